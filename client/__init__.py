@@ -1,0 +1,1 @@
+"""The edge: a Flower ClientApp that trains on the data of one machine."""

@@ -1,0 +1,306 @@
+"""Typed settings: YAML files, then environment, then flags; every mistake named before a process starts.
+
+A settings file is YAML with one section per part of the system (`configs/default.yaml` shows them all).
+Later sources override earlier ones: the defaults below, the file, environment variables
+(`FLOCKWATCH_FEDERATION__MAX_ROUNDS=10`), flags (`--set federation.max_rounds=10`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ENV_PREFIX = "FLOCKWATCH_"
+
+Activation = Literal["relu", "tanh", "sigmoid", "elu", "linear"]
+PositiveInt = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+FilePath = Annotated[Path, Field(strict=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message names the key, where it was set, and what was expected."""
+
+
+class Section(BaseModel):
+    """One part of the settings: immutable, strictly typed, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSettings(Section):
+    """The autoencoder: the last `window` events, flattened, through `hidden` widths and back."""
+
+    window: PositiveInt = 10
+    hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (64, 16, 64)
+    activation: Activation = "relu"
+    output_activation: Activation = "linear"
+
+
+class TrainingSettings(Section):
+    """How one client trains between two messages."""
+
+    optimizer: Literal["adam", "sgd", "rmsprop", "adamw"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    epochs: PositiveInt = 1
+    batch_size: PositiveInt = 128
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training rows, the last ones, that measures the error and is never trained on."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class ScalingSettings(Section):
+    """How inputs are scaled: by moments of the whole fleet, of each client alone, or not at all."""
+
+    by: Literal["fleet", "client", "none"] = "fleet"
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest scaled magnitude, in standard deviations; larger ones are cut off. None: no limit."""
+
+    @model_validator(mode="after")
+    def _clip_needs_a_scale(self) -> Self:
+        if self.by == "none" and self.clip is not None:
+            raise ValueError("'clip' counts standard deviations, so it needs 'by' to be fleet or client")
+        return self
+
+
+class FederationSettings(Section):
+    """Rounds: who takes part, how long a round waits, and when the run ends."""
+
+    strategy: Literal["fedavg"] = "fedavg"
+    max_rounds: PositiveInt = 60
+    fraction: Fraction = 1.0
+    """Share of the connected clients that a round samples."""
+    min_clients: PositiveInt = 2
+    """A round starts when this many are connected, and samples at least this many."""
+    quorum: Fraction = 0.5
+    """Share of the sampled clients whose replies are enough once the deadline has passed."""
+    deadline_s: Seconds = 60.0
+    """After this long a round closes if its quorum has answered; with all replies it closes at once."""
+    wait_s: Seconds = 600.0
+    """The longest the server waits, for clients or for a quorum, before it ends the run and says why."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after this many rounds without improvement. 0: only `max_rounds` ends the run."""
+    min_improvement: Annotated[float, Field(ge=0, lt=1)] = 0.001
+    """Relative fall of the weighted reconstruction error that counts as an improvement."""
+
+
+class ThresholdSettings(Section):
+    """Above which score an event is an anomaly: a quantile of held-out normal scores, or a value."""
+
+    quantile: Annotated[float, Field(gt=0, lt=1)] = 0.995
+    value: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """A fixed threshold in units of the score; replaces the quantile."""
+
+
+class DataSettings(Section):
+    """Which columns are features. By default every numeric column but the ones named here.
+
+    Names with a leading underscore are never features unless `features` lists them.
+    """
+
+    features: Names | None = None
+    label: str = "label"
+    split: str = "split"
+    """Column with 0 for training rows and 1 for test rows; where it is absent every row trains."""
+    timestamp: str = "ts"
+    ignore: Names = ()
+
+    @model_validator(mode="after")
+    def _roles_do_not_overlap(self) -> Self:
+        special = {"label": self.label, "split": self.split, "timestamp": self.timestamp}
+        if len(set(special.values())) < len(special):
+            raise ValueError(f"'label', 'split' and 'timestamp' must name three columns, not {special}")
+        for name in self.features or ():
+            for role, column in special.items():
+                if name == column:
+                    raise ValueError(f"'features' lists '{name}', which is the {role} column")
+            if name in self.ignore:
+                raise ValueError(f"'{name}' stands in both 'features' and 'ignore'")
+        if self.features is not None and len(set(self.features)) < len(self.features):
+            raise ValueError("'features' lists a column twice")
+        return self
+
+
+class ServerSettings(Section):
+    """Where the server listens, and where it keeps its state."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    state: FilePath = Path("runs/server")
+
+
+class ClientSettings(Section):
+    """One edge: its name in the federation, its data, its server."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    """Unique in the fleet. None: the data file's name without its ending."""
+    server: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")] = "127.0.0.1:8000"
+    data: FilePath | None = None
+    state: FilePath | None = None
+    """Folder for what the client keeps. None: `runs/clients/NAME`."""
+
+
+class Settings(Section):
+    """Everything that can be set. Immutable once loaded.
+
+    >>> Settings().federation.max_rounds
+    60
+    """
+
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    federation: FederationSettings = FederationSettings()
+    threshold: ThresholdSettings = ThresholdSettings()
+    data: DataSettings = DataSettings()
+    server: ServerSettings = ServerSettings()
+    client: ClientSettings = ClientSettings()
+
+    def dump(self) -> dict[str, Any]:
+        """The settings as plain values that JSON and YAML can hold."""
+        return self.model_dump(mode="json")
+
+    def with_values(self, **sections: Mapping[str, Any]) -> Settings:
+        """A copy with single values replaced: `settings.with_values(server={"port": 9000})`.
+
+        Raises:
+            ConfigError: a value is not valid.
+        """
+        values = self.model_dump()
+        for section, changes in sections.items():
+            values[section] |= changes
+        return _validate(values, {}, "the program")
+
+
+def load(
+    path: Path | None = None,
+    overrides: Iterable[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings from a YAML file, the environment, and `section.key=value` overrides.
+
+    Raises:
+        ConfigError: a source cannot be read, or a key or a value in it is wrong.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if path is not None:
+        values = _read_yaml(path)
+    for key, text, origin in [*_from_environment(environ), *_from_flags(overrides)]:
+        _put(values, key, text, origin)
+        origins[key] = origin
+    return _validate(values, origins, str(path) if path else "the defaults")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            values = yaml.load(file, Loader=_StrictLoader)  # noqa: S506  a SafeLoader that refuses twice-set keys
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: is not valid YAML: {getattr(error, 'problem', error)}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections such as 'model:', found {type(values).__name__}")
+    return values
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that is set twice is an error, not a silent loss of the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; raises ConstructorError on a repeated key."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict):
+                continue
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key}' is set twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _from_environment(environ: Mapping[str, str] | None) -> Iterator[tuple[str, str, str]]:
+    for name, text in (os.environ if environ is None else environ).items():
+        if name.startswith(ENV_PREFIX) and "__" in name:
+            yield name.removeprefix(ENV_PREFIX).lower().replace("__", "."), text, f"environment {name}"
+
+
+def _from_flags(overrides: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override}: expected section.key=value")
+        yield key.strip(), text, f"--set {key.strip()}"
+
+
+def _put(values: dict[str, Any], key: str, text: str, origin: str) -> None:
+    section, dot, name = key.partition(".")
+    if not dot or "." in name:
+        raise ConfigError(f"{origin}: expected a key such as federation.max_rounds, found '{key}'")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: '{text}' is not a valid value") from error
+    existing = values.setdefault(section, {})
+    if not isinstance(existing, dict):
+        raise ConfigError(f"{origin}: '{section}' is already set to {existing!r}, not to a section")
+    existing[name] = value
+
+
+def _validate(values: dict[str, Any], origins: Mapping[str, str], source: str) -> Settings:
+    # `section:` with nothing under it is an empty section, as one expects of YAML.
+    values = {key: {} if value is None else value for key, value in values.items()}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors()
+        first = problems[0]
+        key = ".".join(str(part) for part in first["loc"])
+        origin = next(
+            (o for k, o in origins.items() if f"{key}.".startswith(f"{k}.") or k.startswith(f"{key}.")),
+            source,
+        )
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ConfigError(f"{origin}: {_explain(key, first)}{more}") from None
+
+
+def _explain(key: str, problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        *path, name = key.split(".")
+        known = _known_keys(path)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{'.'.join([*path, close[0]])}'?" if close else f"expected one of {known}"
+        return f"unknown key '{key}'; {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"'{key}': {message}" if key else message
+    return f"'{key}' is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return sorted(model.model_fields)

@@ -1,0 +1,58 @@
+"""The features of a federation: their names and order, and a hash that both sides compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+
+class SchemaError(ValueError):
+    """Columns do not match the schema; the message names them."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """An ordered set of feature names.
+
+    >>> Schema(("cpu", "memory")).align(["memory", "cpu"])
+    [1, 0]
+    """
+
+    features: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise SchemaError("a schema needs at least one feature")
+        if len(set(self.features)) < len(self.features):
+            twice = sorted({name for name in self.features if self.features.count(name) > 1})
+            raise SchemaError(f"features named twice: {', '.join(twice)}")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over names and order, 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.features).encode()).hexdigest()[:16]
+
+    def align(self, columns: Sequence[str]) -> list[int]:
+        """Where each feature stands in `columns`: `rows[:, schema.align(columns)]` is in schema order.
+
+        Raises:
+            SchemaError: a feature is missing, or a column is not a feature.
+        """
+        missing = [name for name in self.features if name not in columns]
+        extra = [name for name in columns if name not in self.features]
+        if missing or extra:
+            parts = [
+                f"{word} {', '.join(map(repr, names))}"
+                for word, names in (("missing", missing), ("extra", extra))
+                if names
+            ]
+            raise SchemaError(
+                f"columns differ from the federation's {len(self)} features: {'; '.join(parts)}"
+            )
+        return [columns.index(name) for name in self.features]
