@@ -53,8 +53,11 @@ class TrainingSettings(Section):
     loss: Literal["mse", "mae", "huber"] = "mse"
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 128
-    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the training rows, the last ones, that measures the error and is never trained on."""
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the training rows, the last ones, that measures the error and is never trained on.
+
+    0: all rows are trained on, and the error is measured on them.
+    """
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -136,6 +139,8 @@ class ServerSettings(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     state: FilePath = Path("runs/server")
+    keep_versions: Annotated[int, Field(ge=2)] = 10
+    """Newest versions that stay on disk."""
 
 
 class ClientSettings(Section):
@@ -147,6 +152,39 @@ class ClientSettings(Section):
     data: FilePath | None = None
     state: FilePath | None = None
     """Folder for what the client keeps. None: `runs/clients/NAME`."""
+
+
+class LocalSettings(Section):
+    """`flockwatch local`: a whole federation on this machine."""
+
+    data: FilePath | None = None
+    """A folder with one data file a client, or one file to divide. None: what `generate` makes."""
+    generate: Literal["telemetry", "normal"] = "telemetry"
+    """telemetry: machines with labelled faults. normal: independent standard-normal features."""
+    clients: PositiveInt | None = None
+    """Among how many clients one file is divided, or how many are generated. None: 3."""
+    partition: Literal["iid", "contiguous", "column", "dirichlet"] = "iid"
+    """How one file is divided."""
+    column: str | None = None
+    """The column that names each row's client, for `partition: column`."""
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    """For `partition: dirichlet`: the smaller, the more the clients differ."""
+    rows: Annotated[int, Field(ge=100)] = 4000
+    """Training rows of each generated client."""
+    features: PositiveInt = 10
+    """Features of `generate: normal`."""
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Of what is generated and how a file is divided."""
+    runs: FilePath = Path("runs")
+    """Each run gets a folder of its own in here."""
+    compare: bool = True
+    """Whether to train local-only and pooled models too and print them beside the federated one."""
+
+    @model_validator(mode="after")
+    def _column_goes_with_partition(self) -> Self:
+        if (self.partition == "column") != (self.column is not None):
+            raise ValueError("'partition: column' and 'column: NAME' go together, and only together")
+        return self
 
 
 class Settings(Section):
@@ -164,6 +202,7 @@ class Settings(Section):
     data: DataSettings = DataSettings()
     server: ServerSettings = ServerSettings()
     client: ClientSettings = ClientSettings()
+    local: LocalSettings = LocalSettings()
 
     def dump(self) -> dict[str, Any]:
         """The settings as plain values that JSON and YAML can hold."""

@@ -1,0 +1,1 @@
+"""An autoencoder trained with stock Flower."""

@@ -1,0 +1,74 @@
+"""The Flower ClientApp: unpacks a message, asks the edge, packs the reply. Nothing is decided here.
+
+`app` works under a stock `flower-supernode`, whose `--node-config` then holds the client's settings:
+`data="FILE"`, and optionally `config="FILE"`, `name="NAME"`. The resident client (`client.link`) runs
+the same app around an edge that stays warm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from client.edge import Edge
+from common import config
+from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task, Update
+
+
+def build(edge_of: Callable[[Context], Edge]) -> ClientApp:
+    """A ClientApp that answers with the edge that `edge_of` gives for a context."""
+    app = ClientApp()
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        Describe.unpack(_content(message))
+        return _reply(edge_of(context).describe(), message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return _reply(edge_of(context).train(Task.unpack(_content(message))), message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return _reply(edge_of(context).evaluate(Task.unpack(_content(message))), message)
+
+    return app
+
+
+def _content(message: Message) -> bytes:
+    try:
+        content = message.content[RECORD][CONTENT]
+    except KeyError:
+        raise ProtocolError(
+            f"a {message.metadata.message_type} message without '{RECORD}/{CONTENT}': not from flockwatch"
+        ) from None
+    if not isinstance(content, bytes):
+        raise ProtocolError(f"'{RECORD}/{CONTENT}' is {type(content).__name__}, expected bytes")
+    return content
+
+
+def _reply(answer: Description | Update | Evaluation, message: Message) -> Message:
+    return Message(RecordDict({RECORD: ConfigRecord({CONTENT: answer.pack()})}), reply_to=message)
+
+
+@cache
+def _edge(data: str, config_file: str, name: str) -> Edge:
+    from client.data import read  # pyarrow: not needed where an edge is given
+
+    settings = config.load(Path(config_file) if config_file else None)
+    partition = read(Path(data), settings.data, name or settings.client.name)
+    return Edge(partition, instance="supernode")
+
+
+def _edge_of_node_config(context: Context) -> Edge:
+    given = {key: str(context.node_config.get(key, "")) for key in ("data", "config", "name")}
+    if not given["data"]:
+        raise ValueError("node config has no 'data': start the SuperNode with --node-config 'data=\"FILE\"'")
+    return _edge(given["data"], given["config"], given["name"])
+
+
+app = build(_edge_of_node_config)

@@ -1,0 +1,203 @@
+"""The resident node: one warm process that stays on Flower's fleet connection for ever.
+
+It runs the ClientApp that it was given, and nothing that the network sends: the app bundle of a run is
+never fetched, and a run of another app is answered with an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from common.flwr_private import (
+    HEARTBEAT_INTERVAL_S,
+    FleetConnection,
+    Forgotten,
+    Refused,
+    RunOver,
+    Unreachable,
+)
+
+log = logging.getLogger(__name__)
+
+APP_ID = "flockwatch/flockwatch"
+"""Publisher and name of the one app whose messages are answered."""
+
+FASTEST_POLL_S, SLOWEST_POLL_S = 0.02, 1.0
+POLL_SHARE = 0.05
+"""The wait before the next poll, as a share of the time since the last message."""
+
+LONGEST_RETRY_S = 10.0
+APP_FAILED, FOREIGN_APP = 1, 2
+"""Codes of the error replies."""
+
+
+def poll_interval_s(idle_s: float) -> float:
+    """Seconds to wait before the next poll, `idle_s` after the last message.
+
+    >>> poll_interval_s(0.1), poll_interval_s(10), poll_interval_s(3600)
+    (0.02, 0.5, 1.0)
+    """
+    return min(max(POLL_SHARE * idle_s, FASTEST_POLL_S), SLOWEST_POLL_S)
+
+
+def retry_interval_s(failures: int, draw: Callable[[float, float], float] = random.uniform) -> float:
+    """Seconds before the next attempt to reach the server: doubling, capped, with full jitter."""
+    return draw(0.5, 1.0) * min(0.1 * 2.0 ** min(failures, 16), LONGEST_RETRY_S)
+
+
+class Link:
+    """Serves one ClientApp until told to stop.
+
+    Args:
+        address: The server as `host:port`.
+        app: Answers the messages.
+        root_certificates: PEM file to verify the server with; None for plain HTTP.
+    """
+
+    def __init__(self, address: str, app: ClientApp, root_certificates: str | None = None) -> None:
+        self._address = address
+        self._app = app
+        self._root_certificates = root_certificates
+        self._stop = threading.Event()
+        self._states: dict[int, RecordDict] = {}
+        self._runs: dict[int, tuple[str, int]] = {}
+        self._forgotten = threading.Event()
+
+    def stop(self) -> None:
+        """Finish the message at hand, sign off, and return from `serve`. Safe in a signal handler."""
+        self._stop.set()
+
+    def serve(self) -> None:
+        """Connect, answer messages, reconnect for ever; returns only after `stop`."""
+        failures = 0
+        while not self._stop.is_set():
+            connection = FleetConnection(self._address, self._root_certificates)
+            try:
+                connection.open()
+                log.info("connected server=%s node=%s", self._address, connection.node_id)
+                failures = 0
+                self._serve_connection(connection)
+            except (Unreachable, Refused, RunOver) as error:
+                failures += 1
+                wait_s = retry_interval_s(failures)
+                log.warning(
+                    "waiting for the server server=%s attempt=%d retry_in_s=%.1f reason=%s",
+                    self._address, failures, wait_s, error,
+                )  # fmt: skip
+                self._stop.wait(wait_s)
+            except Forgotten as error:
+                log.warning("connecting anew server=%s reason=%s", self._address, error)
+            finally:
+                connection.close()
+
+    def _serve_connection(self, connection: FleetConnection) -> None:
+        """Poll and answer; raises Forgotten when the node must register anew."""
+        self._forgotten.clear()
+        done = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(connection, done), name="heartbeat", daemon=True)
+        beating.start()
+        last_message, failures = time.monotonic(), 0
+        try:
+            while not self._stop.is_set():
+                if self._forgotten.is_set():
+                    raise Forgotten("its heartbeat was not recognised")
+                try:
+                    message = connection.receive()
+                    if failures:
+                        log.info("server is back server=%s after_attempts=%d", self._address, failures)
+                    failures = 0
+                except RunOver:
+                    continue
+                except Unreachable as error:
+                    failures += 1
+                    wait_s = retry_interval_s(failures)
+                    log.warning(
+                        "server does not answer server=%s attempt=%d retry_in_s=%.1f reason=%s",
+                        self._address, failures, wait_s, error,
+                    )  # fmt: skip
+                    self._stop.wait(wait_s)
+                    continue
+                if message is None:
+                    self._stop.wait(poll_interval_s(time.monotonic() - last_message))
+                    continue
+                self._handle(connection, message)
+                last_message = time.monotonic()
+        finally:
+            done.set()
+            beating.join()
+
+    def _beat(self, connection: FleetConnection, done: threading.Event) -> None:
+        while not done.wait(HEARTBEAT_INTERVAL_S * random.uniform(0.6, 0.8)):  # noqa: S311  jitter
+            try:
+                connection.heartbeat()
+            except Unreachable as error:
+                log.debug("heartbeat missed reason=%s", error)
+            except (Forgotten, Refused):
+                self._forgotten.set()
+
+    def _handle(self, connection: FleetConnection, message: Message) -> None:
+        started = time.monotonic()
+        reply = self._answer(connection, message)
+        if reply is not None:
+            self._deliver(connection, reply, time.monotonic() - started, started + message.metadata.ttl)
+
+    def _answer(self, connection: FleetConnection, message: Message) -> Message | None:
+        meta = message.metadata
+        try:
+            app_id, series = self._run(connection, meta.run_id)
+        except (RunOver, Refused, Unreachable) as error:
+            log.warning("message of an unknown run dropped run=%s reason=%s", meta.run_id, error)
+            return None
+        if app_id != APP_ID:
+            reason = f"this client runs {APP_ID} and no other app; the run is of {app_id}"
+            log.error("message refused run=%s reason=%s", meta.run_id, reason)
+            return Message(Error(FOREIGN_APP, reason), reply_to=message)
+        context = Context(
+            run_id=meta.run_id,
+            node_id=connection.node_id,
+            node_config={},
+            state=self._states.setdefault(series, RecordDict()),
+            run_config={},
+        )
+        try:
+            reply = self._app(message, context)
+        except Exception as error:
+            log.error("message failed run=%s type=%s reason=%s", meta.run_id, meta.message_type, error)
+            log.debug("%s", traceback.format_exc())
+            return Message(Error(APP_FAILED, f"{type(error).__name__}: {error}"), reply_to=message)
+        self._states[series] = context.state
+        return reply
+
+    def _run(self, connection: FleetConnection, run_id: int) -> tuple[str, int]:
+        if run_id not in self._runs:
+            run = connection.run(run_id)
+            self._runs[run_id] = (run.fab_id, run.series_id)
+        return self._runs[run_id]
+
+    def _deliver(
+        self, connection: FleetConnection, reply: Message, runtime_s: float, deadline: float
+    ) -> None:
+        """Send until the server has it, or until it would be too late: work done is not lost to a cut."""
+        failures = 0
+        while time.monotonic() < deadline:
+            try:
+                with suppress(RunOver):
+                    connection.send(reply, runtime_s)
+                return
+            except Unreachable as error:
+                failures += 1
+                log.warning("reply not delivered yet attempt=%d reason=%s", failures, error)
+                if self._stop.wait(retry_interval_s(failures)):
+                    return
+            except Refused as error:
+                log.error("reply refused run=%s reason=%s", reply.metadata.run_id, error)
+                return

@@ -1,0 +1,122 @@
+"""Training: the only file that imports Keras. One model and one compiled epoch per process, kept.
+
+A model rebuilt for each round leaks megabytes a round; one that is kept and given weights does not.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from common.architecture import Architecture
+from common.config import TrainingSettings
+from common.weights import Weights
+
+_OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "rmsprop": keras.optimizers.RMSprop,
+    "sgd": keras.optimizers.SGD,
+}
+_LOSSES = {
+    "mse": keras.losses.MeanSquaredError,
+    "mae": keras.losses.MeanAbsoluteError,
+    "huber": keras.losses.Huber,
+}
+
+
+class Trainer:
+    """A Keras autoencoder that can be given weights, trained, and asked for weights.
+
+    Args:
+        architecture: The model's shape.
+        settings: Optimiser, loss, epochs and batch size.
+    """
+
+    def __init__(self, architecture: Architecture, settings: TrainingSettings) -> None:
+        self.architecture = architecture
+        self.settings = settings
+        self._model = _build(architecture)
+        self._optimizer = _OPTIMIZERS[settings.optimizer](settings.learning_rate)
+        self._optimizer.build(self._model.trainable_variables)
+        self._fresh = [variable.numpy() for variable in self._optimizer.variables]
+        self._epoch = _compile_epoch(self._model, self._optimizer, architecture, settings)
+
+    def fit(
+        self,
+        weights: Weights,
+        rows: NDArray[np.float32],
+        epochs: int,
+        seed: int,
+        starts: NDArray[np.int32] | None = None,
+    ) -> tuple[Weights, float]:
+        """Train from `weights` with a fresh optimiser.
+
+        Args:
+            weights: Where to start.
+            rows: Scaled training rows in time order, shape (n, features), n >= window.
+            epochs: Passes over all windows.
+            seed: Of the order of the windows.
+            starts: Where windows begin, if not at every row.
+
+        Returns:
+            The trained weights, and the mean loss of the last epoch.
+        """
+        self._model.set_weights([weights[name] for name in self.architecture.shapes])
+        for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
+        rng = np.random.default_rng(seed)
+        if starts is None:
+            starts = np.arange(len(rows) - self.architecture.window + 1, dtype=np.int32)
+        data = tf.constant(rows)
+        loss = 0.0
+        for _ in range(epochs):
+            loss = float(self._epoch(data, tf.constant(rng.permutation(starts))))
+        trained = zip(self.architecture.shapes, self._model.get_weights(), strict=True)
+        return dict(trained), loss
+
+
+def _build(architecture: Architecture) -> keras.Model:
+    layers = [keras.Input((architecture.inputs,))]
+    for width, activation in zip(architecture.widths[1:], architecture.activations, strict=True):
+        layers.append(keras.layers.Dense(width, activation=activation))
+    return keras.Sequential(layers)
+
+
+def _compile_epoch(
+    model: keras.Model, optimizer: Any, architecture: Architecture, settings: TrainingSettings
+) -> Any:
+    """One pass over all windows as a single graph: about ten times faster than `model.fit` on small models.
+
+    Windows are gathered batch by batch, so memory holds the rows once and not `window` times.
+    """
+    loss_of = _LOSSES[settings.loss]()
+    offsets = tf.range(architecture.window)
+
+    @tf.function(  # type: ignore[untyped-decorator]
+        input_signature=[
+            tf.TensorSpec((None, architecture.features), tf.float32),
+            tf.TensorSpec((None,), tf.int32),
+        ]
+    )
+    def epoch(rows: tf.Tensor, starts: tf.Tensor) -> tf.Tensor:
+        total = tf.constant(0.0)
+        count = tf.shape(starts)[0]
+        for first in tf.range(0, count, settings.batch_size):
+            batch = starts[first : first + settings.batch_size]
+            inputs = tf.reshape(tf.gather(rows, batch[:, None] + offsets), (-1, architecture.inputs))
+            with tf.GradientTape() as tape:
+                loss = loss_of(inputs, model(inputs, training=True))
+            optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+            total += loss * tf.cast(tf.shape(batch)[0], tf.float32)
+        return total / tf.cast(count, tf.float32)
+
+    return epoch

@@ -1,0 +1,50 @@
+"""Named arrays and plain values as one block of bytes: safetensors, never pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_FIELDS = "flockwatch"
+
+
+class BundleError(ValueError):
+    """Bytes are not a bundle; the message says what is wrong with them."""
+
+
+def pack(fields: Mapping[str, Any], arrays: Arrays) -> bytes:
+    """Bytes that hold `fields` (JSON values) and `arrays`; equal inputs give equal bytes.
+
+    >>> unpack(pack({"version": 3}, {}))
+    ({'version': 3}, {})
+    """
+    header = {_FIELDS: json.dumps(fields, sort_keys=True, allow_nan=False)}
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=header)
+
+
+def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The fields and arrays of `pack`.
+
+    Raises:
+        BundleError: the bytes are cut short, damaged, or not a bundle at all.
+    """
+    try:
+        arrays = load(content)
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        fields = json.loads(header["__metadata__"][_FIELDS])
+    except SafetensorError as error:
+        raise BundleError(f"not a bundle, or damaged: {error}") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise BundleError("safetensors without the fields of a bundle") from error
+    if not isinstance(fields, dict):
+        raise BundleError("the fields of a bundle are a JSON object")
+    return fields, arrays

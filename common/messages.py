@@ -1,0 +1,174 @@
+"""The protocol: what the server asks and what a client answers, each as one block of bytes.
+
+One block, because Flower moves every object of a message in a request of its own.
+
+| Flower message type | request | reply |
+| --- | --- | --- |
+| query | `Describe` | `Description` |
+| train | `Task` | `Update` |
+| evaluate | `Task` | `Evaluation` |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.bundle import BundleError, pack, unpack
+from common.manifest import Manifest, ManifestError
+from common.moments import Moments
+from common.schema import Schema
+from common.scoring import ErrorSummary
+from common.weights import Weights
+
+PROTOCOL = 1
+
+RECORD, CONTENT = "flockwatch", "content"
+"""A Flower message holds one record with one value: a message of this file, packed."""
+
+Fields = dict[str, Any]
+Arrays = dict[str, NDArray[Any]]
+
+
+class ProtocolError(ValueError):
+    """A message cannot be understood; says which message, and whether one side is too old."""
+
+
+@dataclass(frozen=True)
+class _Message:
+    """What all messages share: bytes out, bytes in, and a version that both sides check."""
+
+    def pack(self) -> bytes:
+        """The message as bytes."""
+        fields, arrays = self._parts()
+        return pack({**fields, "message": type(self).__name__, "protocol": PROTOCOL}, arrays)
+
+    @classmethod
+    def unpack(cls, content: bytes) -> Self:
+        """The message in `content`.
+
+        Raises:
+            ProtocolError: the bytes are damaged, another message, or of another protocol version.
+        """
+        try:
+            fields, arrays = unpack(content)
+            protocol, name = fields.pop("protocol"), fields.pop("message")
+        except (BundleError, KeyError) as error:
+            raise ProtocolError(f"not a {cls.__name__}: {error}") from error
+        if protocol != PROTOCOL:
+            raise ProtocolError(
+                f"{name} of protocol {protocol}, but this program speaks {PROTOCOL}: upgrade the older side"
+            )
+        if name != cls.__name__:
+            raise ProtocolError(f"expected a {cls.__name__}, received a {name}")
+        try:
+            return cls._of_parts(fields, arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError(f"{name} is incomplete or wrong: {error}") from error
+
+    def _parts(self) -> tuple[Fields, Arrays]:
+        return dataclasses.asdict(self), {}
+
+    @classmethod
+    def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Describe(_Message):
+    """Who are you, and what do your features look like?"""
+
+    refused: str | None = None
+    """Why the server has no work for this client; None for one that is welcome."""
+
+
+@dataclass(frozen=True, eq=False)
+class Description(_Message):
+    """A client's name, its features, and their moments over the rows that it trains on."""
+
+    client: str
+    instance: str
+    """Random, kept with the client's state: tells a client that returns from another of its name."""
+    schema: Schema
+    moments: Moments
+
+    def _parts(self) -> tuple[Fields, Arrays]:
+        m = self.moments
+        return (
+            {
+                "client": self.client,
+                "instance": self.instance,
+                "features": list(self.schema.features),
+                "count": m.count,
+            },
+            {"mean": m.mean, "m2": m.m2, "minimum": m.minimum, "maximum": m.maximum},
+        )
+
+    @classmethod
+    def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
+        schema = Schema(tuple(fields["features"]))
+        columns = [arrays[name] for name in ("mean", "m2", "minimum", "maximum")]
+        if fields["count"] < 1 or any(c.shape != (len(schema),) or not np.isfinite(c).all() for c in columns):
+            raise ValueError(f"moments are not {len(schema)} finite values each over at least one row")
+        return cls(fields["client"], fields["instance"], schema, Moments(fields["count"], *columns))
+
+
+@dataclass(frozen=True, eq=False)
+class Task(_Message):
+    """Measure this version on your held-out rows; if it came to train, train on the others."""
+
+    manifest: Manifest
+
+    def _parts(self) -> tuple[Fields, Arrays]:
+        return {}, {"manifest": np.frombuffer(self.manifest.pack(), np.uint8)}
+
+    @classmethod
+    def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
+        try:
+            return cls(Manifest.unpack(arrays["manifest"].tobytes()))
+        except ManifestError as error:
+            raise ValueError(f"manifest: {error}") from error
+
+
+@dataclass(frozen=True)
+class Evaluation(_Message):
+    """The reconstruction error of a version on a client's held-out rows."""
+
+    client: str
+    version: int
+    """The version that was measured."""
+    rows: int
+    """Rows that the client trains on."""
+    error: ErrorSummary
+
+    @classmethod
+    def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
+        return cls(**{**fields, "error": ErrorSummary(**fields["error"])})
+
+
+@dataclass(frozen=True, eq=False)
+class Update(_Message):
+    """What one client learned: the difference from the version it was given, and that version's error."""
+
+    client: str
+    version: int
+    """The version that was measured and that the difference starts from."""
+    rows: int
+    """Rows trained on: the update's weight in the mean."""
+    error: ErrorSummary
+    loss: float
+    """Mean training loss of the last epoch."""
+    train_s: float
+    difference: Weights
+
+    def _parts(self) -> tuple[Fields, Arrays]:
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "difference"}
+        return {**fields, "error": dataclasses.asdict(self.error)}, dict(self.difference)
+
+    @classmethod
+    def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
+        return cls(**{**fields, "error": ErrorSummary(**fields["error"])}, difference=arrays)

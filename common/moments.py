@@ -1,0 +1,112 @@
+"""Count, mean, variance, minimum and maximum of each feature, mergeable, and the scaler made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import ScalingSettings
+
+SMALLEST_STD = 1e-6
+"""Below this share of a feature's magnitude, its spread is rounding noise and it is only centred."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What a set of rows looks like, feature by feature, with no row in it.
+
+    >>> rows = np.array([[1.0], [2.0], [4.0]])
+    >>> whole, parts = Moments.of(rows), Moments.of(rows[:1]).merge(Moments.of(rows[1:]))
+    >>> bool(np.allclose(whole.variance, parts.variance))
+    True
+    """
+
+    count: int
+    mean: NDArray[np.float64]
+    """Shape (features,), like the others."""
+    m2: NDArray[np.float64]
+    """Sum of squared differences from the mean."""
+    minimum: NDArray[np.float64]
+    maximum: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: NDArray[np.floating]) -> Self:
+        """Moments of rows of shape (n, features), n >= 1."""
+        mean = rows.mean(axis=0, dtype=np.float64)
+        m2 = np.square(rows - mean, dtype=np.float64).sum(axis=0)
+        return cls(len(rows), mean, m2, rows.min(axis=0).astype(float), rows.max(axis=0).astype(float))
+
+    @classmethod
+    def merge_all(cls, parts: Iterable[Moments]) -> Moments:
+        """The moments of all rows behind `parts`, at least one."""
+        return reduce(Moments.merge, parts)
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both sets of rows together.
+
+        Source: Chan, Golub and LeVeque 1979, the parallel update of mean and sum of squares.
+        """
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        return Moments(
+            count,
+            self.mean + delta * (other.count / count),
+            self.m2 + other.m2 + np.square(delta) * (self.count * other.count / count),
+            np.minimum(self.minimum, other.minimum),
+            np.maximum(self.maximum, other.maximum),
+        )
+
+    def select(self, columns: list[int]) -> Moments:
+        """The moments of some features, in the order of `columns`."""
+        return Moments(
+            self.count, self.mean[columns], self.m2[columns], self.minimum[columns], self.maximum[columns]
+        )
+
+    @property
+    def variance(self) -> NDArray[np.float64]:
+        """Population variance."""
+        return self.m2 / self.count
+
+
+@dataclass(frozen=True, eq=False)
+class Scaler:
+    """Centres and scales rows: `(row - mean) / std`, cut off at `clip` on both sides.
+
+    >>> Scaler.none(2).apply(np.array([[3.0, 4.0]], np.float32))
+    array([[3., 4.]], dtype=float32)
+    """
+
+    mean: NDArray[np.float32]
+    """Shape (features,), in the features' own units."""
+    std: NDArray[np.float32]
+    clip: float | None = None
+
+    @classmethod
+    def of(cls, moments: Moments, clip: float | None = None) -> Self:
+        """A scaler to mean 0 and standard deviation 1; a feature that never varies is only centred."""
+        std = np.sqrt(moments.variance)
+        magnitude = np.maximum(np.abs(moments.minimum), np.abs(moments.maximum))
+        constant = std <= SMALLEST_STD * magnitude
+        return cls(moments.mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32), clip)
+
+    @classmethod
+    def none(cls, features: int) -> Self:
+        """A scaler that changes nothing."""
+        return cls(np.zeros(features, np.float32), np.ones(features, np.float32))
+
+    @classmethod
+    def chosen(cls, settings: ScalingSettings, fleet: Moments, own: Moments) -> Scaler:
+        """The scaler that the settings ask for."""
+        if settings.by == "none":
+            return cls.none(len(own.mean))
+        return cls.of(fleet if settings.by == "fleet" else own, settings.clip)
+
+    def apply(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scaled copy of rows of shape (n, features)."""
+        scaled = (rows - self.mean) / self.std
+        return scaled if self.clip is None else np.clip(scaled, -self.clip, self.clip)

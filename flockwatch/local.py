@@ -1,0 +1,195 @@
+"""`flockwatch local`: a whole federation on this machine, one operating-system process a client."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from client.comparison import Comparison
+from client.data import Partition
+from client.edge import Edge
+from common.config import Settings
+from common.files import write_atomic
+from common.manifest import Manifest
+from flockwatch.children import Children
+from flockwatch.partitions import Source, gather
+from flockwatch.report import report, table
+from server.history import History
+from server.link import flower_environment
+from server.registry import Registry
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.1
+
+
+class RunFailed(RuntimeError):
+    """The federation did not come to its end; the message says where to look."""
+
+
+def run(settings: Settings) -> int:
+    """Run a federation over the settings' data, print its table, and write its report.
+
+    Raises:
+        ConfigError, DataError, PartitionError, SchemaError: before any process starts.
+        RunFailed: the server ended with an error.
+    """
+    console = Console()
+    folder = _new_folder(settings.local.runs)
+    sources = gather(settings, folder / "data")
+    for source in sources:
+        source.partition.aligned(sources[0].partition.schema)
+    settings = settings.with_values(
+        server={"host": "127.0.0.1", "port": _free_port(), "state": folder / "server"},
+        federation={"min_clients": len(sources)},
+    )
+    config_file = folder / "settings.yaml"
+    write_atomic(config_file, yaml.safe_dump(settings.dump(), sort_keys=False).encode())
+    console.print(f"{len(sources)} clients, a process each; logs and results in {folder}")
+    started = time.monotonic()
+    reason = _federate(settings, folder, config_file, sources, console)
+    wall_s = time.monotonic() - started
+    newest = Registry(folder / "server" / "versions", settings.server.keep_versions).latest()
+    if newest is None:
+        raise RunFailed(f"the run ended without a version: {reason}; logs are in {folder}")
+    manifest = newest[0]
+    rounds = _history(folder).rounds()
+    partitions = [source.partition for source in sources]
+    judgements = [Edge(partition, "local").judge(manifest) for partition in partitions]
+    comparisons = _compare(partitions, manifest, settings, console)
+    found = report(settings, rounds, reason, manifest, judgements, comparisons, wall_s)
+    write_atomic(folder / "report.json", json.dumps(found, indent=1).encode())
+    _show(found, folder, console)
+    return 0
+
+
+def _federate(
+    settings: Settings, folder: Path, config_file: Path, sources: Sequence[Source], console: Console
+) -> str:
+    """Start the server and the clients, show the rounds as they fall, end them all; why the run ended."""
+    with Children() as children:
+        children.start(
+            "server",
+            ["server", "--config", str(config_file)],
+            folder / "server.log",
+            flower_environment(folder / "server" / "flower"),
+        )
+        for source in sources:
+            name = source.partition.name
+            state = folder / "clients" / name
+            children.start(
+                name,
+                [
+                    "client", "--config", str(config_file), "--data", str(source.file), "--name", name,
+                    "--server", f"127.0.0.1:{settings.server.port}", "--state", str(state),
+                ],
+                folder / "clients" / f"{name}.log",
+                {**flower_environment(state / "flower"), "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+        _follow(settings, folder, children, [source.partition.name for source in sources], console)
+        if children.exit_code("server"):
+            raise RunFailed(
+                f"the server ended with an error; {folder}/server.log ends:\n{children.log_tail('server')}"
+            )
+        children.end([source.partition.name for source in sources])
+    return (folder / "server" / "ended").read_text()
+
+
+def _follow(
+    settings: Settings, folder: Path, children: Children, names: Sequence[str], console: Console
+) -> None:
+    """Show progress until the server ends; say so when a client has died."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("rounds"), TimeElapsedColumn(), TextColumn("{task.fields[state]}"),
+    )  # fmt: skip
+    history: History | None = None
+    dead: set[str] = set()
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=settings.federation.max_rounds, state="starting processes")
+        while children.exit_code("server") is None:
+            for name in names:
+                if name not in dead and children.exit_code(name) is not None:
+                    dead.add(name)
+                    console.print(f"[yellow]client {name} has ended:[/] {children.log_tail(name)}")
+            if history is None and (folder / "server" / "history.sqlite").exists():
+                history = _history(folder)
+            if history is not None:
+                _update(progress, task, history)
+            time.sleep(LOOK_EVERY_S)
+        if history is not None:
+            _update(progress, task, history)
+
+
+def _update(progress: Progress, task: object, history: History) -> None:
+    newest = history.newest_round()
+    if newest is not None:
+        state = f"error {newest['error']:.4g}" if newest["error"] is not None else "round failed"
+        progress.update(task, completed=newest["version"], state=state)  # type: ignore[arg-type]
+    elif (note := history.last_note()) is not None:
+        progress.update(task, state=f"{note[0]}: {note[1]}")  # type: ignore[arg-type]
+
+
+def _compare(
+    partitions: Sequence[Partition], manifest: Manifest, settings: Settings, console: Console
+) -> list[Comparison]:
+    """The rivals' figures, where there are labels to judge by and the libraries to train with."""
+    if not settings.local.compare or all(p.test_labels is None for p in partitions):
+        return []
+    from client.comparison import compare
+
+    with console.status("comparing") as status:
+        return compare(
+            partitions, manifest, settings, lambda doing: status.update(f"for comparison: {doing}")
+        )
+
+
+def _show(found: dict[str, object], folder: Path, console: Console) -> None:
+    totals = found["totals"]
+    assert isinstance(totals, dict)  # noqa: S101
+    console.print(table(found))
+    console.print(f"Anomalies detected: {totals['anomalies_detected']}")
+    console.print(
+        f"{totals['rounds']} rounds in {totals['wall_s']:.1f} s, {totals['seconds_per_round']:.2f} s each "
+        f"(median); ended: {found['reason']}"
+    )
+    console.print(f"Report: {folder}/report.json   newest version: {folder}/server/versions")
+
+
+def _history(folder: Path) -> History:
+    return History(folder / "server" / "history.sqlite")
+
+
+def _new_folder(runs: Path) -> Path:
+    """A folder of its own for this run, named by the time."""
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    for attempt in range(100):
+        folder = runs / (stamp if not attempt else f"{stamp}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise RunFailed(f"{runs}: a hundred runs began in this second")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,74 @@
+"""Where the clients of a local run get their data: a folder, one file divided, or generated machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client import telemetry
+from client.data import Partition, files, read, write
+from client.partition import by_column, contiguous, dirichlet, iid
+from common.config import ConfigError, LocalSettings, Settings
+from common.schema import Schema
+
+GENERATED_CLIENTS = 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """One client's data, and the file that its process reads."""
+
+    partition: Partition
+    file: Path
+
+
+def gather(settings: Settings, folder: Path) -> list[Source]:
+    """The data of every client, read and checked; what has no file yet is written to `folder`.
+
+    Raises:
+        ConfigError: the settings contradict the data they name.
+        DataError, PartitionError: a file cannot be used, or cannot be divided as asked.
+    """
+    local = settings.local
+    if local.data is None:
+        return _written(_generate(local), folder, settings)
+    if local.data.is_dir():
+        if local.clients is not None:
+            raise ConfigError(f"'local.clients' divides one file, but {local.data} is a folder of files")
+        return [Source(read(file, settings.data), file) for file in files(local.data)]
+    return _written(_divide(local.data, settings), folder, settings)
+
+
+def _generate(local: LocalSettings) -> list[Partition]:
+    clients = local.clients or GENERATED_CLIENTS
+    if local.generate == "telemetry":
+        return telemetry.fleet(clients, rows=local.rows, test_rows=local.rows // 2, seed=local.seed)
+    rng = np.random.RandomState(local.seed)  # the generator of the well-known example
+    rows = rng.standard_normal((clients * local.rows, local.features)).astype(np.float32)
+    schema = Schema(tuple(f"feature_{i}" for i in range(local.features)))
+    whole = Partition("client", schema, rows, np.empty((0, local.features), np.float32), None)
+    return contiguous(whole, clients)
+
+
+def _divide(file: Path, settings: Settings) -> list[Partition]:
+    local = settings.local
+    if local.partition == "column":
+        assert local.column is not None  # noqa: S101  the settings hold it
+        return by_column(file, local.column, settings.data)
+    if local.clients is None:
+        raise ConfigError(f"'local.clients' is not set: among how many clients is {file} to be divided?")
+    whole = read(file, settings.data)
+    match local.partition:
+        case "iid":
+            return iid(whole, local.clients, local.seed)
+        case "dirichlet":
+            return dirichlet(whole, local.clients, local.alpha, local.seed)
+        case _:
+            return contiguous(whole, local.clients)
+
+
+def _written(partitions: list[Partition], folder: Path, settings: Settings) -> list[Source]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return [Source(p, write(p, folder / f"{p.name}.parquet", settings.data)) for p in partitions]

@@ -1,0 +1,43 @@
+"""The Flower ServerApp: reads the settings and runs the strategy.
+
+Run configuration: `config` names a settings file on the server's machine (empty: the defaults) and
+`state` the folder for versions and history (empty: `server.state` of the settings).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+from common import config
+from server.history import History
+from server.lease import Lease
+from server.registry import Registry
+from server.strategy import FlockStrategy
+
+log = logging.getLogger(__name__)
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one federation to its end, from the newest version in the state folder."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s level=%(levelname)s %(name)s %(message)s")
+    config_file, state = str(context.run_config["config"]), str(context.run_config["state"])
+    settings = config.load(Path(config_file) if config_file else None)
+    folder = Path(state) if state else settings.server.state
+    folder.mkdir(parents=True, exist_ok=True)
+    with Lease(folder) as lease:
+        strategy = FlockStrategy(
+            inner=FedAvg(),
+            settings=settings,
+            registry=Registry(folder / "versions", settings.server.keep_versions),
+            history=History(folder / "history.sqlite"),
+        )
+        strategy.start(grid)
+        lease.finish(strategy.reason)

@@ -1,0 +1,415 @@
+"""Who trains next, when a round closes, when the run ends: a fold over a state that can be saved.
+
+`step(state, event, now, settings)` gives the next state and the actions that follow from it. There is no
+clock, no socket and no Flower here: time and everything that happens are arguments, so that every race
+is a unit test.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from common.config import FederationSettings
+from common.schema import Schema, SchemaError
+
+RETRY_S = 5.0
+"""Wait before a client that was refused or did not answer is asked again."""
+
+ROUND_PAUSE_S = 1.0
+"""Wait after a round that failed, so that a fleet in trouble is not flooded."""
+
+Node = int
+
+
+@dataclass(frozen=True)
+class Member:
+    """A connected client."""
+
+    status: Literal["asked", "ready", "refused"]
+    ask_again: float
+    """When to ask it once more, while it is not ready."""
+    name: str = ""
+    instance: str = ""
+    features: tuple[str, ...] = ()
+    busy: bool = False
+    """Whether it still owes a reply, to this round or to an earlier one."""
+    reason: str = ""
+    """Why it was refused."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One exchange with a sample of the clients."""
+
+    kind: Literal["train", "evaluate"]
+    number: int
+    opened: float
+    sampled: int
+    awaited: frozenset[Node]
+    answered: frozenset[Node] = frozenset()
+    failed: Mapping[Node, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class State:
+    """All that the coordinator knows. Only the first group outlives a restart."""
+
+    version: int = 0
+    """The newest global version: the number of rounds folded."""
+    features: tuple[str, ...] | None = None
+    """The federation's schema; None until it is set or the first round opens."""
+    best_error: float | None = None
+    rounds_without_improvement: int = 0
+
+    members: Mapping[Node, Member] = field(default_factory=dict)
+    round: Round | None = None
+    waiting_since: float | None = None
+    not_before: float = 0.0
+    """No round opens before this time."""
+    last_round: bool = False
+    """Whether only the measurement of the final version remains, and why."""
+    ending: str = ""
+    stopped: str | None = None
+
+
+@dataclass(frozen=True)
+class NodesSeen:
+    """The nodes that are connected now."""
+
+    nodes: frozenset[Node]
+
+
+@dataclass(frozen=True)
+class Described:
+    """A client said who it is."""
+
+    node: Node
+    name: str
+    instance: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A client's update or measurement was admitted."""
+
+    node: Node
+    number: int
+    """The round that it answers."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A client's reply was an error, or was not admitted."""
+
+    node: Node
+    reason: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The round's updates have become the next version."""
+
+    error: float
+    """Weighted reconstruction error of the version that the round started from."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = NodesSeen | Described | Answered | Failed | Folded | Tick
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask a client who it is; with a reason, tell it that there is no work for it."""
+
+    node: Node
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send the newest version to these clients, to train on or to measure."""
+
+    kind: Literal["train", "evaluate"]
+    nodes: tuple[Node, ...]
+    number: int
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Fold the updates of these clients into the next version."""
+
+    number: int
+    nodes: tuple[Node, ...]
+    failed: Mapping[Node, str]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The final version has been measured by these clients."""
+
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """The round failed; nothing of it is used."""
+
+    number: int
+    failed: Mapping[Node, str]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The run is over."""
+
+    reason: str
+
+
+Action = Ask | Send | Fold | Measured | Abandon | Stop
+
+
+def step(state: State, event: Event, now: float, settings: FederationSettings) -> tuple[State, list[Action]]:
+    """What follows from an event.
+
+    Args:
+        state: As the last step left it.
+        event: What happened.
+        now: Seconds on any clock that never goes back.
+        settings: The rules of the federation.
+
+    Returns:
+        The next state, and what must be done, in order.
+    """
+    if state.stopped is not None:
+        return state, []
+    actions: list[Action] = []
+    match event:
+        case NodesSeen(nodes):
+            state = _nodes_seen(state, nodes, now, actions)
+        case Described():
+            state = _described(state, event, now, actions)
+        case Answered(node, number):
+            state = _answered(state, node, number)
+        case Failed(node, reason):
+            state = _failed(state, node, reason, now)
+        case Folded(error):
+            state = _folded(state, error, settings)
+        case Tick():
+            state = _ask_again(state, now, actions)
+    return _advance(state, now, settings, actions), actions
+
+
+def waiting_for(state: State, now: float, settings: FederationSettings) -> str:
+    """What the run is waiting for and for how long, in one line for people; empty if for nothing."""
+    if state.round is not None:
+        open_round = state.round
+        names = ", ".join(sorted(_name(state, node) for node in open_round.awaited))
+        return (
+            f"{open_round.kind} round {open_round.number}: "
+            f"{len(open_round.answered)} of {open_round.sampled} answered "
+            f"after {now - open_round.opened:.0f} s; awaited: {names}"
+        )
+    if state.stopped is None and state.waiting_since is not None:
+        refused = [f"{m.name or node}: {m.reason}" for node, m in state.members.items() if m.reason]
+        return (
+            f"{len(_ready(state))} of {settings.min_clients} clients ready after "
+            f"{now - state.waiting_since:.0f} s" + (f"; refused: {'; '.join(refused)}" if refused else "")
+        )
+    return ""
+
+
+def _name(state: State, node: Node) -> str:
+    member = state.members.get(node)
+    return member.name if member and member.name else str(node)
+
+
+def _ready(state: State) -> list[Node]:
+    return sorted(node for node, member in state.members.items() if member.status == "ready")
+
+
+def _put(state: State, node: Node, member: Member) -> State:
+    return replace(state, members={**state.members, node: member})
+
+
+def _nodes_seen(state: State, nodes: frozenset[Node], now: float, actions: list[Action]) -> State:
+    for node in sorted(state.members.keys() - nodes):
+        state = _lose(state, node, "disconnected")
+    for node in sorted(nodes - state.members.keys()):
+        state = _put(state, node, Member("asked", ask_again=now + RETRY_S))
+        actions.append(Ask(node))
+    return state
+
+
+def _lose(state: State, node: Node, reason: str) -> State:
+    """The state without a client; an open round no longer waits for it."""
+    name = _name(state, node)
+    state = replace(state, members={n: m for n, m in state.members.items() if n != node})
+    return _no_longer_awaited(state, node, f"{name} {reason}")
+
+
+def _no_longer_awaited(state: State, node: Node, reason: str) -> State:
+    if state.round is None or node not in state.round.awaited:
+        return state
+    failed = {**state.round.failed, node: reason}
+    return replace(state, round=replace(state.round, awaited=state.round.awaited - {node}, failed=failed))
+
+
+def _described(state: State, event: Described, now: float, actions: list[Action]) -> State:
+    if event.node not in state.members:
+        return state
+    member = Member("ready", now, event.name, event.instance, event.features)
+    for node, other in state.members.items():
+        if node != event.node and other.status == "ready" and other.name == event.name:
+            if other.instance != event.instance:
+                reason = f"the name '{event.name}' is taken by another client that is connected"
+                return _refuse(state, event.node, member, reason, now, actions)
+            state = _lose(state, node, "came back as another node")
+            break
+    if state.features is not None and (misfit := _misfit(state.features, event.features)):
+        return _refuse(state, event.node, member, misfit, now, actions)
+    return _put(state, event.node, member)
+
+
+def _refuse(
+    state: State, node: Node, member: Member, reason: str, now: float, actions: list[Action]
+) -> State:
+    if state.members[node].reason != reason:
+        actions.append(Ask(node, refused=reason))
+    return _put(state, node, replace(member, status="refused", reason=reason, ask_again=now + RETRY_S))
+
+
+def _misfit(federation: tuple[str, ...], features: tuple[str, ...]) -> str | None:
+    try:
+        Schema(federation).align(features)
+    except SchemaError as error:
+        return str(error)
+    return None
+
+
+def _ask_again(state: State, now: float, actions: list[Action]) -> State:
+    for node, member in state.members.items():
+        if member.status != "ready" and now >= member.ask_again:
+            state = _put(state, node, replace(member, ask_again=now + RETRY_S))
+            actions.append(Ask(node))
+    return state
+
+
+def _answered(state: State, node: Node, number: int) -> State:
+    if (member := state.members.get(node)) is not None:
+        state = _put(state, node, replace(member, busy=False))
+    current = state.round
+    if current is None or current.number != number or node not in current.awaited:
+        return state
+    return replace(
+        state,
+        round=replace(current, awaited=current.awaited - {node}, answered=current.answered | {node}),
+    )
+
+
+def _failed(state: State, node: Node, reason: str, now: float) -> State:
+    if (member := state.members.get(node)) is not None:
+        member = replace(member, busy=False)
+        if member.status == "asked":
+            member = replace(member, status="refused", reason=reason, ask_again=now + RETRY_S)
+        state = _put(state, node, member)
+    return _no_longer_awaited(state, node, reason)
+
+
+def _folded(state: State, error: float, settings: FederationSettings) -> State:
+    improved = state.best_error is None or error < state.best_error * (1 - settings.min_improvement)
+    state = replace(
+        state,
+        version=state.version + 1,
+        best_error=error if improved else state.best_error,
+        rounds_without_improvement=0 if improved else state.rounds_without_improvement + 1,
+    )
+    if settings.patience and state.rounds_without_improvement >= settings.patience:
+        return replace(
+            state, last_round=True, ending=f"converged: no improvement in {settings.patience} rounds"
+        )
+    return state
+
+
+def _advance(state: State, now: float, settings: FederationSettings, actions: list[Action]) -> State:
+    """Close the round that can be closed, or open the next one."""
+    if state.round is not None:
+        return _close(state, state.round, now, settings, actions)
+    if state.version >= settings.max_rounds and not state.last_round:
+        state = replace(state, last_round=True, ending=f"{settings.max_rounds} rounds done")
+    return _open(state, now, settings, actions)
+
+
+def _close(
+    state: State, current: Round, now: float, settings: FederationSettings, actions: list[Action]
+) -> State:
+    enough = len(current.answered) >= max(1, math.ceil(settings.quorum * current.sampled))
+    closed = replace(state, round=None, waiting_since=None)
+    if enough and (not current.awaited or now >= current.opened + settings.deadline_s):
+        late = {node: "no answer before the deadline" for node in sorted(current.awaited)}
+        nodes, failed = tuple(sorted(current.answered)), {**current.failed, **late}
+        if current.kind == "train":
+            actions.append(Fold(current.number, nodes, failed))
+            return closed
+        actions.append(Measured(nodes))
+        return _stop(closed, state.ending, actions)
+    if not current.awaited:
+        actions.append(Abandon(current.number, current.failed))
+        return replace(closed, not_before=now + ROUND_PAUSE_S)
+    if now >= current.opened + settings.wait_s:
+        return _stop(closed, f"gave up waiting: {waiting_for(state, now, settings)}", actions)
+    return state
+
+
+def _open(state: State, now: float, settings: FederationSettings, actions: list[Action]) -> State:
+    if state.waiting_since is None:
+        state = replace(state, waiting_since=now)
+    if now < state.not_before:
+        return state
+    if state.features is None and len(_ready(state)) >= settings.min_clients:
+        state = _adopt_schema(state, now, actions)
+    idle = [node for node in _ready(state) if not state.members[node].busy]
+    if state.features is not None and len(idle) >= settings.min_clients:
+        size = max(settings.min_clients, round(settings.fraction * len(idle)))
+        number = state.version + 1
+        # Seeded by the round, so that a run can be told again from its state.
+        nodes = tuple(sorted(random.Random(number).sample(idle, size)))  # noqa: S311
+        kind: Literal["train", "evaluate"] = "evaluate" if state.last_round else "train"
+        busy = {node: replace(state.members[node], busy=True) for node in nodes}
+        actions.append(Send(kind, nodes, number))
+        return replace(
+            state,
+            members={**state.members, **busy},
+            round=Round(kind, number, now, len(nodes), frozenset(nodes)),
+            waiting_since=None,
+        )
+    if state.waiting_since is not None and now >= state.waiting_since + settings.wait_s:
+        return _stop(state, f"gave up waiting: {waiting_for(state, now, settings)}", actions)
+    return state
+
+
+def _adopt_schema(state: State, now: float, actions: list[Action]) -> State:
+    """The features that most ready clients have become the federation's; others are refused."""
+    ready = {node: state.members[node] for node in _ready(state)}
+    votes = Counter(tuple(sorted(member.features)) for member in ready.values())
+    chosen = max(votes, key=lambda names: (votes[names], names))
+    features = next(m.features for m in ready.values() if tuple(sorted(m.features)) == chosen)
+    state = replace(state, features=features)
+    for node, member in ready.items():
+        if misfit := _misfit(features, member.features):
+            state = _refuse(state, node, member, misfit, now, actions)
+    return state
+
+
+def _stop(state: State, reason: str, actions: list[Action]) -> State:
+    actions.append(Stop(reason))
+    return replace(state, round=None, stopped=reason)

@@ -1,0 +1,85 @@
+"""The `server` process: SuperLink and one run, kept going until the run has come to its end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import yaml
+
+from common.config import Settings
+from common.files import write_atomic
+from server.lease import Lease
+from server.link import LinkError, SuperLink
+
+log = logging.getLogger(__name__)
+
+WATCH_EVERY_S = 0.2
+APPEAR_WITHIN_S = 60.0
+"""A submitted ServerApp that does not begin within this time has failed to start."""
+
+MOST_FRUITLESS_STARTS = 5
+"""Give up when the ServerApp dies this often in a row without a new version."""
+
+
+def serve(settings: Settings, stop: threading.Event) -> str:
+    """Run a federation to its end, whatever dies on the way.
+
+    Args:
+        settings: What to run, and where.
+        stop: Set by another thread or a signal handler to end early.
+
+    Returns:
+        Why the run ended.
+
+    Raises:
+        LinkError: SuperLink cannot be started or the ServerApp cannot be kept alive.
+        OSError: the state folder cannot be written.
+    """
+    folder = settings.server.state.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    config_file = folder / "settings.yaml"
+    write_atomic(config_file, yaml.safe_dump(settings.dump(), sort_keys=False).encode())
+    lease = Lease(folder)
+    if lease.held:
+        raise LinkError(f"{folder}: another server works on this state folder")
+    lease.clear()
+    link = SuperLink(folder, settings.server.host, settings.server.port)
+    run_config = {"config": str(config_file), "state": str(folder)}
+    fruitless, newest = 0, ""
+    try:
+        while not stop.is_set() and lease.ended is None:
+            if not link.alive:
+                link.end()
+                link.start()
+            link.submit(run_config)
+            _watch(link, lease, stop)
+            if stop.is_set() or lease.ended is not None:
+                break
+            version = _newest_version(folder)
+            fruitless, newest = (0 if version != newest else fruitless + 1), version
+            if fruitless >= MOST_FRUITLESS_STARTS:
+                raise LinkError(
+                    f"the ServerApp died {fruitless} times without a new version; see {folder}/superlink.log"
+                )
+            log.warning("the run died and is resubmitted newest=%s", version or "none")
+            stop.wait(fruitless)
+    finally:
+        link.end()
+    return lease.ended or "stopped by a signal"
+
+
+def _watch(link: SuperLink, lease: Lease, stop: threading.Event) -> None:
+    """Return when the run has ended or died, SuperLink has died, or `stop` is set."""
+    begun, deadline = False, time.monotonic() + APPEAR_WITHIN_S
+    while link.alive and lease.ended is None and not stop.wait(WATCH_EVERY_S):
+        held = lease.held
+        begun = begun or held
+        if (begun and not held) or (not begun and time.monotonic() > deadline):
+            return
+
+
+def _newest_version(folder: Path) -> str:
+    return max((path.name for path in (folder / "versions").glob("v*.safetensors")), default="")

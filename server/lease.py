@@ -1,0 +1,61 @@
+"""Which ServerApp works on a state folder, whether it lives, and how its run ended."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class LeaseTaken(RuntimeError):
+    """Another ServerApp works on this state folder."""
+
+
+class Lease:
+    """A lock that the kernel takes back when its holder dies, however it dies."""
+
+    def __init__(self, folder: Path) -> None:
+        self._result = folder / "ended"
+        self._path = folder / "lease"
+
+    def __enter__(self) -> Self:
+        self._file = self._path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise LeaseTaken(f"{self._path.parent}: another run works on this state folder") from error
+        self.clear()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def clear(self) -> None:
+        """Forget how an earlier run ended."""
+        self._result.unlink(missing_ok=True)
+
+    def finish(self, reason: str) -> None:
+        """Say that the run came to its end, and why."""
+        self._result.write_text(reason)
+
+    @property
+    def held(self) -> bool:
+        """Whether a living ServerApp works on the folder."""
+        with self._path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            return False
+
+    @property
+    def ended(self) -> str | None:
+        """Why the last run ended, or None if it did not come to an end."""
+        try:
+            return self._result.read_text()
+        except FileNotFoundError:
+            return None

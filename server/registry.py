@@ -1,0 +1,61 @@
+"""Global versions on disk, each whole before it is announced, and what a restarted server goes on from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from common.files import write_atomic
+from common.manifest import Manifest, ManifestError
+
+log = logging.getLogger(__name__)
+
+
+class Registry:
+    """A folder with one `vNNNNNN.safetensors` a version, and beside it the coordinator's progress.
+
+    Args:
+        folder: Created if need be.
+        keep: How many of the newest versions stay.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, manifest: Manifest, progress: dict[str, Any]) -> Path:
+        """Put a version and the progress that belongs to it on disk, atomically.
+
+        The version is written last: where it stands, its progress stands too.
+
+        Raises:
+            OSError: the disk is full or the folder cannot be written; the versions before are untouched.
+        """
+        path = self._path(manifest.version)
+        write_atomic(path.with_suffix(".json"), json.dumps(progress, indent=1).encode())
+        write_atomic(path, manifest.pack())
+        for old in self._paths()[: -self._keep]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".json").unlink(missing_ok=True)
+        return path
+
+    def latest(self) -> tuple[Manifest, dict[str, Any]] | None:
+        """The newest version that is sound, with its progress; damaged ones are named in the log."""
+        for path in reversed(self._paths()):
+            try:
+                manifest = Manifest.unpack(path.read_bytes())
+                progress = json.loads(path.with_suffix(".json").read_text())
+            except (OSError, ManifestError, ValueError) as error:
+                log.error("version passed over file=%s reason=%s", path, error)
+                continue
+            return manifest, progress
+        return None
+
+    def _path(self, version: int) -> Path:
+        return self._folder / f"v{version:06d}.safetensors"
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._folder.glob("v*.safetensors"))
