@@ -6,7 +6,6 @@ Errors name the file, the column and the first row that is wrong; rows are count
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,10 @@ from common.schema import Schema, SchemaError
 
 ENDINGS = (".csv", ".csv.gz", ".parquet")
 
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_MISSING = r"(?i)^([+-]?(nan|inf|infinity)|null|none|na|n/a|)$"
+"""Words for a number that is not there: a column of nothing else is a numeric column gone wrong."""
+
 
 class DataError(ValueError):
     """A data file cannot be used; the message names the file, the place, and what was expected."""
@@ -30,7 +33,13 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """The rows of one client, in time order. Labels exist only for test rows."""
+    """The rows of one client, in time order. Labels exist only for test rows.
+
+    >>> rows = np.array([[1, 2], [3, 4]], np.float32)
+    >>> client = Partition("edge", Schema(("cpu", "memory")), rows, rows[:0], None)
+    >>> client.aligned(Schema(("memory", "cpu"))).rows.tolist()
+    [[2.0, 1.0], [4.0, 3.0]]
+    """
 
     name: str
     schema: Schema
@@ -39,7 +48,7 @@ class Partition:
     test_rows: NDArray[np.float32]
     """Shape (m, features); m is 0 where the file has no test rows."""
     test_labels: NDArray[np.int8] | None
-    """Shape (m,): 0 normal, 1 anomaly. None where the file has no label column."""
+    """Shape (m,): 0 normal, 1 anomaly. None without a label column, and without test rows."""
 
     def aligned(self, schema: Schema) -> Partition:
         """The same rows with their columns in the order of `schema`.
@@ -57,7 +66,7 @@ class Partition:
 
     def take(self, name: str, rows: NDArray[np.intp], test_rows: NDArray[np.intp]) -> Partition:
         """A part of this client's rows under another name."""
-        labels = None if self.test_labels is None else self.test_labels[test_rows]
+        labels = self.test_labels[test_rows] if self.test_labels is not None and len(test_rows) else None
         return Partition(name, self.schema, self.rows[rows], self.test_rows[test_rows], labels)
 
 
@@ -65,11 +74,13 @@ def files(folder: Path) -> list[Path]:
     """The data files of a folder, in natural order: `server-2` before `server-10`.
 
     Raises:
-        DataError: there is none, or two would give the same client name.
+        DataError: it is no folder, has no data file, or two would give the same client name.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one with a data file for each client")
     found = sorted(
         (path for path in folder.iterdir() if path.name.endswith(ENDINGS) and not path.name.startswith(".")),
-        key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)],
+        key=lambda path: natural(path.name),
     )
     if not found:
         raise DataError(f"{folder}: no data file in it; expected files ending in {', '.join(ENDINGS)}")
@@ -83,6 +94,11 @@ def files(folder: Path) -> list[Path]:
 def client_name(path: Path) -> str:
     """A data file's name without its ending, which names the client."""
     return next((path.name.removesuffix(end) for end in ENDINGS if path.name.endswith(end)), path.name)
+
+
+def natural(name: str) -> list[tuple[str, int]]:
+    """A key that sorts numbers inside names by size: `server-2` before `server-10`."""
+    return [(text, int(digits or -1)) for text, digits in re.findall(r"([^0-9]*)([0-9]*)", name)]
 
 
 def read(path: Path, settings: DataSettings, name: str | None = None) -> Partition:
@@ -100,33 +116,33 @@ def read(path: Path, settings: DataSettings, name: str | None = None) -> Partiti
     features = _features(table, settings, path)
     values = np.empty((table.num_rows, len(features)), np.float32)
     for i, feature in enumerate(features):
-        values[:, i] = _numbers(table, feature, path)
-    testing = _flags(table, settings.split, path, "0 for training or 1 for test rows")
+        values[:, i] = _numbers(table.column(feature), feature, path, listed=settings.features is not None)
+    testing = _testing(table, settings, path)
     labels = _flags(table, settings.label, path, "0 or 1")
-    split = np.zeros(len(values), bool) if testing is None else testing == 1
-    if split.all():
-        raise DataError(
-            f"{path}: no training rows" + (f"; '{settings.split}' is 1 in every row" if len(split) else "")
-        )
     return Partition(
         name=name or client_name(path),
         schema=Schema(tuple(features)),
-        rows=values[~split],
-        test_rows=values[split],
-        test_labels=None if labels is None else labels[split],
+        rows=values[~testing],
+        test_rows=values[testing],
+        test_labels=None if labels is None or not testing.any() else labels[testing],
     )
 
 
-def read_column(path: Path, column: str) -> list[str]:
-    """One column of a data file as text, a value a row.
+def read_column(path: Path, column: str, settings: DataSettings) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+    """One more column as text: its values in the training rows, and in the test rows, as `read` orders them.
 
     Raises:
-        DataError: the file cannot be read, or has no such column.
+        DataError: the file cannot be read, or has no such column, or one with an empty cell.
     """
     table = _table(path)
     if column not in table.column_names:
         raise DataError(f"{path}: no column '{column}'; it has {', '.join(table.column_names)}")
-    return [str(value) for value in table.column(column).to_pylist()]
+    cells = table.column(column)
+    text = pc.utf8_trim_whitespace(pc.cast(cells, pa.string()))
+    _refuse(pc.equal(pc.fill_null(text, ""), "").to_numpy(), cells, column, path, "a value in every row")
+    values = np.array(text.to_pylist(), np.str_)
+    testing = _testing(table, settings, path)
+    return values[~testing], values[testing]
 
 
 def write(partition: Partition, path: Path, settings: DataSettings) -> Path:
@@ -161,18 +177,56 @@ def _table(path: Path) -> pa.Table:
 
 
 def _parquet(path: Path) -> pa.Table:
-    return pyarrow.parquet.ParquetFile(path).read()
+    table = pyarrow.parquet.ParquetFile(path).read()
+    return pa.table([_plain(column) for column in table.columns], names=table.column_names)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column without the encodings that other writers choose: categories and string views."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
+    return column
 
 
 def _csv(path: Path) -> pa.Table:
     """All columns as text: which are numbers is decided here, where the first bad cell can be named."""
-    convert = pyarrow.csv.ConvertOptions(
-        strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=True
-    )
-    with pyarrow.csv.open_csv(path) as probe:
-        names = probe.schema.names
-    convert.column_types = dict.fromkeys(names, pa.string())
-    return pyarrow.csv.read_csv(path, convert_options=convert)
+    uneven: list[Any] = []
+
+    def refuse(row: Any) -> str:
+        uneven.append(row)
+        return "error"
+
+    reading = pyarrow.csv.ReadOptions(use_threads=False)  # with threads, a bad row does not know its number
+    parsing = pyarrow.csv.ParseOptions(invalid_row_handler=refuse)
+    try:
+        with pyarrow.csv.open_csv(path, reading, parsing) as probe:
+            names = probe.schema.names
+        convert = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
+        )
+        table = pyarrow.csv.read_csv(path, reading, parsing, convert)
+    except pa.ArrowInvalid:
+        if not uneven:
+            raise
+        row = uneven[0]
+        raise DataError(
+            f"{path}: row {row.number - 1} has {row.actual_columns} cells, expected {row.expected_columns}"
+        ) from None
+    for i, name in enumerate(names := [name.strip() for name in names]):
+        if not name or re.match(_NUMBER, name):
+            raise DataError(
+                f"{path}: the header names column {i + 1} '{name}'; expected a first line with column names"
+            )
+    return pa.table([_booleans(column) for column in table.columns], names=names)
+
+
+def _booleans(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text of nothing but `true` and `false` as booleans, other text as it is."""
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(cells))
+    boolean = pc.all(pc.is_in(words, pa.array(["true", "false"])), min_count=1).as_py()
+    return pc.equal(words, "true") if boolean else cells
 
 
 def _features(table: pa.Table, settings: DataSettings, path: Path) -> list[str]:
@@ -196,72 +250,69 @@ def _features(table: pa.Table, settings: DataSettings, path: Path) -> list[str]:
 
 
 def _looks_numeric(column: pa.ChunkedArray) -> bool:
-    """Whether a column holds numbers. Text in which any cell is a number does: the others are mistakes."""
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        cells = column.drop_null()
-        return not len(cells) or bool(np.isfinite(_parsed(cells)).any())
-    return bool(
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_decimal(kind)
-    )
+    """Whether a column is meant to hold numbers. Text with any number in it is: the rest are mistakes."""
+    if not pa.types.is_string(column.type):
+        return _is_numeric(column.type)
+    text = pc.utf8_trim_whitespace(column)
+    if pc.any(pc.match_substring_regex(text, _NUMBER)).as_py():
+        return True
+    return bool(pc.all(pc.match_substring_regex(text, _MISSING), min_count=0).as_py())
 
 
-def _parsed(cells: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Text cells as numbers; NaN for a cell that is none."""
-    text = pc.utf8_trim_whitespace(cells)
-    number = pc.match_substring_regex(text, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
-    kept = pc.if_else(number, text, pa.scalar("nan"))
-    # Arrow's cast takes no leading '+' nor a bare leading '.'.
-    plain = pc.replace_substring_regex(kept, r"^\+", "")
-    values: NDArray[np.float64] = pc.cast(plain, pa.float64()).to_numpy()
+def _is_numeric(kind: pa.DataType) -> bool:
+    types = pa.types
+    kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def _parsed(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Numbers of any width, or written as text; NaN for a cell that holds none."""
+    if pa.types.is_string(column.type):
+        text = pc.utf8_trim_whitespace(column)
+        number = pc.match_substring_regex(text, _NUMBER)
+        column = pc.replace_substring_regex(pc.if_else(number, text, "nan"), r"^\+", "")  # Arrow takes no '+'
+    values: NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy()
     return values
 
 
-def _numbers(table: pa.Table, name: str, path: Path) -> NDArray[np.float32]:
-    column = table.column(name)
-    _refuse_first(column.is_null().to_numpy(), name, path, "is empty")
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        values = _parsed(column)
-        words = column.to_pylist()
-        for row in np.flatnonzero(np.isnan(values)):
-            word = words[row]
-            if word.strip().lower() not in _NOT_FINITE:
-                raise DataError(f"{path}: column '{name}', row {row + 1}: {word!r} is not a number")
-            _refuse_first(np.isnan(values), name, path, f"is {word.strip()}")
-    elif not _looks_numeric(column):
-        raise DataError(f"{path}: column '{name}' is of type {kind}, expected numbers")
-    else:
-        values = pc.cast(column, pa.float64()).to_numpy()
-    _refuse_first(np.isnan(values), name, path, "is NaN")
-    _refuse_first(np.isinf(values), name, path, "is infinite")
+def _numbers(column: pa.ChunkedArray, name: str, path: Path, listed: bool) -> NDArray[np.float32]:
+    if not (pa.types.is_string(column.type) or _is_numeric(column.type)):
+        raise DataError(f"{path}: column '{name}' is of type {column.type}, expected numbers")
     with np.errstate(over="ignore"):
-        narrow = values.astype(np.float32)
-    _refuse_first(np.isinf(narrow), name, path, "is beyond the range of 32-bit floats")
-    return narrow
-
-
-_NOT_FINITE = {"nan", "null", "none", "na", "n/a", "inf", "+inf", "-inf", "infinity", "-infinity"}
-
-
-def _refuse_first(wrong: NDArray[np.bool_], name: str, path: Path, what: str) -> None:
-    if wrong.any():
-        row, count = int(wrong.argmax()) + 1, int(wrong.sum())
-        more = f" (and {count - 1} more rows)" if count > 1 else ""
-        raise DataError(f"{path}: column '{name}', row {row}: the value {what}{more}; expected a number")
+        values = _parsed(column).astype(np.float32)
+    way_out = "" if listed else f", or '{name}' in 'data.ignore'"
+    _refuse(~np.isfinite(values), column, name, path, f"a finite 32-bit number{way_out}")
+    return values
 
 
 def _flags(table: pa.Table, name: str, path: Path, expected: str) -> NDArray[np.int8] | None:
     """A column of zeros and ones, or None where the file has no such column."""
     if name not in table.column_names:
         return None
-    values = _numbers(table, name, path)
-    wrong: Sequence[int] = np.flatnonzero((values != 0) & (values != 1)).tolist()
-    if wrong:
-        raise DataError(
-            f"{path}: column '{name}', row {wrong[0] + 1}: {values[wrong[0]]:g}, expected {expected}"
-        )
+    column = table.column(name)
+    if not (pa.types.is_string(column.type) or _is_numeric(column.type)):
+        raise DataError(f"{path}: column '{name}' is of type {column.type}, expected {expected}")
+    values = _parsed(column)
+    _refuse((values != 0) & (values != 1), column, name, path, expected)
     return values.astype(np.int8)
+
+
+def _testing(table: pa.Table, settings: DataSettings, path: Path) -> NDArray[np.bool_]:
+    """Shape (rows,): whether a row is a test row."""
+    split = _flags(table, settings.split, path, "0 for training or 1 for test rows")
+    if split is None:
+        return np.zeros(table.num_rows, np.bool_)
+    if split.all():
+        raise DataError(f"{path}: no training rows; '{settings.split}' is 1 in every row")
+    return split == 1
+
+
+def _refuse(wrong: NDArray[np.bool_], column: pa.ChunkedArray, name: str, path: Path, expected: str) -> None:
+    """Name the first wrong cell, if there is one, and say how many there are."""
+    if not wrong.any():
+        return
+    row, count = int(wrong.argmax()), int(wrong.sum())
+    cell = column[row].as_py()
+    found = "an empty cell" if cell is None else repr(cell)[:60]
+    more = f" ({count} such rows)" if count > 1 else ""
+    raise DataError(f"{path}: column '{name}', row {row + 1}: {found}{more}; expected {expected}")

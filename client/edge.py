@@ -49,9 +49,11 @@ class Edge:
     Args:
         partition: The client's rows; its name is the client's name.
         instance: Tells this client from another that claims its name (see `client.identity`).
+        inline: Whether messages may carry their content inside (see `common.flwr_private`).
     """
 
-    def __init__(self, partition: Partition, instance: str) -> None:
+    def __init__(self, partition: Partition, instance: str, inline: bool = False) -> None:
+        self._inline = inline
         self.name = partition.name
         self.instance = instance
         self._partition = partition
@@ -60,7 +62,7 @@ class Edge:
 
     def describe(self) -> Description:
         """The client's features and their moments over its training rows."""
-        return Description(self.name, self.instance, self._partition.schema, self._own_moments)
+        return Description(self.name, self.instance, self._partition.schema, self._own_moments, self._inline)
 
     def evaluate(self, task: Task) -> Evaluation:
         """The error of a version on the held-out rows.

@@ -40,7 +40,7 @@ def serve(settings: Settings, on_ready: Callable[[Link], None]) -> None:
     # Seconds of imports, taken now and not out of the first round; a machine without Keras can still measure.
     with suppress(ImportError):
         import client.trainer  # noqa: F401
-    edge = Edge(partition, identity.instance)
+    edge = Edge(partition, identity.instance, inline=True)
     link = Link(settings.client.server, build(lambda _: edge))
     on_ready(link)
     try:

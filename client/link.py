@@ -17,6 +17,7 @@ from contextlib import suppress
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.pace import Pace
 from common.flwr_private import (
     HEARTBEAT_INTERVAL_S,
     FleetConnection,
@@ -31,22 +32,9 @@ log = logging.getLogger(__name__)
 APP_ID = "flockwatch/flockwatch"
 """Publisher and name of the one app whose messages are answered."""
 
-FASTEST_POLL_S, SLOWEST_POLL_S = 0.02, 1.0
-POLL_SHARE = 0.05
-"""The wait before the next poll, as a share of the time since the last message."""
-
 LONGEST_RETRY_S = 10.0
 APP_FAILED, FOREIGN_APP = 1, 2
 """Codes of the error replies."""
-
-
-def poll_interval_s(idle_s: float) -> float:
-    """Seconds to wait before the next poll, `idle_s` after the last message.
-
-    >>> poll_interval_s(0.1), poll_interval_s(10), poll_interval_s(3600)
-    (0.02, 0.5, 1.0)
-    """
-    return min(max(POLL_SHARE * idle_s, FASTEST_POLL_S), SLOWEST_POLL_S)
 
 
 def retry_interval_s(failures: int, draw: Callable[[float, float], float] = random.uniform) -> float:
@@ -105,13 +93,13 @@ class Link:
         done = threading.Event()
         beating = threading.Thread(target=self._beat, args=(connection, done), name="heartbeat", daemon=True)
         beating.start()
-        last_message, failures = time.monotonic(), 0
+        pace, failures = Pace(time.monotonic()), 0
         try:
             while not self._stop.is_set():
                 if self._forgotten.is_set():
                     raise Forgotten("its heartbeat was not recognised")
                 try:
-                    message = connection.receive()
+                    received = connection.receive()
                     if failures:
                         log.info("server is back server=%s after_attempts=%d", self._address, failures)
                     failures = 0
@@ -126,11 +114,12 @@ class Link:
                     )  # fmt: skip
                     self._stop.wait(wait_s)
                     continue
-                if message is None:
-                    self._stop.wait(poll_interval_s(time.monotonic() - last_message))
+                if received is None:
+                    self._stop.wait(pace.wait_s(time.monotonic()))
                     continue
-                self._handle(connection, message)
-                last_message = time.monotonic()
+                pace.received(time.monotonic())
+                self._handle(connection, *received)
+                pace.replied(time.monotonic())
         finally:
             done.set()
             beating.join()
@@ -144,11 +133,12 @@ class Link:
             except (Forgotten, Refused):
                 self._forgotten.set()
 
-    def _handle(self, connection: FleetConnection, message: Message) -> None:
+    def _handle(self, connection: FleetConnection, message: Message, inline: bool) -> None:
         started = time.monotonic()
         reply = self._answer(connection, message)
         if reply is not None:
-            self._deliver(connection, reply, time.monotonic() - started, started + message.metadata.ttl)
+            runtime_s = time.monotonic() - started
+            self._deliver(connection, reply, inline, runtime_s, started + message.metadata.ttl)
 
     def _answer(self, connection: FleetConnection, message: Message) -> Message | None:
         meta = message.metadata
@@ -184,14 +174,14 @@ class Link:
         return self._runs[run_id]
 
     def _deliver(
-        self, connection: FleetConnection, reply: Message, runtime_s: float, deadline: float
+        self, connection: FleetConnection, reply: Message, inline: bool, runtime_s: float, deadline: float
     ) -> None:
         """Send until the server has it, or until it would be too late: work done is not lost to a cut."""
         failures = 0
         while time.monotonic() < deadline:
             try:
                 with suppress(RunOver):
-                    connection.send(reply, runtime_s)
+                    connection.send(reply, inline, runtime_s)
                 return
             except Unreachable as error:
                 failures += 1

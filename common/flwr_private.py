@@ -1,17 +1,24 @@
 """Every private name of Flower that flockwatch uses, in this one file.
 
 Flower's public API has no client that outlives a message, so the resident client speaks the Fleet API
-through Flower's own HTTP client. flwr is pinned to one minor version; `tests/common/test_flwr_private.py`
-says which names an upgrade must still have.
+through Flower's own HTTP client. And it moves a message as at least three objects, each in a request of its
+own in each direction, where SuperLink needs 10 ms for a request; Flower's protocol also has a field for the
+content in the message itself, which SuperLink stores and hands on, and that is what is used here: a message
+is then one request, not five (`docs/decisions/0002-inline-messages.md`).
+
+flwr is pinned to one minor version; `tests/common/test_flwr_private.py` says which names an upgrade must
+still have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import httpx
-from flwr.app import Message
-from flwr.app.message import remove_content_from_message
+from flwr.app import Error, Message
+from flwr.app.message import make_message, remove_content_from_message
+from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -22,9 +29,12 @@ from flwr.proto.fleet_pb2 import (
     UnregisterNodeFleetRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
+from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -39,20 +49,22 @@ from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectPushError,
     pull_and_inflate_object_from_tree,
-    pull_objects,
     push_objects,
 )
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 from flwr.supercore.run import Run
+from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 HEARTBEAT_INTERVAL_S = 10.0
 """The shortest that SuperLink allows; a node counts as gone after missing two."""
 
-FIRST_BACKOFF_S = 0.01
-"""A message can be seen before its objects have arrived; this is the first wait for them."""
+FIRST_BACKOFF_S, LONGEST_FETCH_S = 0.01, 60.0
+"""A message can be seen before its objects have arrived: the first wait for them, and the longest."""
+
+LARGEST_REQUEST_BYTES = 16 * 2**20
 
 
 class Unreachable(ConnectionError):
@@ -94,7 +106,7 @@ class FleetConnection:
             ],
         )
         self._node = Node()
-        self._announced: tuple[Message, ObjectTree] | None = None
+        self._announced: tuple[ProtoMessage, ObjectTree] | None = None
 
     @property
     def node_id(self) -> int:
@@ -119,8 +131,8 @@ class FleetConnection:
         if not answer.success:
             raise Forgotten(f"node {self.node_id} is not registered")
 
-    def receive(self) -> Message | None:
-        """The next message with its content, or None if none waits.
+    def receive(self) -> tuple[Message, bool] | None:
+        """The next message with its content, and whether it came inline; None if none waits.
 
         The server announces a message once, so one whose content could not be fetched is tried again
         by the next call.
@@ -130,42 +142,43 @@ class FleetConnection:
                 answer = self._client.PullMessages(PullMessagesRequest(node=self._node))
                 if not answer.messages_list:
                     return None
-                self._announced = message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
-            announced, tree = self._announced
-            run_id = announced.metadata.run_id
-            message = pull_and_inflate_object_from_tree(
-                tree,
-                make_pull_object_fn_protobuf(self._client.PullObject, self._node, run_id),
-                make_confirm_message_received_fn_protobuf(
-                    self._client.ConfirmMessageReceived, self._node, run_id
-                ),
-                return_type=Message,
-                initial_backoff=FIRST_BACKOFF_S,
-            )
+                self._announced = answer.messages_list[0], answer.message_object_trees[0]
+            proto, tree = self._announced
+            message = message_from_proto(proto)
+            inline = _is_whole(message)
+            if not inline:
+                run_id = message.metadata.run_id
+                message = _fetch(
+                    proto,
+                    tree,
+                    make_pull_object_fn_protobuf(self._client.PullObject, self._node, run_id),
+                    make_confirm_message_received_fn_protobuf(
+                        self._client.ConfirmMessageReceived, self._node, run_id
+                    ),
+                )
         self._announced = None
-        # The id is not part of the serialised message, and a reply must name it.
-        message.metadata.__dict__["_message_id"] = announced.metadata.message_id
-        return message
+        return message, inline
 
-    def send(self, reply: Message, runtime_s: float) -> None:
-        """Deliver a reply with its content."""
+    def send(self, reply: Message, inline: bool, runtime_s: float) -> None:
+        """Deliver a reply with its content, inline if that is how it was asked."""
         with _translated_errors(), no_object_id_recompute():
-            reply.metadata.__dict__["_message_id"] = reply.object_id
+            proto, tree = _inline(reply) if inline else _by_objects(reply)
             answer = self._client.PushMessages(
                 PushMessagesRequest(
                     node=self._node,
-                    messages_list=[message_to_proto(remove_content_from_message(reply))],
-                    message_object_trees=[get_object_tree(reply)],
+                    messages_list=[proto],
+                    message_object_trees=[tree],
                     clientapp_runtime_list=[runtime_s],
                 )
             )
-            push_objects(
-                get_all_nested_objects(reply),
-                make_push_object_fn_protobuf(
-                    self._client.PushObject, self._node, reply.metadata.run_id, answer.session_id
-                ),
-                object_ids_to_push=set(answer.objects_to_push),
-            )
+            if not inline:
+                push_objects(
+                    get_all_nested_objects(reply),
+                    make_push_object_fn_protobuf(
+                        self._client.PushObject, self._node, reply.metadata.run_id, answer.session_id
+                    ),
+                    object_ids_to_push=set(answer.objects_to_push),
+                )
 
     def run(self, run_id: int) -> Run:
         """What the server says of a run: its app (`fab_id`), its series."""
@@ -182,11 +195,99 @@ class FleetConnection:
         self._client.close()
 
 
-def shorten_pull_backoff() -> None:
-    """Let this process's Grid wait 10 ms, not 1 s, for the objects of a reply it has just seen."""
-    defaults = pull_objects.__kwdefaults__
-    assert defaults is not None  # noqa: S101  for mypy; the test of this file holds it
-    defaults["initial_backoff"] = FIRST_BACKOFF_S
+def push_inline(grid: Grid, messages: list[Message]) -> list[str]:
+    """As `grid.push_messages`, with the content inside the messages; returns their ids.
+
+    For nodes with a `FleetConnection`: a stock SuperNode looks for objects. A grid that is not Flower's
+    HTTP grid sends as it always does.
+    """
+    if not isinstance(grid, HttpGrid):
+        return list(grid.push_messages(messages))
+    with no_object_id_recompute():
+        packed = [_inline(message) for message in messages]
+    ids: list[str] = []
+    for batch in _batches(packed):
+        protos, trees = zip(*batch, strict=True)
+        answer = grid._runtime_client.PushMessages(
+            PushAppMessagesRequest(messages_list=protos, message_object_trees=trees)
+        )
+        ids += answer.message_ids
+    return ids
+
+
+def pull(grid: Grid, message_ids: list[str]) -> list[Message]:
+    """As `grid.pull_messages`, for replies whose content is inline and for those with objects."""
+    if not isinstance(grid, HttpGrid):
+        return list(grid.pull_messages(message_ids))
+    client, node, run_id = grid._runtime_client, grid.node, grid.run.run_id
+    answer = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+    replies: list[Message] = []
+    for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
+        reply = message_from_proto(proto)
+        if not _is_whole(reply):
+            try:
+                reply = _fetch(
+                    proto,
+                    tree,
+                    make_pull_object_fn_protobuf(client.PullObject, node, run_id),
+                    make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, run_id),
+                )
+            except ObjectPullError as error:
+                reply = make_message(reply.metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, str(error)))
+        replies.append(reply)
+    return replies
+
+
+def _inline(message: Message) -> tuple[ProtoMessage, ObjectTree]:
+    """A message as one piece. Its object is announced, since SuperLink wants one, but never sent."""
+    message.metadata.__dict__["_message_id"] = message.object_id
+    return message_to_proto(message), ObjectTree(object_id=message.object_id)
+
+
+def _is_whole(message: Message) -> bool:
+    """Whether a message is here with its content; one that travels by objects is announced with none."""
+    return bool(message.has_error() or (message.has_content() and message.content))
+
+
+def _by_objects(message: Message) -> tuple[ProtoMessage, ObjectTree]:
+    message.metadata.__dict__["_message_id"] = message.object_id
+    return message_to_proto(remove_content_from_message(message)), get_object_tree(message)
+
+
+def _fetch(
+    proto: ProtoMessage,
+    tree: ObjectTree,
+    pull_object: Callable[[str], bytes],
+    confirm: Callable[[str], None],
+) -> Message:
+    """The content of an announced message, object by object."""
+    message = pull_and_inflate_object_from_tree(
+        tree,
+        pull_object,
+        confirm,
+        return_type=Message,
+        initial_backoff=FIRST_BACKOFF_S,
+        max_time=LONGEST_FETCH_S,
+    )
+    # The id is not part of the serialised message, and a reply must name it.
+    message.metadata.__dict__["_message_id"] = proto.metadata.message_id
+    return message
+
+
+def _batches(
+    packed: list[tuple[ProtoMessage, ObjectTree]],
+) -> Iterator[list[tuple[ProtoMessage, ObjectTree]]]:
+    """Runs of messages that are not too large together for one request."""
+    batch: list[tuple[ProtoMessage, ObjectTree]] = []
+    size = 0
+    for proto, tree in packed:
+        if batch and size + proto.ByteSize() > LARGEST_REQUEST_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append((proto, tree))
+        size += proto.ByteSize()
+    if batch:
+        yield batch
 
 
 class _translated_errors:

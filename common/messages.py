@@ -95,6 +95,8 @@ class Description(_Message):
     """Random, kept with the client's state: tells a client that returns from another of its name."""
     schema: Schema
     moments: Moments
+    inline: bool
+    """Whether the client can be sent messages with their content inside: a resident one can."""
 
     def _parts(self) -> tuple[Fields, Arrays]:
         m = self.moments
@@ -102,6 +104,7 @@ class Description(_Message):
             {
                 "client": self.client,
                 "instance": self.instance,
+                "inline": self.inline,
                 "features": list(self.schema.features),
                 "count": m.count,
             },
@@ -114,7 +117,8 @@ class Description(_Message):
         columns = [arrays[name] for name in ("mean", "m2", "minimum", "maximum")]
         if fields["count"] < 1 or any(c.shape != (len(schema),) or not np.isfinite(c).all() for c in columns):
             raise ValueError(f"moments are not {len(schema)} finite values each over at least one row")
-        return cls(fields["client"], fields["instance"], schema, Moments(fields["count"], *columns))
+        moments = Moments(fields["count"], *columns)
+        return cls(fields["client"], fields["instance"], schema, moments, fields["inline"])
 
 
 @dataclass(frozen=True, eq=False)

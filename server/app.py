@@ -27,11 +27,16 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation to its end, from the newest version in the state folder."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s level=%(levelname)s %(name)s %(message)s")
     config_file, state = str(context.run_config["config"]), str(context.run_config["state"])
     settings = config.load(Path(config_file) if config_file else None)
     folder = Path(state) if state else settings.server.state
     folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s level=%(levelname)s %(name)s %(message)s",
+        handlers=[logging.FileHandler(folder / "run.log"), logging.StreamHandler()],
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     with Lease(folder) as lease:
         strategy = FlockStrategy(
             inner=FedAvg(),

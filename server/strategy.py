@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -19,7 +20,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from common.architecture import Architecture
 from common.config import Settings
-from common.flwr_private import shorten_pull_backoff
+from common.flwr_private import pull, push_inline
 from common.manifest import Manifest
 from common.messages import (
     CONTENT,
@@ -143,7 +144,6 @@ class FlockStrategy(Strategy):
 
         Weights, rounds and time limits come from the settings, so Flower's other arguments are not used.
         """
-        shorten_pull_backoff()
         self.summary()
         nodes_at = told_at = progress_at = self._clock()
         while self._state.stopped is None:
@@ -217,27 +217,31 @@ class FlockStrategy(Strategy):
             self._history.note("refused", action.refused)
         content = _content(Describe(action.refused))
         message = Message(content, action.node, MessageType.QUERY, ttl=ASK_TTL_S)
-        self._push(grid, [message], _Sent(action.node, 0, None))
+        self._remember(grid.push_messages([message]), [_Sent(action.node, 0, None)])
 
     def _send(self, action: Send, grid: Grid) -> None:
         manifest = self._manifest = self._manifest or self._first_version()
         content = _content(Task(manifest))
+        settings = self._settings.federation
         kind = MessageType.TRAIN if action.kind == "train" else MessageType.EVALUATE
-        messages = [
-            Message(content, node, kind, ttl=self._settings.federation.wait_s, group_id=str(action.number))
-            for node in action.nodes
-        ]
         self._opened = self._clock()
         self._received.clear()
         self._bytes_down = len(action.nodes) * len(_packed(content))
-        self._push(grid, messages, *(_Sent(node, action.number, manifest) for node in action.nodes))
+        inline = [node for node in action.nodes if self._descriptions[node].inline]
+        by_objects = [node for node in action.nodes if node not in inline]
+        for nodes, push in ((inline, partial(push_inline, grid)), (by_objects, grid.push_messages)):
+            messages = [
+                Message(content, node, kind, ttl=settings.wait_s, group_id=str(action.number))
+                for node in nodes
+            ]
+            self._remember(push(messages), [_Sent(node, action.number, manifest) for node in nodes])
         log.info(
             "round opened round=%d kind=%s version=%d clients=%d",
             action.number, action.kind, manifest.version, len(action.nodes),
         )  # fmt: skip
 
-    def _push(self, grid: Grid, messages: list[Message], *sent: _Sent) -> None:
-        for message_id, record in zip(grid.push_messages(messages), sent, strict=True):
+    def _remember(self, message_ids: Iterable[str], sent: list[_Sent]) -> None:
+        for message_id, record in zip(message_ids, sent, strict=True):
             if message_id:
                 self._sent[message_id] = record
 
@@ -266,7 +270,7 @@ class FlockStrategy(Strategy):
     # Messages in.
 
     def _pull(self, grid: Grid) -> list[Message]:
-        return list(grid.pull_messages(list(self._sent))) if self._sent else []
+        return pull(grid, list(self._sent)) if self._sent else []
 
     def _receive(self, message: Message, grid: Grid) -> None:
         sent = self._sent.pop(message.metadata.reply_to_message_id, None)

@@ -1,0 +1,52 @@
+"""How often to ask the server for work: often when some is due, seldom when none is.
+
+Every poll costs the server milliseconds, and a fleet's polls together can cost it more than the work. A
+client therefore learns how long the server takes between its reply and the next message, leaves it in peace
+for half of that, and then polls at a tenth of it.
+"""
+
+from __future__ import annotations
+
+FASTEST_S, SLOWEST_S = 0.02, 1.0
+
+QUIET_SHARE = 0.5
+"""Share of the usual gap in which no poll is made."""
+
+POLL_SHARE = 0.1
+"""The time between polls, as a share of the usual gap, or of the time since the last message if longer."""
+
+WEIGHT = 0.5
+"""Weight of the newest gap in the running mean."""
+
+
+class Pace:
+    """The rhythm of one client's polls. Times are seconds on any clock that never goes back.
+
+    >>> pace = Pace(now=0.0)
+    >>> pace.wait_s(now=0.0), pace.wait_s(now=60.0)
+    (0.02, 1.0)
+    >>> pace.replied(now=100.0); pace.received(now=104.0)
+    >>> pace.replied(now=105.0)
+    >>> pace.wait_s(now=105.0), pace.wait_s(now=107.0)
+    (1.0, 0.4)
+    """
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._gap_s: float | None = None
+
+    def received(self, now: float) -> None:
+        """A message has come."""
+        gap_s = now - self._since
+        self._gap_s = gap_s if self._gap_s is None else WEIGHT * gap_s + (1 - WEIGHT) * self._gap_s
+
+    def replied(self, now: float) -> None:
+        """Its reply has gone; the next message may come from now on."""
+        self._since = now
+
+    def wait_s(self, now: float) -> float:
+        """How long to wait before the next poll."""
+        idle_s, usual_s = now - self._since, self._gap_s or 0.0
+        quiet_s = QUIET_SHARE * usual_s - idle_s
+        polling_s = POLL_SHARE * max(usual_s if idle_s < 2 * usual_s else 0.0, 0.5 * idle_s)
+        return min(max(quiet_s, polling_s, FASTEST_S), SLOWEST_S)
