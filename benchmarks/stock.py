@@ -1,25 +1,25 @@
 """Rounds of the benchmark job under stock Flower: SuperLink, SuperNodes and `flwr run`, as in its tutorial.
 
-    python -m benchmarks.stock [ROUNDS]
-
 Flower runs with its defaults: a new process for each message, its own polling intervals.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-import shutil
-import signal
-import statistics
+import socket
 import sys
-import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import job
-from benchmarks.processes import Processes, free_ports
+from common.processes import Processes
+from server.link import flower_environment
 
 _APP = Path(__file__).parent / "stock_app"
 _READY_LIMIT_S = 120.0
@@ -34,32 +34,68 @@ def run(rounds: int, folder: Path) -> list[float]:
     or if a round was finished without an answer from every client.
     """
     folder = folder.absolute()
-    with Processes(folder) as processes:
-        times = folder / "times.json"
-        for old in (times, *folder.glob("superlink.db*")):
-            old.unlink(missing_ok=True)
-        port, *node_ports = free_ports(1 + job.CLIENTS)
-        address = f"127.0.0.1:{port}"
-        _connection(processes.flwr_home / "config.toml", address)
-        settings = _settings(folder / "settings.toml", rounds, times)
+    home = folder / "flower"
+    home.mkdir(parents=True)
+    # Flower's own intervals, not the ones that flockwatch sets.
+    environment = flower_environment(home)
+    environment.pop("FLWR_SUPEREXEC_TASK_POLL_INTERVAL")
+    times = folder / "times.json"
+    port, *node_ports = _free_ports(1 + job.CLIENTS)
+    address = f"127.0.0.1:{port}"
+    _connection(home / "config.toml", address)
+    settings = _settings(folder / "settings.toml", rounds, times)
+    bin_folder = Path(sys.executable).parent
 
-        processes.start(
-            "superlink",
-            *("flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port)),
-            *("--disable-runtime-dependency-installation", "--database", str(folder / "superlink.db")),
-        )
-        processes.wait_healthy("superlink", address, _READY_LIMIT_S)
+    with Processes() as processes:
+
+        def start(name: str, program: str, *arguments: str) -> None:
+            command = [str(bin_folder / program), *arguments]
+            processes.start(name, command, folder / f"{name}.log", environment)
+
+        start(
+            "superlink", "flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port),
+            "--disable-runtime-dependency-installation", "--database", str(folder / "superlink.db"),
+        )  # fmt: skip
+        _wait(processes, _READY_LIMIT_S, lambda: _answers(address))
         for client, node_port in enumerate(node_ports):
             data = folder / f"rows-{client}.npy"
             np.save(data, job.rows(client))
-            processes.start(
-                f"supernode-{client}",
-                *("flower-supernode", "--insecure", "--superlink", address, "--port", str(node_port)),
-                *("--node-config", f'partition-id={client} rows="{data}"'),
-            )
-        processes.start("run", "flwr", "run", str(_APP), "local", "--run-config", str(settings), "--stream")
-        processes.wait("run", _RUN_LIMIT_S + _ROUND_LIMIT_S * rounds)
+            start(
+                f"supernode-{client}", "flower-supernode", "--insecure", "--superlink", address,
+                "--port", str(node_port), "--node-config", f'partition-id={client} rows="{data}"',
+            )  # fmt: skip
+        start("run", "flwr", "run", str(_APP), "local", "--run-config", str(settings), "--stream")
+        limit_s = _RUN_LIMIT_S + _ROUND_LIMIT_S * rounds
+        _wait(processes, limit_s, lambda: processes.exit_code("run") == 0)
         return _seconds(times, rounds)
+
+
+def _wait(processes: Processes, limit_s: float, done: Callable[[], bool]) -> None:
+    """Wait until `done`; raises if a process fails meanwhile, or if it takes too long."""
+    end = time.monotonic() + limit_s
+    while not done():
+        for name in processes.names:
+            if processes.exit_code(name):
+                raise RuntimeError(f"{name} ended early; its log ends:\n{processes.log_tail(name)}")
+        if time.monotonic() > end:
+            raise RuntimeError(f"not done within {limit_s:.0f} s")
+        time.sleep(0.2)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/health", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def _connection(file: Path, address: str) -> None:
@@ -95,20 +131,3 @@ def _seconds(times: Path, rounds: int) -> list[float]:
                 f"see {times.with_name('run.log')}"
             )
     return [after - before for before, after in itertools.pairwise(report["finished"])]
-
-
-def main() -> None:
-    """Print the seconds of each round, and the median without the first."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 4
-    if rounds < 2:
-        sys.exit("rounds: expected 2 or more, as the first one is reported apart")
-    folder = Path(tempfile.mkdtemp(prefix="stock-flower-"))  # kept for its logs if the run fails
-    first, *others = run(rounds, folder)
-    shutil.rmtree(folder)
-    print(f"stock Flower: first round {first:.2f} s, then {' '.join(f'{s:.2f}' for s in others)} s")
-    print(f"stock Flower: median {statistics.median(others):.2f} s per round ({len(others)} rounds)")
-
-
-if __name__ == "__main__":
-    main()

@@ -304,7 +304,7 @@ def _testing(table: pa.Table, settings: DataSettings, path: Path) -> NDArray[np.
         return np.zeros(table.num_rows, np.bool_)
     if split.all():
         raise DataError(f"{path}: no training rows; '{settings.split}' is 1 in every row")
-    return split == 1
+    return split.astype(np.bool_)
 
 
 def _refuse(wrong: NDArray[np.bool_], column: pa.ChunkedArray, name: str, path: Path, expected: str) -> None:

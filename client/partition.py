@@ -65,9 +65,9 @@ def dirichlet(whole: Partition, clients: int, alpha: float, seed: int) -> list[P
     shares drawn from Dirichlet(alpha). Rows are dealt out singly, so neighbours in a client need not have
     been neighbours in the file. A client that would get no row is given one.
 
-    Sources: skew by a Dirichlet distribution, Hsu, Qi and Brown 2019 (arXiv:1909.06335, section 3), there
+    Sources: skew by a Dirichlet distribution, Hsu, Qi and Brown 2019 (arXiv:1909.06335), there
     over each client's classes; drawn for each class over the clients as here, so that nothing is left over,
-    Yurochkin et al. 2019 (arXiv:1905.12022, section 4).
+    Yurochkin et al. 2019 (arXiv:1905.12022).
 
     Raises:
         PartitionError: `alpha` is not a positive number, or there are fewer training rows than clients.
@@ -112,8 +112,8 @@ def _checked_name(value: str, column: str, file: Path) -> str:
         ClientSettings(name=value)
     except ValidationError:
         raise PartitionError(
-            f"{file}: value '{value}' of column '{column}' cannot name a client; expected at most 64 letters, "
-            "digits, '.', '_' and '-', the first a letter or a digit"
+            f"{file}: value '{value}' of column '{column}' cannot name a client; expected at most 64 "
+            "letters, digits, '.', '_' and '-', the first a letter or a digit"
         ) from None
     return value
 

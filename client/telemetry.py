@@ -6,14 +6,21 @@ and a weekly season; its metrics follow from it, so that a fault shows in how th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 from numpy.typing import NDArray
 
 from client.data import Partition
+from common.config import DataSettings
 from common.schema import Schema
+
+START_S = 1_767_571_200
+"""When the first row was measured: Monday, 2026-01-05 00:00 UTC."""
 
 MINUTES_A_DAY = 1440
 METRICS = (
@@ -30,12 +37,13 @@ METRICS = (
 )
 PERCENT = ("cpu_percent", "memory_percent")
 
-FAULT_EVERY = 250
+FAULT_EVERY = 130
 """One fault in so many test rows."""
+FAULT_COLUMN = "_fault"
 
 Series = NDArray[np.float64]
-Fault = Callable[[Series, slice, np.random.Generator], None]
-"""Changes the rows of a span in place; the array has shape (rows, metrics)."""
+Fault = Callable[[Series, slice, Series, np.random.Generator], None]
+"""Changes the rows of a span in place; of shape (rows, metrics), with each metric's standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +60,61 @@ class Machine:
     speed: float
     """Requests per second at full workload."""
     noise: float
-    """Size of the noise, as a share of each metric's scale."""
+    """Noise of each metric, as a share of its standard deviation."""
 
 
-def fleet(machines: int, rows: int, test_rows: int, seed: int) -> list[Partition]:
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What one machine measured, a row a minute from `START_S` on, and which faults it had."""
+
+    machine: Machine
+    partition: Partition
+    faults: NDArray[np.str_]
+    """Shape (test rows,): the kind of fault, a key of `FAULTS`; empty where the row is normal."""
+
+
+def fleet(machines: int, rows: int = 4000, test_rows: int = 2000, *, seed: int) -> list[Partition]:
+    """The partitions of `record`: telemetry of so many machines, with labelled faults in the test rows."""
+    return [recording.partition for recording in record(machines, rows, test_rows, seed=seed)]
+
+
+def record(machines: int, rows: int = 4000, test_rows: int = 2000, *, seed: int) -> list[Recording]:
     """Telemetry of so many machines, one row a minute; every fault lies in the test rows.
 
     Args:
-        machines: How many, at least 1.
-        rows: Training rows of each.
-        test_rows: Test rows of each.
+        machines: How many, at least 1. A larger fleet begins with the same machines.
+        rows: Training rows of each, at least 1.
+        test_rows: Test rows of each. All kinds of fault occur from 650 on, each three times in 2,000.
         seed: Equal seeds give equal fleets.
+
+    Raises:
+        ValueError: a number is too small.
     """
-    rng = np.random.default_rng(seed)
-    return [_partition(_machine(i, rng), rows, test_rows, rng) for i in range(machines)]
+    for name, value, least in (("machines", machines, 1), ("rows", rows, 1), ("test_rows", test_rows, 0)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; expected at least {least}")
+    return [_recording(i, rows, test_rows, np.random.default_rng((seed, i))) for i in range(machines)]
+
+
+def write(recordings: Sequence[Recording], folder: Path) -> list[Path]:
+    """One Parquet file a machine: the time in seconds, the metrics, split, label, and the kind of fault."""
+    names = DataSettings()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for recording in recordings:
+        part = recording.partition
+        values = np.concatenate([part.rows, part.test_rows])
+        faults = np.concatenate([np.full(len(part.rows), ""), recording.faults])
+        columns = {
+            names.timestamp: START_S + 60 * np.arange(len(values), dtype=np.int64),
+            **{metric: values[:, i] for i, metric in enumerate(METRICS)},
+            names.split: (np.arange(len(values)) >= len(part.rows)).astype(np.int8),
+            names.label: (faults != "").astype(np.int8),
+            FAULT_COLUMN: faults,
+        }
+        paths.append(folder / f"{part.name}.parquet")
+        pyarrow.parquet.write_table(pa.table(columns), paths[-1])
+    return paths
 
 
 def _machine(index: int, rng: np.random.Generator) -> Machine:
@@ -75,22 +124,25 @@ def _machine(index: int, rng: np.random.Generator) -> Machine:
         swing=rng.uniform(0.1, 0.25),
         phase=rng.uniform(0, 1),
         speed=rng.uniform(150, 600),
-        noise=rng.uniform(0.01, 0.03),
+        noise=rng.uniform(0.05, 0.15),
     )
 
 
-def _partition(machine: Machine, rows: int, test_rows: int, rng: np.random.Generator) -> Partition:
+def _recording(index: int, rows: int, test_rows: int, rng: np.random.Generator) -> Recording:
+    machine = _machine(index, rng)
     series = _telemetry(machine, rows + test_rows, rng)
-    labels = _inject(series[rows:], rng)
+    faults = _inject(series[rows:], series.std(axis=0), rng)
     values = _within_range(series).astype(np.float32)
-    return Partition(machine.name, Schema(METRICS), values[:rows], values[rows:], labels)
+    labels = (faults != "").astype(np.int8) if test_rows else None
+    partition = Partition(machine.name, Schema(METRICS), values[:rows], values[rows:], labels)
+    return Recording(machine, partition, faults)
 
 
 def _telemetry(machine: Machine, rows: int, rng: np.random.Generator) -> Series:
     day = np.arange(rows) / MINUTES_A_DAY + machine.phase
-    weekend = (day % 7 >= 5) * 0.4
-    season = machine.swing * (1 - weekend) * np.sin(2 * np.pi * day)
-    work = np.clip(machine.load + season + _drifting(rows, 0.95, 0.015, rng), 0.02, 0.95)
+    week = 1 - _lagging(np.where(day % 7 >= 5, 0.4, 0.0), 120)
+    season = machine.load + machine.swing * np.sin(2 * np.pi * day)
+    work = np.clip(week * season + _drifting(rows, 0.95, 0.015, rng), 0.02, 0.95)
     requests = machine.speed * work
     cpu = 5 + 85 * work
     columns = {
@@ -107,7 +159,8 @@ def _telemetry(machine: Machine, rows: int, rng: np.random.Generator) -> Series:
     }
     series = np.stack([columns[name] for name in METRICS], axis=1)
     scale = series.std(axis=0)
-    return series + machine.noise * 5 * scale * rng.standard_normal(series.shape)
+    noisy: Series = series + machine.noise * scale * rng.standard_normal(series.shape)
+    return noisy
 
 
 def _drifting(rows: int, memory: float, size: float, rng: np.random.Generator) -> Series:
@@ -137,70 +190,67 @@ def _within_range(series: Series) -> Series:
 # Faults. Each changes some metrics over a span by an amount that the machine's own spread sets.
 
 
-def _inject(series: Series, rng: np.random.Generator) -> NDArray[np.int8]:
-    """Put faults of every kind, in turn, at random places that do not touch; returns the labels."""
-    labels = np.zeros(len(series), np.int8)
-    kinds = list(FAULTS.values())
-    slots = max(1, len(series) // FAULT_EVERY)
-    room = len(series) // slots
-    for slot in range(slots):
-        length, fault = kinds[slot % len(kinds)]
-        begin = (
-            slot * room + int(rng.integers(room // 4, room - length - 1))
-            if room > 2 * length
-            else slot * room
-        )
-        span = slice(begin, min(begin + length, len(series)))
-        fault(series, span, rng)
-        labels[span] = 1
-    return labels
+def _inject(series: Series, spread: Series, rng: np.random.Generator) -> NDArray[np.str_]:
+    """Put faults of every kind, in turn, at random places that do not touch; returns their kinds."""
+    faults = np.full(len(series), "", dtype=f"U{max(map(len, FAULTS))}")
+    count = max(1, len(series) // FAULT_EVERY)
+    room = len(series) // count
+    if room < 2 * LONGEST_FAULT:
+        return faults
+    kinds = list(FAULTS)
+    for slot in range(count):
+        shortest, longest, change = FAULTS[kinds[slot % len(kinds)]]
+        length = int(rng.integers(shortest, longest + 1))
+        begin = slot * room + int(rng.integers(1, room - length))
+        span = slice(begin, begin + length)
+        change(series, span, spread, rng)
+        faults[span] = kinds[slot % len(kinds)]
+    return faults
 
 
-def _spread(series: Series) -> Series:
-    return series.std(axis=0)
+def _some(rng: np.random.Generator, count: int) -> NDArray[np.intp]:
+    return rng.choice(len(METRICS), count, replace=False)
 
 
-def _some(rng: np.random.Generator, count: int) -> list[int]:
-    return rng.choice(len(METRICS), count, replace=False).tolist()
-
-
-def _spike(series: Series, span: slice, rng: np.random.Generator) -> None:
-    for metric in _some(rng, 3):
-        series[span, metric] += rng.uniform(3, 6) * _spread(series)[metric]
-
-
-def _level_shift(series: Series, span: slice, rng: np.random.Generator) -> None:
+def _spike(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
+    """Some metrics jump up and come back at once."""
     for metric in _some(rng, 2):
-        series[span, metric] += rng.choice([-1, 1]) * rng.uniform(1.5, 3) * _spread(series)[metric]
+        series[span, metric] += rng.uniform(1.5, 4) * spread[metric]
 
 
-def _drift(series: Series, span: slice, rng: np.random.Generator) -> None:
+def _level_shift(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
+    """Some metrics stand too high or too low for a while."""
+    for metric in _some(rng, 2):
+        series[span, metric] += rng.choice([-1, 1]) * rng.uniform(0.8, 2) * spread[metric]
+
+
+def _drift(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
+    """Some metrics leave their course little by little."""
     ramp = np.linspace(0, 1, span.stop - span.start)
     for metric in _some(rng, 2):
-        series[span, metric] += ramp * rng.uniform(3, 5) * _spread(series)[metric]
+        series[span, metric] += ramp * rng.choice([-1, 1]) * rng.uniform(1, 3) * spread[metric]
 
 
-def _stuck_sensor(series: Series, span: slice, rng: np.random.Generator) -> None:
-    """A sensor repeats a value from some hours ago."""
+def _stuck_sensor(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
+    """A sensor reports one earlier value all the time."""
     metric = _some(rng, 1)[0]
-    series[span, metric] = series[max(0, span.start - int(rng.integers(300, 900))), metric]
+    series[span, metric] = series[int(rng.integers(0, span.start)), metric]
 
 
-def _broken_correlation(series: Series, span: slice, rng: np.random.Generator) -> None:
-    """Some metrics take their course from another time of the day."""
+def _broken_correlation(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
+    """Some metrics take their course from another time; each alone looks normal."""
     length = span.stop - span.start
-    begin = int(rng.integers(0, max(1, len(series) - length)))
-    other = series[begin : begin + length].copy()
-    for metric in _some(rng, 4):
-        mirrored = 2 * series[:, metric].mean() - series[span, metric]
-        series[span, metric] = 0.5 * (other[:, metric] + mirrored)
+    begin = int(rng.integers(0, len(series) - length))
+    metrics = _some(rng, 4)
+    series[span, metrics] = series[begin : begin + length, metrics]
 
 
-FAULTS: dict[str, tuple[int, Fault]] = {
-    "spike": (3, _spike),
-    "level_shift": (20, _level_shift),
-    "drift": (30, _drift),
-    "stuck_sensor": (25, _stuck_sensor),
-    "broken_correlation": (20, _broken_correlation),
+FAULTS: dict[str, tuple[int, int, Fault]] = {
+    "spike": (1, 3, _spike),
+    "level_shift": (6, 14, _level_shift),
+    "drift": (10, 18, _drift),
+    "stuck_sensor": (8, 16, _stuck_sensor),
+    "broken_correlation": (6, 14, _broken_correlation),
 }
-"""Each kind: how many minutes it lasts, and what it does."""
+"""Each kind: the fewest and the most minutes it lasts, and what it does."""
+LONGEST_FAULT = max(longest for _, longest, _ in FAULTS.values())

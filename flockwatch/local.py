@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -27,7 +28,7 @@ from client.edge import Edge
 from common.config import Settings
 from common.files import write_atomic
 from common.manifest import Manifest
-from flockwatch.children import Children
+from common.processes import Processes
 from flockwatch.partitions import Source, gather
 from flockwatch.report import report, table
 from server.history import History
@@ -83,36 +84,37 @@ def _federate(
     settings: Settings, folder: Path, config_file: Path, sources: Sequence[Source], console: Console
 ) -> str:
     """Start the server and the clients, show the rounds as they fall, end them all; why the run ended."""
-    with Children() as children:
-        children.start(
+    command = [sys.executable, "-m", "flockwatch"]
+    with Processes() as processes:
+        processes.start(
             "server",
-            ["server", "--config", str(config_file)],
+            [*command, "server", "--config", str(config_file)],
             folder / "server.log",
             flower_environment(folder / "server" / "flower"),
         )
         for source in sources:
             name = source.partition.name
             state = folder / "clients" / name
-            children.start(
+            processes.start(
                 name,
                 [
-                    "client", "--config", str(config_file), "--data", str(source.file), "--name", name,
+                    *command, "client", "--config", str(config_file), "--data", str(source.file), "--name", name,
                     "--server", f"127.0.0.1:{settings.server.port}", "--state", str(state),
                 ],
                 folder / "clients" / f"{name}.log",
-                {**flower_environment(state / "flower"), "OMP_NUM_THREADS": "1"},
+                flower_environment(state / "flower"),
             )  # fmt: skip
-        _follow(settings, folder, children, [source.partition.name for source in sources], console)
-        if children.exit_code("server"):
+        _follow(settings, folder, processes, [source.partition.name for source in sources], console)
+        if processes.exit_code("server"):
             raise RunFailed(
-                f"the server ended with an error; {folder}/server.log ends:\n{children.log_tail('server')}"
+                f"the server ended with an error; {folder}/server.log ends:\n{processes.log_tail('server')}"
             )
-        children.end([source.partition.name for source in sources])
+        processes.end([source.partition.name for source in sources])
     return (folder / "server" / "ended").read_text()
 
 
 def _follow(
-    settings: Settings, folder: Path, children: Children, names: Sequence[str], console: Console
+    settings: Settings, folder: Path, processes: Processes, names: Sequence[str], console: Console
 ) -> None:
     """Show progress until the server ends; say so when a client has died."""
     columns = (
@@ -123,11 +125,11 @@ def _follow(
     dead: set[str] = set()
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=settings.federation.max_rounds, state="starting processes")
-        while children.exit_code("server") is None:
+        while processes.exit_code("server") is None:
             for name in names:
-                if name not in dead and children.exit_code(name) is not None:
+                if name not in dead and processes.exit_code(name) is not None:
                     dead.add(name)
-                    console.print(f"[yellow]client {name} has ended:[/] {children.log_tail(name)}")
+                    console.print(f"[yellow]client {name} has ended:[/] {processes.log_tail(name)}")
             if history is None and (folder / "server" / "history.sqlite").exists():
                 history = _history(folder)
             if history is not None:

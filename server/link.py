@@ -12,12 +12,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
-import psutil
+from common.processes import Processes
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +53,13 @@ class SuperLink:
         self._folder = folder.resolve()
         self._host, self._port = host, port
         self._environment = flower_environment(self._folder / "flower")
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
+        self._processes = Processes(grace_s=END_WITHIN_S)
+        self._started = False
 
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
-        return self._process is not None and self._process.poll() is None
+        return self._started and self._processes.exit_code("superlink") is None
 
     def start(self) -> None:
         """Start it, and return once it answers.
@@ -76,26 +74,27 @@ class SuperLink:
             '[superlink]\ndefault = "here"\n\n'
             f'[superlink.here]\naddress = "{self._dial_host}:{self._port}"\ninsecure = true\n'
         )
-        log_path = self._folder / "superlink.log"
-        self._log = log_path.open("ab")
-        self._process = subprocess.Popen(
+        self._processes.start(
+            "superlink",
             [
                 self._command("flower-superlink"), "--insecure",
                 "--host", self._host, "--port", str(self._port),
                 "--database", str(self._folder / "superlink.sqlite"),
                 "--disable-runtime-dependency-installation",
             ],
-            env=self._environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            self._folder / "superlink.log",
+            self._environment,
         )  # fmt: skip
+        self._started = True
         deadline = time.monotonic() + READY_WITHIN_S
         while not self._answers():
             if not self.alive or time.monotonic() > deadline:
-                tail = log_path.read_text(errors="replace").splitlines()[-5:]
+                tail = self._processes.log_tail("superlink")
                 self.end()
-                raise LinkError("SuperLink did not become ready; its log ends: " + " | ".join(tail))
+                raise LinkError(f"SuperLink did not become ready; its log ends:\n{tail}")
             time.sleep(0.05)
-        log.info("superlink ready address=%s:%d pid=%d", self._host, self._port, self._process.pid)
+        pid = self._processes.pid("superlink")
+        log.info("superlink ready address=%s:%d pid=%d", self._host, self._port, pid)
 
     def submit(self, run_config: Mapping[str, str]) -> None:
         """Submit a run of the installed app.
@@ -117,22 +116,8 @@ class SuperLink:
 
     def end(self) -> None:
         """End SuperLink and every process that it started, politely and then by force."""
-        if self._process is None:
-            return
-        with suppress(psutil.NoSuchProcess):
-            root = psutil.Process(self._process.pid)
-            family = [root, *root.children(recursive=True)]
-            for process in family:
-                with suppress(psutil.NoSuchProcess):
-                    process.terminate()
-            _, alive = psutil.wait_procs(family, timeout=END_WITHIN_S)
-            for process in alive:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-        self._process.wait()
-        self._process = None
-        if self._log is not None:
-            self._log.close()
+        self._processes.end()
+        self._started = False
 
     @property
     def _dial_host(self) -> str:

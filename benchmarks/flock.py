@@ -1,0 +1,64 @@
+"""The benchmark job under flockwatch: `flockwatch local`, a process each for the server and every client."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from benchmarks import job
+
+_ROUND_LIMIT_S = 20.0
+_START_LIMIT_S = 180.0
+
+
+def command(rounds: int, folder: Path) -> list[str]:
+    """The command that runs the job, with its clients' files written to `folder`."""
+    data = folder / "data"
+    data.mkdir(parents=True)
+    for client in range(job.CLIENTS):
+        rows = job.rows(client)
+        columns = {f"feature_{i:02d}": rows[:, i] for i in range(job.FEATURES)}
+        pyarrow.parquet.write_table(pa.table(columns), data / f"client-{client}.parquet")
+    settings = {
+        "model.window": 1,
+        "model.hidden": list(job.HIDDEN),
+        "training.epochs": job.EPOCHS,
+        "training.batch_size": job.BATCH,
+        "training.holdout": job.HOLDOUT,
+        "scaling.by": "none",
+        "federation.max_rounds": rounds,
+    }
+    flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={json.dumps(value)}")]
+    return [sys.executable, "-m", "flockwatch", "local", "--data", str(data), "--runs", str(folder), *flags]
+
+
+def report(folder: Path) -> dict[str, Any]:
+    """The report of the run in `folder`."""
+    (found,) = folder.glob("*/report.json")
+    values: dict[str, Any] = json.loads(found.read_text())
+    return values
+
+
+def run(rounds: int, folder: Path) -> list[float]:
+    """Seconds of each round after the first, from the end of one to the end of the next.
+
+    A round trains on every client and measures the version that it started from on held-out rows, as train
+    and evaluate do in stock Flower.
+    """
+    limit_s = _START_LIMIT_S + _ROUND_LIMIT_S * rounds
+    done = subprocess.run(
+        command(rounds, folder), capture_output=True, text=True, timeout=limit_s, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"flockwatch local ended with code {done.returncode}:\n{done.stdout}{done.stderr}")
+    trained = [r for r in report(folder)["rounds"] if r["kind"] == "train"]
+    if [r["answered"] for r in trained] != [job.CLIENTS] * rounds:
+        raise RuntimeError(f"answers per round were {[r['answered'] for r in trained]}")
+    return [after["ended_at"] - before["ended_at"] for before, after in itertools.pairwise(trained)]

@@ -1,0 +1,30 @@
+"""How every benchmark ends: a table for people, one JSON line for programs, and the same line kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+KEPT = Path(__file__).parent / "results"
+
+
+def publish(
+    name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], **figures: Any
+) -> None:
+    """Print the table and the figures as one JSON line, and keep that line in `results/NAME.json`."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=110).print(table)
+    line = json.dumps(figures)
+    KEPT.mkdir(exist_ok=True)
+    (KEPT / f"{name}.json").write_text(line + "\n")
+    print(line)

@@ -1,0 +1,109 @@
+"""Child processes that are ended with everything they started, whatever happens in between."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+MARKS = "FLOCKWATCH_PROCESSES"
+"""Environment variable that holds one mark for each family a process belongs to.
+
+Flower puts some of its children into sessions of their own, and they outlive a parent that is killed; the
+environment is what every descendant inherits.
+"""
+
+LOOK_EVERY_S = 0.05
+LOG_TAIL_LINES = 8
+
+
+class Processes:
+    """Named processes with logs; leaving the block ends them and all their descendants.
+
+    Args:
+        grace_s: Time that a process has to end by itself once it was asked to.
+    """
+
+    def __init__(self, grace_s: float = 15.0) -> None:
+        self._grace_s = grace_s
+        self._family = uuid.uuid4().hex
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._logs: dict[str, Path] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def start(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        """Start a command in a session of its own; what it prints is appended to `log`."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            self._started[name] = subprocess.Popen(
+                command,
+                env={**environment, MARKS: f"{environment.get(MARKS, '')} {self._mark(name)}"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._logs[name] = log
+
+    @property
+    def names(self) -> list[str]:
+        """The children that were started and not yet ended by `end`."""
+        return list(self._started)
+
+    def pid(self, name: str) -> int:
+        """The process id of a child."""
+        return self._started[name].pid
+
+    def exit_code(self, name: str) -> int | None:
+        """How a child ended; None while it runs."""
+        return self._started[name].poll()
+
+    def log_tail(self, name: str) -> str:
+        """The last lines that a child printed."""
+        return "\n".join(self._logs[name].read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+
+    def end(self, names: Iterable[str] | None = None) -> None:
+        """Ask children, all by default, to end; then kill what is left of them and their descendants."""
+        chosen = list(self._started) if names is None else [name for name in names if name in self._started]
+        try:
+            for name in chosen:
+                self._started[name].terminate()
+            deadline = time.monotonic() + self._grace_s
+            while any(self.exit_code(name) is None for name in chosen) and time.monotonic() < deadline:
+                time.sleep(LOOK_EVERY_S)
+        finally:
+            while left := list(self._alive(chosen)):
+                for process in left:
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+                time.sleep(LOOK_EVERY_S)
+            for name in chosen:
+                self._started.pop(name).wait()
+
+    def _mark(self, name: str) -> str:
+        return f"{self._family}/{name}"
+
+    def _alive(self, names: Sequence[str]) -> Iterator[psutil.Process]:
+        for name in names:
+            self._started[name].poll()  # reaps it, if it has ended
+        marks = {self._mark(name) for name in names}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and marks & {
+                    *process.environ().get(MARKS, "").split()
+                }:
+                    yield process
