@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,8 @@ def _watch(command: list[str]) -> list[tuple[float, float]]:
                 process.terminate()
             client = client or _client(process.pid)
             if client is not None and client.is_running():
-                try:
+                with suppress(psutil.NoSuchProcess):
                     samples.append((time.time(), float(client.memory_info().rss)))
-                except psutil.NoSuchProcess:
-                    pass
             time.sleep(LOOK_EVERY_S)
     if process.returncode:
         raise RuntimeError(f"the run ended with code {process.returncode}")

@@ -38,6 +38,8 @@ from server.registry import Registry
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.1
+PLAIN_WIDTH = 110
+"""Columns of the output where it is not a terminal."""
 
 
 class RunFailed(RuntimeError):
@@ -52,6 +54,8 @@ def run(settings: Settings) -> int:
         RunFailed: the server ended with an error.
     """
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
     folder = _new_folder(settings.local.runs)
     sources = gather(settings, folder / "data")
     for source in sources:
@@ -98,8 +102,8 @@ def _federate(
             processes.start(
                 name,
                 [
-                    *command, "client", "--config", str(config_file), "--data", str(source.file), "--name", name,
-                    "--server", f"127.0.0.1:{settings.server.port}", "--state", str(state),
+                    *command, "client", "--config", str(config_file),
+                    "--data", str(source.file), "--name", name, "--server", f"127.0.0.1:{settings.server.port}", "--state", str(state),
                 ],
                 folder / "clients" / f"{name}.log",
                 flower_environment(state / "flower"),

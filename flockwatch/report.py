@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 
 from client.edge import Judgement
@@ -68,12 +69,14 @@ def report(
 def table(found: dict[str, Any]) -> Table:
     """The clients of a report, a row each, and their mean."""
     labelled = found["totals"]["federated"] is not None
-    shown = Table(title="Reconstruction error on held-out rows" + (_CAPTION if labelled else ""))
+    shown = Table(title=_TITLE + (_LABELLED if labelled else ""), title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("client", "rows", "error before", "error after"):
-        shown.add_column(column, justify="left" if column == "client" else "right")
+        shown.add_column(
+            column, justify="left" if column == "client" else "right", no_wrap=column == "client"
+        )
     if labelled:
         for way in WAYS:
-            shown.add_column(way.replace("_", "-"), justify="right")
+            shown.add_column(way.replace("_", "-"), justify="right", no_wrap=True)
     for client in found["clients"]:
         shown.add_row(client["client"], str(client["rows"]), *_cells(client, labelled))
     total_rows = str(sum(client["rows"] for client in found["clients"]))
@@ -82,7 +85,8 @@ def table(found: dict[str, Any]) -> Table:
     return shown
 
 
-_CAPTION = "; AUROC / average precision on labelled test rows"
+_TITLE = "Mean reconstruction error on held-out rows"
+_LABELLED = "; AUROC / average precision on labelled test rows"
 
 
 def _cells(values: dict[str, Any], labelled: bool) -> list[str]:
