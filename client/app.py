@@ -7,6 +7,7 @@ the same app around an edge that stays warm.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,8 @@ from client.edge import Edge
 from common import config
 from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task, Update
 
+log = logging.getLogger(__name__)
+
 
 def build(edge_of: Callable[[Context], Edge]) -> ClientApp:
     """A ClientApp that answers with the edge that `edge_of` gives for a context."""
@@ -25,7 +28,9 @@ def build(edge_of: Callable[[Context], Edge]) -> ClientApp:
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        Describe.unpack(_content(message))
+        request = Describe.unpack(_content(message))
+        if request.refused is not None:
+            log.error("the server has no work for this client reason=%s", request.refused)
         return _reply(edge_of(context).describe(), message)
 
     @app.train()

@@ -102,8 +102,9 @@ def _federate(
             processes.start(
                 name,
                 [
-                    *command, "client", "--config", str(config_file),
-                    "--data", str(source.file), "--name", name, "--server", f"127.0.0.1:{settings.server.port}", "--state", str(state),
+                    *command, "client", "--config", str(config_file), "--state", str(state),
+                    "--server", f"127.0.0.1:{settings.server.port}",
+                    "--data", str(source.file), "--name", name,
                 ],
                 folder / "clients" / f"{name}.log",
                 flower_environment(state / "flower"),

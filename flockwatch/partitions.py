@@ -15,6 +15,9 @@ from common.schema import Schema
 
 GENERATED_CLIENTS = 3
 
+BLOCK_WINDOWS = 10
+"""`iid` deals rows in runs of so many windows, so that nearly every window holds true neighbours."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -33,7 +36,7 @@ def gather(settings: Settings, folder: Path) -> list[Source]:
     """
     local = settings.local
     if local.data is None:
-        return _written(_generate(local), folder, settings)
+        return _generate(local, folder, settings)
     if local.data.is_dir():
         if local.clients is not None:
             raise ConfigError(f"'local.clients' divides one file, but {local.data} is a folder of files")
@@ -41,15 +44,18 @@ def gather(settings: Settings, folder: Path) -> list[Source]:
     return _written(_divide(local.data, settings), folder, settings)
 
 
-def _generate(local: LocalSettings) -> list[Partition]:
+def _generate(local: LocalSettings, folder: Path, settings: Settings) -> list[Source]:
     clients = local.clients or GENERATED_CLIENTS
     if local.generate == "telemetry":
-        return telemetry.fleet(clients, rows=local.rows, test_rows=local.rows // 2, seed=local.seed)
-    rng = np.random.RandomState(local.seed)  # the generator of the well-known example
-    rows = rng.standard_normal((clients * local.rows, local.features)).astype(np.float32)
+        recordings = telemetry.record(clients, local.rows, local.rows // 2, seed=local.seed)
+        paths = telemetry.write(recordings, folder)
+        return [Source(r.partition, path) for r, path in zip(recordings, paths, strict=True)]
+    # The generator of the well-known example: another would give other rows for its seed.
+    rows = np.random.RandomState(local.seed).standard_normal((clients * local.rows, local.features))
     schema = Schema(tuple(f"feature_{i}" for i in range(local.features)))
-    whole = Partition("client", schema, rows, np.empty((0, local.features), np.float32), None)
-    return contiguous(whole, clients)
+    none = np.empty((0, local.features), np.float32)
+    whole = Partition("client", schema, rows.astype(np.float32), none, None)
+    return _written(contiguous(whole, clients), folder, settings)
 
 
 def _divide(file: Path, settings: Settings) -> list[Partition]:
@@ -62,7 +68,8 @@ def _divide(file: Path, settings: Settings) -> list[Partition]:
     whole = read(file, settings.data)
     match local.partition:
         case "iid":
-            return iid(whole, local.clients, local.seed)
+            block = BLOCK_WINDOWS * settings.model.window
+            return iid(whole, local.clients, local.seed, block)
         case "dirichlet":
             return dirichlet(whole, local.clients, local.alpha, local.seed)
         case _:
