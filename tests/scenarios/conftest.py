@@ -1,114 +1,14 @@
-"""Real federations for the scenario tests: real processes, real sockets, small data."""
+"""Fixtures of the scenario tests."""
 
 from __future__ import annotations
 
-import socket
-import sqlite3
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
+from fleet import Federation
 
-from client.data import Partition, write
-from common.config import DataSettings
-from common.manifest import Manifest
 from common.processes import Processes
-from common.schema import Schema
-from server.history import History
-from server.link import flower_environment
-from server.registry import Registry
-
-SMALL = {
-    "model.window": "2",
-    "model.hidden": "[4]",
-    "training.batch_size": "32",
-    "federation.max_rounds": "5",
-    "federation.min_clients": "2",
-}
-
-
-def eventually(true: Callable[[], Any], within_s: float = 60.0) -> Any:
-    """The first truthy value of `true()`; fails the test if there is none in time."""
-    end = time.monotonic() + within_s
-    while not (value := true()):
-        assert time.monotonic() < end, f"not within {within_s:.0f} s"
-        time.sleep(0.05)
-    return value
-
-
-class Federation:
-    """A server and clients as processes of their own, with their state under one folder."""
-
-    def __init__(self, folder: Path, processes: Processes, settings: dict[str, str]) -> None:
-        self.folder = folder
-        self.processes = processes
-        self.state = folder / "server"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
-        self._flags = [f for item in (SMALL | settings).items() for f in ("--set", "=".join(item))]
-
-    def start_server(self, name: str = "server") -> None:
-        flags = ["--port", str(self.port), "--state", str(self.state), *self._flags]
-        self._start(name, ["server", *flags])
-
-    def start_client(
-        self, data: Path, name: str | None = None, state: str | None = None, server: str | None = None
-    ) -> None:
-        key = state or name or data.stem
-        flags = ["--data", str(data), "--server", server or self.address, "--state", str(self.folder / key)]
-        self._start(key, ["client", *flags, *(["--name", name] if name else [])])
-
-    def rows(self, name: str, rows: int = 300, features: int = 3, seed: int = 0, prefix: str = "f") -> Path:
-        """A data file of random rows, a third of them test rows with labels."""
-        rng = np.random.default_rng(seed)
-        values = rng.standard_normal((rows, features)).astype(np.float32)
-        test = rng.standard_normal((rows // 2, features)).astype(np.float32)
-        labels = (rng.random(len(test)) < 0.2).astype(np.int8)
-        schema = Schema(tuple(f"{prefix}{i}" for i in range(features)))
-        return write(
-            Partition(name, schema, values, test, labels), self.folder / f"{name}.parquet", DataSettings()
-        )
-
-    def finish(self, within_s: float = 120.0) -> None:
-        """Wait until the server has ended by itself, without an error."""
-        eventually(lambda: self.processes.exit_code("server") is not None, within_s)
-        assert self.processes.exit_code("server") == 0, self.log("server")
-
-    def rounds(self) -> list[dict[str, Any]]:
-        try:
-            return History(self.state / "history.sqlite").rounds()
-        except sqlite3.OperationalError:  # not there yet
-            return []
-
-    def notes(self) -> list[tuple[str, str]]:
-        try:
-            with sqlite3.connect(self.state / "history.sqlite") as database:
-                return database.execute("SELECT kind, text FROM notes").fetchall()
-        except sqlite3.OperationalError:
-            return []
-
-    def version(self) -> int:
-        newest = self.newest()
-        return -1 if newest is None else newest.version
-
-    def newest(self) -> Manifest | None:
-        found = Registry(self.state / "versions", keep=10).latest()
-        return found[0] if found else None
-
-    def log(self, name: str) -> str:
-        path = self.folder / f"{name}.log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-    def _start(self, name: str, arguments: list[str]) -> None:
-        environment = flower_environment(self.folder / f"{name}-flower")
-        command = [sys.executable, "-m", "flockwatch", *arguments]
-        self.processes.start(name, command, self.folder / f"{name}.log", environment)
 
 
 @pytest.fixture

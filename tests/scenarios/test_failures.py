@@ -7,7 +7,7 @@ import signal
 import socket
 
 import psutil
-from conftest import Federation, eventually
+from fleet import Federation, eventually
 
 ENDLESS = {"federation.max_rounds": "100000", "federation.deadline_s": "1.5", "federation.quorum": "0.5"}
 

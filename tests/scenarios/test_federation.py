@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from conftest import Federation, eventually
+from fleet import Federation, eventually
 
 from client.data import read
 from common.config import DataSettings

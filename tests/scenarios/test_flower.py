@@ -1,0 +1,100 @@
+"""Flower's own ways: a stock SuperNode takes part, and a resident client runs no app but its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from fleet import Federation, eventually, free_port
+
+from server.link import SuperLink, flower_environment
+
+FOREIGN_SERVER = """
+import json
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import ServerApp
+
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    content = RecordDict({"record": ConfigRecord({"order": "run this"})})
+    messages = [Message(content, node, MessageType.QUERY) for node in grid.get_node_ids()]
+    replies = list(grid.send_and_receive(messages, timeout=30))
+    reasons = [reply.error.reason if reply.has_error() else "obeyed" for reply in replies]
+    open(context.run_config["answers"], "w").write(json.dumps(reasons))
+"""
+FOREIGN_CLIENT = """
+from flwr.clientapp import ClientApp
+app = ClientApp()
+"""
+FOREIGN_PROJECT = """
+[project]
+name = "intruder"
+version = "1.0.0"
+license = "Apache-2.0"
+dependencies = ["flwr>=1.41"]
+[tool.flwr.app]
+publisher = "somebody"
+[tool.flwr.app.components]
+serverapp = "intruder.server_app:app"
+clientapp = "intruder.client_app:app"
+[tool.flwr.app.config]
+answers = ""
+"""
+
+
+def test_a_stock_supernode_takes_part_beside_a_resident_client(federation) -> None:
+    run: Federation = federation({"federation.max_rounds": "2"})
+    run.start_server()
+    run.start_client(run.rows("resident"))
+    data = run.rows("stock")
+    eventually(lambda: "superlink ready" in run.log("server"))
+    run.processes.start(
+        "supernode",
+        [
+            str(Path(sys.executable).parent / "flower-supernode"), "--insecure", "--superlink", run.address,
+            "--port", str(free_port()), "--node-config", f'data="{data}"',
+        ],
+        run.folder / "supernode.log",
+        flower_environment(run.folder / "supernode-flower"),
+    )  # fmt: skip
+    run.finish(within_s=240)
+    trained = [r for r in run.rounds() if r["kind"] == "train"]
+    assert [{reply["client"] for reply in r["replies"]} for r in trained] == [{"resident", "stock"}] * 2
+    assert all(reply["train_s"] > 0 for r in trained for reply in r["replies"])
+
+
+def test_a_run_of_another_app_is_answered_with_an_error(federation) -> None:
+    run: Federation = federation()
+    link = SuperLink(run.folder, "127.0.0.1", run.port)
+    try:
+        link.start()
+        run.start_client(run.rows("a"))
+        eventually(lambda: "connected" in run.log("a"))
+        answers = run.folder / "answers.json"
+        submit_foreign_app(run.folder / "intruder", run.folder / "flower", answers)
+        eventually(answers.exists)
+        (reason,) = eventually(lambda: json.loads(answers.read_text() or "[]"))
+    finally:
+        link.end()
+    assert "runs flockwatch/flockwatch and no other app; the run is of somebody/intruder" in reason
+    assert run.processes.exit_code("a") is None
+
+
+def submit_foreign_app(app: Path, home: Path, answers: Path) -> None:
+    package = app / "intruder"
+    package.mkdir(parents=True)
+    (app / "pyproject.toml").write_text(FOREIGN_PROJECT)
+    (package / "__init__.py").write_text("")
+    (package / "server_app.py").write_text(FOREIGN_SERVER)
+    (package / "client_app.py").write_text(FOREIGN_CLIENT)
+    subprocess.run(
+        [
+            str(Path(sys.executable).parent / "flwr"), "run", str(app), "here",
+            "--run-config", f'answers="{answers}"',
+        ],
+        env=flower_environment(home), check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
