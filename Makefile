@@ -22,7 +22,7 @@ e2e: $(VENV)/.ready  ## long tests on real data
 
 bench: bench-rounds bench-memory  ## what the README claims, measured again
 
-bench-%: $(VENV)/.ready
+bench-rounds bench-memory: bench-%: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.$*
 
 $(VENV)/.ready: requirements.lock pyproject.toml

@@ -18,12 +18,13 @@ def publish(
     name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], **figures: Any
 ) -> None:
     """Print the table and the figures as one JSON line, and keep that line in `results/NAME.json`."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, justify="left" if column == columns[0] else "right")
     for row in rows:
         table.add_row(*row)
-    Console(width=110).print(table)
+    console = Console(width=110)
+    console.print(title, table, sep="\n")
     line = json.dumps(figures)
     KEPT.mkdir(exist_ok=True)
     (KEPT / f"{name}.json").write_text(line + "\n")

@@ -14,6 +14,8 @@ from common.config import ConfigError, LocalSettings, Settings
 from common.schema import Schema
 
 GENERATED_CLIENTS = 3
+TEST_ROWS = 2000
+"""Of each generated machine: enough for several faults of each kind."""
 
 BLOCK_WINDOWS = 10
 """`iid` deals rows in runs of so many windows, so that nearly every window holds true neighbours."""
@@ -47,7 +49,7 @@ def gather(settings: Settings, folder: Path) -> list[Source]:
 def _generate(local: LocalSettings, folder: Path, settings: Settings) -> list[Source]:
     clients = local.clients or GENERATED_CLIENTS
     if local.generate == "telemetry":
-        recordings = telemetry.record(clients, local.rows, local.rows // 2, seed=local.seed)
+        recordings = telemetry.record(clients, local.rows, TEST_ROWS, seed=local.seed)
         paths = telemetry.write(recordings, folder)
         return [Source(r.partition, path) for r, path in zip(recordings, paths, strict=True)]
     # The generator of the well-known example: another would give other rows for its seed.

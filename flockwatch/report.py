@@ -69,7 +69,9 @@ def report(
 def table(found: dict[str, Any]) -> Table:
     """The clients of a report, a row each, and their mean."""
     labelled = found["totals"]["federated"] is not None
-    shown = Table(title=_TITLE + (_LABELLED if labelled else ""), title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(
+        caption=_ERROR + (_QUALITY if labelled else ""), caption_justify="left", box=box.SIMPLE_HEAD
+    )
     for column in ("client", "rows", "error before", "error after"):
         shown.add_column(
             column, justify="left" if column == "client" else "right", no_wrap=column == "client"
@@ -85,8 +87,8 @@ def table(found: dict[str, Any]) -> Table:
     return shown
 
 
-_TITLE = "Mean reconstruction error on held-out rows"
-_LABELLED = "; AUROC / average precision on labelled test rows"
+_ERROR = "Error: mean squared reconstruction error on held-out rows."
+_QUALITY = "\nOther columns: AUROC / average precision on labelled test rows."
 
 
 def _cells(values: dict[str, Any], labelled: bool) -> list[str]:
