@@ -1,0 +1,59 @@
+"""The whole federation on the real telemetry of twelve servers, held against figures from plain Keras."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[3] / "shared" / "data")) / "asd"
+
+PLAIN_KERAS = {"federated": (0.784, 0.316), "pooled": (0.795, 0.359), "local_only": (0.812, 0.390)}
+"""AUROC and average precision, mean over the servers: window 10, 64-16-64, fleet scaler, 60 rounds."""
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    if not DATA.is_dir():
+        pytest.skip(f"no real data: {DATA} does not exist; FLOCKWATCH_DATA can name the folder above it")
+    runs = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-m", "flockwatch", "local", "--data", str(DATA), "--runs", str(runs)]
+    subprocess.run(command, check=True, timeout=800, capture_output=True)
+    (found,) = runs.glob("*/report.json")
+    return json.loads(found.read_text())
+
+
+def test_twelve_processes_train_to_the_end_and_every_one_answers(report: dict[str, Any]) -> None:
+    assert report["reason"] == "60 rounds done"
+    assert [r["answered"] for r in report["rounds"]] == [12] * 61
+    assert report["totals"]["error_after"] < 0.3 * report["totals"]["error_before"]
+
+
+@pytest.mark.parametrize("way", PLAIN_KERAS)
+def test_detection_is_as_good_as_plain_keras(report: dict[str, Any], way: str) -> None:
+    auroc, average_precision = PLAIN_KERAS[way]
+    found = report["totals"][way]
+    assert found["auroc"] == pytest.approx(auroc, abs=0.02)
+    assert found["average_precision"] == pytest.approx(average_precision, abs=0.03)
+
+
+def test_chance_is_far_behind(report: dict[str, Any]) -> None:
+    totals = report["totals"]
+    assert totals["random"]["auroc"] == pytest.approx(0.5, abs=0.06)
+    assert totals["federated"]["average_precision"] > 4 * totals["random"]["average_precision"]
+
+
+def test_per_round_figures_add_up(report: dict[str, Any]) -> None:
+    assert [r["version"] for r in report["rounds"]] == [*range(1, 61), 60]
+    for r in report["rounds"]:
+        assert r["bytes_up"] == sum(reply["bytes_up"] for reply in r["replies"])
+        rows = sum(reply["rows"] for reply in r["replies"])
+        mean = sum(reply["rows"] * reply["error"]["mean"] for reply in r["replies"]) / rows
+        assert r["error"] == pytest.approx(mean)
