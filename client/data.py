@@ -13,22 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from client import tables
+from client.tables import ENDINGS, NUMBER, DataError
 from common.config import DataSettings
 from common.schema import Schema, SchemaError
 
-ENDINGS = (".csv", ".csv.gz", ".parquet")
-
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _MISSING = r"(?i)^([+-]?(nan|inf|infinity)|null|none|na|n/a|)$"
 """Words for a number that is not there: a column of nothing else is a numeric column gone wrong."""
-
-
-class DataError(ValueError):
-    """A data file cannot be used; the message names the file, the place, and what was expected."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +106,7 @@ def read(path: Path, settings: DataSettings, name: str | None = None) -> Partiti
     Raises:
         DataError: the file cannot be read, or a column or a cell in it is not what it should be.
     """
-    table = _table(path)
+    table = tables.table(path)
     features = _features(table, settings, path)
     values = np.empty((table.num_rows, len(features)), np.float32)
     for i, feature in enumerate(features):
@@ -134,7 +128,7 @@ def read_column(path: Path, column: str, settings: DataSettings) -> tuple[NDArra
     Raises:
         DataError: the file cannot be read, or has no such column, or one with an empty cell.
     """
-    table = _table(path)
+    table = tables.table(path)
     if column not in table.column_names:
         raise DataError(f"{path}: no column '{column}'; it has {', '.join(table.column_names)}")
     cells = table.column(column)
@@ -155,78 +149,6 @@ def write(partition: Partition, path: Path, settings: DataSettings) -> Path:
         columns[settings.label] = np.concatenate([normal, partition.test_labels])
     pyarrow.parquet.write_table(pa.table(columns), path)
     return path
-
-
-def _table(path: Path) -> pa.Table:
-    if not path.is_file():
-        raise DataError(
-            f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected a CSV or Parquet file"
-        )
-    if not path.name.endswith(ENDINGS):
-        raise DataError(f"{path}: expected a file ending in {', '.join(ENDINGS)}")
-    try:
-        table = _parquet(path) if path.suffix == ".parquet" else _csv(path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
-    twice = sorted({c for c in table.column_names if table.column_names.count(c) > 1})
-    if twice:
-        raise DataError(f"{path}: columns named twice: {', '.join(map(repr, twice))}")
-    if not table.num_rows:
-        raise DataError(f"{path}: no rows")
-    return table
-
-
-def _parquet(path: Path) -> pa.Table:
-    table = pyarrow.parquet.ParquetFile(path).read()
-    return pa.table([_plain(column) for column in table.columns], names=table.column_names)
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column without the encodings that other writers choose: categories and string views."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
-        column = column.cast(pa.string())
-    return column
-
-
-def _csv(path: Path) -> pa.Table:
-    """All columns as text: which are numbers is decided here, where the first bad cell can be named."""
-    uneven: list[Any] = []
-
-    def refuse(row: Any) -> str:
-        uneven.append(row)
-        return "error"
-
-    reading = pyarrow.csv.ReadOptions(use_threads=False)  # with threads, a bad row does not know its number
-    parsing = pyarrow.csv.ParseOptions(invalid_row_handler=refuse)
-    try:
-        with pyarrow.csv.open_csv(path, reading, parsing) as probe:
-            names = probe.schema.names
-        convert = pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
-        )
-        table = pyarrow.csv.read_csv(path, reading, parsing, convert)
-    except pa.ArrowInvalid:
-        if not uneven:
-            raise
-        row = uneven[0]
-        raise DataError(
-            f"{path}: row {row.number - 1} has {row.actual_columns} cells, expected {row.expected_columns}"
-        ) from None
-    for i, name in enumerate(names := [name.strip() for name in names]):
-        if not name or re.match(_NUMBER, name):
-            raise DataError(
-                f"{path}: the header names column {i + 1} '{name}'; expected a first line with column names"
-            )
-    return pa.table([_booleans(column) for column in table.columns], names=names)
-
-
-def _booleans(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text of nothing but `true` and `false` as booleans, other text as it is."""
-    words = pc.utf8_lower(pc.utf8_trim_whitespace(cells))
-    boolean = pc.all(pc.is_in(words, pa.array(["true", "false"])), min_count=1).as_py()
-    return pc.equal(words, "true") if boolean else cells
 
 
 def _features(table: pa.Table, settings: DataSettings, path: Path) -> list[str]:
@@ -254,7 +176,7 @@ def _looks_numeric(column: pa.ChunkedArray) -> bool:
     if not pa.types.is_string(column.type):
         return _is_numeric(column.type)
     text = pc.utf8_trim_whitespace(column)
-    if pc.any(pc.match_substring_regex(text, _NUMBER)).as_py():
+    if pc.any(pc.match_substring_regex(text, NUMBER)).as_py():
         return True
     return bool(pc.all(pc.match_substring_regex(text, _MISSING), min_count=0).as_py())
 
@@ -269,7 +191,7 @@ def _parsed(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """Numbers of any width, or written as text; NaN for a cell that holds none."""
     if pa.types.is_string(column.type):
         text = pc.utf8_trim_whitespace(column)
-        number = pc.match_substring_regex(text, _NUMBER)
+        number = pc.match_substring_regex(text, NUMBER)
         column = pc.replace_substring_regex(pc.if_else(number, text, "nan"), r"^\+", "")  # Arrow takes no '+'
     values: NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy()
     return values

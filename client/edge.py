@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data import DataError, Partition
+from client.data import Partition
+from client.tables import DataError
 from common.architecture import Architecture
 from common.config import ScalingSettings, ThresholdSettings, TrainingSettings
 from common.manifest import Manifest

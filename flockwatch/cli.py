@@ -99,9 +99,9 @@ def _flags(given: argparse.Namespace) -> list[str]:
 
 
 def _is_wrong_input(error: Exception) -> bool:
-    from client.data import DataError
     from client.identity import IdentityError
     from client.partition import PartitionError
+    from client.tables import DataError
     from common.schema import SchemaError
 
     return isinstance(error, ConfigError | DataError | PartitionError | SchemaError | IdentityError)

@@ -1,7 +1,7 @@
 """A Flower strategy that runs the coordinator over a Grid; another Flower strategy does the arithmetic.
 
-This is the shell around `server.coordinator`: it turns messages into events and actions into messages,
-keeps what they carry, and writes each version before anybody hears of it.
+This is the shell around `server.coordinator`: replies become events, actions become messages, and each
+version is on disk before anybody hears of it.
 """
 
 from __future__ import annotations
@@ -9,37 +9,43 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from common.architecture import Architecture
 from common.config import Settings
-from common.flwr_private import pull, push_inline
 from common.manifest import Manifest
-from common.messages import (
-    CONTENT,
-    RECORD,
-    Describe,
-    Description,
-    Evaluation,
-    ProtocolError,
-    Task,
-    Update,
-)
+from common.messages import Description, Evaluation, Update
 from common.moments import Moments
 from common.schema import Schema
 from common.weights import Weights, add
 from server import coordinator
 from server.admission import NotAdmitted, admit
-from server.coordinator import Abandon, Ask, Fold, Measured, NodesSeen, Send, State, Stop, Tick
+from server.exchange import Exchange, Reply
 from server.history import History, ReplyRow, RoundRow
 from server.registry import Registry
+from server.state import (
+    Abandon,
+    Answered,
+    Ask,
+    Described,
+    Event,
+    Failed,
+    Fold,
+    Folded,
+    Measured,
+    Node,
+    NodesSeen,
+    Send,
+    State,
+    Stop,
+    Tick,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +56,6 @@ FASTEST_POLL_S, SLOWEST_POLL_S = 0.02, 0.25
 POLL_SHARE = 0.05
 """The wait before the next poll for replies, as a share of the time since the last one."""
 
-ASK_TTL_S = 30.0
 TELL_WAIT_EVERY_S = 5.0
 """How often the log says what the run waits for."""
 
@@ -59,20 +64,11 @@ TRAINED_UNDER = {"model", "training", "scaling", "threshold"}
 
 
 @dataclass(frozen=True)
-class _Sent:
-    """A message that has no reply yet."""
+class _Used:
+    """An admitted answer of the open round."""
 
-    node: int
-    number: int
-    manifest: Manifest | None
-    """The version that it asked about; None for a question who the client is."""
-
-
-@dataclass(frozen=True)
-class _Received:
     answer: Update | Evaluation
-    message: Message
-    bytes_up: int
+    reply: Reply
 
 
 class FlockStrategy(Strategy):
@@ -101,9 +97,8 @@ class FlockStrategy(Strategy):
         self._clock = clock
         self._state = State(features=settings.data.features)
         self._manifest: Manifest | None = None
-        self._sent: dict[str, _Sent] = {}
-        self._descriptions: dict[int, Description] = {}
-        self._received: dict[int, _Received] = {}
+        self._descriptions: dict[Node, Description] = {}
+        self._used: dict[Node, _Used] = {}
         self._opened = 0.0
         self._bytes_down = 0
         self._resume()
@@ -145,16 +140,17 @@ class FlockStrategy(Strategy):
         Weights, rounds and time limits come from the settings, so Flower's other arguments are not used.
         """
         self.summary()
+        exchange = Exchange(grid)
         nodes_at = told_at = progress_at = self._clock()
         while self._state.stopped is None:
             now = self._clock()
             if now >= nodes_at:
-                self._handle(NodesSeen(frozenset(grid.get_node_ids())), grid)
+                self._handle(NodesSeen(exchange.nodes()), exchange)
                 nodes_at = now + NODES_EVERY_S
-            for message in self._pull(grid):
-                self._receive(message, grid)
+            for reply in exchange.replies():
+                self._handle(self._event_of(reply), exchange)
                 progress_at = now
-            self._handle(Tick(), grid)
+            self._handle(Tick(), exchange)
             if now >= told_at + TELL_WAIT_EVERY_S:
                 self._tell_wait(now)
                 told_at = now
@@ -179,7 +175,29 @@ class FlockStrategy(Strategy):
         )
         log.info("resuming version=%d hash=%s", self._manifest.version, self._manifest.hash[:12])
 
-    def _handle(self, event: coordinator.Event, grid: Grid) -> None:
+    def _event_of(self, reply: Reply) -> Event:
+        """What a reply means to the coordinator; keeps what the reply carries."""
+        sent, answer = reply.sent, reply.answer
+        if isinstance(answer, Description):
+            self._descriptions[sent.node] = answer
+            return Described(sent.node, answer.client, answer.instance, answer.schema.features)
+        problem = reply.problem
+        if answer is not None and sent.manifest is not None:
+            try:
+                admit(answer, sent.manifest)
+            except NotAdmitted as error:
+                problem = f"not admitted: {error}"
+        if answer is None or problem:
+            name = self._name(sent.node)
+            log.warning("reply not used client=%s round=%d reason=%s", name, sent.number, problem)
+            return Failed(sent.node, problem)
+        if self._state.round is not None and sent.number == self._state.round.number:
+            self._used[sent.node] = _Used(answer, reply)
+        else:
+            log.info("late reply client=%s round=%d", answer.client, sent.number)
+        return Answered(sent.node, sent.number)
+
+    def _handle(self, event: Event, exchange: Exchange) -> None:
         """Step the coordinator, and do what it says until nothing more follows."""
         events = deque([event])
         while events:
@@ -188,14 +206,17 @@ class FlockStrategy(Strategy):
             )
             for action in actions:
                 match action:
-                    case Ask():
-                        self._ask(action, grid)
+                    case Ask(node, refused):
+                        if refused:
+                            log.warning("client refused client=%s reason=%s", self._name(node), refused)
+                            self._history.note("refused", refused)
+                        exchange.ask(node, refused)
                     case Send():
-                        self._send(action, grid)
+                        self._send(action, exchange)
                     case Fold():
                         events.append(self._fold(action))
                     case Measured(nodes):
-                        self._measured(nodes)
+                        self._record("evaluate", self._state.version + 1, self._of(nodes), {})
                     case Abandon(number, failed):
                         log.warning("round failed round=%d reasons=%s", number, dict(failed))
                         self._record("train", number, [], failed)
@@ -203,47 +224,15 @@ class FlockStrategy(Strategy):
                         log.info("stopped version=%d reason=%s", self._state.version, reason)
                         self._history.note("stopped", reason)
 
-    def _tell_wait(self, now: float) -> None:
-        waiting = coordinator.waiting_for(self._state, now, self._settings.federation)
-        if waiting:
-            log.info("waiting %s", waiting)
-            self._history.note("waiting", waiting)
-
-    # Messages out.
-
-    def _ask(self, action: Ask, grid: Grid) -> None:
-        if action.refused:
-            log.warning("client refused node=%d reason=%s", action.node, action.refused)
-            self._history.note("refused", action.refused)
-        content = _content(Describe(action.refused))
-        message = Message(content, action.node, MessageType.QUERY, ttl=ASK_TTL_S)
-        self._remember(grid.push_messages([message]), [_Sent(action.node, 0, None)])
-
-    def _send(self, action: Send, grid: Grid) -> None:
-        manifest = self._manifest = self._manifest or self._first_version()
-        content = _content(Task(manifest))
-        settings = self._settings.federation
-        kind = MessageType.TRAIN if action.kind == "train" else MessageType.EVALUATE
+    def _send(self, order: Send, exchange: Exchange) -> None:
+        self._manifest = self._manifest or self._first_version()
         self._opened = self._clock()
-        self._received.clear()
-        self._bytes_down = len(action.nodes) * len(_packed(content))
-        inline = [node for node in action.nodes if self._descriptions[node].inline]
-        by_objects = [node for node in action.nodes if node not in inline]
-        for nodes, push in ((inline, partial(push_inline, grid)), (by_objects, grid.push_messages)):
-            messages = [
-                Message(content, node, kind, ttl=settings.wait_s, group_id=str(action.number))
-                for node in nodes
-            ]
-            self._remember(push(messages), [_Sent(node, action.number, manifest) for node in nodes])
+        self._used.clear()
+        self._bytes_down = exchange.send(order, self._manifest, self._settings.federation.wait_s)
         log.info(
             "round opened round=%d kind=%s version=%d clients=%d",
-            action.number, action.kind, manifest.version, len(action.nodes),
+            order.number, order.kind, self._manifest.version, len(order.nodes),
         )  # fmt: skip
-
-    def _remember(self, message_ids: Iterable[str], sent: list[_Sent]) -> None:
-        for message_id, record in zip(message_ids, sent, strict=True):
-            if message_id:
-                self._sent[message_id] = record
 
     def _first_version(self) -> Manifest:
         """Version 0: drawn weights, and the moments of every client that is ready."""
@@ -264,99 +253,37 @@ class FlockStrategy(Strategy):
             moments=moments,
             settings=settings.model_dump(mode="json", include=TRAINED_UNDER),
         )
-        self._publish(manifest)
+        self._publish(manifest, self._state)
         return manifest
 
-    # Messages in.
-
-    def _pull(self, grid: Grid) -> list[Message]:
-        return pull(grid, list(self._sent)) if self._sent else []
-
-    def _receive(self, message: Message, grid: Grid) -> None:
-        sent = self._sent.pop(message.metadata.reply_to_message_id, None)
-        if sent is None:
-            return
-        try:
-            event = self._event_of(message, sent)
-        except (ProtocolError, NotAdmitted) as error:
-            event = coordinator.Failed(sent.node, f"{type(error).__name__}: {error}")
-        if isinstance(event, coordinator.Failed):
-            name = self._name(sent.node)
-            log.warning("reply not used client=%s round=%d reason=%s", name, sent.number, event.reason)
-        self._handle(event, grid)
-
-    def _event_of(self, message: Message, sent: _Sent) -> coordinator.Event:
-        """What a reply means; keeps what it carries."""
-        if message.has_error():
-            return coordinator.Failed(sent.node, message.error.reason or "error without a reason")
-        content = _packed(message.content)
-        if sent.manifest is None:
-            description = Description.unpack(content)
-            self._descriptions[sent.node] = description
-            return coordinator.Described(
-                sent.node, description.client, description.instance, description.schema.features
-            )
-        training = message.metadata.message_type == MessageType.TRAIN
-        answer = Update.unpack(content) if training else Evaluation.unpack(content)
-        admit(answer, sent.manifest)
-        if self._state.round is not None and sent.number == self._state.round.number:
-            self._received[sent.node] = _Received(answer, message, len(content))
-        else:
-            log.info("late reply client=%s round=%d", answer.client, sent.number)
-        return coordinator.Answered(sent.node, sent.number)
-
-    # Versions.
-
-    def _fold(self, action: Fold) -> coordinator.Folded:
+    def _fold(self, action: Fold) -> Folded:
         """Make the next version of the updates, write it, and then let it be known."""
         current = self._manifest
         assert current is not None  # noqa: S101  it was sent
-        used = sorted((self._received[node] for node in action.nodes), key=lambda r: r.answer.client)
-        arrays, _ = self._inner.aggregate_train(action.number, [_as_flower_reply(r, current) for r in used])
+        used = self._of(action.nodes)
+        arrays, _ = self._inner.aggregate_train(action.number, [_as_flower_reply(u, current) for u in used])
         if arrays is None:
             raise RuntimeError(f"{type(self._inner).__name__} made nothing of {len(used)} updates")
         weights: Weights = {name: array.numpy() for name, array in arrays.items()}
-        error = _weighted_error(used)
         # Stepping first gives the progress that belongs to the new version; the event is handled after.
-        event = coordinator.Folded(error)
+        event = Folded(_weighted_error(used))
         after, _ = coordinator.step(self._state, event, self._clock(), self._settings.federation)
         self._manifest = replace(current, version=current.version + 1, weights=weights)
         self._publish(self._manifest, after)
         self._record("train", action.number, used, action.failed)
-        log.info(
-            "round folded round=%d version=%d error=%.6g answered=%d failed=%d wall_s=%.3f",
-            action.number, self._manifest.version, error, len(used), len(action.failed),
-            self._clock() - self._opened,
-        )  # fmt: skip
         return event
 
-    def _measured(self, nodes: tuple[int, ...]) -> None:
-        used = [self._received[node] for node in nodes]
-        self._record("evaluate", self._state.version + 1, used, {})
-        log.info("measured version=%d error=%.6g", self._state.version, _weighted_error(used))
-
-    def _publish(self, manifest: Manifest, state: State | None = None) -> None:
-        state = state or self._state
+    def _publish(self, manifest: Manifest, state: State) -> None:
         progress = {
             "best_error": state.best_error,
             "rounds_without_improvement": state.rounds_without_improvement,
         }
         self._registry.write(manifest, progress)
 
-    def _record(self, kind: str, number: int, used: list[_Received], failed: Any) -> None:
-        assert self._manifest is not None  # noqa: S101
-        replies = [
-            ReplyRow(
-                client=r.answer.client,
-                version=r.answer.version,
-                rows=r.answer.rows,
-                error=r.answer.error,
-                bytes_up=r.bytes_up,
-                loss=r.answer.loss if isinstance(r.answer, Update) else None,
-                train_s=r.answer.train_s if isinstance(r.answer, Update) else None,
-            )
-            for r in used
-        ]
+    # What is told: the log and the history.
+
+    def _record(self, kind: str, number: int, used: list[_Used], failed: Mapping[Node, str]) -> None:
+        assert self._manifest is not None  # noqa: S101  a round was opened with it
         row = RoundRow(
             number=number,
             kind=kind,
@@ -364,43 +291,58 @@ class FlockStrategy(Strategy):
             wall_s=self._clock() - self._opened,
             sampled=len(used) + len(failed),
             error=_weighted_error(used) if used else None,
-            bytes_up=sum(r.bytes_up for r in used),
+            bytes_up=sum(u.reply.bytes_up for u in used),
             bytes_down=self._bytes_down,
             failed={self._name(node): reason for node, reason in failed.items()},
         )
-        self._history.add_round(row, replies)
+        self._history.add_round(row, [_reply_row(u) for u in used])
+        log.info(
+            "round closed round=%d kind=%s version=%d error=%s answered=%d failed=%d wall_s=%.3f",
+            number, kind, row.version, row.error, len(used), len(failed), row.wall_s,
+        )  # fmt: skip
 
-    def _name(self, node: int) -> str:
+    def _tell_wait(self, now: float) -> None:
+        waiting = coordinator.waiting_for(self._state, now, self._settings.federation)
+        if waiting:
+            log.info("waiting %s", waiting)
+            self._history.note("waiting", waiting)
+
+    def _of(self, nodes: Iterable[Node]) -> list[_Used]:
+        """The admitted answers of these clients, in the order of their names, so that sums are repeatable."""
+        return sorted((self._used[node] for node in nodes), key=lambda u: u.answer.client)
+
+    def _name(self, node: Node) -> str:
         description = self._descriptions.get(node)
         return description.client if description else str(node)
 
 
-def _content(message: Describe | Task) -> RecordDict:
-    return RecordDict({RECORD: ConfigRecord({CONTENT: message.pack()})})
+def _weighted_error(used: list[_Used]) -> float:
+    rows = sum(u.answer.rows for u in used)
+    return sum(u.answer.error.mean * u.answer.rows for u in used) / rows
 
 
-def _packed(content: RecordDict) -> bytes:
-    record = content.get(RECORD)
-    packed = record.get(CONTENT) if isinstance(record, ConfigRecord) else None
-    if not isinstance(packed, bytes):
-        raise ProtocolError(f"a message without '{RECORD}/{CONTENT}': not from flockwatch")
-    return packed
-
-
-def _weighted_error(used: list[_Received]) -> float:
-    rows = sum(r.answer.rows for r in used)
-    return sum(r.answer.error.mean * r.answer.rows for r in used) / rows
+def _reply_row(used: _Used) -> ReplyRow:
+    answer = used.answer
+    return ReplyRow(
+        client=answer.client,
+        version=answer.version,
+        rows=answer.rows,
+        error=answer.error,
+        bytes_up=used.reply.bytes_up,
+        loss=answer.loss if isinstance(answer, Update) else None,
+        train_s=answer.train_s if isinstance(answer, Update) else None,
+    )
 
 
 def _arrays(weights: Weights) -> ArrayRecord:
     return ArrayRecord({name: Array(array) for name, array in weights.items()})
 
 
-def _as_flower_reply(received: _Received, current: Manifest) -> Message:
+def _as_flower_reply(used: _Used, current: Manifest) -> Message:
     """The update in the form that Flower's strategies aggregate: whole arrays, and metrics with a weight."""
-    update = received.answer
+    update = used.answer
     assert isinstance(update, Update)  # noqa: S101  only train replies are folded
     metrics = MetricRecord({"num-examples": update.rows, "error": update.error.mean, "loss": update.loss})
     arrays = _arrays(add(current.weights, update.difference))
-    received.message.content = RecordDict({"arrays": arrays, "metrics": metrics})
-    return received.message
+    used.reply.message.content = RecordDict({"arrays": arrays, "metrics": metrics})
+    return used.reply.message
