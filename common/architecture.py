@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from common.config import Activation, ModelSettings
+from common.config import Activation, ModelSettings, PositiveInt
 from common.weights import Shapes, Weights
 
 
@@ -21,9 +21,9 @@ class Architecture:
     (190, 64, 16, 64, 190)
     """
 
-    features: int
-    window: int = 1
-    hidden: tuple[int, ...] = (64, 16, 64)
+    features: PositiveInt
+    window: PositiveInt = 1
+    hidden: tuple[PositiveInt, ...] = (64, 16, 64)
     activation: Activation = "relu"
     output_activation: Activation = "linear"
 
@@ -31,11 +31,6 @@ class Architecture:
     def of(cls, settings: ModelSettings, features: int) -> Self:
         """The architecture that the settings describe, for so many features."""
         return cls(features=features, **settings.model_dump())
-
-    @classmethod
-    def parse(cls, values: dict[str, Any]) -> Self:
-        """From plain values, as `vars(architecture)` and JSON give them."""
-        return cls(**{**values, "hidden": tuple(values["hidden"])})
 
     @property
     def inputs(self) -> int:

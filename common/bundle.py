@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 Arrays = Mapping[str, NDArray[Any]]
 
 _FIELDS = "flockwatch"
+T = TypeVar("T")
 
 
 class BundleError(ValueError):
@@ -27,7 +30,7 @@ def pack(fields: Mapping[str, Any], arrays: Arrays) -> bytes:
     ({'version': 3}, {})
     """
     header = {_FIELDS: json.dumps(fields, sort_keys=True, allow_nan=False)}
-    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=header)
+    return save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata=header)
 
 
 def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -43,8 +46,28 @@ def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         fields = json.loads(header["__metadata__"][_FIELDS])
     except SafetensorError as error:
         raise BundleError(f"not a bundle, or damaged: {error}") from error
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise BundleError("safetensors without the fields of a bundle") from error
     if not isinstance(fields, dict):
         raise BundleError("the fields of a bundle are a JSON object")
     return fields, arrays
+
+
+def checked(kind: type[T], fields: Any) -> T:
+    """Fields of a bundle as the dataclass `kind`, with every value of the type that it declares.
+
+    Raises:
+        BundleError: a field is missing or of another type; the message names it.
+    """
+    adapter: TypeAdapter[T] = _adapter(cast(Any, kind))
+    try:
+        return adapter.validate_json(json.dumps(fields), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(str(part) for part in problem["loc"])
+        raise BundleError(f"'{name}': {problem['msg'].lower()}") from None
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

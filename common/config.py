@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -65,7 +66,7 @@ class ScalingSettings(Section):
     """How inputs are scaled: by moments of the whole fleet, of each client alone, or not at all."""
 
     by: Literal["fleet", "client", "none"] = "fleet"
-    clip: Annotated[float, Field(gt=0)] | None = None
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Largest scaled magnitude, in standard deviations; larger ones are cut off. None: no limit."""
 
     @model_validator(mode="after")
@@ -110,7 +111,7 @@ class DataSettings(Section):
     Names with a leading underscore are never features unless `features` lists them.
     """
 
-    features: Names | None = None
+    features: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
     label: str = "label"
     split: str = "split"
     """Column with 0 for training rows and 1 for test rows; where it is absent every row trains."""
@@ -242,8 +243,7 @@ def load(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        with path.open(encoding="utf-8") as file:
-            values = yaml.load(file, Loader=_StrictLoader)  # noqa: S506  a SafeLoader that refuses twice-set keys
+        values = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -252,6 +252,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: is not valid YAML: {getattr(error, 'problem', error)}") from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a date in month 13, a number of no base, a thousand brackets
+        raise ConfigError(f"{path}: holds a value that cannot be read: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -259,8 +264,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  it is a SafeLoader
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that is set twice is an error, not a silent loss of the first."""
+    """YAML in which a key that is set twice is an error, and 1e-3 is a number as in YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; raises ConstructorError on a repeated key."""
@@ -275,6 +284,13 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 def _from_environment(environ: Mapping[str, str] | None) -> Iterator[tuple[str, str, str]]:
@@ -296,10 +312,10 @@ def _put(values: dict[str, Any], key: str, text: str, origin: str) -> None:
     if not dot or "." in name:
         raise ConfigError(f"{origin}: expected a key such as federation.max_rounds, found '{key}'")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _parse_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{origin}: '{text}' is not a valid value") from error
-    existing = values.setdefault(section, {})
+    existing = values[section] = values.get(section) or {}
     if not isinstance(existing, dict):
         raise ConfigError(f"{origin}: '{section}' is already set to {existing!r}, not to a section")
     existing[name] = value

@@ -148,14 +148,20 @@ class FleetConnection:
             inline = _is_whole(message)
             if not inline:
                 run_id = message.metadata.run_id
-                message = _fetch(
-                    proto,
-                    tree,
-                    make_pull_object_fn_protobuf(self._client.PullObject, self._node, run_id),
-                    make_confirm_message_received_fn_protobuf(
-                        self._client.ConfirmMessageReceived, self._node, run_id
-                    ),
-                )
+                try:
+                    message = _fetch(
+                        proto,
+                        tree,
+                        make_pull_object_fn_protobuf(self._client.PullObject, self._node, run_id),
+                        make_confirm_message_received_fn_protobuf(
+                            self._client.ConfirmMessageReceived, self._node, run_id
+                        ),
+                    )
+                except (ObjectPullError, httpx.HTTPStatusError) as error:
+                    passing = isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
+                    if not passing:  # the content is gone, or the run is over: another try is of no use
+                        self._announced = None
+                    raise
         self._announced = None
         return message, inline
 
@@ -312,3 +318,5 @@ class _translated_errors:
                 raise Unreachable(str(error) or kind.__name__ if kind else "") from error
             case ObjectPullError() | ObjectPushError():
                 raise Unreachable(str(error)) from error
+            case ValueError():
+                raise Unreachable(f"the answer is not Flower's: {error}") from error

@@ -10,9 +10,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from pydantic import NonNegativeInt
 
 from common.architecture import Architecture
-from common.bundle import BundleError, pack, unpack
+from common.bundle import checked, pack, unpack
 from common.moments import Moments
 from common.schema import Schema
 from common.weights import Weights, digest, is_finite, shapes
@@ -23,6 +24,18 @@ _MOMENTS = ("mean", "m2", "minimum", "maximum")
 
 class ManifestError(ValueError):
     """A manifest cannot be trusted: damaged, of another format, or not finite."""
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The fields of a packed manifest."""
+
+    version: NonNegativeInt
+    features: tuple[str, ...]
+    architecture: Architecture
+    count: int
+    settings: dict[str, Any]
+    hash: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +54,9 @@ class Manifest:
     """The settings that the version was trained under, as plain values."""
 
     def __post_init__(self) -> None:
+        counts = {len(self.schema), self.architecture.features, len(self.moments.mean)}
+        if len(counts) > 1:
+            raise ManifestError(f"schema, architecture and moments differ in their features: {counts}")
         if shapes(self.weights) != self.architecture.shapes:
             raise ManifestError(
                 f"weights have shapes {shapes(self.weights)}, the architecture {self.architecture.shapes}"
@@ -67,24 +83,27 @@ class Manifest:
         """
         try:
             fields, arrays = unpack(content)
-            if fields["format"] != FORMAT:
-                raise ManifestError(f"format {fields['format']}; this program reads format {FORMAT}")
+            if fields.get("format") != FORMAT:
+                raise ManifestError(f"format {fields.get('format')}; this program reads format {FORMAT}")
+            header = checked(_Header, fields)
             manifest = cls(
-                version=fields["version"],
-                schema=Schema(tuple(fields["features"])),
-                architecture=Architecture.parse(fields["architecture"]),
+                version=header.version,
+                schema=Schema(header.features),
+                architecture=header.architecture,
                 weights={
                     n.removeprefix("weights/"): a for n, a in arrays.items() if n.startswith("weights/")
                 },
-                moments=Moments(fields["count"], *(arrays[f"moments/{name}"] for name in _MOMENTS)),
-                settings=fields["settings"],
+                moments=Moments(header.count, *(arrays[f"moments/{name}"] for name in _MOMENTS)),
+                settings=header.settings,
             )
-        except BundleError as error:
+        except ManifestError:
+            raise
+        except KeyError as error:
+            raise ManifestError(f"incomplete: no {error}") from error
+        except ValueError as error:  # of the bundle, the schema, or the moments
             raise ManifestError(str(error)) from error
-        except (KeyError, TypeError) as error:
-            raise ManifestError(f"incomplete: {error}") from error
-        if manifest.hash != fields["hash"]:
-            raise ManifestError(f"hash is {manifest.hash[:12]}, the manifest says {fields['hash'][:12]}")
+        if manifest.hash != header.hash:
+            raise ManifestError(f"hash is {manifest.hash[:12]}, the manifest says {header.hash[:12]}")
         return manifest
 
     def _fields(self) -> dict[str, Any]:

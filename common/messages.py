@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from common.bundle import BundleError, pack, unpack
+from common.bundle import BundleError, checked, pack, unpack
 from common.manifest import Manifest, ManifestError
 from common.moments import Moments
 from common.schema import Schema
@@ -29,6 +29,8 @@ PROTOCOL = 1
 
 RECORD, CONTENT = "flockwatch", "content"
 """A Flower message holds one record with one value: a message of this file, packed."""
+
+_COLUMNS = ("mean", "m2", "minimum", "maximum")
 
 Fields = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
@@ -75,7 +77,7 @@ class _Message:
 
     @classmethod
     def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
-        return cls(**fields)
+        return checked(cls, fields)
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,17 @@ class Describe(_Message):
 
     refused: str | None = None
     """Why the server has no work for this client; None for one that is welcome."""
+
+
+@dataclass(frozen=True)
+class _Introduction:
+    """The fields of a packed description."""
+
+    client: str
+    instance: str
+    features: tuple[str, ...]
+    count: int
+    inline: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,26 +112,17 @@ class Description(_Message):
     """Whether the client can be sent messages with their content inside: a resident one can."""
 
     def _parts(self) -> tuple[Fields, Arrays]:
-        m = self.moments
-        return (
-            {
-                "client": self.client,
-                "instance": self.instance,
-                "inline": self.inline,
-                "features": list(self.schema.features),
-                "count": m.count,
-            },
-            {"mean": m.mean, "m2": m.m2, "minimum": m.minimum, "maximum": m.maximum},
-        )
+        moments = self.moments
+        said = _Introduction(self.client, self.instance, self.schema.features, moments.count, self.inline)
+        return dataclasses.asdict(said), {name: getattr(moments, name) for name in _COLUMNS}
 
     @classmethod
     def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
-        schema = Schema(tuple(fields["features"]))
-        columns = [arrays[name] for name in ("mean", "m2", "minimum", "maximum")]
-        if fields["count"] < 1 or any(c.shape != (len(schema),) or not np.isfinite(c).all() for c in columns):
-            raise ValueError(f"moments are not {len(schema)} finite values each over at least one row")
-        moments = Moments(fields["count"], *columns)
-        return cls(fields["client"], fields["instance"], schema, moments, fields["inline"])
+        said = checked(_Introduction, fields)
+        schema, moments = Schema(said.features), Moments(said.count, *(arrays[name] for name in _COLUMNS))
+        if len(moments.mean) != len(schema):
+            raise ValueError(f"{len(moments.mean)} moments of {len(schema)} features")
+        return cls(said.client, said.instance, schema, moments, said.inline)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,33 +150,29 @@ class Evaluation(_Message):
     version: int
     """The version that was measured."""
     rows: int
-    """Rows that the client trains on."""
+    """Rows that the client trains on: its weight in a mean over clients."""
     error: ErrorSummary
 
-    @classmethod
-    def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
-        return cls(**{**fields, "error": ErrorSummary(**fields["error"])})
 
+@dataclass(frozen=True)
+class _Training(Evaluation):
+    """The fields of a packed update."""
 
-@dataclass(frozen=True, eq=False)
-class Update(_Message):
-    """What one client learned: the difference from the version it was given, and that version's error."""
-
-    client: str
-    version: int
-    """The version that was measured and that the difference starts from."""
-    rows: int
-    """Rows trained on: the update's weight in the mean."""
-    error: ErrorSummary
     loss: float
     """Mean training loss of the last epoch."""
     train_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Update(_Training):
+    """What one client learned: the difference from the version it was given, and that version's error."""
+
     difference: Weights
 
     def _parts(self) -> tuple[Fields, Arrays]:
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "difference"}
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(_Training)}
         return {**fields, "error": dataclasses.asdict(self.error)}, dict(self.difference)
 
     @classmethod
     def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
-        return cls(**{**fields, "error": ErrorSummary(**fields["error"])}, difference=arrays)
+        return cls(**vars(checked(_Training, fields)), difference=arrays)

@@ -34,6 +34,16 @@ class Moments:
     minimum: NDArray[np.float64]
     maximum: NDArray[np.float64]
 
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"moments of {self.count} rows; expected at least one")
+        columns = {"m2": self.m2, "minimum": self.minimum, "maximum": self.maximum, "mean": self.mean}
+        for name, column in columns.items():
+            if column.ndim != 1 or column.shape != self.mean.shape or not np.isfinite(column).all():
+                raise ValueError(f"moments: '{name}' is not {self.mean.size} finite values")
+        if (self.m2 < 0).any():
+            raise ValueError("moments: 'm2' is negative, which no sum of squares is")
+
     @classmethod
     def of(cls, rows: NDArray[np.floating]) -> Self:
         """Moments of rows of shape (n, features), n >= 1."""
@@ -91,7 +101,7 @@ class Scaler:
         """A scaler to mean 0 and standard deviation 1; a feature that never varies is only centred."""
         std = np.sqrt(moments.variance)
         magnitude = np.maximum(np.abs(moments.minimum), np.abs(moments.maximum))
-        constant = std <= SMALLEST_STD * magnitude
+        constant = (std <= SMALLEST_STD * magnitude) | (std < np.finfo(np.float32).tiny)
         return cls(moments.mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32), clip)
 
     @classmethod
