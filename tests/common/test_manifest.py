@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load
+
+from common.architecture import Architecture
+from common.bundle import pack, unpack
+from common.manifest import Manifest, ManifestError
+from common.moments import Moments
+from common.schema import Schema
+from common.weights import digest
+
+NAMES = st.lists(st.text(max_size=6), min_size=1, max_size=3, unique=True).map(tuple)
+
+
+def manifest(features: tuple[str, ...] = ("cpu", "mémoire"), seed: int = 0, **changes: Any) -> Manifest:
+    architecture = Architecture(len(features), window=2, hidden=(3,))
+    rows = np.random.default_rng(seed).normal(size=(9, len(features)))
+    values: dict[str, Any] = {
+        "version": 3,
+        "schema": Schema(features),
+        "architecture": architecture,
+        "weights": architecture.first_weights(seed),
+        "moments": Moments.of(rows),
+        "settings": {"training": {"epochs": 2, "learning_rate": 0.001}, "model": {"hidden": [3]}},
+    }
+    return Manifest(**{**values, **changes})
+
+
+def contents(m: Manifest) -> dict[str, Any]:
+    """Everything that a manifest holds, in a form that can be compared."""
+    return {
+        "version": m.version,
+        "features": m.schema.features,
+        "architecture": asdict(m.architecture),
+        "weights": digest(m.weights),
+        "moments": {n: v.tolist() if n != "count" else v for n, v in vars(m.moments).items()},
+        "settings": m.settings,
+    }
+
+
+PACKED = manifest().pack()
+
+
+@settings(deadline=None)
+@given(NAMES, st.integers(0, 99), st.integers(0, 10**9), st.dictionaries(st.text(), st.integers()))
+def test_what_was_packed_comes_back(names: tuple[str, ...], seed: int, version: int, values: Any) -> None:
+    original = manifest(names, seed, version=version, settings=values)
+    back = Manifest.unpack(original.pack())
+    assert contents(back) == contents(original)
+    assert back.hash == original.hash
+    assert back.pack() == original.pack()
+
+
+def test_weights_come_back_in_layer_order_as_float32() -> None:
+    back = Manifest.unpack(PACKED)
+    assert sorted(back.weights) == sorted(back.architecture.shapes)
+    assert {array.dtype for array in back.weights.values()} == {np.dtype(np.float32)}
+
+
+def test_a_packed_manifest_is_a_safetensors_file() -> None:
+    assert "weights/dense_0/kernel" in load(PACKED)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        manifest(version=4),
+        manifest(("cpu", "memory")),
+        manifest(("mémoire", "cpu")),
+        manifest(settings={}),
+        manifest(weights=manifest(seed=1).weights),
+        manifest(moments=manifest(seed=1).moments),
+        manifest(moments=replace(manifest().moments, count=10)),
+        manifest(architecture=Architecture(2, window=2, hidden=(3,), activation="tanh")),
+    ],
+    ids=lambda m: m.hash[:6],
+)
+def test_the_hash_covers_everything(other: Manifest) -> None:
+    assert other.hash != manifest().hash
+
+
+# What cannot be a manifest.
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    weights = manifest().weights
+    with pytest.raises(ManifestError, match="shapes"):
+        manifest(weights={**weights, "dense_0/bias": np.zeros(4, np.float32)})
+    with pytest.raises(ManifestError, match="shapes"):
+        manifest(weights={name: array for name, array in weights.items() if name != "dense_0/bias"})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
+    weights = {name: array.copy() for name, array in manifest().weights.items()}
+    weights["dense_1/kernel"][0, 0] = bad
+    with pytest.raises(ManifestError, match="version 7 are not finite"):
+        manifest(weights=weights, version=7)
+
+
+# What is read from bytes.
+
+FIELDS, ARRAYS = unpack(PACKED)
+
+
+def sealed(fields: dict[str, Any], arrays: dict[str, Any] | None = None) -> bytes:
+    return pack(fields, ARRAYS if arrays is None else arrays)
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS))
+def test_a_manifest_without_one_of_its_fields_is_refused(field: str) -> None:
+    with pytest.raises(ManifestError):
+        Manifest.unpack(sealed({name: value for name, value in FIELDS.items() if name != field}))
+
+
+@pytest.mark.parametrize("name", sorted(ARRAYS))
+def test_a_manifest_without_one_of_its_arrays_is_refused(name: str) -> None:
+    with pytest.raises(ManifestError):
+        Manifest.unpack(sealed(FIELDS, {n: a for n, a in ARRAYS.items() if n != name}))
+
+
+def test_another_format_is_named() -> None:
+    with pytest.raises(ManifestError, match="format 2; this program reads format 1"):
+        Manifest.unpack(sealed({**FIELDS, "format": 2}))
+
+
+KINDS: list[Any] = [None, True, -1, 0, 1.5, "", "x", [], ["x"], [[]], {}, {"hidden": ["x"]}, {"hidden": 3}]
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS))
+def test_a_field_of_another_kind_is_refused_or_harmless(field: str) -> None:
+    for value in KINDS:
+        try:
+            Manifest.unpack(sealed({**FIELDS, field: value}))
+        except ManifestError:
+            continue
+        except Exception as error:
+            pytest.fail(f"{field} = {value!r}: {type(error).__name__}: {error}")
+        assert value == FIELDS[field], f"{field} = {value!r} was accepted"
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS["architecture"]))
+def test_an_architecture_of_another_kind_is_refused(name: str) -> None:
+    for value in (None, 0, 2.5, "x", [], ["x"], {}):
+        architecture = {**FIELDS["architecture"], name: value}
+        with pytest.raises(ManifestError):
+            Manifest.unpack(sealed({**FIELDS, "architecture": architecture}))
+
+
+def resealed(**parts: Any) -> bytes:
+    """What an honest but mistaken sender packs: the hash is right, the parts do not fit together."""
+    return manifest(**parts).pack()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: resealed(schema=Schema(("one", "two", "three"))),
+        lambda: resealed(moments=manifest(("a", "b", "c")).moments),
+        lambda: resealed(moments=replace(manifest().moments, mean=np.array([np.nan, 0.0]))),
+        lambda: resealed(moments=replace(manifest().moments, m2=np.array([-1.0, 0.0]))),
+        lambda: resealed(moments=replace(manifest().moments, count=0)),
+        lambda: resealed(architecture=Architecture(2, 2, (3,), activation="gelu")),  # type: ignore[arg-type]
+    ],
+    ids=["schema", "moments of 3", "moments of NaN", "negative spread", "no rows", "activation"],
+)
+def test_parts_that_do_not_fit_together_are_refused(make: Any) -> None:
+    with pytest.raises(ManifestError):
+        Manifest.unpack(make())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda b: PACKED[: -len(b) or None] + b))
+def test_any_bytes_are_a_manifest_or_refused(content: bytes) -> None:
+    with suppress(ManifestError):
+        assert Manifest.unpack(content).hash == manifest().hash
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x20, 0xFF])
+def test_a_damaged_byte_anywhere_is_refused_or_harmless(flip: int) -> None:
+    expected = json.dumps(contents(manifest()), sort_keys=True)
+    for place in range(len(PACKED)):
+        damaged = bytearray(PACKED)
+        damaged[place] ^= flip
+        try:
+            found = Manifest.unpack(bytes(damaged))
+        except ManifestError:
+            continue
+        except Exception as error:
+            pytest.fail(f"byte {place} ^ {flip:#x}: {type(error).__name__}: {error}")
+        assert json.dumps(contents(found), sort_keys=True) == expected, f"byte {place} ^ {flip:#x}"
+
+
+def test_a_manifest_cut_short_anywhere_is_refused() -> None:
+    for length in range(0, len(PACKED), 7):
+        with pytest.raises(ManifestError):
+            Manifest.unpack(PACKED[:length])

@@ -1,0 +1,215 @@
+"""The strategy over an in-memory grid: real messages, real edges, no network. Is it right?"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.app import build
+from client.data import Partition
+from client.edge import Edge
+from client.trainer import Trainer
+from common.architecture import Architecture
+from common.config import Settings
+from common.manifest import Manifest
+from common.messages import Task
+from common.moments import Moments, Scaler
+from common.schema import Schema
+from common.weights import add, weighted_mean
+from server.history import History
+from server.registry import Registry
+from server.strategy import FlockStrategy
+
+SCHEMA = Schema(("a", "b", "c"))
+
+
+class MemoryGrid(Grid):
+    """Hands messages to ClientApps in this process; a reply is there at the next pull."""
+
+    def __init__(self, apps: dict[int, ClientApp]) -> None:
+        self._apps = apps
+        self._replies: dict[str, Message] = {}
+        self.log: list[Message] = []
+
+    def set_run(self, run: Any) -> None: ...
+
+    @property
+    def run(self) -> Any: ...
+
+    def create_message(self, *_: Any, **__: Any) -> Message:
+        raise AssertionError("deprecated in Flower")
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._apps)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = message.object_id
+            node = message.metadata.dst_node_id
+            context = Context(1, node, {}, RecordDict(), {}, 1)
+            self._replies[message.object_id] = self._apps[node](message, context)
+            self.log.append(message)
+            ids.append(message.object_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Any:
+        raise AssertionError("blocks, so flockwatch does not use it")
+
+
+@pytest.fixture(autouse=True)
+def a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower stamps messages with the task that makes them."""
+    for name in ("run_id", "node_id", "task_id"):
+        monkeypatch.setattr(TaskIdentity, f"_{name}", 1, raising=False)
+
+
+def settings(**changes: Any) -> Settings:
+    base = {
+        "model": {"window": 2, "hidden": (4,)},
+        "training": {"batch_size": 16},
+        "federation": {"max_rounds": 1, "min_clients": 1},
+    }
+    merged = Settings().with_values(**base)
+    return merged.with_values(**changes) if changes else merged
+
+
+def partition(name: str, rows: int, seed: int) -> Partition:
+    values = np.random.default_rng(seed).standard_normal((rows, 3)).astype(np.float32) + seed
+    return Partition(name, SCHEMA, values, values[:0], None)
+
+
+def app_of(edge: Edge) -> ClientApp:
+    return build(lambda _: edge)
+
+
+def run(folder: Path, chosen: Settings, *partitions: Partition) -> tuple[FlockStrategy, History]:
+    apps = {i + 1: app_of(Edge(p, p.name)) for i, p in enumerate(partitions)}
+    history = History(folder / "history.sqlite")
+    strategy = FlockStrategy(FedAvg(), chosen, Registry(folder / "versions", 100), history)
+    strategy.start(MemoryGrid(apps))
+    return strategy, history
+
+
+def versions(folder: Path) -> list[Manifest]:
+    return [
+        Manifest.unpack(path.read_bytes()) for path in sorted((folder / "versions").glob("*.safetensors"))
+    ]
+
+
+def test_a_round_over_two_clients_is_the_mean_of_their_weights_weighted_by_rows(tmp_path: Path) -> None:
+    chosen = settings(federation={"min_clients": 2})
+    parts = [partition("a", 100, 1), partition("b", 300, 2)]
+    run(tmp_path, chosen, *parts)
+    first, second = versions(tmp_path)
+
+    updates = [Edge(p, p.name).train(Task(first)) for p in parts]
+    assert [u.rows for u in updates] == [90, 270]
+    by_hand = weighted_mean([(add(first.weights, u.difference), u.rows) for u in updates])
+    for name, array in second.weights.items():
+        np.testing.assert_allclose(array, by_hand[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_federation_of_one_is_local_training(tmp_path: Path) -> None:
+    chosen = settings(federation={"max_rounds": 3})
+    alone = partition("a", 200, 1)
+    run(tmp_path, chosen, alone)
+    first, *_, last = versions(tmp_path)
+
+    rows = Scaler.of(Moments.of(alone.rows)).apply(alone.rows[:180])
+    trainer = Trainer(Architecture(3, 2, (4,)), chosen.training)
+    weights = first.weights
+    for version in range(3):
+        weights, _ = trainer.fit(weights, rows, 1, zlib.crc32(f"a/{version}/0".encode()))
+    for name, array in last.weights.items():
+        np.testing.assert_allclose(array, weights[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_fleets_moments_are_those_of_all_rows_together(tmp_path: Path) -> None:
+    parts = [partition("a", 100, 1), partition("b", 300, 5), partition("c", 50, 9)]
+    run(tmp_path, settings(federation={"min_clients": 3}), *parts)
+    whole = Moments.of(np.concatenate([p.rows for p in parts]))
+    found = versions(tmp_path)[0].moments
+    assert found.count == 450
+    np.testing.assert_allclose(found.mean, whole.mean, rtol=1e-6)
+    np.testing.assert_allclose(found.variance, whole.variance, rtol=1e-6)
+    np.testing.assert_allclose(found.minimum, whole.minimum)
+    np.testing.assert_allclose(found.maximum, whole.maximum)
+
+
+def test_the_error_of_a_version_is_weighted_by_rows_and_measured_before_training(tmp_path: Path) -> None:
+    parts = [partition("a", 100, 1), partition("b", 300, 2)]
+    _, history = run(tmp_path, settings(federation={"min_clients": 2}), *parts)
+    train, evaluate = history.rounds()
+    replies = train["replies"]
+    assert [reply["version"] for reply in replies] == [0, 0]
+    assert [reply["version"] for reply in evaluate["replies"]] == [1, 1]
+    mean = sum(r["rows"] * r["error"]["mean"] for r in replies) / sum(r["rows"] for r in replies)
+    assert train["error"] == pytest.approx(mean)
+    assert evaluate["error"] < train["error"]
+
+
+def test_the_run_stops_when_the_error_no_longer_improves(tmp_path: Path) -> None:
+    chosen = settings(
+        federation={"max_rounds": 500, "patience": 3, "min_improvement": 0.2},
+    )
+    strategy, history = run(tmp_path, chosen, partition("a", 200, 1))
+    assert strategy.reason == "converged: no improvement in 3 rounds"
+    errors = [r["error"] for r in history.rounds() if r["kind"] == "train"]
+    assert 4 <= len(errors) < 500
+    best = min(errors[:-3])
+    assert all(error > best * 0.8 for error in errors[-3:])
+
+
+def test_an_update_that_is_not_finite_is_refused_and_the_others_are_used(tmp_path: Path) -> None:
+    class Broken(Edge):
+        def train(self, task: Any) -> Any:
+            update = super().train(task)
+            update.difference["dense_0/bias"][0] = np.nan
+            return update
+
+    good, bad = partition("good", 100, 1), partition("bad", 100, 2)
+    apps = {1: app_of(Edge(good, "1")), 2: app_of(Broken(bad, "2"))}
+    history = History(tmp_path / "history.sqlite")
+    chosen = settings(federation={"min_clients": 2})
+    strategy = FlockStrategy(FedAvg(), chosen, Registry(tmp_path / "versions", 10), history)
+    strategy.start(MemoryGrid(apps))
+    train = history.rounds()[0]
+    assert [reply["client"] for reply in train["replies"]] == ["good"]
+    assert "not admitted: its arrays hold a NaN or an infinity" in train["failed"]["bad"]
+
+
+def test_a_restarted_strategy_goes_on_from_the_newest_version(tmp_path: Path) -> None:
+    alone = partition("a", 200, 1)
+    run(tmp_path, settings(federation={"max_rounds": 2}), alone)
+    run(tmp_path, settings(federation={"max_rounds": 4}), alone)
+    straight = tmp_path / "straight"
+    straight.mkdir()
+    run(straight, settings(federation={"max_rounds": 4}), alone)
+    for name, array in versions(tmp_path)[-1].weights.items():
+        np.testing.assert_array_equal(array, versions(straight)[-1].weights[name])
+
+
+def test_a_damaged_newest_version_is_passed_over(tmp_path: Path) -> None:
+    alone = partition("a", 200, 1)
+    run(tmp_path, settings(federation={"max_rounds": 2}), alone)
+    newest = tmp_path / "versions" / "v000002.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+    _, history = run(tmp_path, settings(federation={"max_rounds": 2}), alone)
+    assert [r["version"] for r in history.rounds() if r["kind"] == "train"] == [1, 2, 2]
+    assert versions(tmp_path)[-1].version == 2

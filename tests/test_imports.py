@@ -1,0 +1,87 @@
+"""Who may import whom: `client -> common <- server`, `flockwatch ->` all; heavy libraries in one place."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("client", "common", "flockwatch", "server")
+MAY_IMPORT = {
+    "common": {"common"},
+    "client": {"client", "common"},
+    "server": {"server", "common"},
+    "flockwatch": set(PACKAGES),
+}
+ONLY_IN = {
+    "flwr": {
+        "common/flwr_private.py",
+        "client/app.py",
+        "client/link.py",
+        "server/app.py",
+        "server/exchange.py",
+        "server/strategy.py",
+    },
+    "keras": {"client/trainer.py"},
+    "tensorflow": {"client/trainer.py"},
+    "sklearn": {"client/comparison.py"},
+}
+FLWR_PUBLIC = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
+
+
+def imports() -> Iterator[tuple[str, str]]:
+    """Every import of the source: the file, and the module that it names."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                name = str(path.relative_to(ROOT))
+                if isinstance(node, ast.Import):
+                    yield from ((name, alias.name) for alias in node.names)
+                elif isinstance(node, ast.ImportFrom):
+                    assert not node.level, f"{name}: relative import"
+                    yield name, str(node.module)
+
+
+def test_packages_import_only_along_the_arrows() -> None:
+    wrong = [
+        (file, module)
+        for file, module in imports()
+        if module.split(".")[0] in PACKAGES and module.split(".")[0] not in MAY_IMPORT[file.split("/")[0]]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_heavy_library_is_imported_only_where_it_belongs(library: str) -> None:
+    users = {file for file, module in imports() if module.split(".")[0] == library}
+    assert users == ONLY_IN[library]
+
+
+def test_private_names_of_flower_stand_in_one_file() -> None:
+    users = {f for f, module in imports() if module.split(".")[0] == "flwr" and module not in FLWR_PUBLIC}
+    assert users == {"common/flwr_private.py"}
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("server.app", ("tensorflow", "keras", "sklearn")),
+        ("client.launch", ("tensorflow", "keras", "sklearn")),
+        ("flockwatch.cli", ("tensorflow", "keras", "flwr", "pyarrow")),
+        ("common.scoring", ("tensorflow", "keras", "flwr", "pyarrow")),
+        ("common.manifest", ("tensorflow", "keras", "flwr", "pyarrow")),
+    ],
+)
+def test_importing_a_module_does_not_load_what_its_machine_may_lack(
+    module: str, absent: tuple[str, ...]
+) -> None:
+    program = f"import sys, {module}; print([m for m in {absent!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
