@@ -35,11 +35,13 @@ def build(edge_of: Callable[[Context], Edge]) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return _reply(edge_of(context).train(Task.unpack(_content(message))), message)
+        task = Task.unpack(_content(message))
+        return _reply(edge_of(context).train(task), message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return _reply(edge_of(context).evaluate(Task.unpack(_content(message))), message)
+        task = Task.unpack(_content(message))
+        return _reply(edge_of(context).evaluate(task), message)
 
     return app
 

@@ -16,7 +16,7 @@ POLL_SHARE = 0.1
 """The time between polls, as a share of the usual gap, or of the time since the last message if longer."""
 
 WEIGHT = 0.5
-"""Weight of the newest gap in the running mean."""
+"""Weight of the newest gap in the running mean; one that is shorter than the mean is believed at once."""
 
 
 class Pace:
@@ -38,7 +38,8 @@ class Pace:
     def received(self, now: float) -> None:
         """A message has come."""
         gap_s = now - self._since
-        self._gap_s = gap_s if self._gap_s is None else WEIGHT * gap_s + (1 - WEIGHT) * self._gap_s
+        shorter = self._gap_s is None or gap_s < self._gap_s
+        self._gap_s = gap_s if shorter else WEIGHT * gap_s + (1 - WEIGHT) * (self._gap_s or 0.0)
 
     def replied(self, now: float) -> None:
         """Its reply has gone; the next message may come from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import socket
@@ -60,6 +61,7 @@ def run(settings: Settings) -> int:
     sources = gather(settings, folder / "data")
     for source in sources:
         source.partition.aligned(sources[0].partition.schema)
+    folder.mkdir(parents=True, exist_ok=True)
     settings = settings.with_values(
         server={"host": "127.0.0.1", "port": _free_port(), "state": folder / "server"},
         federation={"min_clients": len(sources)},
@@ -184,16 +186,10 @@ def _history(folder: Path) -> History:
 
 
 def _new_folder(runs: Path) -> Path:
-    """A folder of its own for this run, named by the time."""
+    """A folder for this run that does not exist yet, named by the time. It is made by what is put into it."""
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    for attempt in range(100):
-        folder = runs / (stamp if not attempt else f"{stamp}-{attempt}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise RunFailed(f"{runs}: a hundred runs began in this second")
+    names = itertools.chain([stamp], (f"{stamp}-{attempt}" for attempt in itertools.count(2)))
+    return next(runs / name for name in names if not (runs / name).exists())
 
 
 def _free_port() -> int:

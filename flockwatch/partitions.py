@@ -65,9 +65,9 @@ def _divide(file: Path, settings: Settings) -> list[Partition]:
     if local.partition == "column":
         assert local.column is not None  # noqa: S101  the settings hold it
         return by_column(file, local.column, settings.data)
+    whole = read(file, settings.data)
     if local.clients is None:
         raise ConfigError(f"'local.clients' is not set: among how many clients is {file} to be divided?")
-    whole = read(file, settings.data)
     match local.partition:
         case "iid":
             block = BLOCK_WINDOWS * settings.model.window

@@ -1,0 +1,98 @@
+"""The ClientApp: Flower's messages in, Flower's messages out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.app import app, build
+from client.data import Partition
+from client.edge import Edge
+from common.architecture import Architecture
+from common.bundle import pack
+from common.config import Settings
+from common.manifest import Manifest
+from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task, Update
+from common.moments import Moments
+from common.schema import Schema
+
+ROWS = np.random.default_rng(0).standard_normal((100, 2)).astype(np.float32)
+CONTEXT = Context(1, 1, {}, RecordDict(), {}, 1)
+
+
+@pytest.fixture(autouse=True)
+def a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower stamps messages with the task that makes them."""
+    for name in ("run_id", "node_id", "task_id"):
+        monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
+
+
+@pytest.fixture
+def answer():
+    edge = Edge(Partition("edge", Schema(("a", "b")), ROWS, ROWS[:0], None), "instance", inline=True)
+    ours = build(lambda _: edge)
+
+    def send(kind: str, content: object) -> bytes:
+        message = Message(RecordDict({RECORD: ConfigRecord({CONTENT: content})}), 1, kind)
+        message.metadata.__dict__["_message_id"] = "id"
+        reply = ours(message, CONTEXT)
+        assert reply.metadata.reply_to_message_id == "id"
+        return reply.content[RECORD][CONTENT]
+
+    return send
+
+
+def task() -> bytes:
+    shape = Architecture(2, 1, (2,))
+    settings = Settings().model_dump(mode="json", include={"training", "scaling", "threshold"})
+    return Task(
+        Manifest(0, Schema(("a", "b")), shape, shape.first_weights(0), Moments.of(ROWS), settings)
+    ).pack()
+
+
+def test_a_query_is_answered_with_a_description(answer) -> None:
+    described = Description.unpack(answer(MessageType.QUERY, Describe().pack()))
+    assert (described.client, described.inline) == ("edge", True)
+
+
+def test_a_refused_client_says_why(answer, caplog: pytest.LogCaptureFixture) -> None:
+    answer(MessageType.QUERY, Describe("the name is taken").pack())
+    assert "the name is taken" in caplog.text
+
+
+def test_a_task_to_train_is_answered_with_an_update(answer) -> None:
+    assert Update.unpack(answer(MessageType.TRAIN, task())).rows == 90
+
+
+def test_a_task_to_evaluate_is_answered_with_an_evaluation(answer) -> None:
+    assert Evaluation.unpack(answer(MessageType.EVALUATE, task())).error.count == 10
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (task()[:-5], "Task"),
+        (b"", "Task"),
+        (Describe().pack(), "expected a Task, received a Describe"),
+        (pack({"message": "Task", "protocol": 2}, {}), "protocol 2, but this program speaks 1"),
+        ("text", "is str, expected bytes"),
+    ],
+)
+def test_what_is_no_task_is_refused_with_a_reason(answer, content: object, expected: str) -> None:
+    with pytest.raises(ProtocolError, match=expected):
+        answer(MessageType.TRAIN, content)
+
+
+def test_a_message_of_another_program_is_refused(answer) -> None:
+    ours = build(lambda _: pytest.fail("no edge is asked"))
+    message = Message(RecordDict({"other": ConfigRecord({"a": 1})}), 1, MessageType.TRAIN)
+    with pytest.raises(ProtocolError, match="not from flockwatch"):
+        ours(message, CONTEXT)
+
+
+def test_a_stock_supernode_without_data_is_told_how_to_name_it() -> None:
+    message = Message(RecordDict({RECORD: ConfigRecord({CONTENT: Describe().pack()})}), 1, MessageType.QUERY)
+    with pytest.raises(ValueError, match="--node-config 'data="):
+        app(message, CONTEXT)

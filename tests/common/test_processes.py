@@ -1,0 +1,95 @@
+"""Processes end with everything they started, however they try to stay."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common.processes import Processes
+
+STUBBORN = (
+    "import signal, time\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+)
+PARENT = (
+    "import subprocess, sys, time\n"
+    "sleep = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+    "child = subprocess.Popen(sleep, start_new_session=True)\n"
+    "print(child.pid, flush=True); time.sleep(600)"
+)
+
+
+def eventually(true: Callable[[], object]) -> object:
+    end = time.monotonic() + 20
+    while not (value := true()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return value
+
+
+def start(processes: Processes, folder: Path, program: str, name: str = "child") -> Path:
+    log = folder / f"{name}.log"
+    processes.start(name, [sys.executable, "-c", program], log, os.environ)
+    return log
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
+    with Processes(grace_s=0.3) as processes:
+        log = start(processes, tmp_path, STUBBORN)
+        eventually(lambda: "up" in log.read_text())
+        pid = processes.pid("child")
+    assert not alive(pid)
+
+
+def test_a_grandchild_in_a_session_of_its_own_ends_too(tmp_path: Path) -> None:
+    with Processes() as processes:
+        log = start(processes, tmp_path, PARENT)
+        grandchild = int(str(eventually(log.read_text)))
+        assert alive(grandchild)
+    assert not alive(grandchild)
+
+
+def test_a_grandchild_ends_even_if_its_parent_was_killed_before(tmp_path: Path) -> None:
+    with Processes() as processes:
+        log = start(processes, tmp_path, PARENT)
+        grandchild = int(str(eventually(log.read_text)))
+        os.kill(processes.pid("child"), signal.SIGKILL)
+        eventually(lambda: processes.exit_code("child") is not None)
+    assert not alive(grandchild)
+
+
+def test_an_error_in_the_block_ends_the_children(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Processes() as processes:
+        start(processes, tmp_path, "import time; time.sleep(600)")
+        pid = processes.pid("child")
+        raise ZeroDivisionError
+    assert not alive(pid)
+
+
+def test_ending_one_leaves_the_others(tmp_path: Path) -> None:
+    with Processes() as processes:
+        for name in ("one", "two"):
+            start(processes, tmp_path, "import time; time.sleep(600)", name)
+        one, two = processes.pid("one"), processes.pid("two")
+        processes.end(["one"])
+        assert not alive(one)
+        assert alive(two)
+        assert processes.names == ["two"]
+
+
+def test_exit_codes_and_the_last_lines_are_told(tmp_path: Path) -> None:
+    with Processes() as processes:
+        start(processes, tmp_path, "for i in range(20): print('line', i)\nraise SystemExit(3)")
+        assert eventually(lambda: processes.exit_code("child")) == 3
+        assert processes.log_tail("child").splitlines() == [f"line {i}" for i in range(12, 20)]
