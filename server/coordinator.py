@@ -65,8 +65,8 @@ def step(state: State, event: Event, now: float, settings: FederationSettings) -
             state = _described(state, event, now, actions)
         case Answered(node, number):
             state = _answered(state, node, number)
-        case Failed(node, reason):
-            state = _failed(state, node, reason, now)
+        case Failed():
+            state = _failed(state, event, now)
         case Folded(error):
             state = _folded(state, error, settings)
         case Tick():
@@ -85,11 +85,15 @@ def waiting_for(state: State, now: float, settings: FederationSettings) -> str:
             f"after {now - open_round.opened:.0f} s; awaited: {names}"
         )
     if state.stopped is None and state.waiting_since is not None:
+        at_work = [_name(state, node) for node in _ready(state) if node in state.owes]
         refused = [f"{m.name or node}: {m.reason}" for node, m in state.members.items() if m.reason]
-        return (
-            f"{len(_ready(state))} of {settings.min_clients} clients ready after "
-            f"{now - state.waiting_since:.0f} s" + (f"; refused: {'; '.join(refused)}" if refused else "")
-        )
+        parts = [
+            f"{len(_idle(state))} of {settings.min_clients} clients ready "
+            f"after {now - state.waiting_since:.0f} s",
+            f"still at an earlier task: {', '.join(at_work)}" if at_work else "",
+            f"refused: {'; '.join(refused)}" if refused else "",
+        ]
+        return "; ".join(part for part in parts if part)
     return ""
 
 
@@ -102,6 +106,10 @@ def _ready(state: State) -> list[Node]:
     return sorted(node for node, member in state.members.items() if member.status == "ready")
 
 
+def _idle(state: State) -> list[Node]:
+    return [node for node in _ready(state) if node not in state.owes]
+
+
 def _put(state: State, node: Node, member: Member) -> State:
     return replace(state, members={**state.members, node: member})
 
@@ -109,6 +117,7 @@ def _put(state: State, node: Node, member: Member) -> State:
 def _nodes_seen(state: State, nodes: frozenset[Node], now: float, actions: list[Action]) -> State:
     for node in sorted(state.members.keys() - nodes):
         state = _lose(state, node, "disconnected")
+        state = _settled(state, node)
     for node in sorted(nodes - state.members.keys()):
         state = _put(state, node, Member("asked", ask_again=now + RETRY_S))
         actions.append(Ask(node))
@@ -169,9 +178,14 @@ def _ask_again(state: State, now: float, actions: list[Action]) -> State:
     return state
 
 
+def _settled(state: State, node: Node) -> State:
+    """The state in which a node owes nothing."""
+    return replace(state, owes={n: number for n, number in state.owes.items() if n != node})
+
+
 def _answered(state: State, node: Node, number: int) -> State:
-    if (member := state.members.get(node)) is not None:
-        state = _put(state, node, replace(member, busy=False))
+    if state.owes.get(node) == number:
+        state = _settled(state, node)
     current = state.round
     if current is None or current.number != number or node not in current.awaited:
         return state
@@ -181,45 +195,50 @@ def _answered(state: State, node: Node, number: int) -> State:
     )
 
 
-def _failed(state: State, node: Node, reason: str, now: float) -> State:
-    if (member := state.members.get(node)) is not None:
-        member = replace(member, busy=False)
-        if member.status == "asked":
-            member = replace(member, status="refused", reason=reason, ask_again=now + RETRY_S)
-        state = _put(state, node, member)
-    return _no_longer_awaited(state, node, reason)
+def _failed(state: State, event: Failed, now: float) -> State:
+    node, owed = event.node, state.owes.get(event.node)
+    member = state.members.get(node)
+    if member is not None and member.status == "asked" and not event.number:
+        state = _put(
+            state, node, replace(member, status="refused", reason=event.reason, ask_again=now + RETRY_S)
+        )
+    if owed is None or event.number not in (None, owed):
+        return state
+    state = _settled(state, node)
+    if state.round is None or state.round.number != owed:
+        return state
+    return _no_longer_awaited(state, node, event.reason)
 
 
 def _folded(state: State, error: float, settings: FederationSettings) -> State:
     improved = state.best_error is None or error < state.best_error * (1 - settings.min_improvement)
-    state = replace(
+    return replace(
         state,
         version=state.version + 1,
         best_error=error if improved else state.best_error,
         rounds_without_improvement=0 if improved else state.rounds_without_improvement + 1,
     )
-    if settings.patience and state.rounds_without_improvement >= settings.patience:
-        return replace(
-            state, last_round=True, ending=f"converged: no improvement in {settings.patience} rounds"
-        )
-    return state
 
 
 def _advance(state: State, now: float, settings: FederationSettings, actions: list[Action]) -> State:
     """Close the round that can be closed, or open the next one."""
     if state.round is not None:
         return _close(state, state.round, now, settings, actions)
-    if state.version >= settings.max_rounds and not state.last_round:
-        state = replace(state, last_round=True, ending=f"{settings.max_rounds} rounds done")
+    if settings.patience and state.rounds_without_improvement >= settings.patience:
+        state = replace(state, ending=f"converged: no improvement in {settings.patience} rounds")
+    elif state.version >= settings.max_rounds:
+        state = replace(state, ending=f"{settings.max_rounds} rounds done")
     return _open(state, now, settings, actions)
 
 
 def _close(
     state: State, current: Round, now: float, settings: FederationSettings, actions: list[Action]
 ) -> State:
-    enough = len(current.answered) >= max(1, math.ceil(settings.quorum * current.sampled))
+    # Less a hair, since 0.28 * 25 is a little more than 7.
+    enough = len(current.answered) >= max(1, math.ceil(settings.quorum * current.sampled - 1e-9))
+    due = now >= current.opened + settings.deadline_s
     closed = replace(state, round=None, waiting_since=None)
-    if enough and (not current.awaited or now >= current.opened + settings.deadline_s):
+    if enough and (due or not current.awaited):
         late = {node: "no answer before the deadline" for node in sorted(current.awaited)}
         nodes, failed = tuple(sorted(current.answered)), {**current.failed, **late}
         if current.kind == "train":
@@ -230,7 +249,7 @@ def _close(
     if not current.awaited:
         actions.append(Abandon(current.number, current.failed))
         return replace(closed, not_before=now + ROUND_PAUSE_S)
-    if now >= current.opened + settings.wait_s:
+    if not enough and now >= current.opened + settings.wait_s:
         return _stop(closed, f"gave up waiting: {waiting_for(state, now, settings)}", actions)
     return state
 
@@ -242,18 +261,18 @@ def _open(state: State, now: float, settings: FederationSettings, actions: list[
         return state
     if state.features is None and len(_ready(state)) >= settings.min_clients:
         state = _adopt_schema(state, now, actions)
-    idle = [node for node in _ready(state) if not state.members[node].busy]
+    idle = _idle(state)
     if state.features is not None and len(idle) >= settings.min_clients:
         size = max(settings.min_clients, round(settings.fraction * len(idle)))
         number = state.version + 1
-        # Seeded by the round, so that a run can be told again from its state.
-        nodes = tuple(sorted(random.Random(number).sample(idle, size)))  # noqa: S311
-        kind: Literal["train", "evaluate"] = "evaluate" if state.last_round else "train"
-        busy = {node: replace(state.members[node], busy=True) for node in nodes}
+        # Seeded by the state, so that a run can be told again; a sample that failed is not drawn again.
+        nodes = tuple(sorted(random.Random(f"{number}/{state.tries}").sample(idle, size)))  # noqa: S311
+        kind: Literal["train", "evaluate"] = "evaluate" if state.ending else "train"
         actions.append(Send(kind, nodes, number))
         return replace(
             state,
-            members={**state.members, **busy},
+            owes={**state.owes, **dict.fromkeys(nodes, number)},
+            tries=state.tries + 1,
             round=Round(kind, number, now, len(nodes), frozenset(nodes)),
             waiting_since=None,
         )

@@ -19,8 +19,6 @@ class Member:
     name: str = ""
     instance: str = ""
     features: tuple[str, ...] = ()
-    busy: bool = False
-    """Whether it still owes a reply, to this round or to an earlier one."""
     reason: str = ""
     """Why it was refused."""
 
@@ -50,13 +48,16 @@ class State:
     rounds_without_improvement: int = 0
 
     members: Mapping[Node, Member] = field(default_factory=dict)
+    owes: Mapping[Node, int] = field(default_factory=dict)
+    """The newest round that a node was sent a task of and has not answered; it gets no other meanwhile."""
+    tries: int = 0
+    """Rounds opened; with the version it seeds the sampling."""
     round: Round | None = None
     waiting_since: float | None = None
     not_before: float = 0.0
     """No round opens before this time."""
-    last_round: bool = False
-    """Whether only the measurement of the final version remains, and why."""
     ending: str = ""
+    """Why no more is trained: only the measurement of the final version remains. Empty before."""
     stopped: str | None = None
 
 
@@ -92,6 +93,8 @@ class Failed:
 
     node: Node
     reason: str
+    number: int | None = None
+    """The round that it answers; 0: a question who it is; None: whatever it owes."""
 
 
 @dataclass(frozen=True)

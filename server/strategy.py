@@ -190,7 +190,7 @@ class FlockStrategy(Strategy):
         if answer is None or problem:
             name = self._name(sent.node)
             log.warning("reply not used client=%s round=%d reason=%s", name, sent.number, problem)
-            return Failed(sent.node, problem)
+            return Failed(sent.node, problem, sent.number)
         if self._state.round is not None and sent.number == self._state.round.number:
             self._used[sent.node] = _Used(answer, reply)
         else:
