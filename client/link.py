@@ -59,6 +59,8 @@ class Link:
         self._states: dict[int, RecordDict] = {}
         self._runs: dict[int, tuple[str, int]] = {}
         self._forgotten = threading.Event()
+        self._failures = 0
+        """Attempts in a row that the server did not answer well."""
 
     def stop(self) -> None:
         """Finish the message at hand, sign off, and return from `serve`. Safe in a signal handler."""
@@ -66,54 +68,36 @@ class Link:
 
     def serve(self) -> None:
         """Connect, answer messages, reconnect for ever; returns only after `stop`."""
-        failures = 0
         while not self._stop.is_set():
             connection = FleetConnection(self._address, self._root_certificates)
             try:
                 connection.open()
                 log.info("connected server=%s node=%s", self._address, connection.node_id)
-                failures = 0
                 self._serve_connection(connection)
-            except (Unreachable, Refused, RunOver) as error:
-                failures += 1
-                wait_s = retry_interval_s(failures)
-                log.warning(
-                    "waiting for the server server=%s attempt=%d retry_in_s=%.1f reason=%s",
-                    self._address, failures, wait_s, error,
-                )  # fmt: skip
-                self._stop.wait(wait_s)
             except Forgotten as error:
                 log.warning("connecting anew server=%s reason=%s", self._address, error)
+            except (Unreachable, Refused, RunOver) as error:
+                self._wait_for_server(error)
             finally:
                 connection.close()
 
     def _serve_connection(self, connection: FleetConnection) -> None:
-        """Poll and answer; raises Forgotten when the node must register anew."""
+        """Poll and answer until stopped; raises Forgotten when the node must register anew."""
         self._forgotten.clear()
         done = threading.Event()
         beating = threading.Thread(target=self._beat, args=(connection, done), name="heartbeat", daemon=True)
         beating.start()
-        pace, failures = Pace(time.monotonic()), 0
+        pace = Pace(time.monotonic())
         try:
             while not self._stop.is_set():
                 if self._forgotten.is_set():
                     raise Forgotten("its heartbeat was not recognised")
                 try:
                     received = connection.receive()
-                    if failures:
-                        log.info("server is back server=%s after_attempts=%d", self._address, failures)
-                    failures = 0
-                except RunOver:
+                except (Unreachable, RunOver) as error:
+                    self._wait_for_server(error)
                     continue
-                except Unreachable as error:
-                    failures += 1
-                    wait_s = retry_interval_s(failures)
-                    log.warning(
-                        "server does not answer server=%s attempt=%d retry_in_s=%.1f reason=%s",
-                        self._address, failures, wait_s, error,
-                    )  # fmt: skip
-                    self._stop.wait(wait_s)
-                    continue
+                self._failures = 0
                 if received is None:
                     self._stop.wait(pace.wait_s(time.monotonic()))
                     continue
@@ -123,6 +107,16 @@ class Link:
         finally:
             done.set()
             beating.join()
+
+    def _wait_for_server(self, error: Exception) -> None:
+        """Say that the server does not do its part, and wait, longer each time, until it may again."""
+        self._failures += 1
+        wait_s = retry_interval_s(self._failures)
+        log.warning(
+            "waiting for the server server=%s attempt=%d retry_in_s=%.1f reason=%s",
+            self._address, self._failures, wait_s, error or type(error).__name__,
+        )  # fmt: skip
+        self._stop.wait(wait_s)
 
     def _beat(self, connection: FleetConnection, done: threading.Event) -> None:
         while not done.wait(HEARTBEAT_INTERVAL_S * random.uniform(0.6, 0.8)):  # noqa: S311  jitter
@@ -144,7 +138,7 @@ class Link:
         meta = message.metadata
         try:
             app_id, series = self._run(connection, meta.run_id)
-        except (RunOver, Refused, Unreachable) as error:
+        except (RunOver, Refused) as error:
             log.warning("message of an unknown run dropped run=%s reason=%s", meta.run_id, error)
             return None
         if app_id != APP_ID:
@@ -168,26 +162,30 @@ class Link:
         return reply
 
     def _run(self, connection: FleetConnection, run_id: int) -> tuple[str, int]:
-        if run_id not in self._runs:
-            run = connection.run(run_id)
-            self._runs[run_id] = (run.fab_id, run.series_id)
+        """The app and the series of a run."""
+        while run_id not in self._runs:
+            try:
+                run = connection.run(run_id)
+                self._runs[run_id] = (run.fab_id, run.series_id)
+            except Unreachable as error:
+                if self._stop.is_set():
+                    raise RunOver from error
+                self._wait_for_server(error)
         return self._runs[run_id]
 
     def _deliver(
         self, connection: FleetConnection, reply: Message, inline: bool, runtime_s: float, deadline: float
     ) -> None:
         """Send until the server has it, or until it would be too late: work done is not lost to a cut."""
-        failures = 0
         while time.monotonic() < deadline:
             try:
                 with suppress(RunOver):
                     connection.send(reply, inline, runtime_s)
                 return
             except Unreachable as error:
-                failures += 1
-                log.warning("reply not delivered yet attempt=%d reason=%s", failures, error)
-                if self._stop.wait(retry_interval_s(failures)):
+                if self._stop.is_set():
                     return
+                self._wait_for_server(error)
             except Refused as error:
                 log.error("reply refused run=%s reason=%s", reply.metadata.run_id, error)
                 return

@@ -54,7 +54,12 @@ def serve(settings: Settings, stop: threading.Event) -> str:
             if not link.alive:
                 link.end()
                 link.start()
-            link.submit(run_config)
+            try:
+                link.submit(run_config)
+            except LinkError:
+                if link.alive:
+                    raise
+                continue  # SuperLink died meanwhile: start it again
             _watch(link, lease, stop)
             if stop.is_set() or lease.ended is not None:
                 break
@@ -62,7 +67,7 @@ def serve(settings: Settings, stop: threading.Event) -> str:
             fruitless, newest = (0 if version != newest else fruitless + 1), version
             if fruitless >= MOST_FRUITLESS_STARTS:
                 raise LinkError(
-                    f"the ServerApp died {fruitless} times without a new version; see {folder}/superlink.log"
+                    f"the ServerApp died {fruitless} times without a new version; see {folder}/run.log"
                 )
             log.warning("the run died and is resubmitted newest=%s", version or "none")
             stop.wait(fruitless)

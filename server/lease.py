@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
+
+PATIENCE_S = 1.0
+"""How long a lease is tried for: to ask whether it is held takes it for a moment, too."""
 
 
 class LeaseTaken(RuntimeError):
@@ -21,11 +25,12 @@ class Lease:
 
     def __enter__(self) -> Self:
         self._file = self._path.open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise LeaseTaken(f"{self._path.parent}: another run works on this state folder") from error
+        deadline = time.monotonic() + PATIENCE_S
+        while not _locked(self._file):
+            if time.monotonic() > deadline:
+                self._file.close()
+                raise LeaseTaken(f"{self._path.parent}: another run works on this state folder")
+            time.sleep(PATIENCE_S / 20)
         self.clear()
         return self
 
@@ -46,11 +51,7 @@ class Lease:
     def held(self) -> bool:
         """Whether a living ServerApp works on the folder."""
         with self._path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return True
-            return False
+            return not _locked(file)
 
     @property
     def ended(self) -> str | None:
@@ -59,3 +60,12 @@ class Lease:
             return self._result.read_text()
         except FileNotFoundError:
             return None
+
+
+def _locked(file: IO[str]) -> bool:
+    """Lock the file, unless another open file holds the lock."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

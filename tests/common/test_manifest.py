@@ -174,7 +174,7 @@ def resealed(**parts: Any) -> bytes:
     ids=["schema", "moments of 3", "moments of NaN", "negative spread", "no rows", "activation"],
 )
 def test_parts_that_do_not_fit_together_are_refused(make: Any) -> None:
-    with pytest.raises(ValueError, match="moments|features|activation"):  # where they are made, or unpacked
+    with pytest.raises(ValueError, match=r"moments|features|activation"):  # where they are made, or unpacked
         Manifest.unpack(make())
 
 

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.scoring import ErrorSummary
+from server.history import History, ReplyRow, RoundRow
+
+
+def reply(client: str, mean: float = 0.5, **changes: Any) -> ReplyRow:
+    error = ErrorSummary(count=5, mean=mean, p50=0.25, p95=0.75, p99=0.875, max=1.0)
+    values = {"version": 0, "rows": 100, "bytes_up": 2000, "loss": 0.125, "train_s": 1.5}
+    return ReplyRow(**{"client": client, "error": error, **values, **changes})
+
+
+def finished(number: int, **changes: Any) -> RoundRow:
+    values = {
+        "kind": "train",
+        "version": number,
+        "wall_s": 1.25,
+        "sampled": 2,
+        "error": 0.5,
+        "bytes_up": 4000,
+        "bytes_down": 6000,
+        "failed": {},
+    }
+    return RoundRow(**{"number": number, **values, **changes})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "history.sqlite"
+
+
+@pytest.fixture
+def history(path: Path) -> Iterator[History]:
+    opened = History(path)
+    yield opened
+    opened.close()
+
+
+def test_a_new_history_is_empty(history: History) -> None:
+    assert history.rounds() == []
+    assert history.newest_round() is None
+    assert history.last_note() is None
+
+
+def test_a_round_comes_back_with_its_replies(history: History) -> None:
+    started = time.time()
+    replies = [reply("a", 0.25), reply("b", 0.75, rows=300)]
+    history.add_round(finished(1, failed={"c": "out of memory"}, sampled=3), replies)
+    (found,) = history.rounds()
+    assert started - 1 <= found.pop("ended_at") <= time.time() + 1
+    assert found.pop("replies") == [asdict(each) for each in replies]
+    assert found == {**asdict(finished(1, failed={"c": "out of memory"}, sampled=3)), "answered": 2}
+
+
+def test_rounds_come_oldest_first_and_each_has_its_own_replies(history: History) -> None:
+    for number in (1, 2, 3):
+        history.add_round(finished(number), [reply(f"edge-{number}", version=number - 1)])
+    found = history.rounds()
+    assert [row["number"] for row in found] == [1, 2, 3]
+    assert [[r["client"] for r in row["replies"]] for row in found] == [["edge-1"], ["edge-2"], ["edge-3"]]
+
+
+def test_a_measurement_and_a_training_of_one_number_are_kept_apart(history: History) -> None:
+    history.add_round(finished(2), [reply("trained")])
+    history.add_round(finished(2, kind="evaluate"), [reply("measured", loss=None, train_s=None)])
+    trained, measured = history.rounds()
+    assert [r["client"] for r in trained["replies"]] == ["trained"]
+    assert [(r["client"], r["loss"], r["train_s"]) for r in measured["replies"]] == [("measured", None, None)]
+
+
+def test_a_round_that_failed_has_no_replies_and_no_error(history: History) -> None:
+    history.add_round(finished(1, error=None, failed={"a": "NaN", "b": "left"}), [])
+    history.add_round(finished(1), [reply("a"), reply("b")])
+    failed, repeated = history.rounds()
+    assert (failed["replies"], failed["error"], failed["answered"]) == ([], None, 0)
+    assert failed["failed"] == {"a": "NaN", "b": "left"}
+    assert [r["client"] for r in repeated["replies"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_round_that_is_done_again_after_a_restart_keeps_its_own_replies(path: Path, kind: str) -> None:
+    for client in ("before", "after"):
+        with closing(History(path)) as history:
+            history.add_round(finished(5, kind=kind), [reply(client)])
+    with closing(History(path)) as history:
+        found = [[r["client"] for r in row["replies"]] for row in history.rounds()]
+    assert found == [["before"], ["after"]]
+
+
+def test_the_newest_round_is_the_one_recorded_last(history: History) -> None:
+    history.add_round(finished(9), [reply("a")])
+    history.add_round(finished(4, kind="evaluate"), [reply("a"), reply("b")])
+    newest = history.newest_round()
+    assert newest is not None
+    assert (newest["number"], newest["kind"], newest["answered"]) == (4, "evaluate", 2)
+    assert "replies" not in newest
+
+
+def test_the_last_note_is_the_newest(history: History) -> None:
+    history.note("waiting", "0 of 2 clients ready")
+    history.note("stopped", "60 rounds done")
+    assert history.last_note() == ("stopped", "60 rounds done")
+
+
+def test_any_text_can_be_noted(history: History) -> None:
+    text = '\'); DROP TABLE rounds; -- \N{SNOWMAN} \n "quoted"'
+    history.note(text, text)
+    history.add_round(finished(1, failed={text: text}), [reply(text)])
+    assert history.last_note() == (text, text)
+    assert history.rounds()[0]["failed"] == {text: text}
+    assert history.rounds()[0]["replies"][0]["client"] == text
+
+
+def test_a_round_is_recorded_whole_or_not_at_all(history: History) -> None:
+    history.add_round(finished(1), [reply("a")])
+    with pytest.raises(sqlite3.Error):
+        history.add_round(finished(2), [reply("b"), reply("c", rows=object())])
+    assert [row["number"] for row in history.rounds()] == [1]
+    history.add_round(finished(2), [reply("b")])
+    assert [r["client"] for r in history.rounds()[1]["replies"]] == ["b"]
+
+
+def test_a_restart_goes_on_with_what_is_there(path: Path) -> None:
+    for number in (1, 2):
+        with closing(History(path)) as history:
+            history.add_round(finished(number), [reply("a")])
+            history.note("stopped", str(number))
+    with closing(History(path)) as history:
+        assert [row["number"] for row in history.rounds()] == [1, 2]
+        assert history.last_note() == ("stopped", "2")
+
+
+def test_others_read_while_it_grows(history: History, path: Path) -> None:
+    with closing(History(path)) as reader:
+        for number in range(1, 6):
+            history.add_round(finished(number), [reply("a")])
+            assert len(reader.rounds()) == number
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as plain:
+        plain.execute("BEGIN")
+        assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (5,)
+        history.add_round(finished(6), [reply("a")])  # an open reader does not lock the writer out
+        assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (5,)
+        plain.rollback()
+        assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (6,)
+
+
+def test_rounds_outlive_a_process_that_is_killed(path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from server.history import History, RoundRow\n"
+        "history = History(Path(sys.argv[1]))\n"
+        "for n in range(1, 4): history.add_round(RoundRow(n, 'train', n, 1.0, 2, 0.5, 1, 1, {}), [])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[2])
+    assert killed.returncode == -9
+    with closing(History(path)) as history:
+        assert [row["number"] for row in history.rounds()] == [1, 2, 3]
