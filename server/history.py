@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS rounds (
     error REAL, bytes_up INTEGER, bytes_down INTEGER, failed TEXT
 );
 CREATE TABLE IF NOT EXISTS replies (
-    number INTEGER, kind TEXT, version INTEGER, client TEXT, rows INTEGER, error TEXT, loss REAL,
+    round INTEGER REFERENCES rounds (rowid), version INTEGER, client TEXT, rows INTEGER, error TEXT, loss REAL,
     train_s REAL, bytes_up INTEGER
 );
 CREATE TABLE IF NOT EXISTS notes (at REAL, kind TEXT, text TEXT);
@@ -70,15 +70,15 @@ class History:
     def add_round(self, row: RoundRow, replies: list[ReplyRow]) -> None:
         """Record a finished round and the replies that it used."""
         with self._database:
-            self._database.execute(
+            inserted = self._database.execute(
                 "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (row.number, row.kind, row.version, time.time(), row.wall_s, row.sampled, len(replies),
                  row.error, row.bytes_up, row.bytes_down, json.dumps(dict(row.failed))),
             )  # fmt: skip
             self._database.executemany(
-                "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (row.number, row.kind, r.version, r.client, r.rows, json.dumps(asdict(r.error)), r.loss,
+                    (inserted.lastrowid, r.version, r.client, r.rows, json.dumps(asdict(r.error)), r.loss,
                      r.train_s, r.bytes_up)
                     for r in replies
                 ],
@@ -101,17 +101,16 @@ class History:
 
     def rounds(self) -> list[dict[str, Any]]:
         """All rounds, oldest first, each with the replies that it used."""
-        replies: dict[tuple[int, str], list[dict[str, Any]]] = {}
+        replies: dict[int, list[dict[str, Any]]] = {}
         for row in self._database.execute("SELECT * FROM replies ORDER BY rowid"):
             reply = {**row, "error": json.loads(row["error"])}
-            replies.setdefault((reply.pop("number"), reply.pop("kind")), []).append(reply)
+            replies.setdefault(reply.pop("round"), []).append(reply)
+        found = [
+            dict(row) for row in self._database.execute("SELECT rowid AS id, * FROM rounds ORDER BY rowid")
+        ]
         return [
-            {
-                **row,
-                "failed": json.loads(row["failed"]),
-                "replies": replies.get((row["number"], row["kind"]), []) if row["answered"] else [],
-            }
-            for row in self._database.execute("SELECT * FROM rounds ORDER BY rowid")
+            row | {"failed": json.loads(row["failed"]), "replies": replies.get(row.pop("id"), [])}
+            for row in found
         ]
 
     def close(self) -> None:

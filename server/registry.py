@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from common.files import write_atomic
 from common.manifest import Manifest, ManifestError
 
 log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"v\d{6,}\.safetensors")
 
 
 class Registry:
@@ -48,6 +51,8 @@ class Registry:
             try:
                 manifest = Manifest.unpack(path.read_bytes())
                 progress = json.loads(path.with_suffix(".json").read_text())
+                if not isinstance(progress, dict):
+                    raise ValueError("its progress is no JSON object")
             except (OSError, ManifestError, ValueError) as error:
                 log.error("version passed over file=%s reason=%s", path, error)
                 continue
@@ -58,4 +63,6 @@ class Registry:
         return self._folder / f"v{version:06d}.safetensors"
 
     def _paths(self) -> list[Path]:
-        return sorted(self._folder.glob("v*.safetensors"))
+        """The versions' files, oldest first; whatever else lies in the folder is not ours."""
+        numbers = {path: _NAME.fullmatch(path.name) for path in self._folder.iterdir()}
+        return sorted((path for path, name in numbers.items() if name), key=lambda path: int(path.stem[1:]))
