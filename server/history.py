@@ -18,8 +18,8 @@ CREATE TABLE IF NOT EXISTS rounds (
     error REAL, bytes_up INTEGER, bytes_down INTEGER, failed TEXT
 );
 CREATE TABLE IF NOT EXISTS replies (
-    round INTEGER REFERENCES rounds (rowid), version INTEGER, client TEXT, rows INTEGER, error TEXT, loss REAL,
-    train_s REAL, bytes_up INTEGER
+    round INTEGER REFERENCES rounds (rowid), version INTEGER, client TEXT, rows INTEGER, error TEXT,
+    loss REAL, train_s REAL, bytes_up INTEGER
 );
 CREATE TABLE IF NOT EXISTS notes (at REAL, kind TEXT, text TEXT);
 """
@@ -105,13 +105,12 @@ class History:
         for row in self._database.execute("SELECT * FROM replies ORDER BY rowid"):
             reply = {**row, "error": json.loads(row["error"])}
             replies.setdefault(reply.pop("round"), []).append(reply)
-        found = [
-            dict(row) for row in self._database.execute("SELECT rowid AS id, * FROM rounds ORDER BY rowid")
-        ]
-        return [
-            row | {"failed": json.loads(row["failed"]), "replies": replies.get(row.pop("id"), [])}
-            for row in found
-        ]
+        found = []
+        for row in self._database.execute("SELECT rowid AS id, * FROM rounds ORDER BY rowid"):
+            values = {**row, "failed": json.loads(row["failed"]), "replies": replies.get(row["id"], [])}
+            del values["id"]
+            found.append(values)
+        return found
 
     def close(self) -> None:
         """Close the database."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
-from common.bundle import BundleError, pack, unpack
+from common.bundle import BundleError, checked, pack, unpack
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -137,3 +138,51 @@ def test_a_bundle_runs_no_code() -> None:
 
     with pytest.raises(SafetensorError, match="object"):
         pack({}, {"a": np.array([Bomb()], dtype=object)})
+
+
+@dataclass(frozen=True)
+class Inner:
+    share: float
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str
+    counts: tuple[int, ...]
+    inner: Inner
+
+
+SOUND = {"name": "edge-1", "counts": [1, 2], "inner": {"share": 0.5}}
+
+
+def test_sound_fields_become_the_dataclass() -> None:
+    assert checked(Outer, SOUND) == Outer("edge-1", (1, 2), Inner(0.5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": 3}, "'name': .*string"),
+        ({"name": None}, "'name': .*string"),
+        ({"counts": ["1"]}, "'counts.0': .*integer"),
+        ({"counts": [1.5]}, "'counts.0': .*integer"),
+        ({"counts": 3}, "'counts': "),
+        ({"inner": {"share": "0.5"}}, "'inner.share': .*number"),
+        ({"inner": {}}, "'inner.share': .*required"),
+        ({"inner": [0.5]}, "'inner': "),
+    ],
+)
+def test_a_field_of_another_type_is_refused_by_name(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(BundleError, match=said):
+        checked(Outer, {**SOUND, **changes})
+
+
+@pytest.mark.parametrize("fields", [None, [], "x", {}, {"name": "edge-1"}])
+def test_fields_that_are_missing_are_refused(fields: Any) -> None:
+    with pytest.raises(BundleError):
+        checked(Outer, fields)
+
+
+def test_a_text_that_is_no_unicode_is_refused() -> None:
+    with pytest.raises(BundleError):
+        checked(Outer, {**SOUND, "name": "\ud800"})

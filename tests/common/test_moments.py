@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,29 @@ def test_a_small_spread_on_a_large_offset_is_not_lost() -> None:
 def test_nothing_cannot_be_merged() -> None:
     with pytest.raises(TypeError):
         Moments.merge_all([])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"count": 0}, "moments of 0 rows"),
+        ({"mean": np.array([np.nan, 0.0])}, "'mean' is not 2 finite values"),
+        ({"m2": np.array([np.inf, 0.0])}, "'m2' is not 2 finite values"),
+        ({"minimum": np.zeros(3)}, "'minimum' is not 2 finite values"),
+        ({"maximum": np.zeros((2, 1))}, "'maximum' is not 2 finite values"),
+        ({"m2": np.array([-1.0, 0.0])}, "'m2' is negative"),
+    ],
+)
+def test_moments_that_no_rows_have_are_refused(changes: dict[str, Any], said: str) -> None:
+    sound = Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]]))
+    with pytest.raises(ValueError, match=said):
+        replace(sound, **changes)
+
+
+@pytest.mark.parametrize("rows", [[[np.nan]], [[np.inf]], [[1.0], [np.nan]]])
+def test_rows_that_are_not_finite_have_no_moments(rows: Any) -> None:
+    with pytest.raises(ValueError, match="finite"), np.errstate(invalid="ignore"):
+        Moments.of(np.array(rows))
 
 
 @given(ROWS, st.permutations(range(3)))
