@@ -34,6 +34,7 @@ def command(rounds: int, folder: Path) -> list[str]:
         "training.holdout": job.HOLDOUT,
         "scaling.by": "none",
         "federation.max_rounds": rounds,
+        "federation.patience": 0,
     }
     flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={json.dumps(value)}")]
     return [sys.executable, "-m", "flockwatch", "local", "--data", str(data), "--runs", str(folder), *flags]

@@ -80,7 +80,7 @@ class FederationSettings(Section):
     """Rounds: who takes part, how long a round waits, and when the run ends."""
 
     strategy: Literal["fedavg"] = "fedavg"
-    max_rounds: PositiveInt = 60
+    max_rounds: PositiveInt = 200
     fraction: Fraction = 1.0
     """Share of the connected clients that a round samples."""
     min_clients: PositiveInt = 2
@@ -91,10 +91,10 @@ class FederationSettings(Section):
     """After this long a round closes if its quorum has answered; with all replies it closes at once."""
     wait_s: Seconds = 600.0
     """The longest the server waits, for clients or for a quorum, before it ends the run and says why."""
-    patience: Annotated[int, Field(ge=0)] = 0
+    patience: Annotated[int, Field(ge=0)] = 10
     """Stop after this many rounds without improvement. 0: only `max_rounds` ends the run."""
-    min_improvement: Annotated[float, Field(ge=0, lt=1)] = 0.001
-    """Relative fall of the weighted reconstruction error that counts as an improvement."""
+    min_improvement: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Relative fall of the weighted reconstruction error, below the best before, that is an improvement."""
 
 
 class ThresholdSettings(Section):
@@ -192,7 +192,7 @@ class Settings(Section):
     """Everything that can be set. Immutable once loaded.
 
     >>> Settings().federation.max_rounds
-    60
+    200
     """
 
     model: ModelSettings = ModelSettings()

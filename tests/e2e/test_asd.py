@@ -23,8 +23,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if not DATA.is_dir():
         pytest.skip(f"no real data: {DATA} does not exist; FLOCKWATCH_DATA can name the folder above it")
-    runs = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "flockwatch", "local", "--data", str(DATA), "--runs", str(runs)]
+    sixty = ("--set", "federation.max_rounds=60", "--set", "federation.patience=0")
+    return local(tmp_path_factory.mktemp("runs"), *sixty)
+
+
+def local(runs: Path, *flags: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "flockwatch", "local", "--data", str(DATA), "--runs", str(runs), *flags]
     subprocess.run(command, check=True, timeout=800, capture_output=True)
     (found,) = runs.glob("*/report.json")
     return json.loads(found.read_text())
@@ -57,3 +61,11 @@ def test_per_round_figures_add_up(report: dict[str, Any]) -> None:
         rows = sum(reply["rows"] for reply in r["replies"])
         mean = sum(reply["rows"] * reply["error"]["mean"] for reply in r["replies"]) / rows
         assert r["error"] == pytest.approx(mean)
+
+
+def test_by_default_the_run_goes_on_until_it_has_converged(report: dict[str, Any], tmp_path: Path) -> None:
+    converged = local(tmp_path, "--set", "local.compare=false")
+    assert converged["reason"] == "converged: no improvement in 10 rounds"
+    assert converged["totals"]["error_after"] < report["totals"]["error_after"]
+    errors = [r["error"] for r in converged["rounds"]]
+    assert min(errors[-11:]) > 0.97 * errors[-12]

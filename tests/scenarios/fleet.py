@@ -26,6 +26,7 @@ SMALL = {
     "model.hidden": "[4]",
     "training.batch_size": "32",
     "federation.max_rounds": "5",
+    "federation.patience": "0",
     "federation.min_clients": "2",
 }
 

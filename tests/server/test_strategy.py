@@ -81,7 +81,7 @@ def settings(**changes: Any) -> Settings:
     base = {
         "model": {"window": 2, "hidden": (4,)},
         "training": {"batch_size": 16},
-        "federation": {"max_rounds": 1, "min_clients": 1},
+        "federation": {"max_rounds": 1, "min_clients": 1, "patience": 0},
     }
     merged = Settings().with_values(**base)
     return merged.with_values(**changes) if changes else merged
