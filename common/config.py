@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from common.strict_yaml import parse
 
 ENV_PREFIX = "FLOCKWATCH_"
 
@@ -243,7 +244,7 @@ def load(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = _parse_yaml(path.read_text(encoding="utf-8"))
+        values = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -252,45 +253,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: is not valid YAML: {getattr(error, 'problem', error)}") from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a date in month 13, a number of no base, a thousand brackets
+    except (ValueError, RecursionError) as error:  # a date in month 13, a thousand brackets
         raise ConfigError(f"{path}: holds a value that cannot be read: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected sections such as 'model:', found {type(values).__name__}")
     return values
-
-
-def _parse_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  it is a SafeLoader
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that is set twice is an error, and 1e-3 is a number as in YAML 1.2."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping; raises ConstructorError on a repeated key."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, list | dict):
-                continue
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"'{key}' is set twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
 
 
 def _from_environment(environ: Mapping[str, str] | None) -> Iterator[tuple[str, str, str]]:
@@ -312,7 +281,7 @@ def _put(values: dict[str, Any], key: str, text: str, origin: str) -> None:
     if not dot or "." in name:
         raise ConfigError(f"{origin}: expected a key such as federation.max_rounds, found '{key}'")
     try:
-        value = _parse_yaml(text)
+        value = parse(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{origin}: '{text}' is not a valid value") from error
     existing = values[section] = values.get(section) or {}
@@ -329,21 +298,23 @@ def _validate(values: dict[str, Any], origins: Mapping[str, str], source: str) -
     except ValidationError as error:
         problems = error.errors()
         first = problems[0]
-        key = ".".join(str(part) for part in first["loc"])
+        path = [str(part) for part in first["loc"]]
+        key = ".".join(path)
         origin = next(
             (o for k, o in origins.items() if f"{key}.".startswith(f"{k}.") or k.startswith(f"{key}.")),
             source,
         )
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(f"{origin}: {_explain(key, first)}{more}") from None
+        raise ConfigError(f"{origin}: {_explain(path, first)}{more}") from None
 
 
-def _explain(key: str, problem: Any) -> str:
+def _explain(path: list[str], problem: Any) -> str:
+    key = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        *path, name = key.split(".")
-        known = _known_keys(path)
+        *sections, name = path
+        known = _known_keys(sections)
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{'.'.join([*path, close[0]])}'?" if close else f"expected one of {known}"
+        hint = f"did you mean '{'.'.join([*sections, close[0]])}'?" if close else f"expected one of {known}"
         return f"unknown key '{key}'; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":

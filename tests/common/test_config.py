@@ -284,6 +284,12 @@ def test_any_file_is_settings_or_a_named_error(
         assert str(error).startswith(str(path))
 
 
+@pytest.mark.parametrize("key", [".", "model.", ".window", "a.b.c", "model..window"])
+def test_a_key_with_dots_in_a_file_is_unknown_as_it_stands(tmp_path: Path, key: str) -> None:
+    path = written(tmp_path, f"{key}: 3")
+    assert refusal(path).startswith(f"{path}: unknown key '{key}'; ")
+
+
 @pytest.mark.parametrize(("content", "found"), [("- model\n", "list"), ("model", "str"), ("3", "int")])
 def test_a_file_without_sections_is_refused(tmp_path: Path, content: str, found: str) -> None:
     path = written(tmp_path, content)

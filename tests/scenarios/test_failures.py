@@ -31,7 +31,7 @@ def test_a_client_killed_in_mid_round_leaves_the_round_to_its_quorum(federation)
     killed_at = run.version()
     eventually(lambda: run.version() >= killed_at + 4, 90)
     after = [r for r in run.rounds() if r["version"] > killed_at + 1]
-    assert all({reply["client"] for reply in r["replies"]} == {"a", "b"} for r in after)
+    assert all(r["replies"] and "c" not in {reply["client"] for reply in r["replies"]} for r in after)
     failed = {client: why for r in run.rounds() for client, why in r["failed"].items()}
     assert "c" in failed
 

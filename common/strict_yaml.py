@@ -1,0 +1,47 @@
+"""YAML as people expect it: no key twice, and 1e-3 is a number."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+
+def parse(text: str) -> Any:
+    """The value that a YAML text holds.
+
+    >>> parse("{rate: 1e-3, days: [1, 2]}")
+    {'rate': 0.001, 'days': [1, 2]}
+
+    Raises:
+        yaml.YAMLError: the text is not YAML, or sets a key twice.
+        ValueError: it holds a value that cannot be, such as a day in month 13.
+        RecursionError: it is nested too deep.
+    """
+    return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  it is a SafeLoader
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that is set twice is an error, and 1e-3 is a number as in YAML 1.2."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; raises ConstructorError on a repeated key."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict):
+                continue
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key}' is set twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
