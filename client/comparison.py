@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from client.data import Partition
 from client.trainer import Trainer
-from common.config import Settings, TrainingSettings
 from common.manifest import Manifest
 from common.moments import Moments, Scaler
 from common.scoring import scores
+from common.settings import Settings, TrainingSettings
 from common.weights import Weights
 
 Rows = NDArray[np.float32]

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from client import tables
 from client.tables import ENDINGS, NUMBER, DataError
-from common.config import DataSettings
 from common.schema import Schema, SchemaError
+from common.settings import DataSettings
 
 _MISSING = r"(?i)^([+-]?(nan|inf|infinity)|null|none|na|n/a|)$"
 """Words for a number that is not there: a column of nothing else is a numeric column gone wrong."""

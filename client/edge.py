@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from client.data import Partition
 from client.tables import DataError
 from common.architecture import Architecture
-from common.config import ScalingSettings, ThresholdSettings, TrainingSettings
 from common.manifest import Manifest
 from common.messages import Description, Evaluation, Task, Update
 from common.moments import Moments, Scaler
 from common.scoring import ErrorSummary, scores
+from common.settings import ScalingSettings, ThresholdSettings, TrainingSettings
 from common.threshold import threshold
 from common.weights import subtract
 

@@ -12,7 +12,8 @@ from client.data import read
 from client.edge import Edge
 from client.identity import Identity
 from client.link import Link
-from common.config import ConfigError, Settings
+from common.config import ConfigError
+from common.settings import Settings
 
 log = logging.getLogger(__name__)
 

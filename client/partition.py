@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from client.data import Partition, natural, read, read_column
-from common.config import ClientSettings, DataSettings
+from common.settings import ClientSettings, DataSettings
 
 Owners = NDArray[np.intp]
 """Shape (n,): which client each row goes to, counted from 0."""

@@ -16,8 +16,8 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from client.data import Partition
-from common.config import DataSettings
 from common.schema import Schema
+from common.settings import DataSettings
 
 START_S = 1_767_571_200
 """When the first row was measured: Monday, 2026-01-05 00:00 UTC."""

@@ -20,7 +20,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from common.architecture import Architecture
-from common.config import TrainingSettings
+from common.settings import TrainingSettings
 from common.weights import Weights
 
 _OPTIMIZERS = {

@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from common.config import Activation, ModelSettings, PositiveInt
+from common.settings import Activation, ModelSettings, PositiveInt
 from common.weights import Shapes, Weights
 
 

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import ScalingSettings
+from common.settings import ScalingSettings
 
 SMALLEST_STD = 1e-6
 """Below this share of a feature's magnitude, its spread is rounding noise and it is only centred."""

@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from common.architecture import Architecture
-from common.config import Activation
+from common.settings import Activation
 from common.weights import Weights
 
 Floats = NDArray[np.float32]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import ThresholdSettings
+from common.settings import ThresholdSettings
 
 
 def threshold(settings: ThresholdSettings, normal_scores: NDArray[np.floating]) -> float:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from common import config
-from common.config import ConfigError, Settings
+from common.config import ConfigError
+from common.settings import Settings
 
 WRONG_INPUT = 2
 FAILED = 1

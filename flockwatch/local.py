@@ -26,10 +26,10 @@ from rich.progress import (
 from client.comparison import Comparison
 from client.data import Partition
 from client.edge import Edge
-from common.config import Settings
 from common.files import write_atomic
 from common.manifest import Manifest
 from common.processes import Processes
+from common.settings import Settings
 from flockwatch.partitions import Source, gather
 from flockwatch.report import report, table
 from server.history import History

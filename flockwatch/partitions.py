@@ -10,8 +10,9 @@ import numpy as np
 from client import telemetry
 from client.data import Partition, files, read, write
 from client.partition import by_column, contiguous, dirichlet, iid
-from common.config import ConfigError, LocalSettings, Settings
+from common.config import ConfigError
 from common.schema import Schema
+from common.settings import LocalSettings, Settings
 
 GENERATED_CLIENTS = 3
 TEST_ROWS = 2000

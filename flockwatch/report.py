@@ -10,8 +10,8 @@ from rich import box
 from rich.table import Table
 
 from client.edge import Judgement
-from common.config import Settings
 from common.manifest import Manifest
+from common.settings import Settings
 
 if TYPE_CHECKING:
     from client.comparison import Comparison

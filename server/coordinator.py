@@ -13,8 +13,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import Literal
 
-from common.config import FederationSettings
 from common.schema import Schema, SchemaError
+from common.settings import FederationSettings
 from server.state import (
     Abandon,
     Action,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from common.config import Settings
 from common.files import write_atomic
+from common.settings import Settings
 from server.lease import Lease
 from server.link import LinkError, SuperLink
 

@@ -18,11 +18,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from common.architecture import Architecture
-from common.config import Settings
 from common.manifest import Manifest
 from common.messages import Description, Evaluation, Update
 from common.moments import Moments
 from common.schema import Schema
+from common.settings import Settings
 from common.weights import Weights, add
 from server import coordinator
 from server.admission import NotAdmitted, admit

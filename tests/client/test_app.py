@@ -12,11 +12,11 @@ from client.data import Partition
 from client.edge import Edge
 from common.architecture import Architecture
 from common.bundle import pack
-from common.config import Settings
 from common.manifest import Manifest
 from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task, Update
 from common.moments import Moments
 from common.schema import Schema
+from common.settings import Settings
 
 ROWS = np.random.default_rng(0).standard_normal((100, 2)).astype(np.float32)
 CONTEXT = Context(1, 1, {}, RecordDict(), {}, 1)

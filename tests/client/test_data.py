@@ -10,8 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from client.data import DataError, Partition, client_name, files, read, read_column, write
-from common.config import DataSettings
 from common.schema import Schema, SchemaError
+from common.settings import DataSettings
 
 SETTINGS = DataSettings()
 

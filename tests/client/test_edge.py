@@ -11,12 +11,12 @@ from client.data import Partition
 from client.edge import Edge
 from client.tables import DataError
 from common.architecture import Architecture
-from common.config import Settings
 from common.manifest import Manifest
 from common.messages import Task
 from common.moments import Moments, Scaler
 from common.schema import Schema, SchemaError
 from common.scoring import scores
+from common.settings import Settings
 from common.weights import norm
 
 SCHEMA = Schema(("a", "b"))

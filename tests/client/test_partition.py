@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from client.data import DataError, Partition
 from client.partition import PartitionError, by_column, contiguous, dirichlet, iid
-from common.config import DataSettings
 from common.schema import Schema
+from common.settings import DataSettings
 
 SETTINGS = DataSettings()
 

@@ -9,7 +9,7 @@ import pytest
 from client import telemetry
 from client.data import read
 from client.telemetry import FAULTS, METRICS, Recording, fleet, record, write
-from common.config import DataSettings
+from common.settings import DataSettings
 
 WINDOW = 10
 

@@ -10,8 +10,8 @@ import pytest
 
 from client.trainer import Trainer
 from common.architecture import Architecture
-from common.config import Activation, TrainingSettings
 from common.scoring import reconstruct, scores, windows
+from common.settings import Activation, TrainingSettings
 
 SHAPE = Architecture(features=3, window=2, hidden=(8, 4, 8))
 ROWS = np.random.default_rng(0).standard_normal((400, 1)).astype(np.float32) @ np.ones((1, 3), np.float32)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.architecture import Architecture
 from common.bundle import checked
-from common.config import ModelSettings
+from common.settings import ModelSettings
 from common.weights import digest, shapes
 
 ARCHITECTURES = st.builds(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from common.config import ScalingSettings
 from common.moments import Moments, Scaler
+from common.settings import ScalingSettings
 
 Rows = NDArray[np.float32]
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.architecture import Architecture
-from common.config import Activation
 from common.scoring import BLOCK, ErrorSummary, Floats, reconstruct, scores, windows
+from common.settings import Activation
 from common.weights import Weights
 
 ACTIVATIONS = {

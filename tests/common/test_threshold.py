@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from common.config import ThresholdSettings
+from common.settings import ThresholdSettings
 from common.threshold import threshold
 
 SCORES = hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(0, 1e6, width=32))

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from client.data import Partition, write
-from common.config import DataSettings
 from common.manifest import Manifest
 from common.processes import Processes
 from common.schema import Schema
+from common.settings import DataSettings
 from server.history import History
 from server.link import flower_environment
 from server.registry import Registry

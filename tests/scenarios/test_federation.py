@@ -12,8 +12,8 @@ import psutil
 from fleet import Federation, eventually
 
 from client.data import read
-from common.config import DataSettings
 from common.processes import MARKS
+from common.settings import DataSettings
 
 
 class Recorder:

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from common.config import FederationSettings
+from common.settings import FederationSettings
 from server.coordinator import RETRY_S, ROUND_PAUSE_S, step, waiting_for
 from server.state import (
     Abandon,

@@ -20,11 +20,11 @@ from client.data import Partition
 from client.edge import Edge
 from client.trainer import Trainer
 from common.architecture import Architecture
-from common.config import Settings
 from common.manifest import Manifest
 from common.messages import Task
 from common.moments import Moments, Scaler
 from common.schema import Schema
+from common.settings import Settings
 from common.weights import add, weighted_mean
 from server.history import History
 from server.registry import Registry

@@ -1,0 +1,206 @@
+"""Everything that can be set, section by section, typed; `common.config` reads it from files and flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Activation = Literal["relu", "tanh", "sigmoid", "elu", "linear"]
+PositiveInt = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+FilePath = Annotated[Path, Field(strict=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Section(BaseModel):
+    """One part of the settings: immutable, strictly typed, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSettings(Section):
+    """The autoencoder: the last `window` events, flattened, through `hidden` widths and back."""
+
+    window: PositiveInt = 10
+    hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (64, 16, 64)
+    activation: Activation = "relu"
+    output_activation: Activation = "linear"
+
+
+class TrainingSettings(Section):
+    """How one client trains between two messages."""
+
+    optimizer: Literal["adam", "sgd", "rmsprop", "adamw"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    epochs: PositiveInt = 1
+    batch_size: PositiveInt = 128
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the training rows, the last ones, that measures the error and is never trained on.
+
+    0: all rows are trained on, and the error is measured on them.
+    """
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class ScalingSettings(Section):
+    """How inputs are scaled: by moments of the whole fleet, of each client alone, or not at all."""
+
+    by: Literal["fleet", "client", "none"] = "fleet"
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Largest scaled magnitude, in standard deviations; larger ones are cut off. None: no limit."""
+
+    @model_validator(mode="after")
+    def _clip_needs_a_scale(self) -> Self:
+        if self.by == "none" and self.clip is not None:
+            raise ValueError("'clip' counts standard deviations, so it needs 'by' to be fleet or client")
+        return self
+
+
+class FederationSettings(Section):
+    """Rounds: who takes part, how long a round waits, and when the run ends."""
+
+    strategy: Literal["fedavg"] = "fedavg"
+    max_rounds: PositiveInt = 200
+    fraction: Fraction = 1.0
+    """Share of the connected clients that a round samples."""
+    min_clients: PositiveInt = 2
+    """A round starts when this many are connected, and samples at least this many."""
+    quorum: Fraction = 0.5
+    """Share of the sampled clients whose replies are enough once the deadline has passed."""
+    deadline_s: Seconds = 60.0
+    """After this long a round closes if its quorum has answered; with all replies it closes at once."""
+    wait_s: Seconds = 600.0
+    """The longest the server waits, for clients or for a quorum, before it ends the run and says why."""
+    patience: Annotated[int, Field(ge=0)] = 10
+    """Stop after this many rounds without improvement. 0: only `max_rounds` ends the run."""
+    min_improvement: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Relative fall of the weighted reconstruction error, below the best before, that is an improvement."""
+
+
+class ThresholdSettings(Section):
+    """Above which score an event is an anomaly: a quantile of held-out normal scores, or a value."""
+
+    quantile: Annotated[float, Field(gt=0, lt=1)] = 0.995
+    value: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """A fixed threshold in units of the score; replaces the quantile."""
+
+
+class DataSettings(Section):
+    """Which columns are features. By default every numeric column but the ones named here.
+
+    Names with a leading underscore are never features unless `features` lists them.
+    """
+
+    features: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    label: str = "label"
+    split: str = "split"
+    """Column with 0 for training rows and 1 for test rows; where it is absent every row trains."""
+    timestamp: str = "ts"
+    ignore: Names = ()
+
+    @model_validator(mode="after")
+    def _roles_do_not_overlap(self) -> Self:
+        special = {"label": self.label, "split": self.split, "timestamp": self.timestamp}
+        if len(set(special.values())) < len(special):
+            raise ValueError(f"'label', 'split' and 'timestamp' must name three columns, not {special}")
+        for name in self.features or ():
+            for role, column in special.items():
+                if name == column:
+                    raise ValueError(f"'features' lists '{name}', which is the {role} column")
+            if name in self.ignore:
+                raise ValueError(f"'{name}' stands in both 'features' and 'ignore'")
+        if self.features is not None and len(set(self.features)) < len(self.features):
+            raise ValueError("'features' lists a column twice")
+        return self
+
+
+class ServerSettings(Section):
+    """Where the server listens, and where it keeps its state."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    state: FilePath = Path("runs/server")
+    keep_versions: Annotated[int, Field(ge=2)] = 10
+    """Newest versions that stay on disk."""
+
+
+class ClientSettings(Section):
+    """One edge: its name in the federation, its data, its server."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    """Unique in the fleet. None: the data file's name without its ending."""
+    server: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")] = "127.0.0.1:8000"
+    data: FilePath | None = None
+    state: FilePath | None = None
+    """Folder for what the client keeps. None: `runs/clients/NAME`."""
+
+
+class LocalSettings(Section):
+    """`flockwatch local`: a whole federation on this machine."""
+
+    data: FilePath | None = None
+    """A folder with one data file a client, or one file to divide. None: what `generate` makes."""
+    generate: Literal["telemetry", "normal"] = "telemetry"
+    """telemetry: machines with labelled faults. normal: independent standard-normal features."""
+    clients: PositiveInt | None = None
+    """Among how many clients one file is divided, or how many are generated. None: 3."""
+    partition: Literal["iid", "contiguous", "column", "dirichlet"] = "iid"
+    """How one file is divided."""
+    column: str | None = None
+    """The column that names each row's client, for `partition: column`."""
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    """For `partition: dirichlet`: the smaller, the more the clients differ."""
+    rows: Annotated[int, Field(ge=100)] = 4000
+    """Training rows of each generated client."""
+    features: PositiveInt = 10
+    """Features of `generate: normal`."""
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Of what is generated and how a file is divided."""
+    runs: FilePath = Path("runs")
+    """Each run gets a folder of its own in here."""
+    compare: bool = True
+    """Whether to train local-only and pooled models too and print them beside the federated one."""
+
+    @model_validator(mode="after")
+    def _column_goes_with_partition(self) -> Self:
+        if (self.partition == "column") != (self.column is not None):
+            raise ValueError("'partition: column' and 'column: NAME' go together, and only together")
+        return self
+
+
+class Settings(Section):
+    """Everything that can be set. Immutable once loaded.
+
+    >>> Settings().federation.max_rounds
+    200
+    """
+
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    federation: FederationSettings = FederationSettings()
+    threshold: ThresholdSettings = ThresholdSettings()
+    data: DataSettings = DataSettings()
+    server: ServerSettings = ServerSettings()
+    client: ClientSettings = ClientSettings()
+    local: LocalSettings = LocalSettings()
+
+    def dump(self) -> dict[str, Any]:
+        """The settings as plain values that JSON and YAML can hold."""
+        return self.model_dump(mode="json")
+
+    def with_values(self, **sections: Mapping[str, Any]) -> Settings:
+        """A copy with single values replaced: `settings.with_values(server={"port": 9000})`.
+
+        Raises:
+            ValueError: a value is not valid.
+        """
+        values = self.model_dump()
+        for section, changes in sections.items():
+            values[section] |= changes
+        return Settings.model_validate(values)
