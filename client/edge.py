@@ -18,6 +18,7 @@ from common.messages import Description, Evaluation, Task, Update
 from common.moments import Moments, Scaler
 from common.scoring import ErrorSummary, scores
 from common.settings import ScalingSettings, ThresholdSettings, TrainingSettings
+from common.sketch import ScoreSketch
 from common.threshold import threshold
 from common.weights import subtract
 
@@ -73,7 +74,15 @@ class Edge:
             DataError: there are too few rows for one window on each side.
         """
         training, held_out = self._prepare(task.manifest)
-        return Evaluation(self.name, task.manifest.version, len(training), _error(task.manifest, held_out))
+        errors = _scores(task.manifest, held_out)
+        return Evaluation(
+            client=self.name,
+            version=task.manifest.version,
+            rows=len(training),
+            error=ErrorSummary.of(errors),
+            scores=ScoreSketch.of(errors),
+            drifted=False,
+        )
 
     def train(self, task: Task) -> Update:
         """The error of a version on the held-out rows, and what training on the others changes in it.
@@ -86,7 +95,7 @@ class Edge:
         started = time.perf_counter()
         manifest = task.manifest
         training, held_out = self._prepare(manifest)
-        error = _error(manifest, held_out)
+        errors = _scores(manifest, held_out)
         settings = TrainingSettings.model_validate(manifest.settings["training"])
         trainer = self.warm(manifest.architecture, settings)
         seed = zlib.crc32(f"{self.name}/{manifest.version}/{settings.seed}".encode())
@@ -95,7 +104,9 @@ class Edge:
             client=self.name,
             version=manifest.version,
             rows=len(training),
-            error=error,
+            error=ErrorSummary.of(errors),
+            scores=ScoreSketch.of(errors),
+            drifted=False,
             loss=loss,
             train_s=time.perf_counter() - started,
             difference=subtract(trained, manifest.weights),
@@ -157,10 +168,6 @@ class Edge:
         columns = self._partition.schema
         own = self._own_moments.select(manifest.schema.align(columns.features))
         return Scaler.chosen(scaling, manifest.moments, own)
-
-
-def _error(manifest: Manifest, held_out: Rows) -> ErrorSummary:
-    return ErrorSummary.of(_scores(manifest, held_out))
 
 
 def _scores(manifest: Manifest, rows: Rows) -> Rows:

@@ -1,11 +1,11 @@
-"""One version of the federation's model with all that scoring needs: weights, scaler, schema, hash."""
+"""One version of the federation's model with all that scoring needs, from weights to a hash over them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +16,10 @@ from common.architecture import Architecture
 from common.bundle import checked, pack, unpack
 from common.moments import Moments
 from common.schema import Schema
+from common.sketch import ScoreSketch
 from common.weights import Weights, digest, is_finite, shapes
 
-FORMAT = 1
+FORMAT = 2
 _MOMENTS = ("mean", "m2", "minimum", "maximum")
 
 
@@ -52,6 +53,8 @@ class Manifest:
     moments: Moments
     settings: dict[str, Any]
     """The settings that the version was trained under, as plain values."""
+    scores: ScoreSketch = field(default_factory=ScoreSketch)
+    """The fleet's scores of held-out normal rows, under the version before this one; may be empty."""
 
     def __post_init__(self) -> None:
         counts = {len(self.schema), self.architecture.features, len(self.moments.mean)}
@@ -95,12 +98,13 @@ class Manifest:
                 },
                 moments=Moments(header.count, *(arrays[f"moments/{name}"] for name in _MOMENTS)),
                 settings=header.settings,
+                scores=ScoreSketch.unpack(arrays["scores"].tobytes()),
             )
         except ManifestError:
             raise
         except KeyError as error:
             raise ManifestError(f"incomplete: no {error}") from error
-        except ValueError as error:  # of the bundle, the schema, or the moments
+        except ValueError as error:  # of the bundle, the schema, the moments, or the sketch
             raise ManifestError(str(error)) from error
         if manifest.hash != header.hash:
             raise ManifestError(f"hash is {manifest.hash[:12]}, the manifest says {header.hash[:12]}")
@@ -121,4 +125,5 @@ class Manifest:
 
     def _arrays(self) -> dict[str, Any]:
         named = {f"weights/{name}": array for name, array in self.weights.items()}
+        named["scores"] = np.frombuffer(self.scores.pack(), np.uint8)
         return named | {f"moments/{name}": np.asarray(getattr(self.moments, name)) for name in _MOMENTS}

@@ -23,14 +23,16 @@ from common.manifest import Manifest, ManifestError
 from common.moments import Moments
 from common.schema import Schema
 from common.scoring import ErrorSummary
+from common.sketch import ScoreSketch
 from common.weights import Weights
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 RECORD, CONTENT = "flockwatch", "content"
 """A Flower message holds one record with one value: a message of this file, packed."""
 
 _COLUMNS = ("mean", "m2", "minimum", "maximum")
+_SCORES, _DIFFERENCE = "scores", "difference/"
 
 Fields = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
@@ -143,6 +145,25 @@ class Task(_Message):
 
 
 @dataclass(frozen=True)
+class _Measurement:
+    """The fields of a packed evaluation."""
+
+    client: str
+    version: int
+    rows: int
+    error: ErrorSummary
+    drifted: bool
+
+
+@dataclass(frozen=True)
+class _Training(_Measurement):
+    """The fields of a packed update."""
+
+    loss: float
+    train_s: float
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation(_Message):
     """The reconstruction error of a version on a client's held-out rows."""
 
@@ -152,27 +173,43 @@ class Evaluation(_Message):
     rows: int
     """Rows that the client trains on: its weight in a mean over clients."""
     error: ErrorSummary
+    scores: ScoreSketch
+    """Of the held-out rows."""
+    drifted: bool
+    """Whether the client's stream no longer looks as it did: it asks for training."""
+
+    def _parts(self) -> tuple[Fields, Arrays]:
+        return _fields(_Measurement, self), {_SCORES: np.frombuffer(self.scores.pack(), np.uint8)}
+
+    @classmethod
+    def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
+        return cls(**vars(checked(_Measurement, fields)), scores=_sketch(arrays))
 
 
-@dataclass(frozen=True)
-class _Training(Evaluation):
-    """The fields of a packed update."""
+@dataclass(frozen=True, eq=False)
+class Update(Evaluation):
+    """What one client learned: the difference from the version it was given, and that version's error."""
 
     loss: float
     """Mean training loss of the last epoch."""
     train_s: float
-
-
-@dataclass(frozen=True, eq=False)
-class Update(_Training):
-    """What one client learned: the difference from the version it was given, and that version's error."""
-
     difference: Weights
 
     def _parts(self) -> tuple[Fields, Arrays]:
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(_Training)}
-        return {**fields, "error": dataclasses.asdict(self.error)}, dict(self.difference)
+        _, arrays = super()._parts()
+        return _fields(_Training, self), arrays | {_DIFFERENCE + n: a for n, a in self.difference.items()}
 
     @classmethod
     def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
-        return cls(**vars(checked(_Training, fields)), difference=arrays)
+        difference = {n.removeprefix(_DIFFERENCE): a for n, a in arrays.items() if n.startswith(_DIFFERENCE)}
+        said = vars(checked(_Training, fields))
+        return cls(**said, scores=_sketch(arrays), difference=difference)
+
+
+def _fields(header: type[_Measurement], answer: Evaluation) -> Fields:
+    named = {f.name: getattr(answer, f.name) for f in dataclasses.fields(header)}
+    return {**named, "error": dataclasses.asdict(answer.error)}
+
+
+def _sketch(arrays: Arrays) -> ScoreSketch:
+    return ScoreSketch.unpack(arrays[_SCORES].tobytes())

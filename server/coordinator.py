@@ -67,8 +67,8 @@ def step(state: State, event: Event, now: float, settings: FederationSettings) -
             state = _answered(state, node, number)
         case Failed():
             state = _failed(state, event, now)
-        case Folded(error):
-            state = _folded(state, error, settings)
+        case Folded():
+            state = _folded(state, event, settings)
         case Tick():
             state = _ask_again(state, now, actions)
     return _advance(state, now, settings, actions), actions
@@ -210,8 +210,11 @@ def _failed(state: State, event: Failed, now: float) -> State:
     return _no_longer_awaited(state, node, event.reason)
 
 
-def _folded(state: State, error: float, settings: FederationSettings) -> State:
-    improved = state.best_error is None or error < state.best_error * (1 - settings.min_improvement)
+def _folded(state: State, event: Folded, settings: FederationSettings) -> State:
+    error = event.error
+    improved = (
+        event.drifted or state.best_error is None or error < state.best_error * (1 - settings.min_improvement)
+    )
     return replace(
         state,
         version=state.version + 1,

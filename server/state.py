@@ -103,6 +103,8 @@ class Folded:
 
     error: float
     """Weighted reconstruction error of the version that the round started from."""
+    drifted: bool = False
+    """Whether a client's stream no longer looks as it did, so that earlier errors are no measure."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from common.messages import Description, Evaluation, Update
 from common.moments import Moments
 from common.schema import Schema
 from common.settings import Settings
+from common.sketch import ScoreSketch
 from common.weights import Weights, add
 from server import coordinator
 from server.admission import NotAdmitted, admit
@@ -266,9 +267,10 @@ class FlockStrategy(Strategy):
             raise RuntimeError(f"{type(self._inner).__name__} made nothing of {len(used)} updates")
         weights: Weights = {name: array.numpy() for name, array in arrays.items()}
         # Stepping first gives the progress that belongs to the new version; the event is handled after.
-        event = Folded(_weighted_error(used))
+        event = Folded(_weighted_error(used), drifted=any(u.answer.drifted for u in used))
         after, _ = coordinator.step(self._state, event, self._clock(), self._settings.federation)
-        self._manifest = replace(current, version=current.version + 1, weights=weights)
+        scores = ScoreSketch.merge_all(u.answer.scores for u in used)
+        self._manifest = replace(current, version=current.version + 1, weights=weights, scores=scores)
         self._publish(self._manifest, after)
         self._record("train", action.number, used, action.failed)
         return event

@@ -16,9 +16,13 @@ from common.bundle import pack, unpack
 from common.manifest import Manifest, ManifestError
 from common.moments import Moments
 from common.schema import Schema
+from common.sketch import ScoreSketch
 from common.weights import digest
 
 NAMES = st.lists(st.text(max_size=6), min_size=1, max_size=3, unique=True).map(tuple)
+
+
+SCORES = ScoreSketch.of(np.arange(300.0))
 
 
 def manifest(features: tuple[str, ...] = ("cpu", "mémoire"), seed: int = 0, **changes: Any) -> Manifest:
@@ -31,6 +35,7 @@ def manifest(features: tuple[str, ...] = ("cpu", "mémoire"), seed: int = 0, **c
         "weights": architecture.first_weights(seed),
         "moments": Moments.of(rows),
         "settings": {"training": {"epochs": 2, "learning_rate": 0.001}, "model": {"hidden": [3]}},
+        "scores": SCORES,
     }
     return Manifest(**{**values, **changes})
 
@@ -44,6 +49,7 @@ def contents(m: Manifest) -> dict[str, Any]:
         "weights": digest(m.weights),
         "moments": {n: v.tolist() if n != "count" else v for n, v in vars(m.moments).items()},
         "settings": m.settings,
+        "scores": m.scores.pack().hex(),
     }
 
 
@@ -81,8 +87,9 @@ def test_a_packed_manifest_is_a_safetensors_file() -> None:
         manifest(moments=manifest(seed=1).moments),
         manifest(moments=replace(manifest().moments, count=10)),
         manifest(architecture=Architecture(2, window=2, hidden=(3,), activation="tanh")),
+        manifest(scores=ScoreSketch.of(np.arange(301.0))),
     ],
-    ids=lambda m: m.hash[:6],
+    ids=["version", "features", "order", "settings", "weights", "moments", "count", "model", "scores"],
 )
 def test_the_hash_covers_everything(other: Manifest) -> None:
     assert other.hash != manifest().hash
@@ -129,8 +136,8 @@ def test_a_manifest_without_one_of_its_arrays_is_refused(name: str) -> None:
 
 
 def test_another_format_is_named() -> None:
-    with pytest.raises(ManifestError, match="format 2; this program reads format 1"):
-        Manifest.unpack(sealed({**FIELDS, "format": 2}))
+    with pytest.raises(ManifestError, match="format 3; this program reads format 2"):
+        Manifest.unpack(sealed({**FIELDS, "format": 3}))
 
 
 KINDS: list[Any] = [None, True, -1, 0, 1.5, "", "x", [], ["x"], [[]], {}, {"hidden": ["x"]}, {"hidden": 3}]

@@ -16,11 +16,21 @@ from common.messages import PROTOCOL, Describe, Description, Evaluation, Protoco
 from common.moments import Moments
 from common.schema import Schema
 from common.scoring import ErrorSummary
+from common.sketch import ScoreSketch
 from common.weights import digest, is_finite
 
 SUMMARY = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
 ARCHITECTURE = Architecture(2, window=1, hidden=(3,))
 MOMENTS = Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]]))
+SCORES = ScoreSketch.of(np.arange(200.0))
+MEASURED: dict[str, Any] = {
+    "client": "edge-1",
+    "version": 3,
+    "rows": 100,
+    "error": SUMMARY,
+    "scores": SCORES,
+    "drifted": False,
+}
 
 
 def manifest() -> Manifest:
@@ -34,12 +44,13 @@ def manifest() -> Manifest:
     )
 
 
+def evaluation(**changes: Any) -> Evaluation:
+    return Evaluation(**{**MEASURED, **changes})
+
+
 def update(**changes: Any) -> Update:
     values: dict[str, Any] = {
-        "client": "edge-1",
-        "version": 3,
-        "rows": 100,
-        "error": SUMMARY,
+        **MEASURED,
         "loss": 0.125,
         "train_s": 1.5,
         "difference": ARCHITECTURE.first_weights(1),
@@ -51,7 +62,7 @@ MESSAGES: dict[str, Any] = {
     "Describe": Describe("no work"),
     "Description": Description("edge-1", "f00", Schema(("cpu", "memory")), MOMENTS, inline=True),
     "Task": Task(manifest()),
-    "Evaluation": Evaluation("edge-1", 3, 100, SUMMARY),
+    "Evaluation": evaluation(),
     "Update": update(),
 }
 KINDS = [type(message) for message in MESSAGES.values()]
@@ -93,10 +104,15 @@ def test_a_task_comes_back() -> None:
 
 
 @settings(deadline=None)
-@given(TEXT, st.integers(0), st.integers(1), SUMMARIES)
-def test_an_evaluation_comes_back(client: str, version: int, rows: int, error: ErrorSummary) -> None:
-    sent = Evaluation(client, version, rows, error)
-    assert Evaluation.unpack(sent.pack()) == sent
+@given(TEXT, st.integers(0), st.integers(1), SUMMARIES, st.booleans())
+def test_an_evaluation_comes_back(
+    client: str, version: int, rows: int, error: ErrorSummary, drifted: bool
+) -> None:
+    sent = evaluation(client=client, version=version, rows=rows, error=error, drifted=drifted)
+    back = Evaluation.unpack(sent.pack())
+    for name in ("client", "version", "rows", "error", "drifted"):
+        assert getattr(back, name) == getattr(sent, name)
+    assert back.scores.pack() == SCORES.pack()
 
 
 @settings(deadline=None)
@@ -152,7 +168,9 @@ def test_a_message_without_one_of_its_fields_is_refused(name: str, field: str) -
         type(MESSAGES[name]).unpack(pack({n: v for n, v in fields.items() if n != field}, arrays))
 
 
-@pytest.mark.parametrize(("name", "array"), [part for part in ARRAYS if part[0] != "Update"])
+@pytest.mark.parametrize(
+    ("name", "array"), [part for part in ARRAYS if not part[1].startswith("difference/")]
+)
 def test_a_message_without_one_of_its_arrays_is_refused(name: str, array: str) -> None:
     fields, arrays = unpack(MESSAGES[name].pack())
     with pytest.raises(ProtocolError):
@@ -242,7 +260,7 @@ def test_moments_that_cannot_be_are_refused(arrays: dict[str, Any]) -> None:
 
 def test_a_damaged_manifest_in_a_task_is_refused() -> None:
     content = np.frombuffer(manifest().pack(), np.uint8).copy()
-    content[-1] ^= 1
+    content[content.tobytes().index(manifest().weights["dense_0/kernel"].tobytes())] ^= 1
     with pytest.raises(ProtocolError, match="manifest: hash is"):
         Task.unpack(pack({"message": "Task", "protocol": PROTOCOL}, {"manifest": content}))
 

@@ -13,6 +13,7 @@ from common.messages import Evaluation, Update
 from common.moments import Moments
 from common.schema import Schema
 from common.scoring import ErrorSummary
+from common.sketch import ScoreSketch
 from server.admission import NotAdmitted, admit
 
 ARCHITECTURE = Architecture(2, window=1, hidden=(3,))
@@ -31,18 +32,28 @@ def asked(weight: float = 0.5) -> Manifest:
     )
 
 
+MEASURED: dict[str, Any] = {
+    "client": "edge-1",
+    "version": 3,
+    "rows": 100,
+    "error": SUMMARY,
+    "scores": ScoreSketch(),
+    "drifted": False,
+}
+
+
 def difference(value: float = 0.25, **changes: Any) -> dict[str, Any]:
     made = {n: np.full(s, value, np.float32) for n, s in ARCHITECTURE.shapes.items()}
     return made | {name.replace("__", "/"): array for name, array in changes.items()}
 
 
 def update(**changes: Any) -> Update:
-    values = {"rows": 100, "error": SUMMARY, "loss": 0.1, "train_s": 1.0, "difference": difference()}
-    return Update(**{"client": "edge-1", "version": 3, **values, **changes})
+    values = {"loss": 0.1, "train_s": 1.0, "difference": difference()}
+    return Update(**{**MEASURED, **values, **changes})
 
 
 def evaluation(**changes: Any) -> Evaluation:
-    return Evaluation(**{"client": "edge-1", "version": 3, "rows": 100, "error": SUMMARY, **changes})
+    return Evaluation(**{**MEASURED, **changes})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""The bytes of a REQ sketch, checked whole: DataSketches' own reader follows damaged ones out of its memory.
+
+Source: `req_sketch::serialize` and `req_compactor::serialize` in Apache DataSketches for C++, version 5.2.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PREAMBLE = struct.Struct(
+    "<BBBBHBB"
+)  # integers in the preamble, version, family, flags, k, levels, raw items
+_WHOLE = struct.Struct("<Qff")  # scores, smallest, largest: where there are several levels
+_LEVEL = struct.Struct("<QfBBHI")  # state, section size, level, sections, padding, items
+_VERSION, _FAMILY = 1, 17
+_EMPTY, _HIGH_RANKS, _RAW, _SORTED = 4, 8, 16, 32
+_MAX_RAW = 4
+_RAW_PADDING = 20
+"""Bytes that the writer leaves behind two to four raw items."""
+_MAX_LEVELS = 40
+_MAX_STATE = 1 << 48
+
+
+def problem(content: bytes, k: int) -> str | None:
+    """What is wrong with the serialised form of a `req_floats_sketch(k, True)`; None when nothing is."""
+    try:
+        preamble, version, family, flags, found_k, levels, raw = _PREAMBLE.unpack_from(content)
+        if (version, family, found_k) != (_VERSION, _FAMILY, k) or not flags & _HIGH_RANKS:
+            return f"is no REQ sketch of high ranks with k {k}"
+        body = content[_PREAMBLE.size :]
+        empty, is_raw = bool(flags & _EMPTY), bool(flags & _RAW)
+        if preamble != (4 if levels > 1 else 2) or levels > _MAX_LEVELS or (levels == 0) != empty:
+            return f"has {levels} levels"
+        if empty:
+            return None if not raw and not body else "is empty, but holds scores"
+        if (raw > 0) != is_raw or raw > _MAX_RAW or (raw and levels > 1):
+            return f"has {raw} raw scores"
+        if raw:
+            return _raw_problem(body, raw)
+        return _levels_problem(body, levels, k, bool(flags & _SORTED))
+    except struct.error:
+        return "is cut short"
+
+
+def _raw_problem(body: bytes, raw: int) -> str | None:
+    if len(body) not in (4 * raw, 4 * raw + _RAW_PADDING):
+        return f"has {len(body)} bytes for {raw} raw scores"
+    return None if np.isfinite(np.frombuffer(body, np.float32, raw)).all() else _NOT_FINITE
+
+
+def _levels_problem(body: bytes, levels: int, k: int, first_sorted: bool) -> str | None:
+    scores, smallest, largest = _WHOLE.unpack_from(body) if levels > 1 else (None, -np.inf, np.inf)
+    at, weighed = _WHOLE.size if levels > 1 else 0, 0
+    for level in range(levels):
+        state, size, number, sections, padding, count = _LEVEL.unpack_from(body, at)
+        at += _LEVEL.size
+        if number != level or padding or state >= _MAX_STATE or _section_size(k, sections) != size:
+            return f"has a level {level} that no writer makes"
+        if count > 8 * sections * size or at + 4 * count > len(body):
+            return f"claims {count} scores on level {level}"
+        items = np.frombuffer(body, np.float32, count, at)
+        at += 4 * count
+        weighed += count << level
+        if wrong := _items_problem(items, smallest, largest, level > 0 or first_sorted):
+            return wrong
+    if at != len(body):
+        return f"has {len(body) - at} bytes too many"
+    if levels > 1 and weighed != scores:
+        return f"claims {scores} scores, but holds {weighed}"
+    return None if weighed else "claims scores, but holds none"
+
+
+def _items_problem(items: NDArray[np.float32], low: float, high: float, ordered: bool) -> str | None:
+    if not np.isfinite(items).all():
+        return _NOT_FINITE
+    if ((items < low) | (items > high)).any():
+        return "holds scores outside its own limits"
+    return "holds a level out of order" if ordered and (np.diff(items) < 0).any() else None
+
+
+def _section_size(k: int, sections: int) -> float | None:
+    """The size that sections of a level have, when there are so many: their number doubles as it shrinks."""
+    size, made = np.float32(k), 3
+    while made < sections:
+        size, made = size / np.float32(np.sqrt(2)), 2 * made
+    return float(size) if made == sections and sections <= 48 else None
+
+
+_NOT_FINITE = "holds a score that is not finite"
