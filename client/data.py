@@ -5,7 +5,6 @@ Errors name the file, the column and the first row that is wrong; rows are count
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from client import tables
-from client.tables import ENDINGS, NUMBER, DataError
+from client.names import ENDINGS, client_name, natural
+from client.tables import NUMBER, DataError
 from common.schema import Schema, SchemaError
 from common.settings import DataSettings
 
@@ -52,11 +52,19 @@ class Partition:
         """
         if schema == self.schema:
             return self
+        order = self.aligned_order(schema)
+        return replace(self, schema=schema, rows=self.rows[:, order], test_rows=self.test_rows[:, order])
+
+    def aligned_order(self, schema: Schema) -> list[int]:
+        """Where each feature of `schema` stands in the rows.
+
+        Raises:
+            SchemaError: as `aligned`.
+        """
         try:
-            order = schema.align(self.schema.features)
+            return schema.align(self.schema.features)
         except SchemaError as error:
             raise SchemaError(f"client '{self.name}': {error}") from error
-        return replace(self, schema=schema, rows=self.rows[:, order], test_rows=self.test_rows[:, order])
 
     def take(self, name: str, rows: NDArray[np.intp], test_rows: NDArray[np.intp]) -> Partition:
         """A part of this client's rows under another name."""
@@ -83,16 +91,6 @@ def files(folder: Path) -> list[Path]:
         if (other := by_name.setdefault(client_name(path), path)) != path:
             raise DataError(f"{path} and {other} are both the data of client '{client_name(path)}'")
     return found
-
-
-def client_name(path: Path) -> str:
-    """A data file's name without its ending, which names the client."""
-    return next((path.name.removesuffix(end) for end in ENDINGS if path.name.endswith(end)), path.name)
-
-
-def natural(name: str) -> list[tuple[str, int]]:
-    """A key that sorts numbers inside names by size: `server-2` before `server-10`."""
-    return [(text, int(digits or -1)) for text, digits in re.findall(r"([^0-9]*)([0-9]*)", name)]
 
 
 def read(path: Path, settings: DataSettings, name: str | None = None) -> Partition:

@@ -20,15 +20,15 @@ class Identity:
     was given the same name by mistake is not.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Claim `folder`, creating it if need be.
+    def __init__(self, folder: Path, part: str = "instance") -> None:
+        """Claim a `part` of `folder`, creating it if need be: the trainer and the detector each claim theirs.
 
         Raises:
             IdentityError: another process holds it, or it cannot be written.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file: IO[str] = (folder / "instance").open("a+")
+            self._file: IO[str] = (folder / part).open("a+")
         except OSError as error:
             raise IdentityError(f"{folder}: cannot keep client state here: {error.strerror}") from error
         try:

@@ -11,13 +11,12 @@ import random
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.pace import Pace
+from client.pace import Pace, retry_interval_s
 from common.flwr_private import (
     HEARTBEAT_INTERVAL_S,
     FleetConnection,
@@ -32,14 +31,8 @@ log = logging.getLogger(__name__)
 APP_ID = "flockwatch/flockwatch"
 """Publisher and name of the one app whose messages are answered."""
 
-LONGEST_RETRY_S = 10.0
 APP_FAILED, FOREIGN_APP = 1, 2
 """Codes of the error replies."""
-
-
-def retry_interval_s(failures: int, draw: Callable[[float, float], float] = random.uniform) -> float:
-    """Seconds before the next attempt to reach the server: doubling, capped, with full jitter."""
-    return draw(0.5, 1.0) * min(0.1 * 2.0 ** min(failures, 16), LONGEST_RETRY_S)
 
 
 class Link:

@@ -7,6 +7,9 @@ for half of that, and then polls at a tenth of it.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 FASTEST_S, SLOWEST_S = 0.02, 1.0
 
 QUIET_SHARE = 0.5
@@ -17,6 +20,8 @@ POLL_SHARE = 0.1
 
 WEIGHT = 0.5
 """Weight of the newest gap in the running mean; one that is shorter than the mean is believed at once."""
+
+LONGEST_RETRY_S = 10.0
 
 
 class Pace:
@@ -51,3 +56,8 @@ class Pace:
         quiet_s = QUIET_SHARE * usual_s - idle_s
         polling_s = POLL_SHARE * max(usual_s if idle_s < 2 * usual_s else 0.0, 0.5 * idle_s)
         return min(max(quiet_s, polling_s, FASTEST_S), SLOWEST_S)
+
+
+def retry_interval_s(failures: int, draw: Callable[[float, float], float] = random.uniform) -> float:
+    """Seconds before the next attempt after so many failures: doubling, capped, with full jitter."""
+    return draw(0.5, 1.0) * min(0.1 * 2.0 ** min(failures, 16), LONGEST_RETRY_S)

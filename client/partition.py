@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from client.data import Partition, natural, read, read_column
+from client.data import Partition, read, read_column
+from client.names import natural
 from common.settings import ClientSettings, DataSettings
 
 Owners = NDArray[np.intp]

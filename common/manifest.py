@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -72,6 +72,23 @@ class Manifest:
         """SHA-256 over everything the manifest holds."""
         fields = json.dumps(self._fields(), sort_keys=True)
         return hashlib.sha256(f"{fields}{digest(self._arrays())}".encode()).hexdigest()
+
+    def aligned(self, schema: Schema) -> Manifest:
+        """The same function of the same features in another order.
+
+        Raises:
+            SchemaError: a feature is missing or extra; the message names it.
+        """
+        if schema == self.schema:
+            return self
+        order = schema.align(self.schema.features)
+        inputs = (np.arange(self.architecture.inputs).reshape(self.architecture.window, -1)[:, order]).ravel()
+        last = len(self.architecture.hidden)
+        weights = dict(self.weights)
+        weights["dense_0/kernel"] = weights["dense_0/kernel"][inputs]
+        for part in ("kernel", "bias"):
+            weights[f"dense_{last}/{part}"] = weights[f"dense_{last}/{part}"][..., inputs]
+        return replace(self, schema=schema, weights=weights, moments=self.moments.select(order))
 
     def pack(self) -> bytes:
         """The manifest as the content of one safetensors file."""

@@ -58,30 +58,53 @@ def reconstruct(architecture: Architecture, weights: Weights, inputs: Floats) ->
     hidden = inputs
     for layer, activation in enumerate(architecture.activations):
         hidden = hidden @ weights[f"dense_{layer}/kernel"] + weights[f"dense_{layer}/bias"]
-        hidden = _activate(activation, hidden)
+        hidden = activate(activation, hidden)
     return hidden
 
 
-def scores(architecture: Architecture, weights: Weights, rows: Floats) -> Floats:
-    """Mean squared reconstruction error of every window of scaled rows.
+def window_starts(breaks: NDArray[np.bool_], window: int) -> NDArray[np.int32]:
+    """Where windows begin that hold no break but at their first row.
+
+    Args:
+        breaks: Shape (n,): whether a row does not follow the one before it.
+        window: Events in a window.
+
+    >>> window_starts(np.array([True, False, False, True, False]), 2).tolist()
+    [0, 1, 3]
+    """
+    until = np.cumsum(breaks)
+    starts = np.arange(max(0, len(breaks) - window + 1), dtype=np.int32)
+    unbroken: NDArray[np.int32] = starts[until[starts + window - 1] == until[starts]]
+    return unbroken
+
+
+def scores(
+    architecture: Architecture, weights: Weights, rows: Floats, starts: NDArray[np.int32] | None = None
+) -> Floats:
+    """Mean squared reconstruction error of windows of scaled rows.
 
     Args:
         architecture: The model's shape.
         weights: Its weights.
         rows: Scaled rows in time order, shape (n, features).
+        starts: Where windows begin; None: at every row.
 
     Returns:
-        Shape (max(0, n - window + 1),): the score of the event that ends each window.
+        Shape (windows,): the score of the event that ends each window.
     """
+    if starts is None:
+        starts = np.arange(max(0, len(rows) - architecture.window + 1), dtype=np.int32)
+    offsets = np.arange(architecture.window, dtype=np.int32)
     found = [np.empty(0, np.float32)]
-    for start in range(0, len(rows) - architecture.window + 1, BLOCK):
-        block = windows(rows[start : start + BLOCK + architecture.window - 1], architecture.window)
+    for first in range(0, len(starts), BLOCK):
+        block = rows[starts[first : first + BLOCK, None] + offsets].reshape(-1, architecture.inputs)
         difference = reconstruct(architecture, weights, block) - block
         found.append(np.square(difference).mean(axis=1))
     return np.concatenate(found)
 
 
-def _activate(activation: Activation, x: Floats) -> Floats:
+def activate(activation: Activation, x: Floats) -> Floats:
+    """What a layer's activation makes of `x`."""
     match activation:
         case "relu":
             return np.maximum(x, 0)

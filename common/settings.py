@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from common.budget import Budget
 
 Activation = Literal["relu", "tanh", "sigmoid", "elu", "linear"]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -83,11 +85,47 @@ class FederationSettings(Section):
 
 
 class ThresholdSettings(Section):
-    """Above which score an event is an anomaly: a quantile of held-out normal scores, or a value."""
+    """Above which score an event is an anomaly: what an alert budget allows, a quantile, or a value."""
 
+    budget: str = "1 per day"
+    """Of a live stream: how many false alerts may come, per hour, day or week."""
+    interval_s: Seconds | None = None
+    """From one event to the next. None: as measured."""
     quantile: Annotated[float, Field(gt=0, lt=1)] = 0.995
+    """Of held-out normal scores, where rows of a file are judged."""
     value: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """A fixed threshold in units of the score; replaces the quantile."""
+    """A fixed threshold in units of the score; replaces budget and quantile."""
+
+    @field_validator("budget")
+    @classmethod
+    def _is_a_budget(cls, text: str) -> str:
+        Budget.parse(text)
+        return text
+
+
+class LiveSettings(Section):
+    """A machine that scores its own stream: where events come from, where alerts go, what is kept."""
+
+    source: str | None = None
+    """Where events come from, such as `tcp://0.0.0.0:7000` (see `client.sources`). None: only train."""
+    sinks: Names = ("stdout:",)
+    """Where alerts go, all of them (see `client.sinks`)."""
+    status: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")] | None = None
+    """`HOST:PORT` that serves /metrics and /healthz. None: not served."""
+    release: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """An incident ends when scores stay below this share of the threshold."""
+    end_after: PositiveInt = 5
+    """For so many events in a row."""
+    explain: PositiveInt = 5
+    """Features that an alert names."""
+    keep_rows: Annotated[int, Field(ge=100)] = 50_000
+    """Normal events that are kept on disk to train on."""
+    settle: PositiveInt = 32
+    """Events around an incident, on both sides, that training never sees."""
+    drift_p: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    """Probability below which recent scores are held to be of another distribution."""
+    trainer_memory_mb: Annotated[int, Field(ge=256)] = 2048
+    """Resident memory at which the trainer is started anew."""
 
 
 class DataSettings(Section):
@@ -185,6 +223,7 @@ class Settings(Section):
     scaling: ScalingSettings = ScalingSettings()
     federation: FederationSettings = FederationSettings()
     threshold: ThresholdSettings = ThresholdSettings()
+    live: LiveSettings = LiveSettings()
     data: DataSettings = DataSettings()
     server: ServerSettings = ServerSettings()
     client: ClientSettings = ClientSettings()

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,18 @@ from common.config import ConfigError
 from common.settings import Settings
 
 WRONG_INPUT = 2
+WRONG_INPUT_ERRORS = {
+    "ConfigError",
+    "DataError",
+    "IdentityError",
+    "ManifestError",
+    "PartitionError",
+    "SchemaError",
+    "SinkError",
+    "SourceError",
+    "StoreError",
+}
+"""By name: importing them all would load what a machine that only detects does not have."""
 FAILED = 1
 STOPPED_BY_USER = 130
 
@@ -39,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings = config.load(given.config, [*_flags(given), *given.set])
-        return int(given.run(settings))
+        return int(given.run(settings, given))
     except KeyboardInterrupt:
         return STOPPED_BY_USER
     except Exception as error:
@@ -61,11 +73,40 @@ def _parser() -> argparse.ArgumentParser:
     _flag(server, "--port", "server.port", "port to listen on")
     _flag(server, "--state", "server.state", "folder for versions and history", path=True)
 
-    client = _command(commands, "client", _client, "take part in a federation with this machine's data")
-    _flag(client, "--data", "client.data", "CSV or Parquet file with this client's rows", path=True)
-    _flag(client, "--name", "client.name", "the client's name, unique in the fleet")
-    _flag(client, "--server", "client.server", "the server, as host:port")
-    _flag(client, "--state", "client.state", "folder for what the client keeps", path=True)
+    client = _command(
+        commands, "client", _client, "take part in a federation, and score this machine's own stream"
+    )
+    client.add_argument(
+        "action", nargs="?", choices=["rollback"], help="rollback: work with an earlier version from now on"
+    )
+    client.add_argument(
+        "--to", metavar="VERSION", default=None,
+        help="of rollback: the version, or 'newest' to undo it; without it the one before",
+    )  # fmt: skip
+    trainer = _command(commands, "trainer", _trainer, "the training half of `client`, which starts it")
+    for parser_ in (client, trainer):
+        _flag(parser_, "--data", "client.data", "CSV or Parquet file with this client's rows", path=True)
+        _flag(parser_, "--name", "client.name", "the client's name, unique in the fleet")
+        _flag(parser_, "--server", "client.server", "the server, as host:port")
+        _flag(parser_, "--state", "client.state", "folder for what the client keeps", path=True)
+
+    detect = _command(commands, "detect", _detect, "score a stream by one version; never train")
+    detect.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="the version")
+    _flag(detect, "--name", "client.name", "the client's name in alerts")
+    _flag(detect, "--state", "client.state", "folder for what the detector keeps", path=True)
+    for parser_ in (client, detect):
+        _flag(parser_, "--source", "live.source", "where events come from", path=True)
+        _flag(parser_, "--status", "live.status", "HOST:PORT of /metrics and /healthz", path=True)
+        parser_.add_argument(
+            "--sink", dest="live.sinks", action="append", metavar="ADDRESS",
+            help="where alerts go; may be given several times [live.sinks]",
+        )  # fmt: skip
+
+    inspect = commands.add_parser(
+        "inspect", help="print what a version holds", description="print what a version holds"
+    )
+    inspect.set_defaults(run=_inspect, config=None, set=[], verbose=False)
+    inspect.add_argument("manifest", type=Path, metavar="FILE")
 
     local = _command(
         commands, "local", _local, "run a whole federation on this machine, one process a client"
@@ -96,43 +137,88 @@ def _flag(parser: argparse.ArgumentParser, flag: str, key: str, help_text: str, 
 
 
 def _flags(given: argparse.Namespace) -> list[str]:
-    return [f"{key}={text}" for key, text in vars(given).items() if "." in key and text is not None]
+    found = {key: value for key, value in vars(given).items() if "." in key and value is not None}
+    return [f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in found.items()]
 
 
 def _is_wrong_input(error: Exception) -> bool:
-    from client.identity import IdentityError
-    from client.partition import PartitionError
-    from client.tables import DataError
-    from common.schema import SchemaError
-
-    return isinstance(error, ConfigError | DataError | PartitionError | SchemaError | IdentityError)
+    named = {kind.__name__ for kind in type(error).__mro__}
+    return bool(named & WRONG_INPUT_ERRORS)
 
 
-def _server(settings: Settings) -> int:
+def _server(settings: Settings, given: argparse.Namespace) -> int:
     from server.launch import serve
 
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    _on_signal(stop.set)
     print(serve(settings, stop))
     return 0
 
 
-def _client(settings: Settings) -> int:
-    from client.launch import serve
-    from client.link import Link
+def _client(settings: Settings, given: argparse.Namespace) -> int:
+    from client import launch
 
-    def on_ready(link: Link) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: link.stop())
-
-    serve(settings, on_ready)
+    if given.action == "rollback":
+        return _roll_back(settings, given.to)
+    if settings.live.source is None:
+        launch.train(settings, _on_signal)
+        return 0
+    watch = launch.watching(settings)
+    _on_signal(watch.stop)
+    watch.run()
     return 0
 
 
-def _local(settings: Settings) -> int:
+def _trainer(settings: Settings, given: argparse.Namespace) -> int:
+    from client import launch, supervisor
+
+    def on_ready(stop: Callable[[], None]) -> None:
+        _on_signal(stop)
+        supervisor.end_with_parent(stop)
+
+    launch.train(settings, on_ready)
+    return 0
+
+
+def _detect(settings: Settings, given: argparse.Namespace) -> int:
+    from client import launch
+
+    watch = launch.detecting(settings, given.manifest)
+    _on_signal(watch.stop)
+    watch.run()
+    return 0
+
+
+def _roll_back(settings: Settings, to: str | None) -> int:
+    from client.launch import client_name, state_folder
+    from client.store import Store
+
+    store = Store(state_folder(settings, client_name(settings)))
+    if to == "newest":
+        store.release()
+        print("the newest version works again")
+        return 0
+    if to is not None and not to.isdecimal():
+        raise ConfigError(f"--to {to}: expected a version's number, or 'newest'")
+    print(f"rolled back to {store.roll_back(None if to is None else int(to))}")
+    return 0
+
+
+def _inspect(settings: Settings, given: argparse.Namespace) -> int:
+    from flockwatch.inspection import description
+
+    print(description(given.manifest))
+    return 0
+
+
+def _local(settings: Settings, given: argparse.Namespace) -> int:
     from flockwatch.local import run
 
     # Ended by a signal or by an error, the processes that it started end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return run(settings)
+
+
+def _on_signal(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())

@@ -1,0 +1,341 @@
+"""What goes on around the live loop and may take its time: thresholds, new versions, training data, state."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from client.buffer import Buffer, Kept
+from client.detector import Detector
+from client.drift import Drift
+from client.recent import ABNORMAL, FIRST, Stretch
+from client.store import Store
+from client.trial import objection, rescored
+from common.budget import Budget
+from common.files import write_atomic
+from common.manifest import Manifest, ManifestError
+from common.schema import SchemaError
+from common.settings import Settings
+from common.sketch import ScoreSketch, SketchError
+from common.threshold import Evidence, blended
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+SAVE_EVERY_S = 1.0
+FIRST_INTERVAL_S = 1.0
+"""Taken from one event to the next until it can be measured."""
+ENOUGH_TIMES = 32
+"""Events without which the interval is not measured."""
+ON_TRIAL = 4096
+"""Newest normal events that a candidate is tried on."""
+
+
+class Spool(Protocol):
+    """As much of an outbox as is needed before a position may be saved."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Whether all that was posted is safe."""
+        ...
+
+
+class Keeper:
+    """Looks after a detector, a few times a second, in a thread of its own.
+
+    Args:
+        detector: Whose `recent` is read and whose version and threshold are set.
+        settings: Sections `live`, `threshold` and `client`.
+        folder: The client's state folder; it exists.
+        spools: What must be safe on disk before the stream's position is saved.
+        fixed: The only version there is, on a machine that never trains; None: versions of the store.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        settings: Settings,
+        folder: Path,
+        spools: Sequence[Spool],
+        fixed: Manifest | None = None,
+    ) -> None:
+        self._detector = detector
+        self._settings = settings
+        self._folder = folder
+        self._spools = spools
+        self._fixed = fixed
+        self._store = Store(folder)
+        self._pinned = self._store.pinned
+        self._budget = Budget.parse(settings.threshold.budget)
+        self._buffer: Buffer | None = None
+        self._evidence = Evidence()
+        self._incidents = 0
+        self._drift = Drift(settings.live.drift_p)
+        self._settled = 0
+        """Events until this number are in the buffer, or are known to have no place there."""
+        self._before = np.zeros(0, np.uint8)
+        """Flags of the last settled events, as many as matter to those after them."""
+        self._kept_last = False
+        self._position: tuple[str, dict[str, Any]] | None = None
+        self._saved: tuple[str, dict[str, Any]] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self.manifest: Manifest | None = None
+        """The version at work, its features in the detector's order."""
+        self.swaps = self.refusals = 0
+        self.problems: dict[str, str] = {}
+        """What is wrong now, by the part that it concerns."""
+
+    @property
+    def pinned(self) -> bool:
+        """Whether an operator has rolled back to a version."""
+        return self._pinned is not None
+
+    @property
+    def buffered(self) -> int:
+        """Normal events that are kept to train on."""
+        return len(self._buffer) if self._buffer is not None else 0
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the stream no longer looks as it did."""
+        return self._drift.drifted
+
+    def start(self) -> None:
+        """Take up the version on disk, then work until `stop`."""
+        with self._trouble("buffer"):
+            self._open_buffer()
+        self._boot()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Do everything once more, and end."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._tick(save=True)
+        if self._buffer is not None:
+            self._buffer.close()
+
+    def reached(self, source: str, position: dict[str, Any]) -> None:
+        """All events up to this position of the source were scored and their notices posted."""
+        self._position = (source, position)
+
+    def _run(self) -> None:
+        ticks = 0
+        while not self._stop.wait(TICK_S):
+            ticks += 1
+            try:
+                self._tick(save=ticks % round(SAVE_EVERY_S / TICK_S) == 0)
+            except Exception:  # the loop scores on; what failed is tried again
+                log.exception("keeper failed")
+                self.problems["keeper"] = "failed; see the log"
+
+    def _tick(self, save: bool) -> None:
+        with self._trouble("buffer"):
+            if self._buffer is None:
+                self._open_buffer()
+        self._settle()
+        with self._trouble("store"):
+            self._look_for_versions()
+        self._tune()
+        if save:
+            with self._trouble("state"):
+                self._save()
+
+    def _trouble(self, part: str) -> _Trouble:
+        return _Trouble(part, self.problems)
+
+    def _open_buffer(self) -> None:
+        live = self._settings.live
+        self._buffer = Buffer(self._folder, self._detector.schema, live.keep_rows)
+        write_atomic(self._folder / "schema.json", json.dumps(self._detector.schema.features).encode())
+        if self._buffer.problem is not None:
+            self.problems["buffer.ring"] = self._buffer.problem
+
+    def _boot(self) -> None:
+        manifest, passed_over = (self._fixed, []) if self._fixed else self._store.current()
+        if passed_over:
+            self.problems["versions"] = "; ".join(passed_over)
+        if manifest is None:
+            return
+        try:
+            self._take(manifest.aligned(self._detector.schema))
+        except (SchemaError, SketchError) as error:
+            self.problems["versions"] = f"version {manifest.version}: {error}"
+
+    def _kept(self) -> Kept:
+        if self._buffer is not None:
+            return self._buffer.kept()
+        features = len(self._detector.schema)
+        return Kept(np.empty((0, features), np.float32), np.empty(0, np.bool_))
+
+    def _settle(self) -> None:
+        """Move events that are old enough to be known as normal into the buffer and the evidence."""
+        margin = self._settings.live.settle
+        stretch = self._detector.recent.since(self._settled)
+        ready = len(stretch.rows) - margin
+        if ready <= 0:
+            return
+        lost = stretch.start > self._settled
+        before = np.zeros(0, np.uint8) if lost else self._before
+        keep = far_from_incidents(np.concatenate([before, stretch.flags]), margin)
+        keep = keep[len(before) : len(before) + ready]
+        followed = np.concatenate([[self._kept_last and not lost], keep[:-1]])
+        breaks = ((stretch.flags[:ready] & FIRST) > 0) | ~followed
+        self._settled = stretch.start + ready
+        self._before = np.concatenate([before, stretch.flags[:ready]])[-margin:]
+        self._kept_last = bool(keep[-1])
+        self._learn(stretch, ready, keep)
+        if self._buffer is not None and keep.any():
+            self._buffer.append(stretch.rows[:ready][keep], breaks[keep])
+
+    def _learn(self, stretch: Stretch, ready: int, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        if self.manifest is None:
+            return
+        scores = stretch.scores[:ready]
+        counts = np.isfinite(scores) & (stretch.versions[:ready] == self.manifest.version)
+        self._evidence.normal.add(scores[counts & keep])
+        self._evidence.alerts = self._detector.incidents.started - self._incidents
+        before = self._drift.drifted
+        self._drift.add(scores[counts])
+        if self._drift.drifted != before:
+            log.warning("drift drifted=%s version=%d", self._drift.drifted, self.manifest.version)
+            with self._trouble("state"):
+                self._store.drifted = self._drift.drifted
+
+    def _look_for_versions(self) -> None:
+        if self._fixed is not None or not self._detector.settled:
+            return
+        pinned = self._store.pinned
+        if pinned != self._pinned:
+            self._pinned = pinned
+            manifest, _ = self._store.current()
+            if manifest is not None:
+                self._take(manifest.aligned(self._detector.schema))
+        if pinned is not None:
+            return
+        try:
+            candidate = self._store.candidate()
+        except ManifestError as error:
+            self._refused(f"a version on trial: {error}")
+            return
+        if candidate is not None:
+            self._try_out(candidate)
+
+    def _try_out(self, candidate: Manifest) -> None:
+        try:
+            aligned = candidate.aligned(self._detector.schema)
+            wrong = self._objection(aligned)
+        except (SchemaError, SketchError) as error:
+            wrong = str(error)
+        if wrong is not None:
+            self._store.refuse(candidate, wrong)
+            self._refused(f"version {candidate.version}: {wrong}")
+            return
+        self._store.accept(candidate)
+        self._take(aligned)
+        self.swaps += 1
+        self.problems.pop("version", None)
+
+    def _objection(self, candidate: Manifest) -> str | None:
+        live = self._detector.live
+        kept = self._kept()
+        recent = Kept(kept.rows[-ON_TRIAL:], kept.breaks[-ON_TRIAL:])
+        found = rescored(candidate, recent)
+        live_scores = rescored(self.manifest, recent) if self.manifest is not None else found[:0]
+        evidence = Evidence()
+        if np.isfinite(found).all():
+            evidence.normal.add(found)
+        threshold = self._threshold(candidate.scores, evidence)
+        return objection(
+            candidate, found, threshold, self.manifest, live_scores, live.threshold if live else 0.0
+        )
+
+    def _refused(self, message: str) -> None:
+        self.refusals += 1
+        self.problems["version"] = f"refused {message}"
+        log.error("version refused reason=%s", message)
+
+    def _take(self, manifest: Manifest) -> None:
+        """Work with this version from now on: what its threshold rests on starts anew from the buffer."""
+        found = rescored(manifest, self._kept())
+        evidence = Evidence(ScoreSketch.of(found))
+        threshold = self._threshold(manifest.scores, evidence)
+        self._evidence, self._incidents = evidence, self._detector.incidents.started
+        self._drift = Drift(self._settings.live.drift_p, found)
+        with self._trouble("state"):
+            self._store.drifted = False
+        self.manifest = manifest
+        self._detector.take(manifest, threshold)
+        log.info("version taken version=%d threshold=%.4g rows=%d", manifest.version, threshold, len(found))
+
+    def _tune(self) -> None:
+        """Adapt the threshold to what the stream has shown, but never while an incident is open."""
+        live = self._detector.live
+        if live is not None and self.manifest is not None and not self._detector.incidents.open:
+            live.threshold = self._threshold(self.manifest.scores, self._evidence)
+
+    def _threshold(self, fleet: ScoreSketch, own: Evidence) -> float:
+        if self._settings.threshold.value is not None:
+            return self._settings.threshold.value
+        return blended(fleet, own, self._budget.rate(self.interval_s()))
+
+    def interval_s(self) -> float:
+        """Seconds from one event to the next: as set, or the median of the recent ones."""
+        if self._settings.threshold.interval_s is not None:
+            return self._settings.threshold.interval_s
+        recent = self._detector.recent
+        steps = np.diff(recent.since(recent.count - 1024).times)
+        if len(steps) < ENOUGH_TIMES:
+            return FIRST_INTERVAL_S
+        median = float(np.median(steps))
+        typical = median if median > 0 else float(steps.mean())  # many came at once
+        return typical if typical > 0 else FIRST_INTERVAL_S
+
+    def _save(self) -> None:
+        position = self._position
+        if position is None or position == self._saved:
+            return
+        if all([spool.flush(SAVE_EVERY_S) for spool in self._spools]):
+            source, place = position
+            content = json.dumps({"source": source, "position": place}).encode()
+            write_atomic(self._folder / "source.json", content)
+            self._saved = position
+
+
+def far_from_incidents(flags: np.ndarray[Any, np.dtype[np.uint8]], margin: int) -> np.ndarray[Any, Any]:
+    """Whether no abnormal event lies within `margin` events of each one, before or after; shape (n,).
+
+    >>> far_from_incidents(np.array([0, 0, ABNORMAL, 0, 0, 0], np.uint8), 1).tolist()
+    [True, False, False, False, True, True]
+    """
+    abnormal = np.concatenate([[0], np.cumsum((flags & ABNORMAL) > 0)])
+    numbers = np.arange(len(flags))
+    low, high = np.maximum(numbers - margin, 0), np.minimum(numbers + margin + 1, len(flags))
+    return np.asarray(abnormal[high] == abnormal[low])
+
+
+class _Trouble:
+    """Turns an operating-system error inside its block into a problem, and forgets it when there is none."""
+
+    def __init__(self, part: str, problems: dict[str, str]) -> None:
+        self._part, self._problems = part, problems
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, OSError):
+            if self._part not in self._problems:
+                log.warning("trouble part=%s reason=%s", self._part, error)
+            self._problems[self._part] = f"{self._part}: {error}"
+            return True
+        if error is None:
+            self._problems.pop(self._part, None)
+        return False

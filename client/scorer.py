@@ -1,0 +1,138 @@
+"""One version, made ready to score a stream event by event without allocating anything."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.manifest import Manifest
+from common.moments import Scaler
+from common.scoring import activate, reconstruct, windows
+from common.settings import ScalingSettings
+
+Floats = NDArray[np.float32]
+
+MOST = 256
+"""Events that are scored together at most."""
+LARGEST = float(np.finfo(np.float32).max)
+"""The score of an event so far off that its error is no number any more."""
+_ROOM = 4096
+"""Scaled rows written one after the other before the last window is moved to the front again."""
+
+
+class Explanation(NamedTuple):
+    """Why a window scored as it did, feature by feature, each of shape (features,)."""
+
+    share: Floats
+    """Of the error; they sum to 1."""
+    expected: Floats
+    """The last event's values as the model reconstructs them, in the features' own units."""
+
+
+class Scorer:
+    """Scores events in their order: the error of the window that each one ends.
+
+    Rows are float32 in the features' own units and in the order of the manifest's schema. Overflow is not an
+    error here: call it inside `np.errstate(over="ignore", invalid="ignore")`.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.version = manifest.version
+        self.window = manifest.architecture.window
+        self._architecture, self._weights = manifest.architecture, manifest.weights
+        scaling = ScalingSettings.model_validate(manifest.settings["scaling"])
+        # A client that scales by its own moments was given them with the version (see `Edge.adopted`).
+        self._scaler = Scaler.chosen(scaling, manifest.moments, manifest.moments)
+        self._inverse = (1 / self._scaler.std).astype(np.float32)
+        self._limits = (np.float32(-scaling.clip), np.float32(scaling.clip)) if scaling.clip else None
+        features = manifest.architecture.features
+        self._rows = np.zeros((self.window - 1 + _ROOM, features), np.float32)
+        self._end = 0
+        """Scaled rows since the last break: one after `_rows`' newest."""
+        inputs = manifest.architecture.inputs
+        self._layers = [
+            (
+                np.ascontiguousarray(manifest.weights[f"dense_{i}/kernel"]),
+                manifest.weights[f"dense_{i}/bias"],
+                np.empty(width, np.float32),
+                np.zeros(width, np.float32),
+                activation,
+            )
+            for i, (width, activation) in enumerate(
+                zip(manifest.architecture.widths[1:], manifest.architecture.activations, strict=True)
+            )
+        ]
+        self._share = 1 / inputs
+
+    def forget(self) -> None:
+        """The next event does not follow the last one: no window holds both."""
+        self._end = 0
+
+    def follow(self, rows: Floats) -> None:
+        """Go on after these rows of shape (n, features): what matters of them is the last `window - 1`."""
+        self.forget()
+        if self.window > 1:
+            tail = rows[-(self.window - 1) :]
+            self._rows[: len(tail)] = self._scaler.apply(tail)
+            self._end = len(tail)
+
+    def one(self, row: Floats) -> float:
+        """The score of the next event, of shape (features,); NaN until there is a whole window."""
+        end = self._end
+        if end == len(self._rows):
+            end = self._make_room()
+        scaled = self._rows[end]
+        np.subtract(row, self._scaler.mean, out=scaled)
+        np.multiply(scaled, self._inverse, out=scaled)
+        if self._limits is not None:
+            np.maximum(scaled, self._limits[0], out=scaled)
+            np.minimum(scaled, self._limits[1], out=scaled)
+        self._end = end = end + 1
+        if end < self.window:
+            return math.nan
+        inputs = hidden = scaled if self.window == 1 else self._rows[end - self.window : end].reshape(-1)
+        for kernel, bias, output, zeros, activation in self._layers:
+            np.dot(hidden, kernel, out=output)
+            np.add(output, bias, out=output)
+            if activation == "relu":
+                np.maximum(output, zeros, out=output)
+            elif activation != "linear":
+                output[:] = activate(activation, output)
+            hidden = output
+        np.subtract(hidden, inputs, out=hidden)
+        score = float(np.dot(hidden, hidden)) * self._share
+        return score if score <= LARGEST else LARGEST
+
+    def many(self, rows: Floats) -> Floats:
+        """The scores of the next n <= MOST events, shape (n, features), NaN as in `one`; shape (n,)."""
+        if self._end + len(rows) > len(self._rows):
+            self._make_room()
+        first, self._end = self._end, self._end + len(rows)
+        self._rows[first : self._end] = self._scaler.apply(rows)
+        scores = np.full(len(rows), np.nan, np.float32)
+        start = max(0, first - self.window + 1)
+        if self._end - start >= self.window:
+            inputs = windows(self._rows[start : self._end], self.window)
+            difference = reconstruct(self._architecture, self._weights, inputs) - inputs
+            found = np.einsum("ij,ij->i", difference, difference) * np.float32(self._share)
+            scores[-len(found) :] = np.where(found <= LARGEST, found, np.float32(LARGEST))
+        return scores
+
+    def explain(self, rows: Floats) -> Explanation:
+        """What the score of the last of `rows`, shape (window, features), is made of."""
+        limit = np.float32(1e12)  # beyond it squares overflow, and shares are no numbers
+        inputs = np.clip(np.nan_to_num(self._scaler.apply(rows)), -limit, limit).reshape(1, -1)
+        output = reconstruct(self._architecture, self._weights, inputs)
+        error = np.square(output - inputs).reshape(rows.shape).sum(axis=0)
+        total = error.sum()
+        expected = output.reshape(rows.shape)[-1] * self._scaler.std + self._scaler.mean
+        return Explanation(error / total if total > 0 else error, expected)
+
+    def _make_room(self) -> int:
+        kept = min(self._end, self.window - 1)
+        self._rows[:kept] = self._rows[self._end - kept : self._end]
+        self._end = kept
+        return kept

@@ -1,0 +1,24 @@
+"""What every sink promises."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+TIMEOUT_S = 10.0
+"""The longest that a delivery may take."""
+
+
+class Sink(Protocol):
+    """Takes notices, one at a time, from one thread that is not the live loop's (see `client.outbox`)."""
+
+    def deliver(self, notice: bytes) -> None:
+        """Hand over one JSON object; returns when the other side has it.
+
+        Raises:
+            OSError: the other side does not have it, or may not; the message names the sink and says why.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections; closing twice is closing once."""
+        ...

@@ -1,0 +1,60 @@
+"""Notices in a file of JSON lines, which is turned over when it has grown."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import unquote
+
+from client.addresses import Address, AddressError
+
+
+class FileSink:
+    """Appends to `path`; at `max_bytes` it becomes `path.1`, that one `path.2`, up to `path.keep`."""
+
+    def __init__(self, path: Path, max_bytes: int = 10 << 20, keep: int = 5) -> None:
+        """The file is opened for each notice: one that was moved away by another program is made anew."""
+        self._path, self._max_bytes, self._keep = path, max_bytes, keep
+
+    @classmethod
+    def at(cls, address: Address) -> FileSink:
+        """The sink at `file:PATH?max_mb=10&keep=5`."""
+        address.only("max_mb", "keep")
+        place = address.place[2:] if address.place.startswith("///") else address.place
+        if not place or place.startswith("//"):
+            raise AddressError(f"{address.text}: expected file:PATH")
+        max_mb, keep = address.number("max_mb") or 10.0, address.number("keep") or 5.0
+        return cls(Path(unquote(place)), max(1, int(max_mb * 2**20)), max(1, int(keep)))
+
+    def deliver(self, notice: bytes) -> None:
+        """Append one line, and see it on disk; see `Sink`."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a+b") as file:
+                end = file.seek(0, os.SEEK_END)
+                # A line that a crash cut off is ended first, so that it costs no other line.
+                start = b"\n" if end and os.pread(file.fileno(), 1, end - 1) != b"\n" else b""
+                try:
+                    file.write(start + notice + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:
+                    os.ftruncate(file.fileno(), end)
+                    raise
+                size = file.tell()
+            if size >= self._max_bytes:
+                self._turn_over()
+        except OSError as error:
+            raise OSError(error.errno, f"file {self._path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _turn_over(self) -> None:
+        def old(number: int) -> Path:
+            return self._path.with_name(f"{self._path.name}.{number}")
+
+        for number in range(self._keep - 1, 0, -1):
+            if old(number).exists():
+                old(number).replace(old(number + 1))
+        self._path.replace(old(1))

@@ -1,0 +1,38 @@
+"""Where the events of a live stream come from: one contract, one file per source."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, cast
+
+from client.addresses import Address, AddressError
+from client.sources.contract import MAX_LINE_BYTES, MOST, Ended, Position, Source, SourceError
+
+__all__ = ["MAX_LINE_BYTES", "MOST", "SOURCES", "Ended", "Position", "Source", "SourceError", "open_source"]
+
+SOURCES = {
+    "file": "file:FileSource",
+    "stdin": "stdin:StdinSource",
+    "tcp": "tcp:TcpSource",
+    "mqtt": "mqtt:MqttSource",
+    "mqtts": "mqtt:MqttSource",
+    "host": "host:HostSource",
+}
+"""Module and class of each scheme, loaded when it is used: a detector holds no library it has no use for."""
+
+
+def open_source(address: str, position: Position | None = None) -> Source:
+    """The source at an address such as `file:log.csv?follow=true`, going on from a position of it.
+
+    Raises:
+        AddressError: the address is wrong.
+        SourceError: what it names can never be read.
+    """
+    found = Address.parse(address)
+    if found.scheme not in SOURCES:
+        raise AddressError(
+            f"{found.text}: unknown scheme '{found.scheme}'; expected one of: {', '.join(SOURCES)}"
+        )
+    module, _, name = SOURCES[found.scheme].partition(":")
+    kind: Any = getattr(import_module(f"client.sources.{module}"), name)
+    return cast(Source, kind.at(found, position))

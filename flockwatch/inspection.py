@@ -1,0 +1,47 @@
+"""What a version holds, for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from common.budget import Budget
+from common.manifest import Manifest, ManifestError
+from common.threshold import exceeded
+from common.weights import norm
+
+
+def description(file: Path) -> str:
+    """Everything that a manifest says, but for its numbers one by one.
+
+    Raises:
+        ManifestError: the file is no manifest, or damaged.
+        OSError: it cannot be read.
+    """
+    content = file.read_bytes()
+    try:
+        manifest = Manifest.unpack(content)
+    except ManifestError as error:
+        raise ManifestError(f"{file}: {error}") from error
+    shape, moments = manifest.architecture, manifest.moments
+    lines = [
+        f"version       {manifest.version}",
+        f"hash          {manifest.hash}",
+        f"size          {len(content)} bytes",
+        f"model         window {shape.window}, widths {' '.join(map(str, shape.widths))}, "
+        f"{shape.activation}, output {shape.output_activation}",
+        f"weights       {sum(w.size for w in manifest.weights.values())}, norm {norm(manifest.weights):.4g}",
+        f"scores        {manifest.scores.count} of held-out events",
+    ]
+    if manifest.scores.count:
+        budget = Budget.parse(manifest.settings["threshold"]["budget"])
+        for interval_s, name in ((1.0, "second"), (60.0, "minute"), (300.0, "five minutes")):
+            limit = exceeded(manifest.scores, budget.rate(interval_s))
+            text = manifest.settings["threshold"]["budget"]
+            lines.append(f"threshold     {limit:.4g} for {text}, an event each {name}")
+    lines.append(f"rows          {moments.count}, of these features (mean, standard deviation, range):")
+    for i, name in enumerate(manifest.schema.features):
+        spread = f"{moments.mean[i]:>12.5g} {moments.variance[i] ** 0.5:>12.5g}"
+        lines.append(f"  {name:<24} {spread}   {moments.minimum[i]:.5g} to {moments.maximum[i]:.5g}")
+    lines.append(f"settings      {json.dumps(manifest.settings)}")
+    return "\n".join(lines)
