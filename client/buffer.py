@@ -17,9 +17,10 @@ from common.schema import Schema
 log = logging.getLogger(__name__)
 
 FILE = "buffer.ring"
-_HEADER = Struct("<8sII16sQ")  # magic, features, capacity, hash of the schema, events ever written
+_HEADER = Struct("<8sIQ16s")  # magic, features, capacity, hash of the schema
+_COUNTS = Struct("<QQ")  # events ever written, and those with the ones that are being written now
 _MAGIC = b"flkring1"
-_COUNT_AT = _HEADER.size - 8
+_COUNTS_AT = 48
 _ROOM = 64
 
 
@@ -51,21 +52,18 @@ class Buffer:
         path = folder / FILE
         features = len(schema)
         size = _ROOM + capacity * (4 * features + 1)
-        head = _HEADER.pack(_MAGIC, features, capacity, schema.hash.encode(), 0)
+        head = _HEADER.pack(_MAGIC, features, capacity, schema.hash.encode())
         if path.exists() and (wrong := _problem(path, head, size)):
             self.problem = f"{path}: {wrong}; started anew"
             log.warning("buffer started anew file=%s reason=%s", path, wrong)
             path.unlink()
         if not path.exists():
-            with path.open("wb") as file:
-                file.write(head)
-                # Taken now: a disk that is full must say so here, and not by a signal at the first write.
-                os.posix_fallocate(file.fileno(), 0, size)
+            _make(path, head, size)
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), size)
         self._capacity = capacity
         self._rows, self._breaks = _arrays(self._map, features, capacity)
-        self._count: int = _count(self._map)
+        self._count: int = _COUNTS.unpack_from(self._map, _COUNTS_AT)[0]
 
     def __len__(self) -> int:
         """Events that it holds."""
@@ -73,11 +71,13 @@ class Buffer:
 
     def append(self, rows: NDArray[np.float32], breaks: NDArray[np.bool_]) -> None:
         """Add events of shape (n, features), n at most the capacity, and whether each begins a stretch."""
-        slots = np.arange(self._count, self._count + len(rows)) % self._capacity
+        after = self._count + len(rows)
+        _COUNTS.pack_into(self._map, _COUNTS_AT, self._count, after)
+        slots = np.arange(self._count, after) % self._capacity
         self._rows[slots] = rows
         self._breaks[slots] = breaks
-        self._count += len(rows)
-        self._map[_COUNT_AT : _COUNT_AT + 8] = self._count.to_bytes(8, "little")
+        self._count = after
+        _COUNTS.pack_into(self._map, _COUNTS_AT, after, after)
 
     def kept(self) -> Kept:
         """Copies of all events that it holds, oldest first."""
@@ -103,14 +103,16 @@ def read(folder: Path, schema: Schema | None = None) -> Kept | None:
     with content:
         if len(content) < _ROOM:
             return None
-        magic, features, capacity, hash_, before = _HEADER.unpack_from(content)
+        magic, features, capacity, hash_ = _HEADER.unpack_from(content)
         if magic != _MAGIC or len(content) != _ROOM + capacity * (4 * features + 1):
             return None
         if schema is not None and hash_ != schema.hash.encode():
             return None
+        before = _COUNTS.unpack_from(content, _COUNTS_AT)[0]
         found = _copy(content, features, capacity, before)
-        # What was written while we read took the place of the oldest.
-        overwritten = max(0, _count(content) - before - max(0, capacity - before))
+        # What was written while we read, or is being written, took the place of the oldest.
+        after = _COUNTS.unpack_from(content, _COUNTS_AT)[1]
+        overwritten = max(0, after - before - max(0, capacity - before))
         return Kept(found.rows[overwritten:], found.breaks[overwritten:])
 
 
@@ -133,13 +135,23 @@ def _arrays(
     return rows, np.frombuffer(content, np.bool_, capacity, _ROOM + rows.nbytes)
 
 
-def _count(content: mmap.mmap) -> int:
-    return int.from_bytes(content[_COUNT_AT : _COUNT_AT + 8], "little")
+def _make(path: Path, head: bytes, size: int) -> None:
+    """Take the room now: a disk that is full must say so here, and not by a signal at some later write."""
+    try:
+        with path.open("wb") as file:
+            file.write(head)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.write(bytes(size - len(head)))
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _problem(path: Path, head: bytes, size: int) -> str | None:
     if path.stat().st_size != size:
         return f"{path.stat().st_size} bytes, expected {size}"
     with path.open("rb") as file:
-        found = file.read(_COUNT_AT)
-    return None if found == head[:_COUNT_AT] else "of other features, or damaged"
+        found = file.read(len(head))
+    return None if found == head else "of other features, or damaged"

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from operator import attrgetter
 from struct import Struct
@@ -57,7 +58,7 @@ class Decoder:
     def __init__(self, schema: Schema, data: DataSettings) -> None:
         self.schema = schema
         self._names = schema.features
-        self._row = Struct(f"{len(schema)}f")
+        self._row = Struct(f"={len(schema)}f")  # not native: that lets overflow pass
         self._timestamp = data.timestamp
         self._ignored = {data.label, data.split, data.timestamp, *data.ignore} - set(self._names)
         self._order: list[int] | None = None
@@ -146,7 +147,7 @@ class Decoder:
             self._read_header(cells)
             raise Header
         if len(cells) != self._columns:
-            if self._columns > 1 and len(cells) == 1:
+            if self._columns > 1 and len(cells) <= 1:
                 raise Refused("not_json", f"neither JSON nor a line of CSV: {text[:40]!r}")
             reason = "missing_feature" if len(cells) < self._columns else "extra_feature"
             raise Refused(reason, f"{len(cells)} values, expected {self._columns}")
@@ -248,12 +249,12 @@ def _is_number(text: str) -> bool:
 
 def _not_json(text: str, problem: str) -> Refused:
     """Why text is not JSON: Python's own reader knows NaN and Infinity, which JSON does not."""
-    found: list[str] = []
-    try:
-        json.loads(text, parse_constant=lambda name: found.append(name))
-    except (ValueError, RecursionError):
-        return Refused("not_json", problem)
-    return Refused("not_finite", f"{found[0]} is not finite") if found else Refused("not_json", problem)
+    found = ["a number out of range"] if "out of range" in problem else []
+    with suppress(ValueError, RecursionError):
+        json.loads(text, parse_constant=found.append)
+        if found:
+            return Refused("not_finite", f"{found[0]} is not finite")
+    return Refused("not_json", problem)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Notices in a file of JSON lines, which is turned over when it has grown."""
+"""Notices in a file of JSON lines, which is turned over before it grows too large."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from client.addresses import Address, AddressError
 
 
 class FileSink:
-    """Appends to `path`; at `max_bytes` it becomes `path.1`, that one `path.2`, up to `path.keep`."""
+    """Appends to `path`; before that exceeds `max_bytes` it becomes `path.1`, the one before `path.2`.
+
+    The last that is kept is `path.keep`.
+    """
 
     def __init__(self, path: Path, max_bytes: int = 10 << 20, keep: int = 5) -> None:
         """The file is opened for each notice: one that was moved away by another program is made anew."""
@@ -30,20 +33,14 @@ class FileSink:
         """Append one line, and see it on disk; see `Sink`."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a+b") as file:
-                end = file.seek(0, os.SEEK_END)
-                # A line that a crash cut off is ended first, so that it costs no other line.
-                start = b"\n" if end and os.pread(file.fileno(), 1, end - 1) != b"\n" else b""
-                try:
-                    file.write(start + notice + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                except OSError:
-                    os.ftruncate(file.fileno(), end)
-                    raise
-                size = file.tell()
-            if size >= self._max_bytes:
+            # Turned over first: were it done after, a failure would have the notice sent again.
+            if self._path.exists() and 0 < self._path.stat().st_size > self._max_bytes - len(notice) - 1:
                 self._turn_over()
+            fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                _append(fd, notice)
+            finally:
+                os.close(fd)
         except OSError as error:
             raise OSError(error.errno, f"file {self._path}: {error.strerror}") from error
 
@@ -58,3 +55,18 @@ class FileSink:
             if old(number).exists():
                 old(number).replace(old(number + 1))
         self._path.replace(old(1))
+
+
+def _append(fd: int, notice: bytes) -> None:
+    """Add a whole line or nothing. A line that a crash cut off is ended first, so that it costs no other."""
+    end = os.fstat(fd).st_size
+    line = notice + b"\n"
+    if end and os.pread(fd, 1, end - 1) != b"\n":
+        line = b"\n" + line
+    try:
+        while line:
+            line = line[os.write(fd, line) :]
+        os.fsync(fd)
+    except OSError:
+        os.ftruncate(fd, end)
+        raise

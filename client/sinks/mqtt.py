@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 from paho.mqtt.client import Client
@@ -33,11 +34,11 @@ class MqttSink:
 
     def deliver(self, notice: bytes) -> None:
         """Publish one notice and wait for the broker's word that it has it; see `Sink`."""
+        deadline = time.monotonic() + self._timeout_s
         try:
-            if self._client is None:
-                self._client = self._connect()
-            sent = self._client.publish(self._broker.topic, notice, qos=1, retain=self._retain)
-            sent.wait_for_publish(self._timeout_s)
+            client = self._connected(deadline)
+            sent = client.publish(self._broker.topic, notice, qos=1, retain=self._retain)
+            sent.wait_for_publish(max(0.0, deadline - time.monotonic()))
             if not sent.is_published():
                 raise TimeoutError("no answer")
         except (OSError, RuntimeError, ValueError) as error:
@@ -51,7 +52,11 @@ class MqttSink:
             client.disconnect()
             client.loop_stop()
 
-    def _connect(self) -> Client:
+    def _connected(self, deadline: float) -> Client:
+        """The connection of the last notice if it is still there, or else a new one."""
+        if self._client is not None and self._client.is_connected():
+            return self._client
+        self.close()
         client = self._broker.client(clean_session=True)
         client.on_connect = self._on_connect
         client.connect_timeout = self._timeout_s
@@ -59,7 +64,7 @@ class MqttSink:
         client.connect(self._broker.host, self._broker.port, KEEPALIVE_S)
         client.loop_start()
         self._client = client
-        if not self._answered.wait(self._timeout_s):
+        if not self._answered.wait(max(0.0, deadline - time.monotonic())):
             raise TimeoutError("no answer")
         if self._failure is not None:
             raise ConnectionRefusedError(self._failure)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import select
+import time
 
 from client.addresses import Address
+from client.sinks.contract import TIMEOUT_S
+
+PIECE = 4096
+"""Bytes that a pipe takes without waiting, once it takes any."""
 
 
 class StdoutSink:
     """Writes to a file descriptor, standard output unless told otherwise."""
 
-    def __init__(self, fd: int = 1) -> None:
+    def __init__(self, fd: int = 1, timeout_s: float = TIMEOUT_S) -> None:
         """The descriptor stays the caller's to close."""
-        self._fd = fd
+        self._fd, self._timeout_s = fd, timeout_s
+        self._cut_off = False
 
     @classmethod
     def at(cls, address: Address) -> StdoutSink:
@@ -23,10 +30,16 @@ class StdoutSink:
 
     def deliver(self, notice: bytes) -> None:
         """Write one line; see `Sink`."""
-        line = notice + b"\n"
+        line = (b"\n" if self._cut_off else b"") + notice + b"\n"
+        deadline = time.monotonic() + self._timeout_s
+        writable = select.poll()
+        writable.register(self._fd, select.POLLOUT)
         try:
             while line:
-                line = line[os.write(self._fd, line) :]
+                if not writable.poll(1000 * max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError(None, "nobody reads it")
+                line = line[os.write(self._fd, line[:PIECE]) :]
+                self._cut_off = bool(line)
         except OSError as error:
             raise OSError(error.errno, f"stdout: {error.strerror}") from error
 

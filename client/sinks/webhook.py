@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import ssl
+from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -24,22 +25,27 @@ class WebhookSink:
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         """User and password in the URL become basic authentication.
 
+        Args:
+            url: Begins with `http://` or `https://`.
+            timeout_s: Of each step: to connect, to send, and until the answer begins.
+
         Raises:
-            AddressError: there is no host in the URL, or no such port.
+            AddressError: there is no host in the URL, or no such port, or a letter that has to be encoded.
         """
-        parts = urlsplit(url)
+        shown = Address.parse(url).text
         try:
-            port = parts.port
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port
+            self._host = host.encode("idna").decode()
         except ValueError:
-            port = -1
-        self.name = (
-            f"webhook {parts.scheme}://{parts.hostname}{'' if port is None else f':{port}'}{parts.path}"
-        )
-        if not parts.hostname or port == -1:
-            raise AddressError(f"{self.name}: expected http(s)://HOST[:PORT]/PATH")
-        self._host, self._port, self._tls = parts.hostname, port, parts.scheme == "https"
+            host, port = "", None
+        if not host or port == 0:
+            raise AddressError(f"{shown}: expected http(s)://HOST[:PORT]/PATH")
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._timeout_s = timeout_s
+        if not (self._target.isascii() and self._target.isprintable()) or " " in self._target:
+            raise AddressError(f"{shown}: expected a path in percent-encoded ASCII")
+        self.name = f"webhook {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self._port, self._tls, self._timeout_s = port, parts.scheme == "https", timeout_s
         self._headers = {"Content-Type": "application/json", "User-Agent": "flockwatch"}
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -52,13 +58,12 @@ class WebhookSink:
 
     def deliver(self, notice: bytes) -> None:
         """Post one notice; see `Sink`."""
-        named = msgspec.json.decode(notice, type=_Named)
-        headers = {**self._headers, "Idempotency-Key": f"{named.id}-{named.kind}"}
         connection = self._connection()
         try:
-            connection.request("POST", self._target, notice, headers)
+            connection.request("POST", self._target, notice, self._headers | _idempotency(notice))
             answer = connection.getresponse()
-            answer.read(1 << 16)
+            with suppress(OSError, http.client.HTTPException):  # the status has said everything
+                answer.read(1 << 16)
         except (OSError, http.client.HTTPException) as error:
             raise OSError(f"{self.name}: {error or type(error).__name__}") from error
         finally:
@@ -76,3 +81,13 @@ class WebhookSink:
                 self._host, self._port, timeout=self._timeout_s, context=context
             )
         return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+
+
+def _idempotency(notice: bytes) -> dict[str, str]:
+    """The header that tells a repeated notice, where the notice has a name that fits in a header."""
+    try:
+        named = msgspec.json.decode(notice, type=_Named)
+    except msgspec.DecodeError:
+        return {}
+    key = "-".join(filter(None, (named.id, named.kind)))
+    return {"Idempotency-Key": key} if key and key.isascii() and key.isprintable() else {}

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from client.scorer import _ROOM, LARGEST, Scorer
+from common.architecture import Architecture
+from common.manifest import Manifest
+from common.moments import Moments, Scaler
+from common.schema import Schema
+from common.scoring import scores
+from common.settings import Settings
+
+ROWS = (np.random.default_rng(0).standard_normal((300, 3)) * [1, 10, 0.1] + [0, 5, 1]).astype(np.float32)
+
+
+def manifest(window: int = 1, **changes: object) -> Manifest:
+    given = Settings().with_values(model={"window": window, "hidden": (4, 2), **changes})
+    architecture = Architecture.of(given.model, 3)
+    return Manifest(
+        7,
+        Schema(("a", "b", "c")),
+        architecture,
+        architecture.first_weights(1),
+        Moments.of(ROWS),
+        given.dump(),
+    )
+
+
+def expected(of: Manifest, rows: NDArray[np.float32], clip: float | None = None) -> NDArray[np.float32]:
+    return scores(of.architecture, of.weights, Scaler.of(of.moments, clip).apply(rows))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "elu", "linear"])
+@pytest.mark.parametrize("window", [1, 4])
+def test_event_by_event_is_what_all_rows_together_give(activation: str, window: int) -> None:
+    version = manifest(window, activation=activation, output_activation=activation)
+    scorer = Scorer(version)
+    found = [scorer.one(row) for row in ROWS]
+    assert np.isnan(found[: window - 1]).all()
+    np.testing.assert_allclose(found[window - 1 :], expected(version, ROWS), rtol=1e-4)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([1, 2, 5]), st.lists(st.integers(1, 60), min_size=1, max_size=8))
+def test_however_events_are_grouped_the_scores_are_the_same(window: int, sizes: list[int]) -> None:
+    version = manifest(window)
+    scorer, found, at = Scorer(version), [], 0
+    for size in sizes:
+        rows = ROWS[at : at + size]
+        found.extend([scorer.one(row) for row in rows] if size % 2 else scorer.many(rows).tolist())
+        at += len(rows)
+    assert np.isnan(found[: min(window - 1, at)]).all()
+    np.testing.assert_allclose(found[window - 1 :], expected(version, ROWS[:at]), rtol=1e-4)
+
+
+def test_a_long_stream_does_not_run_out_of_room() -> None:
+    version = manifest(3)
+    scorer = Scorer(version)
+    rows = np.tile(ROWS, (_ROOM // 100, 1))[: 2 * _ROOM + 10]
+    found = [scorer.one(row) for row in rows[:_ROOM]]
+    for start in range(_ROOM, len(rows), 256):
+        found.extend(scorer.many(rows[start : start + 256]).tolist())
+    np.testing.assert_allclose(found[2:], expected(version, rows), rtol=1e-4)
+
+
+def test_inputs_are_clipped_where_the_version_says_so() -> None:
+    given = manifest()
+    given.settings["scaling"] = {"by": "fleet", "clip": 1.5}
+    np.testing.assert_allclose(Scorer(given).many(ROWS[:9]), expected(given, ROWS[:9], 1.5), rtol=1e-4)
+    scorer = Scorer(given)
+    np.testing.assert_allclose([scorer.one(r) for r in ROWS[:9]], expected(given, ROWS[:9], 1.5), rtol=1e-4)
+
+
+def test_windows_do_not_cross_a_gap_and_may_go_on_from_earlier_rows() -> None:
+    version = manifest(3)
+    scorer = Scorer(version)
+    scorer.many(ROWS[:10])
+    scorer.forget()
+    assert np.isnan(scorer.many(ROWS[20:22])).all()
+    after = Scorer(version)
+    after.follow(ROWS[:10])
+    np.testing.assert_allclose(after.one(ROWS[10]), expected(version, ROWS[8:11])[0], rtol=1e-4)
+    few = Scorer(version)
+    few.follow(ROWS[:1])
+    assert np.isnan(few.one(ROWS[1]))
+    assert few.one(ROWS[2]) > 0
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e30])
+def test_an_event_far_off_scores_the_largest_and_spoils_only_its_windows(value: float) -> None:
+    version = manifest(2)
+    wild = ROWS[:6].copy()
+    wild[2, 1] = value
+    with np.errstate(over="ignore", invalid="ignore"):
+        one = Scorer(version)
+        singly = np.array([one.one(row) for row in wild], np.float32)
+        together = Scorer(version).many(wild)
+    for found in (singly, together):
+        assert (found[2:4] == np.float32(LARGEST)).all()
+        np.testing.assert_allclose(found[[1, 4, 5]], expected(version, ROWS[:6])[[0, 3, 4]], rtol=1e-4)
+    with np.errstate(over="ignore", invalid="ignore"):
+        why = one.explain(wild[1:3])
+    assert why.share.argmax() == 1
+    assert np.isfinite(why.expected).all()
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_shares_of_the_error_sum_to_one_and_name_the_feature_that_is_off(window: int) -> None:
+    version = manifest(window)
+    rows = ROWS[:window].copy()
+    rows[-1, 2] += 100
+    why = Scorer(version).explain(rows)
+    assert why.share.sum() == pytest.approx(1, abs=1e-5)
+    assert why.share.argmax() == 2
+    assert why.share[2] > 0.9
+
+
+def test_what_is_expected_is_in_the_features_own_units() -> None:
+    version = manifest()
+    layers = version.architecture.shapes
+    weights = {name: np.zeros(shape, np.float32) for name, shape in layers.items()}
+    zero = Manifest(1, version.schema, version.architecture, weights, version.moments, version.settings)
+    np.testing.assert_allclose(Scorer(zero).explain(ROWS[:1]).expected, version.moments.mean, rtol=1e-4)

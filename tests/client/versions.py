@@ -1,0 +1,45 @@
+"""Versions of a small model, as tests need them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.architecture import Architecture
+from common.manifest import Manifest
+from common.moments import Moments, Scaler
+from common.schema import Schema
+from common.scoring import scores
+from common.settings import Settings
+from common.sketch import ScoreSketch
+
+SCHEMA = Schema(("a", "b", "c"))
+
+
+def rows(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Normal events, shape (count, 3)."""
+    noise = np.random.default_rng(seed).standard_normal((count, 3))
+    return (noise * [1, 10, 0.1] + [0, 5, 1]).astype(np.float32)
+
+
+def lines(events: NDArray[np.float32], start: float = 1e9, step: float = 60.0) -> list[bytes]:
+    """Events as a source gives them, `step` seconds apart."""
+    return [
+        b'{"ts":%.1f,"a":%.9g,"b":%.9g,"c":%.9g}' % (start + step * i, *map(float, row))
+        for i, row in enumerate(events)
+    ]
+
+
+def version(
+    number: int = 1, window: int = 1, seed: int = 1, scale: float = 1.0, **settings: object
+) -> Manifest:
+    """A version with random weights, `scale` times as large, and the sketch of its scores."""
+    given = Settings().with_values(model={"window": window, "hidden": (4, 2)}, **settings)  # type: ignore[arg-type]
+    architecture = Architecture.of(given.model, 3)
+    weights = {n: w * np.float32(scale) for n, w in architecture.first_weights(seed).items()}
+    moments = Moments.of(rows(2000))
+    made = Manifest(number, SCHEMA, architecture, weights, moments, given.dump())
+    found = scores(architecture, weights, Scaler.of(moments).apply(rows(4000, seed=9)))
+    return replace(made, scores=ScoreSketch.of(found))
