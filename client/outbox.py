@@ -14,6 +14,7 @@ from pathlib import Path
 
 from client.pace import retry_interval_s
 from client.sinks import Sink
+from client.sinks.contract import reason
 from common.files import write_atomic
 
 log = logging.getLogger(__name__)
@@ -125,12 +126,13 @@ class Outbox:
             while self._spooled and self.waiting > self._most:
                 self._remove(self._spooled[0])
                 self.lost += 1
-            if self.waiting and (self._deadline is not None or time.monotonic() >= retry_at):
+            last_chance = self._deadline
+            if last_chance is not None and time.monotonic() >= last_chance:
+                return
+            if self.waiting and (last_chance is not None or time.monotonic() >= retry_at):
                 retry_at = 0.0 if self._deliver() else time.monotonic() + self._retry_s(self._failures)
             with self._changed:
-                if self._deadline is not None and (
-                    not self.waiting or self._failures or time.monotonic() >= self._deadline
-                ):
+                if last_chance is not None and (self._failures or not self.waiting):
                     return
                 if not self._called:
                     self._changed.wait(max(0.0, retry_at - time.monotonic()) if self.waiting else None)
@@ -153,7 +155,7 @@ class Outbox:
             except OSError as error:
                 if self._disk_problem is None:
                     log.warning("notice not written spool=%s reason=%s", self._folder, error)
-                self._disk_problem = error.strerror or str(error)
+                self._disk_problem = reason(error)
 
     def _list(self) -> int:
         """Queue what an earlier process left; returns the number of the next file."""
@@ -182,7 +184,7 @@ class Outbox:
         except Exception as error:  # a sink with a fault of its own must not end the thread
             if self._sink_problem is None:
                 log.warning("notice not delivered reason=%s", error, exc_info=not isinstance(error, OSError))
-            self._sink_problem = str(error) or type(error).__name__
+            self._sink_problem = reason(error)
             self._failures += 1
             return False
         if notice is not None:

@@ -20,13 +20,13 @@ from common.settings import Settings
 
 WRONG_INPUT = 2
 WRONG_INPUT_ERRORS = {
+    "AddressError",
     "ConfigError",
     "DataError",
     "IdentityError",
     "ManifestError",
     "PartitionError",
     "SchemaError",
-    "SinkError",
     "SourceError",
     "StoreError",
 }

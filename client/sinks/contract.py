@@ -22,3 +22,12 @@ class Sink(Protocol):
     def close(self) -> None:
         """Let go of files and connections; closing twice is closing once."""
         ...
+
+
+def reason(error: Exception) -> str:
+    """What an error says, without its number.
+
+    >>> reason(ConnectionRefusedError(111, "Connection refused")), reason(TimeoutError())
+    ('Connection refused', 'TimeoutError')
+    """
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

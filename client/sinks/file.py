@@ -1,19 +1,18 @@
-"""Notices in a file of JSON lines, which is turned over before it grows too large."""
+"""Notices in a file of JSON lines, which is turned over when it has grown."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
 from client.addresses import Address, AddressError
+from client.sinks.contract import reason
 
 
 class FileSink:
-    """Appends to `path`; before that exceeds `max_bytes` it becomes `path.1`, the one before `path.2`.
-
-    The last that is kept is `path.keep`.
-    """
+    """Appends to `path`; at `max_bytes` it becomes `path.1`, that one `path.2`, up to `path.keep`."""
 
     def __init__(self, path: Path, max_bytes: int = 10 << 20, keep: int = 5) -> None:
         """The file is opened for each notice: one that was moved away by another program is made anew."""
@@ -33,21 +32,25 @@ class FileSink:
         """Append one line, and see it on disk; see `Sink`."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Turned over first: were it done after, a failure would have the notice sent again.
-            if self._path.exists() and 0 < self._path.stat().st_size > self._max_bytes - len(notice) - 1:
-                self._turn_over()
+            self._turn_over()
             fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 _append(fd, notice)
             finally:
                 os.close(fd)
         except OSError as error:
-            raise OSError(error.errno, f"file {self._path}: {error.strerror}") from error
+            raise OSError(f"file {self._path}: {reason(error)}") from error
+        with suppress(OSError):  # the notice is there; what is wrong is told with the next
+            self._turn_over()
 
     def close(self) -> None:
         """Nothing is held."""
 
     def _turn_over(self) -> None:
+        """Make room when the file has grown."""
+        if not self._path.exists() or self._path.stat().st_size < self._max_bytes:
+            return
+
         def old(number: int) -> Path:
             return self._path.with_name(f"{self._path.name}.{number}")
 

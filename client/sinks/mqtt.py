@@ -10,7 +10,7 @@ from paho.mqtt.client import Client
 
 from client.addresses import Address, AddressError
 from client.mqtt import KEEPALIVE_S, Broker
-from client.sinks.contract import TIMEOUT_S
+from client.sinks.contract import TIMEOUT_S, reason
 
 
 class MqttSink:
@@ -43,7 +43,7 @@ class MqttSink:
                 raise TimeoutError("no answer")
         except (OSError, RuntimeError, ValueError) as error:
             self.close()
-            raise OSError(f"{self._broker.name}: {error}") from error
+            raise OSError(f"{self._broker.name}: {reason(error)}") from error
 
     def close(self) -> None:
         """Disconnect."""

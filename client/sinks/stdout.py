@@ -7,7 +7,7 @@ import select
 import time
 
 from client.addresses import Address
-from client.sinks.contract import TIMEOUT_S
+from client.sinks.contract import TIMEOUT_S, reason
 
 PIECE = 4096
 """Bytes that a pipe takes without waiting, once it takes any."""
@@ -37,11 +37,11 @@ class StdoutSink:
         try:
             while line:
                 if not writable.poll(1000 * max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError(None, "nobody reads it")
+                    raise TimeoutError("nobody reads it")
                 line = line[os.write(self._fd, line[:PIECE]) :]
                 self._cut_off = bool(line)
         except OSError as error:
-            raise OSError(error.errno, f"stdout: {error.strerror}") from error
+            raise OSError(f"stdout: {reason(error)}") from error
 
     def close(self) -> None:
         """Nothing is held."""

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from client.addresses import Address, AddressError
-from client.sinks.contract import TIMEOUT_S
+from client.sinks.contract import TIMEOUT_S, reason
 
 
 class _Named(msgspec.Struct):
@@ -65,7 +65,7 @@ class WebhookSink:
             with suppress(OSError, http.client.HTTPException):  # the status has said everything
                 answer.read(1 << 16)
         except (OSError, http.client.HTTPException) as error:
-            raise OSError(f"{self.name}: {error or type(error).__name__}") from error
+            raise OSError(f"{self.name}: {reason(error)}") from error
         finally:
             connection.close()
         if not 200 <= answer.status < 300:

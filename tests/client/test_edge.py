@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from client.buffer import Buffer
 from client.data import Partition
 from client.edge import Edge
+from client.store import Store
 from client.tables import DataError
 from common.architecture import Architecture
 from common.manifest import Manifest
@@ -127,3 +130,71 @@ def test_the_trainer_is_kept_while_the_model_stays_the_same() -> None:
     shape, settings = given.manifest.architecture, Settings().training
     assert one.warm(shape, settings) is one.warm(shape, settings)
     assert one.warm(replace(shape, window=2), settings) is not one.warm(shape, settings)
+
+
+def live_edge(folder: Path, rows: np.ndarray = ROWS[:0]) -> Edge:
+    return Edge(Partition("edge", SCHEMA, rows, rows[:0], None), "instance", folder=folder)
+
+
+def test_what_the_detector_kept_is_trained_on_behind_the_history(tmp_path: Path) -> None:
+    kept = Buffer(tmp_path, SCHEMA, 1000)
+    kept.append(ROWS[40:], np.zeros(60, np.bool_))
+    given = task()
+    assert live_edge(tmp_path, ROWS[:40]).evaluate(given).rows == 90
+    alone = live_edge(tmp_path)
+    assert alone.evaluate(given).rows == 54
+    np.testing.assert_allclose(alone.describe().moments.mean, ROWS[40:].mean(axis=0), rtol=1e-5)
+    kept.append(ROWS[:10], np.zeros(10, np.bool_))
+    assert alone.evaluate(given).rows == 63
+
+
+def test_no_window_spans_a_break(tmp_path: Path) -> None:
+    kept, breaks = Buffer(tmp_path, SCHEMA, 100), np.zeros(100, np.bool_)
+    breaks[95] = True
+    kept.append(ROWS, breaks)
+    given = task()
+    measured = live_edge(tmp_path).evaluate(given)
+    scaler = Scaler.of(given.manifest.moments)
+    parts = [by_hand(given, ROWS[90:95], scaler), by_hand(given, ROWS[95:], scaler)]
+    assert measured.error.count == 6
+    assert measured.error.mean == pytest.approx(np.concatenate(parts).mean(), rel=1e-5)
+    breaks[::2] = True
+    kept.append(ROWS, breaks)
+    with pytest.raises(DataError, match="a window needs 3"):
+        live_edge(tmp_path).evaluate(given)
+
+
+def test_trained_versions_are_offered_to_the_detector_once(tmp_path: Path) -> None:
+    given, one, store = task(), live_edge(tmp_path, ROWS), Store(tmp_path)
+    one.evaluate(Task(replace(given.manifest, version=0)))
+    assert store.candidate() is None
+    one.evaluate(given)
+    offered = store.candidate()
+    assert offered is not None and offered.hash == given.manifest.hash
+    store.accept(offered)
+    one.evaluate(given)
+    assert store.candidate() is None
+
+
+def test_a_client_with_its_own_scale_gives_it_to_the_detector(tmp_path: Path) -> None:
+    given, one = task(scaling={"by": "client"}), live_edge(tmp_path, ROWS)
+    one.evaluate(given)
+    offered = Store(tmp_path).candidate()
+    assert offered is not None
+    np.testing.assert_allclose(offered.moments.mean, ROWS.mean(axis=0), rtol=1e-5)
+
+
+def test_drift_goes_with_the_next_message(tmp_path: Path) -> None:
+    one, store = live_edge(tmp_path, ROWS), Store(tmp_path)
+    assert not one.evaluate(task()).drifted
+    store.drifted = True
+    assert one.evaluate(task()).drifted
+    assert one.train(task()).drifted
+
+
+def test_scores_of_held_out_rows_are_sketched() -> None:
+    given = task()
+    expected = by_hand(given, ROWS[90:], Scaler.of(given.manifest.moments))
+    for answer in (edge().evaluate(given), edge().train(given)):
+        assert answer.scores.count == 8
+        assert answer.scores.quantile(1.0) == pytest.approx(expected.max(), rel=1e-5)

@@ -14,8 +14,9 @@ from safetensors.numpy import load
 from common.architecture import Architecture
 from common.bundle import pack, unpack
 from common.manifest import Manifest, ManifestError
-from common.moments import Moments
-from common.schema import Schema
+from common.moments import Moments, Scaler
+from common.schema import Schema, SchemaError
+from common.scoring import scores
 from common.sketch import ScoreSketch
 from common.weights import digest
 
@@ -211,3 +212,18 @@ def test_a_manifest_cut_short_anywhere_is_refused() -> None:
     for length in range(0, len(PACKED), 7):
         with pytest.raises(ManifestError):
             Manifest.unpack(PACKED[:length])
+
+
+def test_a_version_aligned_to_another_order_is_the_same_function() -> None:
+    given = manifest(("a", "b", "c"))
+    turned = given.aligned(Schema(("c", "a", "b")))
+    assert turned.schema.features == ("c", "a", "b")
+    rows = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    order = [2, 0, 1]
+    straight = scores(given.architecture, given.weights, Scaler.of(given.moments).apply(rows))
+    found = scores(turned.architecture, turned.weights, Scaler.of(turned.moments).apply(rows[:, order]))
+    np.testing.assert_allclose(found, straight, rtol=1e-4)
+    assert turned.aligned(given.schema).hash == given.hash
+    assert given.aligned(given.schema) is given
+    with pytest.raises(SchemaError, match="'x'"):
+        given.aligned(Schema(("a", "b", "x")))
