@@ -34,7 +34,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 
 lock:  ## renew requirements.lock (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-annotate --no-header --upgrade -o requirements.lock
+		--no-emit-index-url --no-annotate --no-header --no-strip-extras --upgrade -o requirements.lock
 
 clean:
 	rm -rf $(VENV) build dist .*_cache
