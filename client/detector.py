@@ -71,29 +71,27 @@ class Detector:
         self.incidents = Incidents(client, settings)
         self._decoder = Decoder(schema, data)
         self._explain = settings.explain
+        self._given: Live | None = None
+        """Set by any thread."""
         self._live: Live | None = None
-        self._next: Live | None = None
+        """Followed by the loop alone, between two events."""
         self._gap = True
 
     @property
     def live(self) -> Live | None:
         """The version at work, or the one that is about to be."""
-        return self._next or self._live
-
-    @property
-    def settled(self) -> bool:
-        """Whether the version that was last given is the one at work."""
-        return self._next is None
+        return self._given
 
     def take(self, manifest: Manifest, threshold: float) -> None:
         """Score by this version from the next event on. Any thread may call it."""
-        self._next = Live(Scorer(manifest), threshold)
+        self._given = Live(Scorer(manifest), threshold)
 
     def step(self, lines: Sequence[bytes], now: float) -> Outcome:
         """Score some lines, at most `MOST`, in their order; `now` is the time of those that name none."""
         outcome = Outcome()
-        if self._next is not None:
-            self._swap(self._next)
+        given = self._given
+        if given is not None and given is not self._live:
+            self._swap(given)
         with np.errstate(over="ignore", invalid="ignore"):
             if len(lines) <= FEW:
                 for line in lines:
@@ -117,7 +115,7 @@ class Detector:
             recent = self.recent.last(window - 1) if window > 1 else self.recent.rows[:0]
             flags = self.recent.since(self.recent.count - window + 1).flags
             new.scorer.follow(recent[_after_gap(flags) :])
-        self._live, self._next = new, None
+        self._live = new
 
     def _decode(self, line: bytes, number: int, outcome: Outcome) -> float | None:
         """Read one line into the ring; its time, NaN where it has none, or None where it is no event."""

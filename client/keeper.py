@@ -210,7 +210,7 @@ class Keeper:
                 self._store.drifted = self._drift.drifted
 
     def _look_for_versions(self) -> None:
-        if self._fixed is not None or not self._detector.settled:
+        if self._fixed is not None:
             return
         pinned = self._store.pinned
         if pinned != self._pinned:

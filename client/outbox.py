@@ -132,7 +132,7 @@ class Outbox:
             if self.waiting and (last_chance is not None or time.monotonic() >= retry_at):
                 retry_at = 0.0 if self._deliver() else time.monotonic() + self._retry_s(self._failures)
             with self._changed:
-                if last_chance is not None and (self._failures or not self.waiting):
+                if last_chance is not None and (retry_at or not self.waiting):
                     return
                 if not self._called:
                     self._changed.wait(max(0.0, retry_at - time.monotonic()) if self.waiting else None)
