@@ -1,0 +1,151 @@
+"""Live machines for the scenario tests: a stream over TCP, a detector, a trainer; all real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fleet import Federation, eventually, free_port
+
+from common.processes import Processes
+from server.link import flower_environment
+
+MIX = np.random.default_rng(5).normal(size=(2, 4))
+
+
+class Machine:
+    """One client with a live stream that the test feeds, event by event."""
+
+    def __init__(
+        self,
+        folder: Path,
+        processes: Processes,
+        name: str,
+        server: str = "127.0.0.1:1",
+        sinks: tuple[str, ...] = (),
+        flags: tuple[str, ...] = (),
+        source: str | None = None,
+        manifest: Path | None = None,
+    ) -> None:
+        self.folder, self.processes, self.name = folder, processes, name
+        self.state = folder / name
+        self.alerts_file = folder / f"{name}-alerts.jsonl"
+        self._port, self._status = free_port(), free_port()
+        self._rng = np.random.default_rng(hash(name) % 1000)
+        self.sent = 0
+        self._arguments = [
+            "--name", name, "--state", str(self.state), "--status", f"127.0.0.1:{self._status}",
+            "--source", source or f"tcp://127.0.0.1:{self._port}",
+            *(flag for sink in (f"file:{self.alerts_file}", *sinks) for flag in ("--sink", sink)),
+            *flags,
+        ]  # fmt: skip
+        if manifest is None:
+            self._arguments = ["client", "--server", server, *self._arguments]
+        else:
+            self._arguments = ["detect", "--manifest", str(manifest), *self._arguments]
+
+    def start(self) -> None:
+        """Start the client; it serves its status once this returns."""
+        environment = flower_environment(self.folder / f"{self.name}-flower")
+        command = [sys.executable, "-m", "flockwatch", *self._arguments]
+        self.processes.start(self.name, command, self.folder / f"{self.name}.log", environment)
+        eventually(self.up)
+
+    def stop(self) -> None:
+        self.processes.end([self.name])
+
+    def kill(self) -> None:
+        """Without a word, as a power cut does."""
+        os.kill(self.processes.pid(self.name), signal.SIGKILL)
+        eventually(lambda: self.processes.exit_code(self.name) is not None)
+        self.processes.end([self.name])
+
+    def up(self) -> bool:
+        try:
+            self.health()
+        except OSError:
+            return False
+        return True
+
+    def health(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._status}/healthz", timeout=10) as answer:
+            return json.load(answer)
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._status}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        found = (line.split() for line in text.splitlines())
+        return next(float(parts[1]) for parts in found if parts[0] == f"flockwatch_{name}")
+
+    def events(self, count: int, fault: bool = False) -> bytes:
+        """Normal events of correlated features, a minute apart, or those of a fault."""
+        rows = self._rng.normal(size=(count, 2)) @ MIX + 0.05 * self._rng.normal(size=(count, 4))
+        if fault:
+            rows[:, 2] += 200
+        content = b""
+        for row in rows.tolist():
+            event = {"ts": 1e9 + 60 * self.sent, **{f"f{i}": value for i, value in enumerate(row)}}
+            content += json.dumps(event).encode() + b"\n"
+            self.sent += 1
+        return content
+
+    def send(self, content: bytes) -> None:
+        """Send over a connection of its own."""
+        with eventually(self._connect) as connection:
+            connection.sendall(content)
+
+    def feed(self, count: int, fault: bool = False) -> None:
+        """Send events, and wait until they were scored, or kept while there is no version."""
+        before = self.health()["events"]
+        self.send(self.events(count, fault))
+        eventually(lambda: self.health()["events"] == before + count)
+
+    def fault(self) -> None:
+        """Send a fault and what comes after it."""
+        self.feed(8, fault=True)
+        self.feed(60)
+
+    def notices(self) -> list[dict[str, Any]]:
+        """What has arrived in the file of alerts."""
+        if not self.alerts_file.exists():
+            return []
+        return [json.loads(line) for line in self.alerts_file.read_bytes().splitlines()]
+
+    def told(self, incidents: int) -> None:
+        """Wait until so many incidents were told from start to end, each once."""
+        eventually(lambda: len(self.notices()) >= 2 * incidents)
+        found = self.notices()
+        assert [n["kind"] for n in found] == ["incident_started", "incident_ended"] * incidents
+        assert len({n["id"] for n in found}) == incidents
+        assert all(n["alert"]["causes"][0]["feature"] == "f2" for n in found)
+
+    def problems(self) -> str:
+        return "; ".join(self.health()["problems"])
+
+    def log(self) -> str:
+        return (self.folder / f"{self.name}.log").read_text(errors="replace")
+
+    def _connect(self) -> socket.socket | None:
+        try:
+            return socket.create_connection(("127.0.0.1", self._port), 5)
+        except OSError:
+            return None
+
+
+def learned(federation: Federation, machines: list[Machine], rows: int = 800) -> None:
+    """Let machines gather events, train together, and take up the last version."""
+    for machine in machines:
+        machine.start()
+        machine.feed(rows)
+    eventually(lambda: federation.processes.exit_code("server") is not None, 120)
+    assert federation.processes.exit_code("server") == 0, federation.log("server")
+    newest = federation.version()
+    for machine in machines:
+        eventually(lambda m=machine: m.health()["version"] == newest, 60)
