@@ -31,7 +31,7 @@ TICK_S = 0.25
 SAVE_EVERY_S = 1.0
 FIRST_INTERVAL_S = 1.0
 """Taken from one event to the next until it can be measured."""
-ENOUGH_TIMES = 32
+ENOUGH_TIMES = 8
 """Events without which the interval is not measured."""
 ON_TRIAL = 4096
 """Newest normal events that a candidate is tried on."""
@@ -52,6 +52,7 @@ class Keeper:
         detector: Whose `recent` is read and whose version and threshold are set.
         settings: Sections `live`, `threshold` and `client`.
         folder: The client's state folder; it exists.
+        store: Its versions.
         spools: What must be safe on disk before the stream's position is saved.
         fixed: The only version there is, on a machine that never trains; None: versions of the store.
     """
@@ -61,6 +62,7 @@ class Keeper:
         detector: Detector,
         settings: Settings,
         folder: Path,
+        store: Store,
         spools: Sequence[Spool],
         fixed: Manifest | None = None,
     ) -> None:
@@ -69,8 +71,8 @@ class Keeper:
         self._folder = folder
         self._spools = spools
         self._fixed = fixed
-        self._store = Store(folder)
-        self._pinned = self._store.pinned
+        self._store = store
+        self._pinned = store.pinned
         self._budget = Budget.parse(settings.threshold.budget)
         self._buffer: Buffer | None = None
         self._evidence = Evidence()
@@ -159,9 +161,9 @@ class Keeper:
             self.problems["buffer.ring"] = self._buffer.problem
 
     def _boot(self) -> None:
-        manifest, passed_over = (self._fixed, []) if self._fixed else self._store.current()
-        if passed_over:
-            self.problems["versions"] = "; ".join(passed_over)
+        manifest = self._fixed or self._store.current()
+        if self._store.passed_over:
+            self.problems["versions"] = "; ".join(self._store.passed_over)
         if manifest is None:
             return
         try:
@@ -215,7 +217,7 @@ class Keeper:
         pinned = self._store.pinned
         if pinned != self._pinned:
             self._pinned = pinned
-            manifest, _ = self._store.current()
+            manifest = self._store.current()
             if manifest is not None:
                 self._take(manifest.aligned(self._detector.schema))
         if pinned is not None:

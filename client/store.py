@@ -31,6 +31,8 @@ class Store:
         self._refused = folder / "refused"
         self._pin = folder / "pinned"
         self._drift = folder / "drifted"
+        self.passed_over: list[str] = []
+        """What was wrong with versions that `current` set aside."""
         for place in (self._versions, self._refused):
             place.mkdir(parents=True, exist_ok=True)
 
@@ -70,22 +72,20 @@ class Store:
         """Keep the version on trial for inspection, with the reason beside it."""
         self._set_aside(self._trying, _name(manifest), reason)
 
-    def current(self) -> tuple[Manifest | None, list[str]]:
-        """The version to work with, pinned or newest, and what was wrong with those passed over."""
-        problems: list[str] = []
+    def current(self) -> Manifest | None:
+        """The version to work with, pinned or newest; damaged ones before it are set aside and noted."""
         for path in self._kept():
             if self.pinned is not None and path.name != self.pinned:
                 continue
             try:
-                return Manifest.unpack(path.read_bytes()), problems
+                return Manifest.unpack(path.read_bytes())
             except (ManifestError, OSError) as error:
-                problems.append(f"{path.name}: {error}")
+                self.passed_over.append(f"{path.name}: {error}")
                 self._set_aside(path, path.name, str(error))
         if self.pinned is not None:
             self._pin.unlink(missing_ok=True)
-            manifest, more = self.current()
-            return manifest, problems + more
-        return None, problems
+            return self.current()
+        return None
 
     @property
     def pinned(self) -> str | None:

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,10 @@ class Watch:
         self._source: Source | None = None
         self._unread = 0
         """Lines that came before the features were known."""
+
+    @cached_property
+    def _store(self) -> Store:
+        return Store(self._folder)
 
     def stop(self) -> None:
         """Return from `run` soon. Safe in a signal handler."""
@@ -197,7 +202,7 @@ class Watch:
             return self._fixed.schema
         if self._settings.data.features is not None:
             return Schema(self._settings.data.features)
-        manifest, _ = Store(self._folder).current()
+        manifest = self._store.current()
         return manifest.schema if manifest is not None else None
 
     def _meet(self, lines: list[bytes]) -> Detector | None:
@@ -213,7 +218,7 @@ class Watch:
         settings = self._settings
         self._detector = Detector(self._name, schema, settings.data, settings.live)
         self._keeper = Keeper(
-            self._detector, settings, self._folder, list(self._outboxes.values()), self._fixed
+            self._detector, settings, self._folder, self._store, list(self._outboxes.values()), self._fixed
         )
         self._keeper.start()
         return self._detector

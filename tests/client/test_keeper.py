@@ -41,8 +41,8 @@ class Edge:
     ) -> None:
         self.settings = Settings().with_values(**{"live": {"settle": 10}, **sections})
         self.detector = Detector("edge", SCHEMA, self.settings.data, self.settings.live)
-        self.keeper = Keeper(self.detector, self.settings, folder, [spool or Spool()])
         self.store = Store(folder)
+        self.keeper = Keeper(self.detector, self.settings, folder, self.store, [spool or Spool()])
         self.sent = 0
         if start:
             self.keeper.start()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import statistics
 
 import numpy as np
@@ -48,11 +49,17 @@ def test_about_the_share_exceeds_what_was_seen(rate: float) -> None:
 
 
 @pytest.mark.parametrize("rate", [1e-4, 1e-5, 1e-6])
-def test_beyond_all_scores_the_threshold_is_rather_too_high_than_too_low(rate: float) -> None:
+def test_beyond_all_scores_the_threshold_is_of_the_right_size(rate: float) -> None:
     few = ScoreSketch.of(LOGNORMAL[:500])
     true = float(np.exp(0.5 * statistics.NormalDist().inv_cdf(1 - rate)))
     assert 0.8 * true < exceeded(few, rate) < 6 * true
     assert exceeded(few, rate) > LOGNORMAL[:500].max() * 0.99
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_light_tail_is_not_taken_for_a_heavy_one(seed: int) -> None:
+    few = ScoreSketch.of(np.random.default_rng(seed).exponential(1, 160))
+    assert 0.6 < exceeded(few, 1e-5) / -math.log(1e-5) < 4
 
 
 @given(st.integers(1, 2000), st.floats(1e-8, 0.5), st.floats(1e-8, 0.5))

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Machine:
         self.state = folder / name
         self.alerts_file = folder / f"{name}-alerts.jsonl"
         self._port, self._status = free_port(), free_port()
-        self._rng = np.random.default_rng(hash(name) % 1000)
+        self._rng = np.random.default_rng(zlib.crc32(name.encode()))
         self.sent = 0
         self._arguments = [
             "--name", name, "--state", str(self.state), "--status", f"127.0.0.1:{self._status}",
@@ -85,8 +86,12 @@ class Machine:
         return next(float(parts[1]) for parts in found if parts[0] == f"flockwatch_{name}")
 
     def events(self, count: int, fault: bool = False) -> bytes:
-        """Normal events of correlated features, a minute apart, or those of a fault."""
-        rows = self._rng.normal(size=(count, 2)) @ MIX + 0.05 * self._rng.normal(size=(count, 4))
+        """Normal events of correlated features, a minute apart, or those of a fault.
+
+        They have bounds, so that no normal one is ever as far off as a budget of false alerts allows for.
+        """
+        causes, noise = self._rng.uniform(-1, 1, (count, 2)), self._rng.uniform(-0.1, 0.1, (count, 4))
+        rows = causes @ MIX + noise
         if fault:
             rows[:, 2] += 200
         content = b""

@@ -22,7 +22,7 @@ from common.processes import Processes
 from server.registry import Registry
 from tests.contracts.broker import Broker
 
-FLAGS = ("--set", "threshold.budget=1 per day", "--set", "live.end_after=3", "--set", "live.settle=8")
+FLAGS = ("--set", "threshold.budget=1 per week", "--set", "live.end_after=3", "--set", "live.settle=8")
 SERVER = {
     "federation.max_rounds": "8",
     "model.window": "1",
@@ -123,7 +123,7 @@ def test_with_the_trainer_killed_in_mid_training_detection_goes_on_and_a_new_one
     one.feed(200)
     one.fault()
     one.told(1)
-    assert "trainer ended with code -9; started again" in one.problems()
+    eventually(lambda: "trainer ended with code -9; started again" in one.problems())
     reached = one.health()["version"]
     eventually(lambda: one.health()["version"] > reached, 120)
     assert one.metric("trainer_restarts_total") == 1
@@ -136,12 +136,13 @@ def test_a_killed_detector_takes_its_trainer_with_it_and_starts_again_from_its_d
     one = machine()
     one.start()
     one.feed(300)
+    eventually(lambda: one.metric("buffered_events") > 200)
     trainer = eventually(lambda: trainer_of(one))
     os.kill(one.processes.pid(one.name), signal.SIGKILL)
     trainer.wait(60)
     one.kill()
     one.start()
-    assert one.health()["version"] == 8
+    eventually(lambda: one.health()["version"] == 8)
     one.feed(100)
     one.fault()
     one.told(1)
