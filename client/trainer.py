@@ -47,7 +47,7 @@ class Trainer:
     def __init__(self, architecture: Architecture, settings: TrainingSettings) -> None:
         self.architecture = architecture
         self.settings = settings
-        self._model = _build(architecture)
+        self._model = build(architecture)
         self._optimizer = _OPTIMIZERS[settings.optimizer](settings.learning_rate)
         self._optimizer.build(self._model.trainable_variables)
         self._fresh = [variable.numpy() for variable in self._optimizer.variables]
@@ -87,7 +87,8 @@ class Trainer:
         return dict(trained), loss
 
 
-def _build(architecture: Architecture) -> keras.Model:
+def build(architecture: Architecture) -> keras.Model:
+    """The autoencoder, with weights drawn by Keras."""
     layers = [keras.Input((architecture.inputs,))]
     for width, activation in zip(architecture.widths[1:], architecture.activations, strict=True):
         layers.append(keras.layers.Dense(width, activation=activation))

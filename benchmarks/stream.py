@@ -1,0 +1,56 @@
+"""The stream of the scoring benchmarks: one machine's telemetry as JSON lines, and versions to score it."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import job
+from common.architecture import Architecture
+from common.manifest import Manifest
+from common.moments import Moments, Scaler
+from common.schema import Schema
+from common.scoring import scores
+from common.settings import Settings
+from common.sketch import ScoreSketch
+
+SETTINGS = Settings().with_values(model={"window": 1, "hidden": (64, 16, 64)})
+SCHEMA = Schema(tuple(f"metric_{i:02d}" for i in range(job.FEATURES)))
+INTERVAL_S = 60.0
+
+
+def training_rows() -> NDArray[np.float32]:
+    """What every contender learns from, shape (5000, 38)."""
+    return job.rows(0)
+
+
+@cache
+def events() -> tuple[bytes, ...]:
+    """Five thousand events of another machine, in which every thousandth is far off."""
+    rows = job.rows(1).copy()
+    rows[::1000, 3] += 50
+    start = 1_767_571_200
+    return tuple(
+        msgspec.json.encode({"ts": start + INTERVAL_S * i, **dict(zip(SCHEMA.features, row, strict=True))})
+        for i, row in enumerate(np.round(rows.astype(np.float64), 4).tolist())
+    )
+
+
+def version(number: int, seed: int = 0) -> Manifest:
+    """A version of 38-64-16-64-38. Its weights are drawn: how long they take is what counts here."""
+    architecture = Architecture.of(SETTINGS.model, len(SCHEMA))
+    rows, weights = training_rows(), architecture.first_weights(seed)
+    moments = Moments.of(rows)
+    scaled = Scaler.chosen(SETTINGS.scaling, moments, moments).apply(rows)
+    return Manifest(
+        version=number,
+        schema=SCHEMA,
+        architecture=architecture,
+        weights=weights,
+        moments=moments,
+        settings=SETTINGS.model_dump(mode="json", include={"model", "training", "scaling", "threshold"}),
+        scores=ScoreSketch.of(scores(architecture, weights, scaled)),
+    )

@@ -1,0 +1,22 @@
+"""A trainer at work beside a benchmark: `python -m benchmarks.training` trains until it is ended."""
+
+from __future__ import annotations
+
+from benchmarks import stream
+from client.supervisor import end_with_parent
+from client.trainer import Trainer
+
+
+def main() -> None:
+    """Train on and on, as a client does between two messages."""
+    end_with_parent(lambda: None)
+    manifest = stream.version(1)
+    trainer = Trainer(manifest.architecture, stream.SETTINGS.training)
+    rows, weights = stream.training_rows(), manifest.weights
+    print("training", flush=True)
+    while True:
+        weights, _ = trainer.fit(weights, rows, epochs=10, seed=0)
+
+
+if __name__ == "__main__":
+    main()
