@@ -122,10 +122,12 @@ def _copy(content: mmap.mmap, features: int, capacity: int, count: int) -> Kept:
 
 
 def _ordered(rows: NDArray[np.float32], breaks: NDArray[np.bool_], count: int, capacity: int) -> Kept:
-    slots = np.arange(max(0, count - capacity), count) % capacity
-    taken = breaks[slots]
+    # Slices and not indices: copying them, NumPy lets other threads run.
+    at = count % capacity
+    order = [slice(at, capacity), slice(0, at)] if count > capacity else [slice(0, count)]
+    taken = np.concatenate([breaks[part] for part in order])
     taken[:1] = True
-    return Kept(rows[slots], taken)
+    return Kept(np.concatenate([rows[part] for part in order]), taken)
 
 
 def _arrays(

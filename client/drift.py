@@ -6,6 +6,8 @@ import numpy as np
 from datasketches import kll_floats_sketch, ks_test
 from numpy.typing import NDArray
 
+from common.sketch import pieces
+
 WINDOW = 1000
 """Scores that are compared at a time."""
 IN_A_ROW = 2
@@ -30,7 +32,8 @@ class Drift:
         self._window = kll_floats_sketch(_K)
         self._differing = 0
         if calibration is not None:
-            self._calibration.update(np.ascontiguousarray(calibration, np.float32))
+            for piece in pieces(calibration):
+                self._calibration.update(piece)
 
     @property
     def drifted(self) -> bool:

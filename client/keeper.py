@@ -120,7 +120,7 @@ class Keeper:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._tick(save=True)
+        self.tick(save=True)
         if self._buffer is not None:
             self._buffer.close()
 
@@ -133,12 +133,18 @@ class Keeper:
         while not self._stop.wait(TICK_S):
             ticks += 1
             try:
-                self._tick(save=ticks % round(SAVE_EVERY_S / TICK_S) == 0)
+                self.tick(save=ticks % round(SAVE_EVERY_S / TICK_S) == 0)
+                self.problems.pop("keeper", None)
             except Exception:  # the loop scores on; what failed is tried again
                 log.exception("keeper failed")
                 self.problems["keeper"] = "failed; see the log"
 
-    def _tick(self, save: bool) -> None:
+    def tick(self, save: bool) -> None:
+        """Do everything once: what the thread does again and again.
+
+        Args:
+            save: Whether to write down where the stream has got to.
+        """
         with self._trouble("buffer"):
             if self._buffer is None:
                 self._open_buffer()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -35,6 +36,8 @@ WAIT_S = 0.2
 REPORT_EVERY_S = 10.0
 """Refused lines are logged this often, with their number."""
 CLOSE_S = 10.0
+SWITCH_S = 0.0001
+"""The longest that another thread may keep the loop from going on, where it does not let go by itself."""
 
 
 class Watch:
@@ -89,6 +92,7 @@ class Watch:
             SourceError, SinkError: an address is wrong.
             IdentityError: another process uses the state folder.
         """
+        sys.setswitchinterval(SWITCH_S)
         with ExitStack() as closing:
             closing.callback(Identity(self._folder, "detector").release)
             self._source = open_source(self._address, self._last_position())

@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before flwr is imported, here and in every process started from here.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    # Before NumPy is: its threads would gain nothing on models of this size, and take the live loop's core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parser = _parser()
     given = parser.parse_args(arguments)
     logging.basicConfig(

@@ -54,11 +54,11 @@ class Edge:
             part = lines(events[start : start + size], 1e9 + self.sent * step, step)
             self.detector.step(part, 0.0)
             self.sent += len(part)
-            self.keeper._tick(save=True)
+            self.keeper.tick(save=True)
 
 
 def settle(edge: Edge) -> None:
-    edge.keeper._tick(save=True)
+    edge.keeper.tick(save=True)
     edge.detector.step([], 0.0)
 
 
@@ -89,6 +89,7 @@ def test_an_error_in_a_tick_is_reported_and_the_next_one_goes_on(
     edge.store.offer(version(4).pack())
     wait_for(lambda: edge.keeper.swaps == 1)
     monkeypatch.undo()
+    wait_for(lambda: "keeper" not in edge.keeper.problems)
     edge.keeper.stop()
 
 
@@ -192,7 +193,7 @@ def test_events_that_were_overwritten_before_they_settled_leave_a_break(tmp_path
     edge.feed(rows(100))
     for part in range(0, 9000, 250):
         edge.detector.step(lines(rows(250, seed=part)), 0.0)
-    edge.keeper._tick(save=True)
+    edge.keeper.tick(save=True)
     kept = read(tmp_path, SCHEMA)
     assert kept is not None and np.flatnonzero(kept.breaks).tolist() == [0, 90]
 

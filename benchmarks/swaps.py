@@ -1,0 +1,95 @@
+"""`make bench-swaps`: a million events, ten new versions on the way, each tried out beside the live one."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import stream
+from benchmarks.results import publish
+from client.detector import Detector
+from client.keeper import Keeper
+from client.store import Store
+from client.watch import SWITCH_S
+from common.manifest import Manifest
+
+EVENTS, SWAPS = 1_000_000, 10
+LIMIT_US = 1000.0
+
+
+def main() -> None:
+    """Score the stream while a keeper takes up versions, and print the longest waits."""
+    with tempfile.TemporaryDirectory(prefix="bench-swaps-") as place:
+        taken_us, versions, on_trial = _run(Path(place))
+    swapped = np.flatnonzero(np.diff(versions, prepend=versions[0]))
+    if len(swapped) != SWAPS or len(versions) != EVENTS:
+        raise RuntimeError(f"{len(versions)} events were scored and {len(swapped)} versions swapped")
+    figures = {
+        "the event that took up a version": taken_us[swapped],
+        "events while a version was on trial": taken_us[on_trial],
+        "all other events": taken_us[~on_trial],
+    }
+    publish(
+        "swaps",
+        f"{EVENTS} events one by one, {SWAPS} versions swapped, the keeper trying each out: microseconds",
+        ["", "events", "p50", "p99", "p99.99", "max"],
+        [[name, str(len(us)), *(f"{np.percentile(us, p):.1f}" for p in (50, 99, 99.99, 100))]
+         for name, us in figures.items()],
+        events=EVENTS,
+        swaps=len(swapped),
+        swap_us_max=round(float(taken_us[swapped].max()), 1),
+        trial_us_p9999=round(float(np.percentile(taken_us[on_trial], 99.99)), 1),
+        other_us_p9999=round(float(np.percentile(taken_us[~on_trial], 99.99)), 1),
+        under_1_ms=bool(taken_us[swapped].max() < LIMIT_US),
+    )  # fmt: skip
+
+
+def _run(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Of each event: microseconds, the version that scored it, and whether another was on trial then."""
+    settings = stream.SETTINGS
+    detector = Detector("bench", stream.SCHEMA, settings.data, settings.live)
+    store = Store(folder)
+    first = stream.version(1)
+    store.offer(first.pack())
+    keeper = Keeper(detector, settings, folder, store, [])
+    taken, versions = np.empty(EVENTS, np.int64), np.empty(EVENTS, np.int64)
+    on_trial = np.zeros(EVENTS, np.bool_)
+    sys.setswitchinterval(SWITCH_S)
+    keeper.start()
+    while detector.live is None:
+        time.sleep(0.01)
+    offers = {(i + 1) * EVENTS // (SWAPS + 1): _later(first, i + 2) for i in range(SWAPS)}
+    newest = first.version
+    clock = time.perf_counter_ns
+    for i, line in enumerate(itertools.islice(itertools.cycle(stream.events()), EVENTS)):
+        if i in offers:
+            newest = offers[i].version
+            store.offer(offers[i].pack())
+        started = clock()
+        (verdict,) = detector.step((line,), 0.0).verdicts
+        taken[i] = clock() - started
+        versions[i] = verdict.version
+        on_trial[i] = verdict.version != newest
+    keeper.stop()
+    return taken / 1e3, versions, on_trial
+
+
+def _later(first: Manifest, number: int) -> Manifest:
+    """A version that has learned a little more."""
+    rng = np.random.default_rng(number)
+    weights = {
+        name: array + rng.normal(0, 1e-3, array.shape).astype(np.float32)
+        for name, array in first.weights.items()
+    }
+    return replace(first, version=number, weights=weights)
+
+
+if __name__ == "__main__":
+    main()
