@@ -26,22 +26,28 @@ class Latency:
     """A histogram of nanoseconds from an event's arrival in this process to its verdict."""
 
     def __init__(self) -> None:
-        self.counts = [0] * 65
-        """Events that took less than 2 ** i nanoseconds, and not less than half of that."""
+        self.counts = [0] * (4 * 65)
+        """Events by time: four steps from each power of two to the next."""
         self.total_ns = 0
 
     def add(self, ns: int, events: int) -> None:
         """Take so many events that were done after `ns`."""
-        self.counts[ns.bit_length()] += events
+        power = ns.bit_length()
+        self.counts[4 * power + ((ns << 3 >> power) & 3)] += events
         self.total_ns += ns * events
+
+    def under(self, power: int) -> int:
+        """Events that took less than 2 ** power nanoseconds."""
+        return sum(self.counts[: 4 * (power + 1)])
 
     def quantile_s(self, rank: float) -> float | None:
         """An upper bound of the latency of this share of the events; None without events."""
         wanted, seen = rank * sum(self.counts), 0
-        for power, count in enumerate(self.counts):
+        for step, count in enumerate(self.counts):
             seen += count
             if count and seen >= wanted:
-                return float(2**power) / 1e9
+                power, quarter = divmod(step, 4)
+                return (5 + quarter) * 2.0 ** (power - 3) / 1e9
         return None
 
 
@@ -98,6 +104,7 @@ def health(status: Status) -> tuple[HTTPStatus, bytes]:
         "version": status.version,
         "pinned": status.pinned,
         "threshold": status.threshold,
+        "score": status.score,
         "events": status.events,
         "refused": status.refused,
         "alerts": status.alerts,
@@ -152,10 +159,7 @@ def metrics(status: Status) -> Iterable[Metric]:
 
 
 def _histogram(latency: Latency) -> Metric:
-    buckets, seen = [], sum(latency.counts[:SHORTEST])
-    for power in range(SHORTEST, LONGEST):
-        seen += latency.counts[power]
-        buckets.append((repr(2**power / 1e9), float(seen)))
+    buckets = [(repr(2**power / 1e9), float(latency.under(power))) for power in range(SHORTEST, LONGEST)]
     buckets.append(("+Inf", float(sum(latency.counts))))
     text = "From an event's arrival in the process to its verdict"
     found = HistogramMetricFamily("flockwatch_latency_seconds", text)

@@ -25,7 +25,7 @@ from client.status import Latency, Queue, Status, StatusServer
 from client.store import Store
 from client.supervisor import Supervisor
 from common.config import ConfigError
-from common.manifest import Manifest
+from common.manifest import Manifest, ManifestError
 from common.schema import Schema
 from common.settings import Settings
 
@@ -158,7 +158,7 @@ class Watch:
         return [problem for problem in found if problem is not None]
 
     def _loop(self, source: Source) -> None:
-        save_at = 0.0
+        save_at = look_at = 0.0
         while not self._stop.is_set():
             try:
                 lines = source.read(WAIT_S)
@@ -167,6 +167,9 @@ class Watch:
                 return
             arrived = time.perf_counter_ns()
             self._turned = time.monotonic()
+            if self._detector is None and self._turned >= look_at:
+                self._meet_a_version()
+                look_at = self._turned + WAIT_S
             if lines:
                 self._score(lines, arrived)
             if self._keeper is not None and self._turned > save_at:
@@ -217,6 +220,16 @@ class Watch:
                 return self._begin(schema)
         self._unread += len(lines)
         return None
+
+    def _meet_a_version(self) -> None:
+        """Begin with the features of the first version that training brings, before any event names them."""
+        try:
+            offered = self._store.candidate()
+        except (ManifestError, OSError) as error:
+            log.warning("version not used reason=%s", error)
+        else:
+            if offered is not None:
+                self._begin(offered.schema)
 
     def _begin(self, schema: Schema) -> Detector:
         settings = self._settings

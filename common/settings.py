@@ -203,6 +203,8 @@ class LocalSettings(Section):
     """Each run gets a folder of its own in here."""
     compare: bool = True
     """Whether to train local-only and pooled models too and print them beside the federated one."""
+    live: bool = False
+    """Whether to end with live streams: each client scores normal test rows, and a fault is put into one."""
 
     @model_validator(mode="after")
     def _column_goes_with_partition(self) -> Self:

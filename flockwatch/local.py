@@ -30,6 +30,7 @@ from common.files import write_atomic
 from common.manifest import Manifest
 from common.processes import Processes
 from common.settings import Settings
+from flockwatch import live
 from flockwatch.partitions import Source, gather
 from flockwatch.report import report, table
 from server.history import History
@@ -61,62 +62,74 @@ def run(settings: Settings) -> int:
     sources = gather(settings, folder / "data")
     for source in sources:
         source.partition.aligned(sources[0].partition.schema)
+        if settings.local.live:
+            live.stretch(source.partition)
     folder.mkdir(parents=True, exist_ok=True)
     settings = settings.with_values(
         server={"host": "127.0.0.1", "port": _free_port(), "state": folder / "server"},
         federation={"min_clients": len(sources)},
     )
-    config_file = folder / "settings.yaml"
-    write_atomic(config_file, yaml.safe_dump(settings.dump(), sort_keys=False).encode())
+    write_atomic(folder / "settings.yaml", yaml.safe_dump(settings.dump(), sort_keys=False).encode())
     console.print(f"{len(sources)} clients, a process each; logs and results in {folder}")
-    started = time.monotonic()
-    reason = _federate(settings, folder, config_file, sources, console)
-    wall_s = time.monotonic() - started
-    newest = Registry(folder / "server" / "versions", settings.server.keep_versions).latest()
-    if newest is None:
-        raise RunFailed(f"the run ended without a version: {reason}; logs are in {folder}")
-    manifest = newest[0]
-    rounds = _history(folder).rounds()
-    partitions = [source.partition for source in sources]
-    judgements = [Edge(partition, "local").judge(manifest) for partition in partitions]
-    comparisons = _compare(partitions, manifest, settings, console)
-    found = report(settings, rounds, reason, manifest, judgements, comparisons, wall_s)
+    machines = [live.Machine.of(s.partition, folder / "clients") for s in sources if settings.local.live]
+    with Processes() as processes:
+        started = time.monotonic()
+        reason = _federate(settings, folder, sources, machines, processes, console)
+        wall_s = time.monotonic() - started
+        if not machines:
+            processes.end()
+        newest = Registry(folder / "server" / "versions", settings.server.keep_versions).latest()
+        if newest is None:
+            raise RunFailed(f"the run ended without a version: {reason}; logs are in {folder}")
+        manifest = newest[0]
+        rounds = _history(folder).rounds()
+        partitions = [source.partition for source in sources]
+        judgements = [Edge(partition, "local").judge(manifest) for partition in partitions]
+        comparisons = _compare(partitions, manifest, settings, console)
+        found = report(settings, rounds, reason, manifest, judgements, comparisons, wall_s)
+        _show(found, console)
+        if machines:
+            found["live"] = live.show(machines, settings, console)
     write_atomic(folder / "report.json", json.dumps(found, indent=1).encode())
-    _show(found, folder, console)
+    console.print(f"Report: {folder}/report.json   newest version: {folder}/server/versions")
     return 0
 
 
 def _federate(
-    settings: Settings, folder: Path, config_file: Path, sources: Sequence[Source], console: Console
+    settings: Settings,
+    folder: Path,
+    sources: Sequence[Source],
+    machines: Sequence[live.Machine],
+    processes: Processes,
+    console: Console,
 ) -> str:
-    """Start the server and the clients, show the rounds as they fall, end them all; why the run ended."""
+    """Start the server and the clients, and show the rounds as they fall; why the run ended."""
     command = [sys.executable, "-m", "flockwatch"]
-    with Processes() as processes:
+    config = ["--config", str(folder / "settings.yaml")]
+    processes.start(
+        "server",
+        [*command, "server", *config],
+        folder / "server.log",
+        flower_environment(folder / "server" / "flower"),
+    )
+    streams = {machine.partition.name: machine.flags for machine in machines}
+    for source in sources:
+        name = source.partition.name
+        state = folder / "clients" / name
         processes.start(
-            "server",
-            [*command, "server", "--config", str(config_file)],
-            folder / "server.log",
-            flower_environment(folder / "server" / "flower"),
+            name,
+            [
+                *command, "client", *config, "--state", str(state), "--data", str(source.file),
+                "--server", f"127.0.0.1:{settings.server.port}", "--name", name, *streams.get(name, ()),
+            ],
+            folder / "clients" / f"{name}.log",
+            flower_environment(state / "flower"),
+        )  # fmt: skip
+    _follow(settings, folder, processes, [source.partition.name for source in sources], console)
+    if processes.exit_code("server"):
+        raise RunFailed(
+            f"the server ended with an error; {folder}/server.log ends:\n{processes.log_tail('server')}"
         )
-        for source in sources:
-            name = source.partition.name
-            state = folder / "clients" / name
-            processes.start(
-                name,
-                [
-                    *command, "client", "--config", str(config_file), "--state", str(state),
-                    "--server", f"127.0.0.1:{settings.server.port}",
-                    "--data", str(source.file), "--name", name,
-                ],
-                folder / "clients" / f"{name}.log",
-                flower_environment(state / "flower"),
-            )  # fmt: skip
-        _follow(settings, folder, processes, [source.partition.name for source in sources], console)
-        if processes.exit_code("server"):
-            raise RunFailed(
-                f"the server ended with an error; {folder}/server.log ends:\n{processes.log_tail('server')}"
-            )
-        processes.end([source.partition.name for source in sources])
     return (folder / "server" / "ended").read_text()
 
 
@@ -169,7 +182,7 @@ def _compare(
         )
 
 
-def _show(found: dict[str, object], folder: Path, console: Console) -> None:
+def _show(found: dict[str, object], console: Console) -> None:
     totals = found["totals"]
     assert isinstance(totals, dict)  # noqa: S101
     console.print(table(found))
@@ -178,7 +191,6 @@ def _show(found: dict[str, object], folder: Path, console: Console) -> None:
         f"{totals['rounds']} rounds in {totals['wall_s']:.1f} s, {totals['seconds_per_round']:.2f} s each "
         f"(median); ended: {found['reason']}"
     )
-    console.print(f"Report: {folder}/report.json   newest version: {folder}/server/versions")
 
 
 def _history(folder: Path) -> History:

@@ -58,7 +58,7 @@ def test_what_prometheus_reads_is_what_goes_on() -> None:
     assert {key: found.get(key) for key in expected} == expected
     assert found[("flockwatch_latency_seconds_sum",)] == pytest.approx(90 * 12e-6 + 10 * 900e-6)
     assert (body["status"], body["version"], body["refused"]) == ("ok", 7, {"not_json": 3})
-    assert body["latency_us"] == {"p50": pytest.approx(16.384), "p99": pytest.approx(1048.576)}
+    assert body["latency_us"] == {"p50": pytest.approx(12.288), "p99": pytest.approx(917.504)}
     assert caught.value.code == 404
 
 
@@ -85,7 +85,7 @@ def test_an_address_in_use_is_an_error() -> None:
     st.lists(st.tuples(st.integers(0, 2**40), st.integers(1, 50)), min_size=1, max_size=20),
     st.floats(0.01, 1),
 )
-def test_a_quantile_of_the_latency_is_off_by_less_than_a_factor_of_two(
+def test_a_quantile_of_the_latency_is_off_by_a_quarter_at_most(
     samples: list[tuple[int, int]], rank: float
 ) -> None:
     latency = Latency()
@@ -95,4 +95,4 @@ def test_a_quantile_of_the_latency_is_off_by_less_than_a_factor_of_two(
     exact = times[min(len(times) - 1, max(0, -int(-rank * len(times) // 1) - 1))]
     found = latency.quantile_s(rank)
     assert found is not None
-    assert exact <= found * 1e9 <= max(1, 2 * exact)
+    assert exact <= found * 1e9 <= max(1, 1.25 * exact)

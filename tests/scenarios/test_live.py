@@ -383,3 +383,17 @@ def test_this_machines_own_metrics_are_a_stream(tmp_path: Path, processes: Proce
     eventually(lambda: one.health()["events"] >= 5)
     assert one.health()["refused"] == {}
     assert one.problems() == ""
+
+
+def test_a_trained_version_brings_the_features_that_a_stream_does_not_name(
+    tmp_path: Path, processes: Processes, manifest: Path
+) -> None:
+    one = Machine(tmp_path, processes, "edge", flags=FLAGS)
+    one.start()
+    one.send(b"0.1,0.2,0.3,0.4\n")
+    eventually(lambda: "the features are not known" in one.problems())
+    Store(one.state).offer(manifest.read_bytes())
+    eventually(lambda: one.health()["version"] == 8)
+    one.send(b"0.1,0.2,0.3,0.4\n")
+    eventually(lambda: one.health()["events"] == 1)
+    assert one.problems() == ""
