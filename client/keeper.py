@@ -14,7 +14,7 @@ import numpy as np
 from client.buffer import Buffer, Kept
 from client.detector import Detector
 from client.drift import Drift
-from client.recent import ABNORMAL, FIRST, Stretch
+from client.settling import Settled, Settling
 from client.store import Store
 from client.trial import objection, rescored
 from common.budget import Budget
@@ -78,11 +78,7 @@ class Keeper:
         self._evidence = Evidence()
         self._incidents = 0
         self._drift = Drift(settings.live.drift_p)
-        self._settled = 0
-        """Events until this number are in the buffer, or are known to have no place there."""
-        self._before = np.zeros(0, np.uint8)
-        """Flags of the last settled events, as many as matter to those after them."""
-        self._kept_last = False
+        self._settling = Settling(detector.recent, settings.live.settle)
         self._position: tuple[str, dict[str, Any]] | None = None
         self._saved: tuple[str, dict[str, Any]] | None = None
         self._stop = threading.Event()
@@ -185,33 +181,21 @@ class Keeper:
 
     def _settle(self) -> None:
         """Move events that are old enough to be known as normal into the buffer and the evidence."""
-        margin = self._settings.live.settle
-        stretch = self._detector.recent.since(self._settled)
-        ready = len(stretch.rows) - margin
-        if ready <= 0:
+        settled = self._settling.take()
+        if settled is None:
             return
-        lost = stretch.start > self._settled
-        before = np.zeros(0, np.uint8) if lost else self._before
-        keep = far_from_incidents(np.concatenate([before, stretch.flags]), margin)
-        keep = keep[len(before) : len(before) + ready]
-        followed = np.concatenate([[self._kept_last and not lost], keep[:-1]])
-        breaks = ((stretch.flags[:ready] & FIRST) > 0) | ~followed
-        self._settled = stretch.start + ready
-        self._before = np.concatenate([before, stretch.flags[:ready]])[-margin:]
-        self._kept_last = bool(keep[-1])
-        self._learn(stretch, ready, keep)
-        if self._buffer is not None and keep.any():
-            self._buffer.append(stretch.rows[:ready][keep], breaks[keep])
+        self._learn(settled)
+        if self._buffer is not None and settled.normal.any():
+            self._buffer.append(settled.rows[settled.normal], settled.breaks[settled.normal])
 
-    def _learn(self, stretch: Stretch, ready: int, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+    def _learn(self, settled: Settled) -> None:
         if self.manifest is None:
             return
-        scores = stretch.scores[:ready]
-        counts = np.isfinite(scores) & (stretch.versions[:ready] == self.manifest.version)
-        self._evidence.normal.add(scores[counts & keep])
+        counts = np.isfinite(settled.scores) & (settled.versions == self.manifest.version)
+        self._evidence.normal.add(settled.scores[counts & settled.normal])
         self._evidence.alerts = self._detector.incidents.started - self._incidents
         before = self._drift.drifted
-        self._drift.add(scores[counts])
+        self._drift.add(settled.scores[counts])
         if self._drift.drifted != before:
             log.warning("drift drifted=%s version=%d", self._drift.drifted, self.manifest.version)
             with self._trouble("state"):
@@ -315,18 +299,6 @@ class Keeper:
             content = json.dumps({"source": source, "position": place}).encode()
             write_atomic(self._folder / "source.json", content)
             self._saved = position
-
-
-def far_from_incidents(flags: np.ndarray[Any, np.dtype[np.uint8]], margin: int) -> np.ndarray[Any, Any]:
-    """Whether no abnormal event lies within `margin` events of each one, before or after; shape (n,).
-
-    >>> far_from_incidents(np.array([0, 0, ABNORMAL, 0, 0, 0], np.uint8), 1).tolist()
-    [True, False, False, False, True, True]
-    """
-    abnormal = np.concatenate([[0], np.cumsum((flags & ABNORMAL) > 0)])
-    numbers = np.arange(len(flags))
-    low, high = np.maximum(numbers - margin, 0), np.minimum(numbers + margin + 1, len(flags))
-    return np.asarray(abnormal[high] == abnormal[low])
 
 
 class _Trouble:

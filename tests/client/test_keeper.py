@@ -13,8 +13,7 @@ import pytest
 from client import keeper as keeper_module
 from client.buffer import read
 from client.detector import Detector
-from client.keeper import FIRST_INTERVAL_S, Keeper, far_from_incidents
-from client.recent import ABNORMAL
+from client.keeper import FIRST_INTERVAL_S, Keeper
 from client.store import Store
 from common.budget import Budget
 from common.schema import Schema
@@ -343,10 +342,3 @@ def test_the_interval_is_measured_from_the_events(tmp_path: Path, step: float, e
     assert edge.keeper.interval_s() == FIRST_INTERVAL_S
     edge.feed(rows(100), step=step)
     assert edge.keeper.interval_s() == pytest.approx(expected)
-
-
-def test_far_from_incidents_is_far_on_both_sides() -> None:
-    flags = np.zeros(12, np.uint8)
-    flags[5] = ABNORMAL
-    assert np.flatnonzero(~far_from_incidents(flags, 2)).tolist() == [3, 4, 5, 6, 7]
-    assert far_from_incidents(flags[:0], 2).tolist() == []
