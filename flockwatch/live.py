@@ -128,7 +128,7 @@ def show(machines: Sequence[Machine], settings: Settings, console: Console) -> d
         shown.append(_Shown(machine, _lines(machine.partition, rows, settings), connection))
     feature = faulty.partition.schema.features[-1]
     console.print(
-        f"Live: {len(machines)} machines score {RATE:.0f} events a second each; "
+        f"\nLive: {len(machines)} machines score {RATE:.0f} events a second each; "
         f"soon, '{feature}' goes wrong on {faulty.partition.name}."
     )
     with Live(console=console, auto_refresh=False) as screen:
@@ -143,6 +143,8 @@ def show(machines: Sequence[Machine], settings: Settings, console: Console) -> d
         for one in shown:
             one.connection.close()
         _wait(lambda: _done(_look(shown, screen, console), faulty), "the fault was not told to its end")
+    if not console.is_terminal:
+        console.line()  # which Live leaves out there
     slowest = max(one.health["latency_us"]["p99"] for one in shown)
     typical = max(one.health["latency_us"]["p50"] for one in shown)
     console.print(
