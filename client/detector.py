@@ -11,7 +11,7 @@ import numpy as np
 
 from client.decoding import Decoder, Header, Refused
 from client.incidents import Alert, Incidents, Notice, causes
-from client.recent import ABNORMAL, FIRST, NORMAL, Recent
+from client.recent import ABNORMAL, NORMAL, Recent
 from client.scorer import MOST, Scorer
 from common.manifest import Manifest
 from common.schema import Schema
@@ -75,7 +75,6 @@ class Detector:
         """Set by any thread."""
         self._live: Live | None = None
         """Followed by the loop alone, between two events."""
-        self._gap = True
 
     @property
     def live(self) -> Live | None:
@@ -103,18 +102,8 @@ class Detector:
                     self._many(lines[start : start + MOST], now, outcome)
         return outcome
 
-    def interrupted(self) -> None:
-        """The next event does not follow the last one: part of the stream was lost."""
-        self._gap = True
-        if self._live is not None:
-            self._live.scorer.forget()
-
     def _swap(self, new: Live) -> None:
-        window = new.scorer.window
-        if not self._gap:
-            recent = self.recent.last(window - 1) if window > 1 else self.recent.rows[:0]
-            flags = self.recent.since(self.recent.count - window + 1).flags
-            new.scorer.follow(recent[_after_gap(flags) :])
+        new.scorer.follow(self.recent.last(new.scorer.window - 1))
         self._live = new
 
     def _decode(self, line: bytes, number: int, outcome: Outcome) -> float | None:
@@ -168,8 +157,6 @@ class Detector:
                 notice = self._judge(live, slot, time, score, threshold, anomaly)
                 if notice is not None:
                     outcome.notices.append(notice)
-        if self._gap:
-            flag, self._gap = flag | FIRST, False
         recent.scores[slot] = score
         recent.times[slot] = time
         recent.versions[slot] = version
@@ -191,9 +178,3 @@ class Detector:
         why = live.scorer.explain(recent.rows[chosen])
         named = causes(self.schema.features, recent.rows[slot], why, self._explain)
         return Alert(time, score, threshold, live.scorer.version, named)
-
-
-def _after_gap(flags: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> int:
-    """Where the last unbroken run of events begins."""
-    firsts = np.flatnonzero(flags & FIRST)
-    return int(firsts[-1]) if len(firsts) else 0

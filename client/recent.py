@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-NORMAL, ABNORMAL, FIRST = 0, 1, 2
-"""Flags of an event: above the threshold or in an incident; the first after a gap."""
+NORMAL, ABNORMAL = 0, 1
+"""Flags of an event: below the threshold and in no incident, or not."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,7 +51,7 @@ class Scorer:
         features = manifest.architecture.features
         self._rows = np.zeros((self.window - 1 + _ROOM, features), np.float32)
         self._end = 0
-        """Scaled rows since the last break: one after `_rows`' newest."""
+        """One after the newest of `_rows`."""
         inputs = manifest.architecture.inputs
         self._layers = [
             (
@@ -67,17 +67,11 @@ class Scorer:
         ]
         self._share = 1 / inputs
 
-    def forget(self) -> None:
-        """The next event does not follow the last one: no window holds both."""
-        self._end = 0
-
     def follow(self, rows: Floats) -> None:
         """Go on after these rows of shape (n, features): what matters of them is the last `window - 1`."""
-        self.forget()
-        if self.window > 1:
-            tail = rows[-(self.window - 1) :]
-            self._rows[: len(tail)] = self._scaler.apply(tail)
-            self._end = len(tail)
+        tail = rows[len(rows) - min(len(rows), self.window - 1) :]
+        self._rows[: len(tail)] = self._scaler.apply(tail)
+        self._end = len(tail)
 
     def one(self, row: Floats) -> float:
         """The score of the next event, of shape (features,); NaN until there is a whole window."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.recent import ABNORMAL, FIRST, Recent
+from client.recent import ABNORMAL, Recent
 
 Flags = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -62,7 +62,7 @@ class Settling:
             scores=stretch.scores[:ready],
             versions=stretch.versions[:ready],
             normal=normal,
-            breaks=((stretch.flags[:ready] & FIRST) > 0) | ~followed,
+            breaks=~followed,
         )
 
 
@@ -72,7 +72,7 @@ def far_from_incidents(flags: Flags, margin: int) -> Mask:
     >>> far_from_incidents(np.array([0, 0, ABNORMAL, 0, 0, 0], np.uint8), 1).tolist()
     [True, False, False, False, True, True]
     """
-    abnormal = np.concatenate([[0], np.cumsum((flags & ABNORMAL) > 0)])
+    abnormal = np.concatenate([[0], np.cumsum(flags == ABNORMAL)])
     numbers = np.arange(len(flags))
     low, high = np.maximum(numbers - margin, 0), np.minimum(numbers + margin + 1, len(flags))
     return np.asarray(abnormal[high] == abnormal[low])

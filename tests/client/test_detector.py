@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.detector import Detector, Verdict
-from client.recent import ABNORMAL, FIRST
+from client.recent import ABNORMAL
 from common.moments import Scaler
 from common.scoring import scores
 from common.settings import DataSettings, LiveSettings
@@ -168,22 +168,6 @@ def test_events_without_a_time_have_the_time_they_came() -> None:
     under_test = detector()
     assert [v.time for v in under_test.step([b"[1,2,3]"], 77.0).verdicts] == [77.0]
     assert [v.time for v in under_test.step([b"[1,2,3]"] * 9, 78.0).verdicts] == [78.0] * 9
-
-
-def test_no_window_spans_an_interruption() -> None:
-    under_test = detector()
-    under_test.take(version(window=3), 1e9)
-    feed(under_test, lines(rows(10)), 1)
-    under_test.interrupted()
-    after = feed(under_test, lines(rows(5)), 1)
-    assert [math.isnan(v.score) for v in after] == [True, True, False, False, False]
-    flags = under_test.recent.since(0).flags
-    assert np.flatnonzero(flags & FIRST).tolist() == [0, 10]
-    under_test.interrupted()
-    feed(under_test, lines(rows(1)), 1)
-    under_test.take(version(2, window=3), 1e9)
-    after = feed(under_test, lines(rows(2)), 1)
-    assert [math.isnan(v.score) for v in after] == [True, False]
 
 
 def test_a_clock_that_goes_back_stops_nothing() -> None:

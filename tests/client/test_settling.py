@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.recent import ABNORMAL, FIRST, NORMAL, Recent
+from client.recent import ABNORMAL, NORMAL, Recent
 from client.settling import Settled, Settling, far_from_incidents
 
 MARGIN = 3
@@ -35,7 +35,7 @@ def test_far_from_incidents_is_far_on_both_sides() -> None:
     assert far_from_incidents(flags[:0], 2).tolist() == []
 
 
-@given(st.lists(st.sampled_from([NORMAL, NORMAL, NORMAL, FIRST, ABNORMAL]), max_size=60), st.data())
+@given(st.lists(st.sampled_from([NORMAL, NORMAL, NORMAL, ABNORMAL]), max_size=60), st.data())
 def test_events_settle_the_same_however_often_one_looks(flags: list[int], data: st.DataObject) -> None:
     whole = Recent(1, 1024)
     write(whole, flags)
@@ -50,7 +50,7 @@ def test_events_settle_the_same_however_often_one_looks(flags: list[int], data: 
     assert joined(parts) == expected
 
 
-@given(st.lists(st.sampled_from([NORMAL, NORMAL, NORMAL, FIRST, ABNORMAL]), min_size=MARGIN + 1, max_size=60))
+@given(st.lists(st.sampled_from([NORMAL, NORMAL, NORMAL, ABNORMAL]), min_size=MARGIN + 1, max_size=60))
 def test_a_break_stands_wherever_a_normal_event_does_not_follow_the_one_before(flags: list[int]) -> None:
     recent = Recent(1, 1024)
     write(recent, flags)
@@ -58,8 +58,8 @@ def test_a_break_stands_wherever_a_normal_event_does_not_follow_the_one_before(f
     assert settled is not None and len(settled.rows) == len(flags) - MARGIN
     for i in np.flatnonzero(settled.normal):
         near = flags[max(0, i - MARGIN) : i + MARGIN + 1]
-        assert not any(flag & ABNORMAL for flag in near)
-        follows = i > 0 and settled.normal[i - 1] and not flags[i] & FIRST
+        assert not any(flag == ABNORMAL for flag in near)
+        follows = i > 0 and settled.normal[i - 1]
         assert settled.breaks[i] == (not follows)
 
 
