@@ -48,19 +48,18 @@ class Recent:
         self.count = 0
         """Events that were written; the writer raises it after it has written one."""
 
-    def last(self, n: int, before: int | None = None) -> NDArray[np.float32]:
+    def last(self, n: int) -> NDArray[np.float32]:
         """Copies of the rows of the last `n` events, or of those there are: shape (<= n, features)."""
-        end = self.count if before is None else before
-        chosen = np.arange(max(end - n, self.count - self.size, 0), end) % self.size
+        chosen = np.arange(max(self.count - n, self.count - self.size, 0), self.count) % self.size
         return self.rows[chosen]
 
-    def since(self, start: int, end: int | None = None) -> Stretch:
-        """The events from number `start` on, up to `end`, as far as they are still there.
+    def since(self, start: int) -> Stretch:
+        """The events from number `start` on, as far as they are still there.
 
         Those that the writer overwrote meanwhile are left out.
         """
-        last = self.count if end is None else min(end, self.count)
-        first = max(start, self.count - self.size, 0)
+        last = self.count
+        first = max(start, last - self.size, 0)
         chosen = np.arange(first, max(first, last)) % self.size
         rows, scores = self.rows[chosen], self.scores[chosen]
         times, versions, flags = self.times[chosen], self.versions[chosen], self.flags[chosen]
