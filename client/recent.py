@@ -26,11 +26,6 @@ class Stretch:
     versions: NDArray[np.int64]
     flags: NDArray[np.uint8]
 
-    @property
-    def end(self) -> int:
-        """Number of the event after the last one."""
-        return self.start + len(self.rows)
-
 
 class Recent:
     """A ring of the last `size` events. One thread writes; any may take copies."""
