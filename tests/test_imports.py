@@ -23,6 +23,7 @@ ONLY_IN = {
         "common/flwr_private.py",
         "client/app.py",
         "client/link.py",
+        "server/aggregation.py",
         "server/app.py",
         "server/exchange.py",
         "server/strategy.py",
@@ -34,7 +35,13 @@ ONLY_IN = {
     "paho": {"client/mqtt.py", "client/sources/mqtt.py", "client/sinks/mqtt.py"},
     "prometheus_client": {"client/status.py"},
 }
-FLWR_PUBLIC = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
+FLWR_PUBLIC = {
+    "flwr.app",
+    "flwr.clientapp",
+    "flwr.serverapp",
+    "flwr.serverapp.exception",
+    "flwr.serverapp.strategy",
+}
 
 
 def imports() -> Iterator[tuple[str, str]]:
