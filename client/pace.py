@@ -23,6 +23,10 @@ WEIGHT = 0.5
 
 LONGEST_RETRY_S = 10.0
 
+FASTEST_BEAT_S = 2.0
+BEATS_SHARE = 50.0
+"""The time between heartbeats, as a multiple of what one takes."""
+
 
 class Pace:
     """The rhythm of one client's polls. Times are seconds on any clock that never goes back.
@@ -56,6 +60,18 @@ class Pace:
         quiet_s = QUIET_SHARE * usual_s - idle_s
         polling_s = POLL_SHARE * max(usual_s if idle_s < 2 * usual_s else 0.0, 0.5 * idle_s)
         return min(max(quiet_s, polling_s, FASTEST_S), SLOWEST_S)
+
+
+def beat_interval_s(took_s: float, promised_s: float) -> float:
+    """Seconds before the next heartbeat, by how long the last one took.
+
+    Often, so that the server soon notices when they stop; seldom where the server is slow to take them,
+    for then the fleet's beats are too many together. Never less often than promised allows.
+
+    >>> beat_interval_s(0.01, 10.0), beat_interval_s(0.1, 10.0), beat_interval_s(3.0, 10.0)
+    (2.0, 5.0, 8.0)
+    """
+    return min(max(FASTEST_BEAT_S, BEATS_SHARE * took_s), 0.8 * promised_s)
 
 
 def retry_interval_s(failures: int, draw: Callable[[float, float], float] = random.uniform) -> float:

@@ -189,6 +189,9 @@ def _stream(
     if _is_full(state, settings):
         return _fold(state, settings, actions)
     idle = tasks.idle(state, now)
+    if len(state.buffer) >= settings.buffer:  # of a first version that waits for its quorum
+        held = {held.node for held in state.buffer}
+        idle = [node for node in idle if node not in held]
     if not idle or len(tasks.ready(state)) < enough:
         return state
     by_turn = sorted(idle, key=lambda n: (not state.members[n].drifted, state.members[n].turn, n))
@@ -245,7 +248,7 @@ def _close(
         actions.extend(Drop(held.number, held.node, "its round failed") for held in lost)
         kept = tuple(held for held in state.buffer if held.wave != current.wave)
         return replace(
-            state, round=None, waiting_since=None, buffer=kept, failed={}, not_before=now + ROUND_PAUSE_S
+            state, round=None, waiting_since=now, buffer=kept, failed={}, not_before=now + ROUND_PAUSE_S
         )
     if not enough and now >= current.opened + settings.wait_s:
         return _stop(state, f"gave up waiting: {waiting_for(state, now, settings)}", actions)

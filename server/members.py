@@ -18,14 +18,15 @@ def nodes_seen(state: State, event: NodesSeen, now: float, actions: list[Action]
     for node in sorted(state.members.keys() - event.nodes):
         state = _lost(state, node, "disconnected")
     for node in sorted(event.nodes - state.members.keys()):
-        state = _asked(put(state, node, Member("asked", 0.0)), node, now, actions)
+        member = Member("asked", 0.0, seen=state.numbers + 1)
+        state = _asked(put(state, node, member), node, now, actions)
     return state
 
 
 def described(state: State, event: Described, now: float, actions: list[Action]) -> State:
     """A client whose name is free and whose features fit is ready to work."""
     known = state.members.get(event.node)
-    if known is None:
+    if known is None or event.number < known.seen:
         return state
     member = replace(
         known, status="ready", ask_again=now, name=event.name, instance=event.instance,

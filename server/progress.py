@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from common.manifest import Manifest
 from server.state import Pace, State
 
 
@@ -19,7 +18,7 @@ def progress_of(state: State) -> dict[str, Any]:
     }
 
 
-def resumed(state: State, manifest: Manifest, progress: dict[str, Any]) -> State:
+def resumed(state: State, version: int, features: tuple[str, ...], progress: dict[str, Any]) -> State:
     """The state in which a run goes on from a version and the progress that was written with it.
 
     Tasks in flight and updates not yet folded are lost with the run that sent them: Flower delivers no
@@ -27,8 +26,8 @@ def resumed(state: State, manifest: Manifest, progress: dict[str, Any]) -> State
     """
     return replace(
         state,
-        version=manifest.version,
-        features=manifest.schema.features,
+        version=version,
+        features=features,
         best_error=progress["best_error"],
         rounds_without_improvement=progress["rounds_without_improvement"],
         unjudged=progress.get("unjudged", 0),

@@ -22,6 +22,8 @@ class Member:
     features: tuple[str, ...] = ()
     reason: str = ""
     """Why it was refused."""
+    seen: int = 0
+    """Number of the first question since it was seen: what answers an earlier one says nothing of now."""
     drifted: bool = False
     """Whether its stream no longer looks as it did: it goes first."""
     rest_until: float = 0.0

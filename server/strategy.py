@@ -180,7 +180,8 @@ class FlockStrategy(Strategy):
         if found is None:
             return
         self._manifest, progress = found
-        self._state = resumed(self._state, self._manifest, progress)
+        newest = self._manifest
+        self._state = resumed(self._state, newest.version, newest.schema.features, progress)
         aggregation.remind(self._inner, self._registry.memory(self._manifest.version))
         log.info("resuming version=%d hash=%s", self._manifest.version, self._manifest.hash[:12])
 

@@ -86,7 +86,7 @@ def given_up(state: State, node: Node, ask_at: float = 0.0) -> State:
 
 
 def overdue(state: State, now: float, actions: list[Action]) -> State:
-    """Give up what is past its time, outside of rounds; ask those that owe an answer if they are there."""
+    """Give up what is past its time, outside of rounds; ask who is late if it still has its task."""
     for node, work in state.tasks.items():
         if work.awaited and not work.wave and now >= work.due:
             state = given_up(state, node, now)
@@ -94,9 +94,10 @@ def overdue(state: State, now: float, actions: list[Action]) -> State:
             state = replace(state, failed={**state.failed, node: f"{work.name}: {late}"})
     for node, work in state.tasks.items():
         member = state.members.get(node)
-        if not work.awaited and member is not None and member.status == "ready" and now >= work.ask_at:
-            number = state.numbers + 1
-            state = given_up(replace(state, numbers=number), node, now + OVERDUE_ASK_S)
+        late_now = not work.awaited or now >= work.due
+        if late_now and member is not None and member.status == "ready" and now >= work.ask_at:
+            number, asked = state.numbers + 1, replace(work, ask_at=now + OVERDUE_ASK_S)
+            state = replace(state, numbers=number, tasks={**state.tasks, node: asked})
             actions.append(Ask(node, number))
     return state
 
@@ -108,6 +109,8 @@ def without_relics(state: State, settings: FederationSettings) -> State:
     useless = {n for n in gone if state.tasks[n].version < oldest} | set(gone[:-MOST_GONE])
     if useless:
         state = replace(state, tasks={n: w for n, w in state.tasks.items() if n not in useless})
+    if len(state.failed) > MOST_GONE:
+        state = replace(state, failed=dict(list(state.failed.items())[-MOST_GONE:]))
     if len(state.paces) > MOST_PACES + len(state.members):
         names = {member.name for member in state.members.values()}
         state = replace(state, paces={n: p for n, p in state.paces.items() if n in names})
