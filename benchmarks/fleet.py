@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from client.data import Partition, write
 from common.manifest import Manifest
-from common.moments import Scaler
+from common.moments import Moments, Scaler
 from common.processes import Processes
 from common.schema import Schema
 from common.scoring import scores
@@ -123,14 +123,16 @@ def run(
 
 
 def curve(versions: Path, parts: Sequence[Partition]) -> Curve:
-    """Each version's error on the rows that the clients hold out, every client counted alike."""
+    """Each version's error on the rows that the clients hold out, every client counted alike.
+
+    Rows are scaled by each client's own moments: the benchmarks set `scaling.by: client`.
+    """
     paths = sorted(versions.glob("v*.safetensors"))
     times = np.array([path.stat().st_mtime for path in paths])
     errors = []
+    held = [Scaler.of(Moments.of(p.rows)).apply(p.rows[-round(len(p.rows) * HOLDOUT) :]) for p in parts]
     for path in paths:
         manifest = Manifest.unpack(path.read_bytes())
-        scaler = Scaler.of(manifest.moments)
-        held = [scaler.apply(p.rows[-round(len(p.rows) * HOLDOUT) :]) for p in parts]
         errors.append(
             np.mean([scores(manifest.architecture, manifest.weights, rows).mean() for rows in held])
         )
