@@ -1,4 +1,4 @@
-"""One client of the straggler benchmark: a real one, whose training takes as long as a slow machine's would."""
+"""One client of the straggler benchmark: real, with training as long as a slow machine's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from common.settings import DataSettings
 
 
 class SlowEdge(Edge):
-    """An edge whose training takes at least so many seconds, during which the processor is free for others."""
+    """An edge whose training takes at least so many seconds, and leaves the processor free for others."""
 
     training_s = 0.0
 

@@ -68,7 +68,7 @@ def main() -> None:
         }
     publish(
         "stragglers",
-        f"{CLIENTS} clients, {SLOW} of them {SLOW_S / FAST_S:.0f} times slower; each way for {BUDGET_S:.0f} s",
+        f"{CLIENTS} clients, {SLOW} of them {SLOW_S / FAST_S:.0f} times slower; {BUDGET_S:.0f} s each",
         ["", "versions", "target", "s to target", "faster", "final error"],
         rows,
         **figures,

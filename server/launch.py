@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,8 @@ from common.files import write_atomic
 from common.settings import Settings
 from server.lease import Lease
 from server.link import LinkError, SuperLink
+from server.status import ServerStatus
+from server.status import serve as serve_status
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,11 @@ def serve(settings: Settings, stop: threading.Event) -> str:
     link = SuperLink(folder, settings.server.host, settings.server.port)
     run_config = {"config": str(config_file), "state": str(folder)}
     fruitless, newest = 0, ""
-    try:
+    status = ServerStatus(folder, lambda: link.alive)
+    with ExitStack() as closing:
+        if settings.server.status is not None:
+            closing.callback(serve_status(settings.server.status, status).close)
+        closing.callback(link.end)
         while not stop.is_set() and lease.ended is None:
             if not link.alive:
                 link.end()
@@ -70,9 +77,8 @@ def serve(settings: Settings, stop: threading.Event) -> str:
                     f"the ServerApp died {fruitless} times without a new version; see {folder}/run.log"
                 )
             log.warning("the run died and is resubmitted newest=%s", version or "none")
+            status.restarts += 1
             stop.wait(fruitless)
-    finally:
-        link.end()
     return lease.ended or "stopped by a signal"
 
 

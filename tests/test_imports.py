@@ -33,7 +33,7 @@ ONLY_IN = {
     "sklearn": {"client/comparison.py"},
     "datasketches": {"common/sketch.py", "client/drift.py"},
     "paho": {"client/mqtt.py", "client/sources/mqtt.py", "client/sinks/mqtt.py"},
-    "prometheus_client": {"client/status.py"},
+    "prometheus_client": {"client/status.py", "server/status.py"},
 }
 FLWR_PUBLIC = {
     "flwr.app",
