@@ -15,6 +15,10 @@ from rich.text import Text
 
 ANSWER_WITHIN_S = 10.0
 
+COLUMNS = (
+    "client", "state", "version", "behind", "s/update", "admitted", "refused", "error", "cosine",
+    "distance",
+)  # fmt: skip
 STYLES = {"gone": "dim", "refused": "red", "late": "yellow", "resting": "yellow", "asked": "dim"}
 
 
@@ -47,10 +51,7 @@ def fetch(address: str) -> dict[str, Any]:
 def shown(status: Mapping[str, Any]) -> Group:
     """The status for people: what the run does and waits for, and a row for each client."""
     table = Table(box=box.SIMPLE_HEAD)
-    columns = (
-        "client", "state", "version", "behind", "s/update", "admitted", "refused", "error", "cosine", "distance",
-    )  # fmt: skip
-    for column in columns:
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("client", "state", "refused") else "right")
     for name, client in sorted(status["clients"].items()):
         table.add_row(*_cells(name, client), style=STYLES.get(client["state"], ""))

@@ -21,7 +21,7 @@ from common.pages import Pages
 from server import view
 
 STALE_S = 60.0
-"""A ServerApp that has shown nothing for so long does not work, and `/healthz` fails; a resubmission takes less."""
+"""A ServerApp that has shown nothing for so long is stuck, and `/healthz` fails; a new start takes less."""
 
 STATES = ("working", "late", "idle", "resting", "asked", "refused", "gone")
 
