@@ -24,7 +24,7 @@ WEIGHT = 0.5
 LONGEST_RETRY_S = 10.0
 
 FASTEST_BEAT_S = 2.0
-BEATS_SHARE = 50.0
+BEATS_SHARE = 20.0
 """The time between heartbeats, as a multiple of what one takes."""
 
 
@@ -68,7 +68,7 @@ def beat_interval_s(took_s: float, promised_s: float) -> float:
     Often, so that the server soon notices when they stop; seldom where the server is slow to take them,
     for then the fleet's beats are too many together. Never less often than promised allows.
 
-    >>> beat_interval_s(0.01, 10.0), beat_interval_s(0.1, 10.0), beat_interval_s(3.0, 10.0)
+    >>> beat_interval_s(0.01, 10.0), beat_interval_s(0.25, 10.0), beat_interval_s(3.0, 10.0)
     (2.0, 5.0, 8.0)
     """
     return min(max(FASTEST_BEAT_S, BEATS_SHARE * took_s), 0.8 * promised_s)
