@@ -16,7 +16,7 @@ from contextlib import suppress
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.pace import FASTEST_BEAT_S, Pace, beat_interval_s, retry_interval_s
+from client.pace import FASTEST_BEAT_S, Pace, beat_interval_s, busy_wait_s, retry_interval_s
 from common.flwr_private import (
     HEARTBEAT_INTERVAL_S,
     FleetConnection,
@@ -85,6 +85,7 @@ class Link:
             while not self._stop.is_set():
                 if self._forgotten.is_set():
                     raise Forgotten("its heartbeat was not recognised")
+                asked = time.monotonic()
                 try:
                     received = connection.receive()
                 except (Unreachable, RunOver) as error:
@@ -92,7 +93,8 @@ class Link:
                     continue
                 self._failures = 0
                 if received is None:
-                    self._stop.wait(pace.wait_s(time.monotonic()))
+                    now = time.monotonic()
+                    self._stop.wait(max(pace.wait_s(now), busy_wait_s(now - asked)))
                     continue
                 pace.received(time.monotonic())
                 self._handle(connection, *received)

@@ -23,6 +23,9 @@ WEIGHT = 0.5
 
 LONGEST_RETRY_S = 10.0
 
+BUSY_SHARE, LONGEST_BUSY_S = 4.0, 5.0
+"""A fleet that asks a slow server only makes it slower: wait so many times as long as an answer took."""
+
 FASTEST_BEAT_S = 2.0
 BEATS_SHARE = 20.0
 """The time between heartbeats, as a multiple of what one takes."""
@@ -60,6 +63,15 @@ class Pace:
         quiet_s = QUIET_SHARE * usual_s - idle_s
         polling_s = POLL_SHARE * max(usual_s if idle_s < 2 * usual_s else 0.0, 0.5 * idle_s)
         return min(max(quiet_s, polling_s, FASTEST_S), SLOWEST_S)
+
+
+def busy_wait_s(took_s: float) -> float:
+    """The least time before the next poll, by how long the server took to say that it has nothing.
+
+    >>> busy_wait_s(0.01), busy_wait_s(0.5), busy_wait_s(60.0)
+    (0.04, 2.0, 5.0)
+    """
+    return min(BUSY_SHARE * took_s, LONGEST_BUSY_S)
 
 
 def beat_interval_s(took_s: float, promised_s: float) -> float:

@@ -144,7 +144,7 @@ class AggregationSettings(Section):
 class GateSettings(Section):
     """Which updates are refused, beyond those that are broken."""
 
-    norm_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 5.0
+    norm_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 3.0
     """Largest norm of an update, in robust standard deviations of the logarithm above the fleet's median.
 
     None: no limit. Counts once four clients are known.

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
+from benchmarks.memory_grid import TASK, MemoryGrid
 from client.app import build
 from client.data import Partition
 from client.edge import Edge
@@ -33,48 +31,10 @@ from server.strategy import FlockStrategy
 SCHEMA = Schema(("a", "b", "c"))
 
 
-class MemoryGrid(Grid):
-    """Hands messages to ClientApps in this process; a reply is there at the next pull."""
-
-    def __init__(self, apps: dict[int, ClientApp]) -> None:
-        self._apps = apps
-        self._replies: dict[str, Message] = {}
-        self.log: list[Message] = []
-
-    def set_run(self, run: Any) -> None: ...
-
-    @property
-    def run(self) -> Any: ...
-
-    def create_message(self, *_: Any, **__: Any) -> Message:
-        raise AssertionError("deprecated in Flower")
-
-    def get_node_ids(self) -> Iterable[int]:
-        return list(self._apps)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        ids = []
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = message.object_id
-            node = message.metadata.dst_node_id
-            context = Context(1, node, {}, RecordDict(), {}, 1)
-            self._replies[message.object_id] = self._apps[node](message, context)
-            self.log.append(message)
-            ids.append(message.object_id)
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return [self._replies.pop(i) for i in message_ids if i in self._replies]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Any:
-        raise AssertionError("blocks, so flockwatch does not use it")
-
-
 @pytest.fixture(autouse=True)
 def a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flower stamps messages with the task that makes them."""
-    for name in ("run_id", "node_id", "task_id"):
-        monkeypatch.setattr(TaskIdentity, f"_{name}", 1, raising=False)
+    for name, value in TASK.items():
+        monkeypatch.setattr(TaskIdentity, name, value, raising=False)
 
 
 def settings(**changes: Any) -> Settings:
