@@ -18,16 +18,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from common.architecture import Architecture
 from common.manifest import Manifest
 from common.messages import Description
-from common.moments import Moments
-from common.schema import Schema
 from common.settings import Settings
 from server import aggregation, coordinator, view
 from server.admission import NotAdmitted, admit
 from server.aggregation import NothingMade
 from server.exchange import Exchange, Reply
+from server.first import first_version
 from server.fleet import Fleet
 from server.history import History, RoundRow
 from server.ledger import Entry, Ledger, reply_row, weighted_error
@@ -73,9 +71,6 @@ USUAL_WEIGHT = 0.1
 
 TELL_WAIT_EVERY_S = 5.0
 """How often the log says what the run waits for."""
-
-TRAINED_UNDER = {"model", "training", "scaling", "threshold"}
-"""The sections of the settings that travel with a version."""
 
 
 class FlockStrategy(Strategy):
@@ -268,24 +263,11 @@ class FlockStrategy(Strategy):
         log.info("sent kind=%s version=%d clients=%d", order.kind, self._manifest.version, len(order.orders))
 
     def _first_version(self) -> Manifest:
-        """Version 0: drawn weights, and the moments of every client that is ready."""
+        """Version 0, on disk."""
         assert self._state.features is not None  # noqa: S101  the coordinator sends no task without
-        schema = Schema(self._state.features)
-        settings = self._settings
         ready = [node for node, m in self._state.members.items() if m.status == "ready"]
-        moments = Moments.merge_all(
-            d.moments.select(schema.align(d.schema.features))
-            for d in sorted((self._descriptions[node] for node in ready), key=lambda d: d.client)
-        )
-        architecture = Architecture.of(settings.model, len(schema))
-        manifest = Manifest(
-            version=0,
-            schema=schema,
-            architecture=architecture,
-            weights=architecture.first_weights(settings.training.seed),
-            moments=moments,
-            settings=settings.model_dump(mode="json", include=TRAINED_UNDER),
-        )
+        described = [self._descriptions[node] for node in ready]
+        manifest = first_version(self._state.features, described, self._settings)
         self._publish(manifest, self._state)
         return manifest
 
