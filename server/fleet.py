@@ -65,6 +65,7 @@ class Fleet:
             for name, values in (saved or {}).items()
         }
         self._scores: dict[str, ScoreSketch] = {}
+        self._unmeasured: set[str] = set()
         self._direction: Weights | None = None
 
     def heard(self, answer: Evaluation) -> None:
@@ -76,6 +77,7 @@ class Fleet:
         if isinstance(answer, Update):
             changes["norm"] = norm(answer.difference)
         self._scores[answer.client] = answer.scores
+        self._unmeasured.add(answer.client)
         self._change(answer.client, **changes)
 
     def refused(self, client: str, kind: str) -> None:
@@ -128,11 +130,12 @@ class Fleet:
         return ScoreSketch.merge_all([*parts, before] if missing else parts)
 
     def measure(self, clients: Collection[str]) -> None:
-        """Bring each client's distance from the fleet up to date."""
+        """Bring the distance from the fleet up to date, of each client that was heard since the last time."""
         parts = {name: s for name, s in self._scores.items() if name in clients and s.count}
         whole = ScoreSketch.merge_all(parts.values())
-        for name, sketch in parts.items():
-            self._change(name, distance=sketch.distance(whole))
+        for name in self._unmeasured & parts.keys():
+            self._change(name, distance=parts[name].distance(whole))
+        self._unmeasured.clear()
 
     def saved(self) -> dict[str, dict[str, Any]]:
         """The records as JSON values."""
@@ -147,6 +150,7 @@ class Fleet:
             oldest = min(self.records, key=lambda name: self.records[name].heard)
             self.records.pop(oldest)
             self._scores.pop(oldest, None)
+            self._unmeasured.discard(oldest)
 
 
 def _unit(weights: Weights) -> Weights:
