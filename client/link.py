@@ -16,7 +16,7 @@ from contextlib import suppress
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.pace import FASTEST_BEAT_S, Pace, beat_interval_s, busy_wait_s, retry_interval_s
+from client.pace import FASTEST_BEAT_S, Courtesy, Pace, beat_interval_s, retry_interval_s
 from common.flwr_private import (
     HEARTBEAT_INTERVAL_S,
     FleetConnection,
@@ -80,7 +80,7 @@ class Link:
         done = threading.Event()
         beating = threading.Thread(target=self._beat, args=(connection, done), name="heartbeat", daemon=True)
         beating.start()
-        pace = Pace(time.monotonic())
+        pace, courtesy = Pace(time.monotonic()), Courtesy()
         try:
             while not self._stop.is_set():
                 if self._forgotten.is_set():
@@ -94,7 +94,7 @@ class Link:
                 self._failures = 0
                 if received is None:
                     now = time.monotonic()
-                    self._stop.wait(max(pace.wait_s(now), busy_wait_s(now - asked)))
+                    self._stop.wait(max(pace.wait_s(now), courtesy.wait_s(now - asked)))
                     continue
                 pace.received(time.monotonic())
                 self._handle(connection, *received)

@@ -23,8 +23,10 @@ WEIGHT = 0.5
 
 LONGEST_RETRY_S = 10.0
 
-BUSY_SHARE, LONGEST_BUSY_S = 4.0, 5.0
-"""A fleet that asks a slow server only makes it slower: wait so many times as long as an answer took."""
+PROMPT_S = 0.15
+"""A server that takes longer to say that it has nothing is busy: longer than any round trip but by satellite."""
+
+LONGEST_BUSY_S = 5.0
 
 FASTEST_BEAT_S = 2.0
 BEATS_SHARE = 20.0
@@ -65,13 +67,26 @@ class Pace:
         return min(max(quiet_s, polling_s, FASTEST_S), SLOWEST_S)
 
 
-def busy_wait_s(took_s: float) -> float:
-    """The least time before the next poll, by how long the server took to say that it has nothing.
+class Courtesy:
+    """How long to leave a busy server in peace, whatever the rhythm says.
 
-    >>> busy_wait_s(0.01), busy_wait_s(0.5), busy_wait_s(60.0)
-    (0.04, 2.0, 5.0)
+    A fleet that goes on asking a server that is slow to answer is what makes it slow.
+
+    >>> courtesy = Courtesy()
+    >>> for _ in range(20):
+    ...     busy = courtesy.wait_s(took_s=1.0)
+    >>> busy, round(courtesy.wait_s(took_s=0.01), 2)
+    (5.0, 3.33)
     """
-    return min(BUSY_SHARE * took_s, LONGEST_BUSY_S)
+
+    def __init__(self) -> None:
+        self._wait_s = FASTEST_S
+
+    def wait_s(self, took_s: float) -> float:
+        """The least time before the next poll, after one that brought nothing and took so long."""
+        busy = took_s > PROMPT_S
+        self._wait_s = min(max(self._wait_s * (1.5 if busy else 1 / 1.5), FASTEST_S), LONGEST_BUSY_S)
+        return self._wait_s
 
 
 def beat_interval_s(took_s: float, promised_s: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,7 @@ from common.flwr_private import beats, pull, push_inline
 from common.manifest import Manifest
 from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task, Update
 from server.liveness import Pulse
-from server.state import Kind, Node, Order, Send
+from server.state import Ask, Kind, Node, Order, Send
 
 ASK_TTL_S = 30.0
 """How long a question who a client is stays valid."""
@@ -72,10 +72,15 @@ class Exchange:
         self._inline &= listed.keys()
         return self._pulse.alive(listed, now)
 
-    def ask(self, node: Node, number: int, refused: str | None) -> None:
-        """Ask a client who it is; with a reason, tell it that there is no work for it."""
-        message = Message(_content(Describe(refused)), node, MessageType.QUERY, ttl=ASK_TTL_S)
-        self._remember(self._grid.push_messages([message]), [Sent(node, number, None, 0)])
+    def ask(self, questions: Sequence[Ask]) -> None:
+        """Ask clients who they are; one that is refused is told why there is no work for it."""
+        messages = [
+            Message(_content(Describe(q.refused)), q.node, MessageType.QUERY, ttl=ASK_TTL_S)
+            for q in questions
+        ]
+        if messages:
+            sent = [Sent(q.node, q.number, None, 0) for q in questions]
+            self._remember(self._grid.push_messages(messages), sent)
 
     def send(self, order: Send, manifest: Manifest, ttl_s: float) -> int:
         """Send a version to train on or to measure; the bytes of all messages' content together."""

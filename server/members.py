@@ -10,7 +10,10 @@ from server.state import Action, Ask, Described, Member, Node, NodesSeen, Silent
 from server.tasks import given_up, name_of, put, ready, settled
 
 RETRY_S = 5.0
-"""Wait before a client that was refused or did not answer is asked again."""
+"""Wait before a client that was refused is asked again."""
+
+UNANSWERED_S = 30.0
+"""Wait before a client that has not answered is asked again: a busy one must not find a heap of questions."""
 
 
 def nodes_seen(state: State, event: NodesSeen, now: float, actions: list[Action]) -> State:
@@ -92,7 +95,7 @@ def no_longer_awaited(state: State, node: Node, reason: str, ask_at: float = 0.0
 def _asked(state: State, node: Node, now: float, actions: list[Action]) -> State:
     number = state.numbers + 1
     actions.append(Ask(node, number))
-    member = replace(state.members[node], ask_again=now + RETRY_S)
+    member = replace(state.members[node], ask_again=now + UNANSWERED_S)
     return put(replace(state, numbers=number), node, member)
 
 

@@ -231,13 +231,13 @@ class FlockStrategy(Strategy):
             self._state, actions = coordinator.step(
                 self._state, events.popleft(), self._clock(), self._settings.federation
             )
+            exchange.ask([action for action in actions if isinstance(action, Ask)])
             for action in actions:
                 match action:
-                    case Ask(node, number, refused):
+                    case Ask(node, _, refused):
                         if refused:
                             log.warning("client refused client=%s reason=%s", self._name(node), refused)
                             self._history.note("refused", refused)
-                        exchange.ask(node, number, refused)
                     case Send():
                         self._send(action, exchange)
                     case Fold():

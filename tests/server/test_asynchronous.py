@@ -8,7 +8,7 @@ import pytest
 from test_coordinator import FEATURES, WAIT_S, Asked, Folding, Run, Sent, of_kind, only, saved
 
 from server.coordinator import REST_S, step
-from server.members import RETRY_S
+from server.members import UNANSWERED_S
 from server.state import Answered, Drop, Fold, Folded, Measured, NodesSeen, NotFolded, Stop, Tick
 from server.tasks import MOST_GONE, OVERDUE_ASK_S, SHORTEST_DUE_S, discount
 
@@ -292,4 +292,4 @@ def test_nodes_that_come_and_go_for_ever_leave_no_trail() -> None:
 def test_a_client_is_asked_again_while_it_does_not_say_who_it_is() -> None:
     run = streaming("ab")
     run.do(NodesSeen(frozenset({1, 2, 9})))
-    assert run.after(RETRY_S) == [Asked(9)]
+    assert run.after(UNANSWERED_S) == [Asked(9)]

@@ -9,7 +9,7 @@ import pytest
 
 from common.settings import FederationSettings
 from server.coordinator import ROUND_PAUSE_S, step
-from server.members import RETRY_S
+from server.members import RETRY_S, UNANSWERED_S
 from server.progress import progress_of, resumed
 from server.state import (
     Abandon,
@@ -182,9 +182,9 @@ def test_a_new_node_is_asked_who_it_is() -> None:
 def test_a_node_that_does_not_say_who_it_is_is_asked_again() -> None:
     run = Run()
     run.do(NodesSeen(frozenset({1})))
-    assert run.after(RETRY_S - 0.1) == []
+    assert run.after(UNANSWERED_S - 0.1) == []
     assert run.after(0.2) == [Asked(1)]
-    assert run.after(RETRY_S - 0.1) == []
+    assert run.after(UNANSWERED_S - 0.1) == []
     assert run.after(0.2) == [Asked(1)]
 
 
