@@ -24,7 +24,7 @@ WEIGHT = 0.5
 LONGEST_RETRY_S = 10.0
 
 PROMPT_S = 0.15
-"""A server that takes longer to say that it has nothing is busy: longer than any round trip but by satellite."""
+"""A server that takes longer to say that it has nothing is busy."""
 
 LONGEST_BUSY_S = 5.0
 
