@@ -41,10 +41,12 @@ from server.state import (
     Failed,
     Fold,
     Folded,
+    Kind,
     Measured,
     Node,
     NodesSeen,
     NotFolded,
+    Order,
     Send,
     Silent,
     State,
@@ -107,6 +109,7 @@ class FlockStrategy(Strategy):
         self._ledger = Ledger(self._fleet, settings.gate)
         self._since = clock()
         self._bytes_down = 0
+        self._outgoing: dict[tuple[int, Kind], tuple[Manifest, list[Order]]] = {}
         self._resume()
 
     @property
@@ -152,17 +155,15 @@ class FlockStrategy(Strategy):
         while self._state.stopped is None:
             now = self._clock()
             if now >= nodes_at:
-                self._handle(NodesSeen(exchange.nodes(now)), exchange)
+                self._handle([NodesSeen(exchange.nodes(now))], exchange)
                 self._forget(exchange)
                 nodes_at = now + NODES_EVERY_S
             replies = exchange.replies()
-            for reply in replies:
-                for event in self._events_of(reply):
-                    self._handle(event, exchange)
+            self._handle([event for reply in replies for event in self._events_of(reply)], exchange)
             if replies:
                 usual_s += USUAL_WEIGHT * ((now - progress_at) / len(replies) - usual_s)
                 progress_at = now
-            self._handle(Tick(), exchange)
+            self._handle([Tick()], exchange)
             if now >= told_at + TELL_WAIT_EVERY_S:
                 self._tell_wait(now)
                 told_at = now
@@ -224,24 +225,27 @@ class FlockStrategy(Strategy):
         self._fleet.refused(name, fault)
         self._history.note("not used", f"{name}: {problem}")
 
-    def _handle(self, event: Event, exchange: Exchange) -> None:
-        """Step the coordinator, and do what it says until nothing more follows."""
-        events = deque([event])
+    def _handle(self, happened: Iterable[Event], exchange: Exchange) -> None:
+        """Step the coordinator, and do what it says until nothing more follows.
+
+        Messages go out at the end, together: a request each would cost a busy SuperLink more than the work.
+        """
+        events, questions = deque(happened), []
         while events:
             self._state, actions = coordinator.step(
                 self._state, events.popleft(), self._clock(), self._settings.federation
             )
-            exchange.ask([action for action in actions if isinstance(action, Ask)])
             for action in actions:
                 match action:
                     case Ask(node, _, refused):
+                        questions.append(action)
                         if refused:
                             log.warning("client refused client=%s reason=%s", self._name(node), refused)
                             self._history.note("refused", refused)
                     case Send():
-                        self._send(action, exchange)
+                        self._send(action)
                     case Fold():
-                        events.append(self._fold(action))
+                        events.appendleft(self._fold(action))
                     case Drop(number, node, reason):
                         self._drop(number, node, reason)
                     case Measured():
@@ -253,14 +257,21 @@ class FlockStrategy(Strategy):
                         log.info("stopped version=%d reason=%s", self._state.version, reason)
                         self._history.note("stopped", reason)
         self._ledger.keep_only({held.number for held in self._state.buffer})
+        exchange.ask(questions)
+        for (_, kind), (manifest, orders) in self._outgoing.items():
+            self._bytes_down += exchange.send(
+                Send(kind, tuple(orders)), manifest, self._settings.federation.wait_s
+            )
+            log.info("sent kind=%s version=%d clients=%d", kind, manifest.version, len(orders))
+        self._outgoing.clear()
 
-    def _send(self, order: Send, exchange: Exchange) -> None:
+    def _send(self, order: Send) -> None:
         self._manifest = self._manifest or self._first_version()
         self._ledger.forget_measured()
         if self._state.round is not None:
             self._since, self._bytes_down = self._clock(), 0
-        self._bytes_down += exchange.send(order, self._manifest, self._settings.federation.wait_s)
-        log.info("sent kind=%s version=%d clients=%d", order.kind, self._manifest.version, len(order.orders))
+        key = (self._manifest.version, order.kind)
+        self._outgoing.setdefault(key, (self._manifest, []))[1].extend(order.orders)
 
     def _first_version(self) -> Manifest:
         """Version 0, on disk."""
