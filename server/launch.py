@@ -23,6 +23,9 @@ WATCH_EVERY_S = 0.2
 APPEAR_WITHIN_S = 60.0
 """A submitted ServerApp that does not begin within this time has failed to start."""
 
+MOST_REFUSALS = 5
+"""Give up when a SuperLink that is up does not take the run this often in a row."""
+
 MOST_FRUITLESS_STARTS = 5
 """Give up when the ServerApp dies this often in a row without a new version."""
 
@@ -51,7 +54,7 @@ def serve(settings: Settings, stop: threading.Event) -> str:
     lease.clear()
     link = SuperLink(folder, settings.server.host, settings.server.port)
     run_config = {"config": str(config_file), "state": str(folder)}
-    fruitless, newest = 0, ""
+    fruitless, newest, refusals = 0, "", 0
     status = ServerStatus(folder, lambda: link.alive)
     with ExitStack() as closing:
         if settings.server.status is not None:
@@ -63,10 +66,15 @@ def serve(settings: Settings, stop: threading.Event) -> str:
                 link.start()
             try:
                 link.submit(run_config)
-            except LinkError:
-                if link.alive:
+            except LinkError as error:
+                # It died meanwhile and is started again, or it is busy with a fleet that returns all at once.
+                refusals += link.alive
+                if refusals >= MOST_REFUSALS:
                     raise
-                continue  # SuperLink died meanwhile: start it again
+                log.warning("the run is not submitted yet attempt=%d reason=%s", refusals, error)
+                stop.wait(refusals)
+                continue
+            refusals = 0
             _watch(link, lease, stop)
             if stop.is_set() or lease.ended is not None:
                 break

@@ -14,15 +14,15 @@ from fleet import Federation, eventually
 from link import SERVER_SIDE, Network
 
 NAMES = ("a", "b", "c")
-VERSIONS = 40
+VERSIONS = 24
 STREAM = {
     "federation.mode": "asynchronous",
     "federation.buffer": "2",
     "federation.min_clients": "3",
     "federation.max_rounds": "100000",
     "server.keep_versions": "100000",
-    # Tasks of about half a second, so that whatever happens, happens in the midst of some.
-    "training.epochs": "40",
+    # Tasks of some tenths of a second, so that whatever happens, happens in the midst of some.
+    "training.epochs": "15",
 }
 
 
@@ -50,7 +50,9 @@ def goes_on(run: Federation, versions: int = 3) -> None:
     eventually(lambda: run.version() >= version + versions)
 
 
-@pytest.mark.parametrize("victim", ["flwr-serverapp", "flower-superlink", "server"])
+@pytest.mark.parametrize(
+    "victim", [pytest.param("flwr-serverapp", marks=pytest.mark.e2e), "flower-superlink", "server"]
+)
 def test_whatever_part_of_the_server_dies_the_run_ends_with_all_its_versions(federation, victim: str) -> None:
     run = streaming(federation, federation__max_rounds=str(VERSIONS))
     clients = {name: run.processes.pid(name) for name in NAMES}
@@ -143,6 +145,7 @@ def test_a_network_that_is_cut_and_heals_costs_only_the_time_of_the_cut(federati
     assert run.numbers() == list(range(run.version() + 1))
 
 
+@pytest.mark.e2e
 def test_over_a_slow_and_lossy_link_a_client_takes_part_at_its_own_pace(federation, network: Network) -> None:
     run = across(federation, network)
     network.set(delay_s=0.15, loss=0.05)
@@ -150,5 +153,6 @@ def test_over_a_slow_and_lossy_link_a_client_takes_part_at_its_own_pace(federati
     eventually(lambda: admitted(run, "c") > counted["c"] + 2)
     assert admitted(run, "a") - counted["a"] > 2
     assert sum(run.clients()["c"]["refused"].values()) == 0
+    network.set()
     assert run.processes.exit_code("c") is None
     assert run.numbers() == list(range(run.version() + 1))
