@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 from collections.abc import Callable
@@ -62,6 +63,8 @@ class Poisoner(Edge):
 def main() -> None:
     """Every attack under every strategy, and the table."""
     take_task()
+    for name in ("server", "flwr"):  # each refusal is a line, and there are hundreds
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     parts = fleet.partitions(CLIENTS, ROWS)
     with tempfile.TemporaryDirectory(prefix="bench-poison-") as name:
         folder = Path(name)
