@@ -6,6 +6,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from benchmarks.memory_grid import MemoryGrid, take_task
 from benchmarks.results import publish
 from client.app import build
 from client.edge import Edge
+from client.trainer import Trainer
+from common.architecture import Architecture
 from common.manifest import Manifest, ManifestError
 from common.messages import Task, Update
 from common.moments import Moments, Scaler
 from common.scoring import scores
-from common.settings import Settings
+from common.settings import Settings, TrainingSettings
 from common.weights import Weights, add, scale
 from server import aggregation
 from server.history import History
@@ -48,7 +51,20 @@ ATTACKS: dict[str, Callable[[Weights], Weights]] = {
 }
 
 
-class Poisoner(Edge):
+@cache
+def _trainer(architecture: Architecture, settings: TrainingSettings) -> Trainer:
+    return Trainer(architecture, settings)
+
+
+class Honest(Edge):
+    """A client that shares one compiled trainer with the others of this process."""
+
+    def warm(self, architecture: Architecture, settings: TrainingSettings) -> Trainer:
+        """The trainer of all: it is given weights for each task, so nothing of one client reaches another."""
+        return _trainer(architecture, settings)
+
+
+class Poisoner(Honest):
     """A client that answers with something else than what it learned."""
 
     attack: Callable[[Weights], Weights]
@@ -115,7 +131,7 @@ def _edges(parts: list[fleet.Partition], attack: Callable[[Weights], Weights] | 
     edges: list[Edge] = []
     for i, part in enumerate(parts):
         if attack is None or i < CLIENTS - POISONED:
-            edges.append(Edge(part, part.name))
+            edges.append(Honest(part, part.name))
         else:
             poisoner = Poisoner(part, part.name)
             poisoner.attack = attack
@@ -162,8 +178,6 @@ def _bare(parts: list[fleet.Partition], attack: Callable[[Weights], Weights]) ->
 
 
 def _first(parts: list[fleet.Partition]) -> Manifest:
-    from common.architecture import Architecture
-
     settings = _settings("fedavg")
     architecture = Architecture.of(settings.model, len(parts[0].schema))
     return Manifest(
