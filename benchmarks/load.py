@@ -1,6 +1,7 @@
 """`make bench-load`: one server and 300 light clients on this machine: updates per second, processor, memory.
 
-`FLOCKWATCH_LOAD_UPDATES` and `FLOCKWATCH_LOAD_S` set when to stop, whichever comes first.
+`FLOCKWATCH_LOAD_UPDATES` and `FLOCKWATCH_LOAD_S` set when to stop, whichever comes first;
+`FLOCKWATCH_LOAD_CLIENTS` how many there are.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from flockwatch.local import _free_port
 from server import view
 from server.link import flower_environment
 
-CLIENTS, PROCESSES = 300, 3
+CLIENTS, PROCESSES = int(os.environ.get("FLOCKWATCH_LOAD_CLIENTS", "300")), 3
 UPDATES = int(os.environ.get("FLOCKWATCH_LOAD_UPDATES", "10000"))
 LIMIT_S = float(os.environ.get("FLOCKWATCH_LOAD_S", "1800"))
 START_LIMIT_S = 300.0
@@ -85,6 +86,11 @@ def _run(folder: Path, processes: Processes) -> np.ndarray:
     processes.start(
         "server", command, folder / "server.log", flower_environment(folder / "server" / "flower")
     )
+    limit = time.monotonic() + START_LIMIT_S
+    while not (folder / "server" / "run.log").exists():  # the ServerApp is up
+        if time.monotonic() > limit:
+            raise RuntimeError(f"the ServerApp did not start:\n{processes.log_tail('server')}")
+        time.sleep(0.1)
     share = CLIENTS // PROCESSES
     for i in range(PROCESSES):
         light = [sys.executable, "-m", "benchmarks.light_clients", "--server", f"127.0.0.1:{port}"]
