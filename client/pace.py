@@ -80,12 +80,12 @@ class Courtesy:
     """
 
     def __init__(self) -> None:
-        self._wait_s = FASTEST_S
+        self._wait_s = 0.25  # a fleet that returns all at once must not begin with its fastest polls
 
     def wait_s(self, took_s: float) -> float:
         """The least time before the next poll, after one that brought nothing and took so long."""
         busy = took_s > PROMPT_S
-        self._wait_s = min(max(self._wait_s * (1.5 if busy else 1 / 1.5), FASTEST_S), LONGEST_BUSY_S)
+        self._wait_s = min(max(self._wait_s * (4.0 if busy else 1 / 1.5), FASTEST_S), LONGEST_BUSY_S)
         return self._wait_s
 
 
