@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check e2e bench bench-rounds bench-memory bench-score bench-swaps bench-budget lock clean
+.PHONY: demo test check e2e bench bench-rounds bench-memory bench-score bench-swaps bench-budget \
+	bench-stragglers bench-poison bench-load lock clean
 
 demo: $(VENV)/.ready  ## three machines learn together, and a table says what it was worth
 	$(BIN)/flockwatch local --config configs/demo.yaml
@@ -20,9 +21,10 @@ check: $(VENV)/.ready  ## style, types, and which package may import which
 e2e: $(VENV)/.ready  ## long tests on real data
 	$(BIN)/python -m pytest -m e2e
 
-bench: bench-rounds bench-memory bench-score bench-swaps bench-budget  ## what the README claims, measured again
+bench: bench-rounds bench-memory bench-score bench-swaps bench-budget \
+	bench-stragglers bench-poison bench-load  ## what the README claims, measured again
 
-bench-rounds bench-memory bench-score bench-swaps bench-budget: bench-%: $(VENV)/.ready
+bench-rounds bench-memory bench-score bench-swaps bench-budget bench-stragglers bench-poison bench-load: bench-%: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.$*
 
 bench-score: $(VENV)/.peers

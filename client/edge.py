@@ -77,7 +77,9 @@ class Edge:
 
     def describe(self) -> Description:
         """The client's features and their moments over its training rows."""
-        return Description(self.name, self.instance, self._partition.schema, self._own_moments, self._inline)
+        return Description(
+            self.name, self.instance, self._partition.schema, self._own_moments, self._inline, self._drifted
+        )
 
     def evaluate(self, task: Task) -> Evaluation:
         """The error of a version on the held-out rows.
@@ -113,7 +115,8 @@ class Edge:
         self._offer(manifest)
         settings = TrainingSettings.model_validate(manifest.settings["training"])
         trainer = self.warm(manifest.architecture, settings)
-        seed = zlib.crc32(f"{self.name}/{manifest.version}/{settings.seed}".encode())
+        again = f"/{task.again}" if task.again else ""
+        seed = zlib.crc32(f"{self.name}/{manifest.version}/{settings.seed}{again}".encode())
         trained, loss = trainer.fit(
             manifest.weights, prepared.rows, settings.epochs, seed, prepared.training_starts
         )

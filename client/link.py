@@ -16,7 +16,7 @@ from contextlib import suppress
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.pace import Pace, retry_interval_s
+from client.pace import FASTEST_BEAT_S, Courtesy, Pace, beat_interval_s, retry_interval_s
 from common.flwr_private import (
     HEARTBEAT_INTERVAL_S,
     FleetConnection,
@@ -80,11 +80,12 @@ class Link:
         done = threading.Event()
         beating = threading.Thread(target=self._beat, args=(connection, done), name="heartbeat", daemon=True)
         beating.start()
-        pace = Pace(time.monotonic())
+        pace, courtesy = Pace(time.monotonic()), Courtesy()
         try:
             while not self._stop.is_set():
                 if self._forgotten.is_set():
                     raise Forgotten("its heartbeat was not recognised")
+                asked = time.monotonic()
                 try:
                     received = connection.receive()
                 except (Unreachable, RunOver) as error:
@@ -92,7 +93,8 @@ class Link:
                     continue
                 self._failures = 0
                 if received is None:
-                    self._stop.wait(pace.wait_s(time.monotonic()))
+                    now = time.monotonic()
+                    self._stop.wait(max(pace.wait_s(now), courtesy.wait_s(now - asked)))
                     continue
                 pace.received(time.monotonic())
                 self._handle(connection, *received)
@@ -112,13 +114,16 @@ class Link:
         self._stop.wait(wait_s)
 
     def _beat(self, connection: FleetConnection, done: threading.Event) -> None:
-        while not done.wait(HEARTBEAT_INTERVAL_S * random.uniform(0.6, 0.8)):  # noqa: S311  jitter
+        wait_s = FASTEST_BEAT_S
+        while not done.wait(wait_s * random.uniform(0.8, 1.0)):  # noqa: S311  jitter
+            started = time.monotonic()
             try:
                 connection.heartbeat()
             except Unreachable as error:
                 log.debug("heartbeat missed reason=%s", error)
             except (Forgotten, Refused):
                 self._forgotten.set()
+            wait_s = beat_interval_s(time.monotonic() - started, HEARTBEAT_INTERVAL_S)
 
     def _handle(self, connection: FleetConnection, message: Message, inline: bool) -> None:
         started = time.monotonic()

@@ -23,6 +23,15 @@ WEIGHT = 0.5
 
 LONGEST_RETRY_S = 10.0
 
+PROMPT_S = 0.15
+"""A server that takes longer to say that it has nothing is busy."""
+
+LONGEST_BUSY_S = 5.0
+
+FASTEST_BEAT_S = 2.0
+BEATS_SHARE = 20.0
+"""The time between heartbeats, as a multiple of what one takes."""
+
 
 class Pace:
     """The rhythm of one client's polls. Times are seconds on any clock that never goes back.
@@ -56,6 +65,40 @@ class Pace:
         quiet_s = QUIET_SHARE * usual_s - idle_s
         polling_s = POLL_SHARE * max(usual_s if idle_s < 2 * usual_s else 0.0, 0.5 * idle_s)
         return min(max(quiet_s, polling_s, FASTEST_S), SLOWEST_S)
+
+
+class Courtesy:
+    """How long to leave a busy server in peace, whatever the rhythm says.
+
+    A fleet that goes on asking a server that is slow to answer is what makes it slow.
+
+    >>> courtesy = Courtesy()
+    >>> for _ in range(20):
+    ...     busy = courtesy.wait_s(took_s=1.0)
+    >>> busy, round(courtesy.wait_s(took_s=0.01), 2)
+    (5.0, 3.33)
+    """
+
+    def __init__(self) -> None:
+        self._wait_s = 0.25  # a fleet that returns all at once must not begin with its fastest polls
+
+    def wait_s(self, took_s: float) -> float:
+        """The least time before the next poll, after one that brought nothing and took so long."""
+        busy = took_s > PROMPT_S
+        self._wait_s = min(max(self._wait_s * (4.0 if busy else 1 / 1.5), FASTEST_S), LONGEST_BUSY_S)
+        return self._wait_s
+
+
+def beat_interval_s(took_s: float, promised_s: float) -> float:
+    """Seconds before the next heartbeat, by how long the last one took.
+
+    Often, so that the server soon notices when they stop; seldom where the server is slow to take them,
+    for then the fleet's beats are too many together. Never less often than promised allows.
+
+    >>> beat_interval_s(0.01, 10.0), beat_interval_s(0.25, 10.0), beat_interval_s(3.0, 10.0)
+    (2.0, 5.0, 8.0)
+    """
+    return min(max(FASTEST_BEAT_S, BEATS_SHARE * took_s), 0.8 * promised_s)
 
 
 def retry_interval_s(failures: int, draw: Callable[[float, float], float] = random.uniform) -> float:

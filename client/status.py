@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client.core import (
     CollectorRegistry,
@@ -17,6 +15,8 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from common.pages import Pages
 
 SHORTEST, LONGEST = 10, 31
 """Powers of two, in nanoseconds, that bound the latency histogram: 1 us to 2 s."""
@@ -167,7 +167,7 @@ def _histogram(latency: Latency) -> Metric:
     return found
 
 
-class StatusServer:
+class StatusServer(Pages):
     """Serves a status over HTTP until closed.
 
     Args:
@@ -183,39 +183,14 @@ class StatusServer:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Collector(status))
 
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 10
+        def healthz() -> tuple[HTTPStatus, str, bytes]:
+            code, body = health(status())
+            return code, "application/json", body
 
-            def do_GET(self) -> None:
-                path = self.path.partition("?")[0]
-                if path == "/metrics":
-                    self._answer(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
-                elif path == "/healthz":
-                    code, body = health(status())
-                    self._answer(code, "application/json", body)
-                else:
-                    self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"/metrics or /healthz\n")
+        def scraped() -> tuple[HTTPStatus, str, bytes]:
+            return HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry)
 
-            def _answer(self, code: HTTPStatus, kind: str, body: bytes) -> None:
-                self.send_response(code)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="status", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(host, port, {"/metrics": scraped, "/healthz": healthz})
 
 
 class _Collector:

@@ -51,7 +51,8 @@ class Trainer:
         self._optimizer = _OPTIMIZERS[settings.optimizer](settings.learning_rate)
         self._optimizer.build(self._model.trainable_variables)
         self._fresh = [variable.numpy() for variable in self._optimizer.variables]
-        self._epoch = _compile_epoch(self._model, self._optimizer, architecture, settings)
+        self._given = [tf.Variable(v, trainable=False) for v in self._model.trainable_variables]
+        self._epoch = _compile_epoch(self._model, self._optimizer, self._given, architecture, settings)
 
     def fit(
         self,
@@ -76,6 +77,8 @@ class Trainer:
         self._model.set_weights([weights[name] for name in self.architecture.shapes])
         for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
+        for given, variable in zip(self._given, self._model.trainable_variables, strict=True):
+            given.assign(variable)
         rng = np.random.default_rng(seed)
         if starts is None:
             starts = np.arange(len(rows) - self.architecture.window + 1, dtype=np.int32)
@@ -96,7 +99,11 @@ def build(architecture: Architecture) -> keras.Model:
 
 
 def _compile_epoch(
-    model: keras.Model, optimizer: Any, architecture: Architecture, settings: TrainingSettings
+    model: keras.Model,
+    optimizer: Any,
+    given: list[tf.Variable],
+    architecture: Architecture,
+    settings: TrainingSettings,
 ) -> Any:
     """One pass over all windows as a single graph: about ten times faster than `model.fit` on small models.
 
@@ -119,7 +126,11 @@ def _compile_epoch(
             inputs = tf.reshape(tf.gather(rows, batch[:, None] + offsets), (-1, architecture.inputs))
             with tf.GradientTape() as tape:
                 loss = loss_of(inputs, model(inputs, training=True))
-            optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+            gradients = tape.gradient(loss, model.trainable_variables)
+            if settings.proximal_mu:  # the gradient of mu / 2 * |w - w_given|^2: Li et al. 2020, equation 2
+                pairs = zip(gradients, model.trainable_variables, given, strict=True)
+                gradients = [g + settings.proximal_mu * (w.value - w0) for g, w, w0 in pairs]
+            optimizer.apply(gradients, model.trainable_variables)
             total += loss * tf.cast(tf.shape(batch)[0], tf.float32)
         return total / tf.cast(count, tf.float32)
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 import httpx
 from flwr.app import Error, Message
 from flwr.app.message import make_message, remove_content_from_message
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import HEARTBEAT_PATIENCE, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -59,7 +59,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 HEARTBEAT_INTERVAL_S = 10.0
-"""The shortest that SuperLink allows; a node counts as gone after missing two."""
+"""The shortest that SuperLink allows; a node counts as gone after missing two. Beats may come more often."""
 
 FIRST_BACKOFF_S, LONGEST_FETCH_S = 0.01, 60.0
 """A message can be seen before its objects have arrived: the first wait for them, and the longest."""
@@ -199,6 +199,19 @@ class FleetConnection:
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node_id))
                 self._client.UnregisterNode(UnregisterNodeFleetRequest(node_id=self.node_id))
         self._client.close()
+
+
+def beats(grid: Grid) -> dict[int, float | None]:
+    """The connected nodes, each with the time of its last heartbeat on the server's clock, if that is known.
+
+    SuperLink keeps until when a node counts as online: so many intervals after its last heartbeat.
+    """
+    if not isinstance(grid, HttpGrid):
+        return dict.fromkeys(grid.get_node_ids())
+    return {
+        int(node.node_id): node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval
+        for node in grid.get_nodes()
+    }
 
 
 def push_inline(grid: Grid, messages: list[Message]) -> list[str]:

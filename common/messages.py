@@ -26,7 +26,7 @@ from common.scoring import ErrorSummary
 from common.sketch import ScoreSketch
 from common.weights import Weights
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 RECORD, CONTENT = "flockwatch", "content"
 """A Flower message holds one record with one value: a message of this file, packed."""
@@ -99,6 +99,7 @@ class _Introduction:
     features: tuple[str, ...]
     count: int
     inline: bool
+    drifted: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,10 +113,14 @@ class Description(_Message):
     moments: Moments
     inline: bool
     """Whether the client can be sent messages with their content inside: a resident one can."""
+    drifted: bool = False
+    """Whether the client's stream no longer looks as it did: it asks for training."""
 
     def _parts(self) -> tuple[Fields, Arrays]:
         moments = self.moments
-        said = _Introduction(self.client, self.instance, self.schema.features, moments.count, self.inline)
+        said = _Introduction(
+            self.client, self.instance, self.schema.features, moments.count, self.inline, self.drifted
+        )
         return dataclasses.asdict(said), {name: getattr(moments, name) for name in _COLUMNS}
 
     @classmethod
@@ -124,7 +129,14 @@ class Description(_Message):
         schema, moments = Schema(said.features), Moments(said.count, *(arrays[name] for name in _COLUMNS))
         if len(moments.mean) != len(schema):
             raise ValueError(f"{len(moments.mean)} moments of {len(schema)} features")
-        return cls(said.client, said.instance, schema, moments, said.inline)
+        return cls(said.client, said.instance, schema, moments, said.inline, said.drifted)
+
+
+@dataclass(frozen=True)
+class _Repetition:
+    """The fields of a packed task."""
+
+    again: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,14 +144,16 @@ class Task(_Message):
     """Measure this version on your held-out rows; if it came to train, train on the others."""
 
     manifest: Manifest
+    again: int = 0
+    """How often the client has been given this version before: another pass, in another order."""
 
     def _parts(self) -> tuple[Fields, Arrays]:
-        return {}, {"manifest": np.frombuffer(self.manifest.pack(), np.uint8)}
+        return {"again": self.again}, {"manifest": np.frombuffer(self.manifest.pack(), np.uint8)}
 
     @classmethod
     def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
         try:
-            return cls(Manifest.unpack(arrays["manifest"].tobytes()))
+            return cls(Manifest.unpack(arrays["manifest"].tobytes()), checked(_Repetition, fields).again)
         except ManifestError as error:
             raise ValueError(f"manifest: {error}") from error
 

@@ -72,6 +72,11 @@ class Processes:
         """How a child ended; None while it runs."""
         return self._started[name].poll()
 
+    def kill(self, name: str) -> None:
+        """Kill a child, and it alone, as a crash would; it may be started again under its name."""
+        self._started[name].kill()
+        self._started.pop(name).wait()
+
     def log_tail(self, name: str) -> str:
         """The last lines that a child printed."""
         return "\n".join(self._logs[name].read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])

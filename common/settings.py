@@ -10,11 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from common.budget import Budget
 
+Strategy = Literal[
+    "fedavg", "fedprox", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum", "multikrum"
+]
 Activation = Literal["relu", "tanh", "sigmoid", "elu", "linear"]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 FilePath = Annotated[Path, Field(strict=False)]
+ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$"
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -41,6 +45,11 @@ class TrainingSettings(Section):
     loss: Literal["mse", "mae", "huber"] = "mse"
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 128
+    proximal_mu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Weight of `mu / 2 * |w - w_given|^2` in the loss, which keeps a client near the version it was given.
+
+    Source: Li et al. 2020 (FedProx).
+    """
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training rows, the last ones, that measures the error and is never trained on.
 
@@ -64,24 +73,84 @@ class ScalingSettings(Section):
 
 
 class FederationSettings(Section):
-    """Rounds: who takes part, how long a round waits, and when the run ends."""
+    """Who trains when, what is made of late work, and when the run ends."""
 
-    strategy: Literal["fedavg"] = "fedavg"
+    mode: Literal["synchronous", "asynchronous"] = "synchronous"
+    """synchronous: rounds that wait for all, or for a quorum. asynchronous: no client waits for another."""
+    strategy: Strategy = "fedavg"
+    """Which of Flower's strategies makes one version of many updates; `aggregation` has its parameters."""
     max_rounds: PositiveInt = 200
+    """The run ends after this many versions at the latest."""
     fraction: Fraction = 1.0
-    """Share of the connected clients that a round samples."""
+    """Synchronous: share of the connected clients that a round samples."""
     min_clients: PositiveInt = 2
-    """A round starts when this many are connected, and samples at least this many."""
+    """A round starts when this many are connected, and samples at least this many.
+
+    Asynchronous: only the first version waits for so many.
+    """
     quorum: Fraction = 0.5
-    """Share of the sampled clients whose replies are enough once the deadline has passed."""
+    """Share of the sampled clients whose replies are enough once the deadline has passed.
+
+    Asynchronous: share of the connected clients that the first version is made of.
+    """
     deadline_s: Seconds = 60.0
-    """After this long a round closes if its quorum has answered; with all replies it closes at once."""
+    """After this long a round closes if its quorum has answered; with all replies it closes at once.
+
+    Asynchronous: the longest that a client's task counts as at work; less once its own times are known.
+    """
+    buffer: PositiveInt = 4
+    """Asynchronous: how many updates make a version. 1: each does (FedAsync)."""
+    in_flight: PositiveInt | None = None
+    """Asynchronous: most clients that work at a time. None: all."""
+    staleness_limit: Annotated[int, Field(ge=0)] = 20
+    """An update from a version that is more than so many behind the newest is dropped."""
+    staleness: Literal["polynomial", "constant", "hinge"] = "polynomial"
+    """How an update counts that is `s` versions behind.
+
+    polynomial: `(1 + s) ** -power`; constant: 1; hinge: 1 up to `free`, then `1 / (1 + power * (s - free))`.
+    """
+    staleness_power: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    staleness_free: Annotated[int, Field(ge=0)] = 4
     wait_s: Seconds = 600.0
     """The longest the server waits, for clients or for a quorum, before it ends the run and says why."""
     patience: Annotated[int, Field(ge=0)] = 10
-    """Stop after this many rounds without improvement. 0: only `max_rounds` ends the run."""
+    """Stop after this many rounds without improvement. 0: only `max_rounds` ends the run.
+
+    Asynchronous: as many updates as there are clients are a round.
+    """
     min_improvement: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Relative fall of the weighted reconstruction error, below the best before, that is an improvement."""
+
+
+class AggregationSettings(Section):
+    """Parameters of the strategies; each counts for those that are named with it."""
+
+    server_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
+    """fedadam, fedyogi: step size of the server's optimiser. Source: Reddi et al. 2021."""
+    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """fedadam, fedyogi: decay of the mean of the updates."""
+    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """fedadam, fedyogi: decay of the mean of their squares."""
+    tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
+    """fedadam, fedyogi: keeps their steps finite where updates are tiny."""
+    trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
+    """fedtrimmedavg: share cut off at either end of each weight. Source: Yin et al. 2018."""
+    malicious: Annotated[int, Field(ge=0)] = 1
+    """krum, multikrum: how many clients may lie. Source: Blanchard et al. 2017."""
+    select: PositiveInt = 4
+    """multikrum: how many of the updates that lie closest together are averaged."""
+
+
+class GateSettings(Section):
+    """Which updates are refused, beyond those that are broken."""
+
+    norm_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 3.0
+    """Largest norm of an update, in robust standard deviations of the logarithm above the fleet's median.
+
+    None: no limit. Counts once four clients are known.
+    """
+    norm_action: Literal["refuse", "clip"] = "clip"
+    """clip: a larger update is scaled down to the limit. refuse: it is not used."""
 
 
 class ThresholdSettings(Section):
@@ -110,7 +179,7 @@ class LiveSettings(Section):
     """Where events come from, such as `tcp://0.0.0.0:7000` (see `client.sources`). None: only train."""
     sinks: Names = ("stdout:",)
     """Where alerts go, all of them (see `client.sinks`)."""
-    status: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")] | None = None
+    status: Annotated[str, Field(pattern=ADDRESS)] | None = None
     """`HOST:PORT` that serves /metrics and /healthz. None: not served."""
     release: Annotated[float, Field(gt=0, le=1)] = 0.8
     """An incident ends when scores stay below this share of the threshold."""
@@ -165,6 +234,8 @@ class ServerSettings(Section):
     state: FilePath = Path("runs/server")
     keep_versions: Annotated[int, Field(ge=2)] = 10
     """Newest versions that stay on disk."""
+    status: Annotated[str, Field(pattern=ADDRESS)] | None = None
+    """`HOST:PORT` that serves /status, /metrics and /healthz. None: not served."""
 
 
 class ClientSettings(Section):
@@ -172,7 +243,7 @@ class ClientSettings(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
     """Unique in the fleet. None: the data file's name without its ending."""
-    server: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")] = "127.0.0.1:8000"
+    server: Annotated[str, Field(pattern=ADDRESS)] = "127.0.0.1:8000"
     data: FilePath | None = None
     state: FilePath | None = None
     """Folder for what the client keeps. None: `runs/clients/NAME`."""
@@ -224,12 +295,20 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     scaling: ScalingSettings = ScalingSettings()
     federation: FederationSettings = FederationSettings()
+    aggregation: AggregationSettings = AggregationSettings()
+    gate: GateSettings = GateSettings()
     threshold: ThresholdSettings = ThresholdSettings()
     live: LiveSettings = LiveSettings()
     data: DataSettings = DataSettings()
     server: ServerSettings = ServerSettings()
     client: ClientSettings = ClientSettings()
     local: LocalSettings = LocalSettings()
+
+    @model_validator(mode="after")
+    def _strategy_has_what_it_needs(self) -> Self:
+        if self.federation.strategy == "fedprox" and not self.training.proximal_mu:
+            raise ValueError("'federation.strategy' fedprox needs 'training.proximal_mu' above 0")
+        return self
 
     def dump(self) -> dict[str, Any]:
         """The settings as plain values that JSON and YAML can hold."""

@@ -74,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     _flag(server, "--host", "server.host", "address to listen on")
     _flag(server, "--port", "server.port", "port to listen on")
     _flag(server, "--state", "server.state", "folder for versions and history", path=True)
+    _flag(server, "--status", "server.status", "HOST:PORT of /status, /metrics and /healthz", path=True)
+
+    status = _command(commands, "status", _status, "print how a running federation and its clients are")
+    _flag(status, "--address", "server.status", "where the server serves /status", path=True)
 
     client = _command(
         commands, "client", _client, "take part in a federation, and score this machine's own stream"
@@ -203,6 +207,15 @@ def _roll_back(settings: Settings, to: str | None) -> int:
     if to is not None and not to.isdecimal():
         raise ConfigError(f"--to {to}: expected a version's number, or 'newest'")
     print(f"rolled back to {store.roll_back(None if to is None else int(to))}")
+    return 0
+
+
+def _status(settings: Settings, given: argparse.Namespace) -> int:
+    from flockwatch.fleet_table import show
+
+    if settings.server.status is None:
+        raise ConfigError("'server.status' is not set: name the address with --address HOST:PORT")
+    show(settings.server.status)
     return 0
 
 

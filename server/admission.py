@@ -1,8 +1,9 @@
-"""The gate: an update is sound, or it is refused with a reason."""
+"""The gate: an update is sound, and of a size that is usual in the fleet, or it is refused with a reason."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 
@@ -13,34 +14,75 @@ from common.weights import add, is_finite, shapes
 MOST_ROWS = 10**12
 """No machine trains on more; a larger count would only outweigh all others."""
 
+ENOUGH_NORMS = 4
+"""With fewer clients nobody can say which norm is out of line."""
+
+LEAST_SPREAD = 0.35
+"""Of log norms: a fleet that agrees closely must not refuse whoever differs by a few percent."""
+
 
 class NotAdmitted(ValueError):
-    """An answer must not be used; the message says why."""
+    """An answer must not be used.
+
+    Args:
+        kind: One or two words to count it under.
+        reason: What was wrong, and what was expected.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
-def admit(answer: Update | Evaluation, asked: Manifest) -> None:
-    """Check a client's answer against the version it was asked about.
+def admit(answer: Update | Evaluation, version: int, current: Manifest) -> None:
+    """Check a client's answer.
+
+    Args:
+        answer: What came.
+        version: The version that the client was asked about.
+        current: The newest version, which the update would change.
 
     Raises:
         NotAdmitted: it is about another version, has no rows, has another shape, or is not finite.
     """
-    if answer.version != asked.version:
-        raise NotAdmitted(f"it is about version {answer.version}, asked was {asked.version}")
+    if answer.version != version:
+        raise NotAdmitted("version", f"it is about version {answer.version}, asked was {version}")
     if not 1 <= answer.rows <= MOST_ROWS:
-        raise NotAdmitted(f"it counts {answer.rows} rows")
+        raise NotAdmitted("rows", f"it counts {answer.rows} rows")
     if not math.isfinite(answer.error.mean) or answer.error.mean < 0:
-        raise NotAdmitted(f"its reconstruction error is {answer.error.mean}")
+        raise NotAdmitted("error", f"its reconstruction error is {answer.error.mean}")
     if isinstance(answer, Update):
-        if shapes(answer.difference) != asked.architecture.shapes:
+        expected = current.architecture.shapes
+        if shapes(answer.difference) != expected:
             raise NotAdmitted(
-                f"its arrays have shapes {shapes(answer.difference)}, "
-                f"the model's are {asked.architecture.shapes}"
+                "shape", f"its arrays have shapes {shapes(answer.difference)}, the model's are {expected}"
             )
         kinds = {array.dtype.name for array in answer.difference.values()} - {"float32"}
         if kinds:
-            raise NotAdmitted(f"its arrays are of type {', '.join(sorted(kinds))}, expected float32")
+            raise NotAdmitted("type", f"its arrays are of type {', '.join(sorted(kinds))}, expected float32")
         if not is_finite(answer.difference):
-            raise NotAdmitted("its arrays hold a NaN or an infinity")
+            raise NotAdmitted("not finite", "its arrays hold a NaN or an infinity")
         with np.errstate(over="ignore"):
-            if not is_finite(add(asked.weights, answer.difference)):
-                raise NotAdmitted("its arrays are so large that the weights would overflow")
+            if not is_finite(add(current.weights, answer.difference)):
+                raise NotAdmitted("overflow", "its arrays are so large that the weights would overflow")
+
+
+def largest_norm(norms: Collection[float], limit: float) -> float | None:
+    """The largest norm of an update that is not out of line with the fleet's.
+
+    Args:
+        norms: The newest norm of each client, so that one that sends often has no more say than others.
+        limit: Robust standard deviations of log norm (1.4826 MAD) above the median.
+
+    Returns:
+        None if too few clients are known to say.
+
+    >>> round(largest_norm([1.0, 1.1, 0.9, 1.0, 1000.0], limit=5.0), 1)
+    5.8
+    """
+    logs = np.log([norm for norm in norms if norm > 0 and math.isfinite(norm)])
+    if len(logs) < ENOUGH_NORMS:
+        return None
+    median = float(np.median(logs))
+    spread = max(1.4826 * float(np.median(np.abs(logs - median))), LEAST_SPREAD)
+    return math.exp(min(median + limit * spread, 700.0))

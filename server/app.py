@@ -11,9 +11,9 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAvg
 
 from common import config
+from server import aggregation
 from server.history import History
 from server.lease import Lease
 from server.registry import Registry
@@ -39,10 +39,11 @@ def main(grid: Grid, context: Context) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with Lease(folder) as lease:
         strategy = FlockStrategy(
-            inner=FedAvg(),
+            inner=aggregation.chosen(settings),
             settings=settings,
             registry=Registry(folder / "versions", settings.server.keep_versions),
             history=History(folder / "history.sqlite"),
+            shown=folder / "fleet.json",
         )
         strategy.start(grid)
         lease.finish(strategy.reason)

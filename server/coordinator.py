@@ -1,46 +1,55 @@
-"""Who trains next, when a round closes, when the run ends: a fold over a state that can be saved.
+"""Who trains next, when updates become a version, when the run ends: a fold over a state that can be saved.
 
 `step(state, event, now, settings)` gives the next state and the actions that follow from it. There is no
 clock, no socket and no Flower here: time and everything that happens are arguments, so that every race
 is a unit test.
+
+Both modes are one machine: tasks in flight, and a buffer of admitted updates. Synchronous: a round gives
+tasks to a sample and folds when all of them, or a quorum at the deadline, have answered. Asynchronous: an
+idle client gets a task at once, and the buffer is folded when it is full. Whatever is in the buffer is
+folded, each update discounted by its staleness: an answer that came too late for its round is used in the
+next. Sources: McMahan et al. 2017 (FedAvg); Nguyen et al. 2022 (FedBuff); Xie et al. 2019 (FedAsync).
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections import Counter
 from dataclasses import replace
-from typing import Literal
 
-from common.schema import Schema, SchemaError
 from common.settings import FederationSettings
+from server import members, tasks
 from server.state import (
     Abandon,
     Action,
     Answered,
-    Ask,
     Described,
+    Drop,
     Event,
     Failed,
     Fold,
     Folded,
+    Held,
+    Kind,
     Measured,
-    Member,
     Node,
     NodesSeen,
+    NotFolded,
     Round,
-    Send,
+    Share,
+    Silent,
     State,
     Stop,
     Tick,
+    Work,
 )
-
-RETRY_S = 5.0
-"""Wait before a client that was refused or did not answer is asked again."""
+from server.waiting import waiting_for
 
 ROUND_PAUSE_S = 1.0
 """Wait after a round that failed, so that a fleet in trouble is not flooded."""
+
+REST_S = 5.0
+"""Asynchronous: wait before a client whose task failed is given another."""
 
 
 def step(state: State, event: Event, now: float, settings: FederationSettings) -> tuple[State, list[Action]]:
@@ -53,248 +62,212 @@ def step(state: State, event: Event, now: float, settings: FederationSettings) -
         settings: The rules of the federation.
 
     Returns:
-        The next state, and what must be done, in order.
+        The next state, and what must be done, in order. A `Fold` is answered with `Folded` or `NotFolded`
+        before any other event.
     """
     if state.stopped is not None:
         return state, []
     actions: list[Action] = []
     match event:
-        case NodesSeen(nodes):
-            state = _nodes_seen(state, nodes, now, actions)
+        case NodesSeen():
+            state = members.nodes_seen(state, event, now, actions)
         case Described():
-            state = _described(state, event, now, actions)
-        case Answered(node, number):
-            state = _answered(state, node, number)
+            state = members.described(state, event, now, actions)
+        case Silent():
+            state = members.silent(state, event, now)
+        case Answered():
+            state = _answered(state, event, now, settings, actions)
         case Failed():
             state = _failed(state, event, now)
         case Folded():
             state = _folded(state, event, settings)
+        case NotFolded():
+            state = replace(state, folding=False, not_before=now + ROUND_PAUSE_S)
         case Tick():
-            state = _ask_again(state, now, actions)
-    return _advance(state, now, settings, actions), actions
+            state = members.ask_again(state, now, actions)
+    state = tasks.without_relics(state, settings)
+    return _advance(tasks.overdue(state, now, actions), now, settings, actions), actions
 
 
-def waiting_for(state: State, now: float, settings: FederationSettings) -> str:
-    """What the run is waiting for and for how long, in one line for people; empty if for nothing."""
-    if state.round is not None:
-        open_round = state.round
-        names = ", ".join(sorted(_name(state, node) for node in open_round.awaited))
-        return (
-            f"{open_round.kind} round {open_round.number}: "
-            f"{len(open_round.answered)} of {open_round.sampled} answered "
-            f"after {now - open_round.opened:.0f} s; awaited: {names}"
-        )
-    if state.stopped is None and state.waiting_since is not None:
-        at_work = [_name(state, node) for node in _ready(state) if node in state.owes]
-        refused = [f"{m.name or node}: {m.reason}" for node, m in state.members.items() if m.reason]
-        parts = [
-            f"{len(_idle(state))} of {settings.min_clients} clients ready "
-            f"after {now - state.waiting_since:.0f} s",
-            f"still at an earlier task: {', '.join(at_work)}" if at_work else "",
-            f"refused: {'; '.join(refused)}" if refused else "",
-        ]
-        return "; ".join(part for part in parts if part)
-    return ""
-
-
-def _name(state: State, node: Node) -> str:
-    member = state.members.get(node)
-    return member.name if member and member.name else str(node)
-
-
-def _ready(state: State) -> list[Node]:
-    return sorted(node for node, member in state.members.items() if member.status == "ready")
-
-
-def _idle(state: State) -> list[Node]:
-    return [node for node in _ready(state) if node not in state.owes]
-
-
-def _put(state: State, node: Node, member: Member) -> State:
-    return replace(state, members={**state.members, node: member})
-
-
-def _nodes_seen(state: State, nodes: frozenset[Node], now: float, actions: list[Action]) -> State:
-    for node in sorted(state.members.keys() - nodes):
-        state = _lose(state, node, "disconnected")
-        state = _settled(state, node)
-    for node in sorted(nodes - state.members.keys()):
-        state = _put(state, node, Member("asked", ask_again=now + RETRY_S))
-        actions.append(Ask(node))
-    return state
-
-
-def _lose(state: State, node: Node, reason: str) -> State:
-    """The state without a client; an open round no longer waits for it."""
-    name = _name(state, node)
-    state = replace(state, members={n: m for n, m in state.members.items() if n != node})
-    return _no_longer_awaited(state, node, f"{name} {reason}")
-
-
-def _no_longer_awaited(state: State, node: Node, reason: str) -> State:
-    if state.round is None or node not in state.round.awaited:
-        return state
-    failed = {**state.round.failed, node: reason}
-    return replace(state, round=replace(state.round, awaited=state.round.awaited - {node}, failed=failed))
-
-
-def _described(state: State, event: Described, now: float, actions: list[Action]) -> State:
-    if event.node not in state.members:
-        return state
-    member = Member("ready", now, event.name, event.instance, event.features)
-    for node, other in state.members.items():
-        if node != event.node and other.status == "ready" and other.name == event.name:
-            if other.instance != event.instance:
-                reason = f"the name '{event.name}' is taken by another client that is connected"
-                return _refuse(state, event.node, member, reason, now, actions)
-            state = _lose(state, node, "came back as another node")
-            break
-    if state.features is not None and (misfit := _misfit(state.features, event.features)):
-        return _refuse(state, event.node, member, misfit, now, actions)
-    return _put(state, event.node, member)
-
-
-def _refuse(
-    state: State, node: Node, member: Member, reason: str, now: float, actions: list[Action]
+def _answered(
+    state: State, event: Answered, now: float, settings: FederationSettings, actions: list[Action]
 ) -> State:
-    if state.members[node].reason != reason:
-        actions.append(Ask(node, refused=reason))
-    return _put(state, node, replace(member, status="refused", reason=reason, ask_again=now + RETRY_S))
-
-
-def _misfit(federation: tuple[str, ...], features: tuple[str, ...]) -> str | None:
-    try:
-        Schema(federation).align(features)
-    except SchemaError as error:
-        return str(error)
-    return None
-
-
-def _ask_again(state: State, now: float, actions: list[Action]) -> State:
-    for node, member in state.members.items():
-        if member.status != "ready" and now >= member.ask_again:
-            state = _put(state, node, replace(member, ask_again=now + RETRY_S))
-            actions.append(Ask(node))
-    return state
-
-
-def _settled(state: State, node: Node) -> State:
-    """The state in which a node owes nothing."""
-    return replace(state, owes={n: number for n, number in state.owes.items() if n != node})
-
-
-def _answered(state: State, node: Node, number: int) -> State:
-    if state.owes.get(node) == number:
-        state = _settled(state, node)
-    current = state.round
-    if current is None or current.number != number or node not in current.awaited:
+    work = state.tasks.get(event.node)
+    if work is None or work.number != event.number:
         return state
-    return replace(
-        state,
-        round=replace(current, awaited=current.awaited - {node}, answered=current.answered | {node}),
-    )
+    state = _counted(tasks.settled(state, event.node), event.node, work)
+    paces = {**state.paces, work.name: tasks.learned(state.paces.get(work.name), now - work.sent)}
+    member = state.members.get(event.node)
+    if member is not None:
+        state = tasks.put(state, event.node, replace(member, drifted=event.drifted))
+    if work.kind == "evaluate":
+        return state
+    state = replace(state, paces=paces)
+    behind = state.version - work.version
+    if state.ending:
+        actions.append(Drop(event.number, event.node, "it came after the last fold"))
+        return state
+    if behind > settings.staleness_limit:
+        actions.append(Drop(event.number, event.node, f"it is {behind} versions behind"))
+        return state
+    held = Held(event.number, event.node, work.version, work.wave)
+    waiting_since = now if settings.mode == "asynchronous" else state.waiting_since
+    return replace(state, buffer=(*state.buffer, held), waiting_since=waiting_since)
+
+
+def _counted(state: State, node: Node, work: Work) -> State:
+    """The open round knows of the answer, if it asked for it, even if it no longer waited."""
+    current = state.round
+    if current is None or work.wave != current.wave:
+        return state
+    state = replace(state, failed={n: why for n, why in state.failed.items() if n != node})
+    answered = current.answered | {node}
+    return replace(state, round=replace(current, awaited=current.awaited - {node}, answered=answered))
 
 
 def _failed(state: State, event: Failed, now: float) -> State:
-    node, owed = event.node, state.owes.get(event.node)
-    member = state.members.get(node)
-    if member is not None and member.status == "asked" and not event.number:
-        state = _put(
-            state, node, replace(member, status="refused", reason=event.reason, ask_again=now + RETRY_S)
-        )
-    if owed is None or event.number not in (None, owed):
+    work, member = state.tasks.get(event.node), state.members.get(event.node)
+    if work is None or work.number != event.number:
         return state
-    state = _settled(state, node)
-    if state.round is None or state.round.number != owed:
-        return state
-    return _no_longer_awaited(state, node, event.reason)
+    state = tasks.settled(members.no_longer_awaited(state, event.node, event.reason), event.node)
+    if member is not None and not work.wave:
+        state = tasks.put(state, event.node, replace(member, rest_until=now + REST_S))
+    return state
 
 
 def _folded(state: State, event: Folded, settings: FederationSettings) -> State:
+    state = replace(state, version=state.version + 1, folding=False, failed={}, waiting_since=None)
+    unjudged = state.unjudged + event.updates
+    if settings.mode == "asynchronous" and unjudged < len(tasks.ready(state)) and not event.drifted:
+        return replace(state, unjudged=unjudged)  # too few for a round's worth: one client is no measure
     error = event.error
     improved = (
         event.drifted or state.best_error is None or error < state.best_error * (1 - settings.min_improvement)
     )
     return replace(
         state,
-        version=state.version + 1,
+        unjudged=0,
         best_error=error if improved else state.best_error,
         rounds_without_improvement=0 if improved else state.rounds_without_improvement + 1,
     )
 
 
 def _advance(state: State, now: float, settings: FederationSettings, actions: list[Action]) -> State:
-    """Close the round that can be closed, or open the next one."""
+    """Do what can be done now: close a round or open one, fold, put idle clients to work, or stop."""
+    if state.folding:
+        return state
     if state.round is not None:
         return _close(state, state.round, now, settings, actions)
     if settings.patience and state.rounds_without_improvement >= settings.patience:
         state = replace(state, ending=f"converged: no improvement in {settings.patience} rounds")
     elif state.version >= settings.max_rounds:
         state = replace(state, ending=f"{settings.max_rounds} rounds done")
-    return _open(state, now, settings, actions)
+    if state.ending:
+        actions.extend(Drop(h.number, h.node, "it came after the last fold") for h in state.buffer)
+        state = replace(state, buffer=())
+    if state.waiting_since is None:
+        state = replace(state, waiting_since=now)
+    begun = state.version > 0 or any(member.given >= 0 for member in state.members.values())
+    enough = 1 if settings.mode == "asynchronous" and begun else settings.min_clients
+    if state.features is None and len(tasks.ready(state)) >= enough:
+        state = members.adopt_schema(state, now, actions)
+    if state.features is not None and now >= state.not_before:
+        if settings.mode == "asynchronous" and not state.ending:
+            state = _stream(state, now, settings, enough, actions)
+        else:
+            state = _open(state, now, settings, enough, actions)
+    since = state.waiting_since
+    if not state.folding and state.round is None and since is not None and now >= since + settings.wait_s:
+        return _stop(state, f"gave up waiting: {waiting_for(state, now, settings)}", actions)
+    return state
+
+
+def _stream(
+    state: State, now: float, settings: FederationSettings, enough: int, actions: list[Action]
+) -> State:
+    """Asynchronous: fold a full buffer, or else give every idle client the newest version."""
+    if _is_full(state, settings):
+        return _fold(state, settings, actions)
+    idle = tasks.idle(state, now)
+    if len(state.buffer) >= settings.buffer:  # of a first version that waits for its quorum
+        held = {held.node for held in state.buffer}
+        idle = [node for node in idle if node not in held]
+    if not idle or len(tasks.ready(state)) < enough:
+        return state
+    by_turn = sorted(idle, key=lambda n: (not state.members[n].drifted, state.members[n].turn, n))
+    room = len(idle) if settings.in_flight is None else settings.in_flight - len(tasks.at_work(state))
+    chosen = by_turn[: max(0, room)]
+    return tasks.give(state, "train", chosen, now, settings, 0, actions) if chosen else state
+
+
+def _is_full(state: State, settings: FederationSettings) -> bool:
+    if len(state.buffer) < settings.buffer:
+        return False
+    if state.version:
+        return True
+    # The first version is made of a quorum, so that the gate knows what is usual, and no client leads.
+    nodes = {held.node for held in state.buffer}
+    coming = [node for node in tasks.at_work(state) if node not in nodes]
+    return not coming or len(nodes) >= _quorum(len(tasks.ready(state)), settings)
+
+
+def _open(
+    state: State, now: float, settings: FederationSettings, enough: int, actions: list[Action]
+) -> State:
+    """Give a sample of the idle clients a task, and wait for them together."""
+    idle = tasks.idle(state, now)
+    if len(idle) < enough or tasks.at_work(state):
+        return state
+    kind: Kind = "evaluate" if state.ending else "train"
+    number, size = state.version + 1, max(enough, round(settings.fraction * len(idle)))
+    # Seeded by the state, so that a run can be told again; a sample that failed is not drawn again.
+    drawn = random.Random(f"{number}/{state.waves}").sample(idle, len(idle))  # noqa: S311
+    drawn.sort(key=lambda node: not state.members[node].drifted)
+    nodes, wave = sorted(drawn[:size]), state.waves + 1
+    state = tasks.give(state, kind, nodes, now, settings, wave, actions)
+    opened = Round(kind, number, wave, now, len(nodes), frozenset(nodes))
+    return replace(state, waves=wave, round=opened, waiting_since=None, failed={})
 
 
 def _close(
     state: State, current: Round, now: float, settings: FederationSettings, actions: list[Action]
 ) -> State:
-    # Less a hair, since 0.28 * 25 is a little more than 7.
-    enough = len(current.answered) >= max(1, math.ceil(settings.quorum * current.sampled - 1e-9))
+    enough = len(current.answered) >= _quorum(current.sampled, settings)
     due = now >= current.opened + settings.deadline_s
-    closed = replace(state, round=None, waiting_since=None)
     if enough and (due or not current.awaited):
-        late = {node: "no answer before the deadline" for node in sorted(current.awaited)}
-        nodes, failed = tuple(sorted(current.answered)), {**current.failed, **late}
+        for node in sorted(current.awaited):
+            state = members.no_longer_awaited(state, node, "no answer before the deadline", now)
+        closed = replace(state, round=None, waiting_since=None)
         if current.kind == "train":
-            actions.append(Fold(current.number, nodes, failed))
-            return closed
-        actions.append(Measured(nodes))
+            return _fold(closed, settings, actions)
+        actions.append(Measured(tuple(sorted(current.answered))))
         return _stop(closed, state.ending, actions)
     if not current.awaited:
-        actions.append(Abandon(current.number, current.failed))
-        return replace(closed, not_before=now + ROUND_PAUSE_S)
-    if not enough and now >= current.opened + settings.wait_s:
-        return _stop(closed, f"gave up waiting: {waiting_for(state, now, settings)}", actions)
-    return state
-
-
-def _open(state: State, now: float, settings: FederationSettings, actions: list[Action]) -> State:
-    if state.waiting_since is None:
-        state = replace(state, waiting_since=now)
-    if now < state.not_before:
-        return state
-    if state.features is None and len(_ready(state)) >= settings.min_clients:
-        state = _adopt_schema(state, now, actions)
-    idle = _idle(state)
-    if state.features is not None and len(idle) >= settings.min_clients:
-        size = max(settings.min_clients, round(settings.fraction * len(idle)))
-        number = state.version + 1
-        # Seeded by the state, so that a run can be told again; a sample that failed is not drawn again.
-        nodes = tuple(sorted(random.Random(f"{number}/{state.tries}").sample(idle, size)))  # noqa: S311
-        kind: Literal["train", "evaluate"] = "evaluate" if state.ending else "train"
-        actions.append(Send(kind, nodes, number))
+        actions.append(Abandon(current.number, state.failed))
+        lost = [held for held in state.buffer if held.wave == current.wave]
+        actions.extend(Drop(held.number, held.node, "its round failed") for held in lost)
+        kept = tuple(held for held in state.buffer if held.wave != current.wave)
         return replace(
-            state,
-            owes={**state.owes, **dict.fromkeys(nodes, number)},
-            tries=state.tries + 1,
-            round=Round(kind, number, now, len(nodes), frozenset(nodes)),
-            waiting_since=None,
+            state, round=None, waiting_since=now, buffer=kept, failed={}, not_before=now + ROUND_PAUSE_S
         )
-    if state.waiting_since is not None and now >= state.waiting_since + settings.wait_s:
+    if not enough and now >= current.opened + settings.wait_s:
         return _stop(state, f"gave up waiting: {waiting_for(state, now, settings)}", actions)
     return state
 
 
-def _adopt_schema(state: State, now: float, actions: list[Action]) -> State:
-    """The features that most ready clients have become the federation's; others are refused."""
-    ready = {node: state.members[node] for node in _ready(state)}
-    votes = Counter(tuple(sorted(member.features)) for member in ready.values())
-    chosen = max(votes, key=lambda names: (votes[names], names))
-    features = next(m.features for m in ready.values() if tuple(sorted(m.features)) == chosen)
-    state = replace(state, features=features)
-    for node, member in ready.items():
-        if misfit := _misfit(features, member.features):
-            state = _refuse(state, node, member, misfit, now, actions)
-    return state
+def _quorum(clients: int, settings: FederationSettings) -> int:
+    # Less a hair, since 0.28 * 25 is a little more than 7.
+    return max(1, math.ceil(settings.quorum * clients - 1e-9))
+
+
+def _fold(state: State, settings: FederationSettings, actions: list[Action]) -> State:
+    """Order all updates that are held to be folded, oldest first."""
+    shares = []
+    for held in sorted(state.buffer, key=lambda held: held.number):
+        behind = state.version - held.version
+        shares.append(Share(held.number, held.node, behind, tasks.discount(behind, settings)))
+    actions.append(Fold(tuple(shares), state.failed))
+    return replace(state, buffer=(), folding=True)
 
 
 def _stop(state: State, reason: str, actions: list[Action]) -> State:

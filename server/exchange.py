@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from common.flwr_private import pull, push_inline
+from common.flwr_private import beats, pull, push_inline
 from common.manifest import Manifest
 from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task, Update
-from server.state import Node, Send
+from server.liveness import Pulse
+from server.state import Ask, Kind, Node, Order, Send
 
 ASK_TTL_S = 30.0
 """How long a question who a client is stays valid."""
+
+
+MOST_ANSWERED = 4096
+"""Messages that are remembered as answered, so that a second reply is known for what it is."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,11 @@ class Sent:
 
     node: Node
     number: int
-    """The round it belongs to; 0 for a question who the client is."""
-    manifest: Manifest | None
-    """The version that it asked about; None for a question who the client is."""
+    """Of the question or the task."""
+    kind: Kind | None
+    """None for a question who the client is."""
+    version: int
+    """That a task asks about."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,8 @@ class Reply:
     """None if the reply is an error."""
     problem: str
     """The error; empty if there is an answer."""
+    fault: str
+    """One word to count the error under: failed, protocol, twice; empty if there is an answer."""
     message: Message
     bytes_up: int
 
@@ -52,57 +62,97 @@ class Exchange:
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._sent: dict[str, Sent] = {}
+        self._answered: OrderedDict[str, Sent] = OrderedDict()
         self._inline: set[Node] = set()
+        self._pulse = Pulse()
 
-    def nodes(self) -> frozenset[Node]:
-        """The nodes that are connected now."""
-        return frozenset(self._grid.get_node_ids())
+    def nodes(self, now: float) -> frozenset[Node]:
+        """The nodes that are connected and show signs of life."""
+        listed = beats(self._grid)
+        self._inline &= listed.keys()
+        return self._pulse.alive(listed, now)
 
-    def ask(self, node: Node, refused: str | None) -> None:
-        """Ask a client who it is; with a reason, tell it that there is no work for it."""
-        message = Message(_content(Describe(refused)), node, MessageType.QUERY, ttl=ASK_TTL_S)
-        self._remember(self._grid.push_messages([message]), [Sent(node, 0, None)])
+    def ask(self, questions: Sequence[Ask]) -> None:
+        """Ask clients who they are; one that is refused is told why there is no work for it."""
+        messages = [
+            Message(_content(Describe(q.refused)), q.node, MessageType.QUERY, ttl=ASK_TTL_S)
+            for q in questions
+        ]
+        if messages:
+            sent = [Sent(q.node, q.number, None, 0) for q in questions]
+            self._remember(self._grid.push_messages(messages), sent)
 
     def send(self, order: Send, manifest: Manifest, ttl_s: float) -> int:
         """Send a version to train on or to measure; the bytes of all messages' content together."""
-        content = _content(Task(manifest))
-        kind = MessageType.TRAIN if order.kind == "train" else MessageType.EVALUATE
-        inline = [node for node in order.nodes if node in self._inline]
-        by_objects = [node for node in order.nodes if node not in self._inline]
-        for nodes, push in (
-            (inline, partial(push_inline, self._grid)),
-            (by_objects, self._grid.push_messages),
-        ):
-            messages = [Message(content, node, kind, ttl=ttl_s, group_id=str(order.number)) for node in nodes]
-            self._remember(push(messages), [Sent(node, order.number, manifest) for node in nodes])
-        return len(order.nodes) * len(_packed(content))
+        contents = {again: _content(Task(manifest, again)) for again in {o.again for o in order.orders}}
+        inline = [o for o in order.orders if o.node in self._inline]
+        by_objects = [o for o in order.orders if o.node not in self._inline]
+        self._push(inline, order.kind, contents, manifest, ttl_s, True)
+        self._push(by_objects, order.kind, contents, manifest, ttl_s, False)
+        return sum(len(_packed(contents[o.again])) for o in order.orders)
 
     def replies(self) -> list[Reply]:
-        """What has come back since the last call."""
+        """What has come back since the last call: answers to tasks first.
+
+        A client that says who it is has answered all earlier tasks before.
+        """
         if not self._sent:
             return []
-        messages = pull(self._grid, list(self._sent))
-        pairs = (
-            (message, self._sent.pop(message.metadata.reply_to_message_id, None)) for message in messages
-        )
-        return [self._reply(message, sent) for message, sent in pairs if sent is not None]
+        found = [self._matched(message) for message in pull(self._grid, list(self._sent))]
+        replies = [reply for reply in found if reply is not None]
+        return sorted(replies, key=lambda reply: isinstance(reply.answer, Description))
+
+    def forget_all_but(self, numbers: Collection[int]) -> None:
+        """Wait no longer for answers to tasks other than these. Questions end by themselves."""
+        self._sent = {i: s for i, s in self._sent.items() if s.kind is None or s.number in numbers}
+
+    def _push(
+        self,
+        orders: list[Order],
+        kind: Kind,
+        contents: dict[int, RecordDict],
+        manifest: Manifest,
+        ttl_s: float,
+        inline: bool,
+    ) -> None:
+        flower_kind = MessageType.TRAIN if kind == "train" else MessageType.EVALUATE
+        group = str(manifest.version)
+        messages = [
+            Message(contents[o.again], o.node, flower_kind, ttl=ttl_s, group_id=group) for o in orders
+        ]
+        push = partial(push_inline, self._grid) if inline else self._grid.push_messages
+        if messages:
+            self._remember(push(messages), [Sent(o.node, o.number, kind, manifest.version) for o in orders])
 
     def _remember(self, message_ids: Iterable[str], sent: list[Sent]) -> None:
         for message_id, record in zip(message_ids, sent, strict=True):
             if message_id:
                 self._sent[message_id] = record
 
+    def _matched(self, message: Message) -> Reply | None:
+        """A reply with what it answers; None if nobody waits for it any more."""
+        message_id = message.metadata.reply_to_message_id
+        if (before := self._answered.get(message_id)) is not None:
+            return Reply(before, None, "it comes twice", "twice", message, 0)
+        sent = self._sent.pop(message_id, None)
+        if sent is None:
+            return None
+        self._answered[message_id] = sent
+        if len(self._answered) > MOST_ANSWERED:
+            self._answered.popitem(last=False)
+        return self._reply(message, sent)
+
     def _reply(self, message: Message, sent: Sent) -> Reply:
         if message.has_error():
-            return Reply(sent, None, message.error.reason or "error without a reason", message, 0)
+            return Reply(sent, None, message.error.reason or "error without a reason", "failed", message, 0)
         try:
             content = _packed(message.content)
             answer = _unpack(content, message.metadata.message_type)
         except ProtocolError as error:
-            return Reply(sent, None, f"ProtocolError: {error}", message, 0)
+            return Reply(sent, None, f"ProtocolError: {error}", "protocol", message, 0)
         if isinstance(answer, Description) and answer.inline:
             self._inline.add(sent.node)
-        return Reply(sent, answer, "", message, len(content))
+        return Reply(sent, answer, "", "", message, len(content))
 
 
 def _unpack(content: bytes, kind: str) -> Description | Update | Evaluation:

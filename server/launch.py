@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import yaml
@@ -13,12 +14,17 @@ from common.files import write_atomic
 from common.settings import Settings
 from server.lease import Lease
 from server.link import LinkError, SuperLink
+from server.status import ServerStatus
+from server.status import serve as serve_status
 
 log = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 0.2
 APPEAR_WITHIN_S = 60.0
 """A submitted ServerApp that does not begin within this time has failed to start."""
+
+MOST_REFUSALS = 5
+"""Give up when a SuperLink that is up does not take the run this often in a row."""
 
 MOST_FRUITLESS_STARTS = 5
 """Give up when the ServerApp dies this often in a row without a new version."""
@@ -48,18 +54,27 @@ def serve(settings: Settings, stop: threading.Event) -> str:
     lease.clear()
     link = SuperLink(folder, settings.server.host, settings.server.port)
     run_config = {"config": str(config_file), "state": str(folder)}
-    fruitless, newest = 0, ""
-    try:
+    fruitless, newest, refusals = 0, "", 0
+    status = ServerStatus(folder, lambda: link.alive)
+    with ExitStack() as closing:
+        if settings.server.status is not None:
+            closing.callback(serve_status(settings.server.status, status).close)
+        closing.callback(link.end)
         while not stop.is_set() and lease.ended is None:
             if not link.alive:
                 link.end()
                 link.start()
             try:
                 link.submit(run_config)
-            except LinkError:
-                if link.alive:
+            except LinkError as error:
+                # It died meanwhile and is started again, or it is busy with a fleet that returns all at once.
+                refusals += link.alive
+                if refusals >= MOST_REFUSALS:
                     raise
-                continue  # SuperLink died meanwhile: start it again
+                log.warning("the run is not submitted yet attempt=%d reason=%s", refusals, error)
+                stop.wait(refusals)
+                continue
+            refusals = 0
             _watch(link, lease, stop)
             if stop.is_set() or lease.ended is not None:
                 break
@@ -70,9 +85,8 @@ def serve(settings: Settings, stop: threading.Event) -> str:
                     f"the ServerApp died {fruitless} times without a new version; see {folder}/run.log"
                 )
             log.warning("the run died and is resubmitted newest=%s", version or "none")
+            status.restarts += 1
             stop.wait(fruitless)
-    finally:
-        link.end()
     return lease.ended or "stopped by a signal"
 
 

@@ -8,6 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
+from common.bundle import Arrays, BundleError, pack, unpack
 from common.files import write_atomic
 from common.manifest import Manifest, ManifestError
 
@@ -17,7 +20,9 @@ _NAME = re.compile(r"v\d{6,}\.safetensors")
 
 
 class Registry:
-    """A folder with one `vNNNNNN.safetensors` a version, and beside it the coordinator's progress.
+    """A folder with one `vNNNNNN.safetensors` a version, and beside it the progress of the run.
+
+    Progress is JSON values and, for strategies that remember (FedAdam, FedYogi), named arrays.
 
     Args:
         folder: Created if need be.
@@ -29,7 +34,7 @@ class Registry:
         self._keep = keep
         folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, manifest: Manifest, progress: dict[str, Any]) -> Path:
+    def write(self, manifest: Manifest, progress: dict[str, Any], memory: Arrays | None = None) -> Path:
         """Put a version and the progress that belongs to it on disk, atomically.
 
         The version is written last: where it stands, its progress stands too.
@@ -38,12 +43,26 @@ class Registry:
             OSError: the disk is full or the folder cannot be written; the versions before are untouched.
         """
         path = self._path(manifest.version)
+        if memory:
+            write_atomic(path.with_suffix(".memory"), pack({"version": manifest.version}, memory))
         write_atomic(path.with_suffix(".json"), json.dumps(progress, indent=1).encode())
         write_atomic(path, manifest.pack())
         for old in self._paths()[: -self._keep]:
             old.unlink(missing_ok=True)
             old.with_suffix(".json").unlink(missing_ok=True)
+            old.with_suffix(".memory").unlink(missing_ok=True)
         return path
+
+    def memory(self, version: int) -> dict[str, NDArray[Any]]:
+        """What the strategy remembered at this version; empty if nothing was written, or it is damaged."""
+        path = self._path(version).with_suffix(".memory")
+        try:
+            return unpack(path.read_bytes())[1]
+        except FileNotFoundError:
+            return {}
+        except (OSError, BundleError) as error:
+            log.error("the strategy's memory is lost file=%s reason=%s", path, error)
+            return {}
 
     def latest(self) -> tuple[Manifest, dict[str, Any]] | None:
         """The newest version that is sound, with its progress; damaged ones are named in the log."""

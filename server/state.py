@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Node = int
+Kind = Literal["train", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,69 @@ class Member:
     features: tuple[str, ...] = ()
     reason: str = ""
     """Why it was refused."""
+    seen: int = 0
+    """Number of the first question since it was seen: what answers an earlier one says nothing of now."""
+    drifted: bool = False
+    """Whether its stream no longer looks as it did: it goes first."""
+    rest_until: float = 0.0
+    """It gets no task before this time: its last one failed."""
+    given: int = -1
+    """The version that it was last given to train on."""
+    again: int = 0
+    """How often it had been given that version before."""
+    turn: int = 0
+    """Number of its newest task: who has waited longest goes first."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A task that was sent and has no answer yet. A node has at most one."""
+
+    number: int
+    kind: Kind
+    name: str
+    version: int
+    sent: float
+    due: float
+    """Until then it counts as at work."""
+    wave: int
+    """Tasks of one synchronous round, or of one measurement, share this; 0 otherwise."""
+    awaited: bool = True
+    """Whether anything waits for it. An answer that is no longer awaited is used all the same."""
+    ask_at: float = 0.0
+    """When to ask a node whose task is overdue whether it is still there."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """An admitted update that waits to be folded."""
+
+    number: int
+    node: Node
+    version: int
+    wave: int
 
 
 @dataclass(frozen=True)
 class Round:
-    """One exchange with a sample of the clients."""
+    """Tasks that are waited for together."""
 
-    kind: Literal["train", "evaluate"]
+    kind: Kind
     number: int
+    wave: int
     opened: float
     sampled: int
     awaited: frozenset[Node]
     answered: frozenset[Node] = frozenset()
-    failed: Mapping[Node, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long one client's tasks take, smoothed."""
+
+    mean_s: float
+    spread_s: float
+    """Mean deviation from the mean."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +92,29 @@ class State:
     """All that the coordinator knows. Only the first group outlives a restart."""
 
     version: int = 0
-    """The newest global version: the number of rounds folded."""
+    """The newest global version: the number of folds."""
     features: tuple[str, ...] | None = None
-    """The federation's schema; None until it is set or the first round opens."""
+    """The federation's schema; None until it is set or the first task is sent."""
     best_error: float | None = None
     rounds_without_improvement: int = 0
+    unjudged: int = 0
+    """Updates folded since improvement was last judged."""
+    paces: Mapping[str, Pace] = field(default_factory=dict)
+    """By the client's name, so that a client that returns is known."""
 
     members: Mapping[Node, Member] = field(default_factory=dict)
-    owes: Mapping[Node, int] = field(default_factory=dict)
-    """The newest round that a node was sent a task of and has not answered; it gets no other meanwhile."""
-    tries: int = 0
+    tasks: Mapping[Node, Work] = field(default_factory=dict)
+    """Of nodes that are gone, too, as long as an answer would be fresh enough to use."""
+    buffer: tuple[Held, ...] = ()
+    failed: Mapping[Node, str] = field(default_factory=dict)
+    """Why tasks came to nothing since the last fold."""
+    numbers: int = 0
+    """Messages sent: each has a number of its own."""
+    waves: int = 0
     """Rounds opened; with the version it seeds the sampling."""
     round: Round | None = None
+    folding: bool = False
+    """Between the order to fold and the word that it was done."""
     waiting_since: float | None = None
     not_before: float = 0.0
     """No round opens before this time."""
@@ -73,9 +135,20 @@ class Described:
     """A client said who it is."""
 
     node: Node
+    number: int
+    """Of the question."""
     name: str
     instance: str
     features: tuple[str, ...]
+    drifted: bool = False
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A client did not say who it is: its reply was an error."""
+
+    node: Node
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -84,27 +157,35 @@ class Answered:
 
     node: Node
     number: int
-    """The round that it answers."""
+    """Of the task."""
+    drifted: bool = False
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A client's reply was an error, or was not admitted."""
+    """A client's reply to a task was an error, or was not admitted."""
 
     node: Node
+    number: int
     reason: str
-    number: int | None = None
-    """The round that it answers; 0: a question who it is; None: whatever it owes."""
 
 
 @dataclass(frozen=True)
 class Folded:
-    """The round's updates have become the next version."""
+    """Updates have become the next version."""
 
     error: float
-    """Weighted reconstruction error of the version that the round started from."""
+    """Weighted reconstruction error of the versions that they started from."""
+    updates: int
     drifted: bool = False
     """Whether a client's stream no longer looks as it did, so that earlier errors are no measure."""
+
+
+@dataclass(frozen=True)
+class NotFolded:
+    """Nothing could be made of the updates: they are gone, and the version stays."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -112,7 +193,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = NodesSeen | Described | Answered | Failed | Folded | Tick
+Event = NodesSeen | Described | Silent | Answered | Failed | Folded | NotFolded | Tick
 
 
 @dataclass(frozen=True)
@@ -120,25 +201,54 @@ class Ask:
     """Ask a client who it is; with a reason, tell it that there is no work for it."""
 
     node: Node
+    number: int
     refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """One client's task."""
+
+    node: Node
+    number: int
+    again: int = 0
+    """How often the client has been given this version before."""
 
 
 @dataclass(frozen=True)
 class Send:
     """Send the newest version to these clients, to train on or to measure."""
 
-    kind: Literal["train", "evaluate"]
-    nodes: tuple[Node, ...]
+    kind: Kind
+    orders: tuple[Order, ...]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One update's part in a fold."""
+
     number: int
+    node: Node
+    staleness: int
+    """Versions that came after the one that it started from."""
+    discount: float
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Fold the updates of these clients into the next version."""
+    """Make the next version of these updates."""
+
+    shares: tuple[Share, ...]
+    failed: Mapping[Node, str]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """An admitted update is not used."""
 
     number: int
-    nodes: tuple[Node, ...]
-    failed: Mapping[Node, str]
+    node: Node
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -163,4 +273,4 @@ class Stop:
     reason: str
 
 
-Action = Ask | Send | Fold | Measured | Abandon | Stop
+Action = Ask | Send | Fold | Drop | Measured | Abandon | Stop

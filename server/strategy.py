@@ -10,43 +10,51 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from common.architecture import Architecture
 from common.manifest import Manifest
-from common.messages import Description, Evaluation, Update
-from common.moments import Moments
-from common.schema import Schema
+from common.messages import Description
 from common.settings import Settings
-from common.sketch import ScoreSketch
-from common.weights import Weights, add
-from server import coordinator
+from server import aggregation, coordinator, view
 from server.admission import NotAdmitted, admit
+from server.aggregation import NothingMade
 from server.exchange import Exchange, Reply
-from server.history import History, ReplyRow, RoundRow
+from server.first import first_version
+from server.fleet import Fleet
+from server.history import History, RoundRow
+from server.ledger import Entry, Ledger, reply_row, weighted_error
+from server.progress import progress_of, resumed
 from server.registry import Registry
 from server.state import (
     Abandon,
     Answered,
     Ask,
     Described,
+    Drop,
     Event,
     Failed,
     Fold,
     Folded,
+    Kind,
     Measured,
     Node,
     NodesSeen,
+    NotFolded,
+    Order,
     Send,
+    Silent,
     State,
     Stop,
     Tick,
 )
+from server.tasks import name_of
+from server.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 
@@ -57,23 +65,18 @@ FASTEST_POLL_S, SLOWEST_POLL_S = 0.02, 0.25
 POLL_SHARE = 0.05
 """The wait before the next poll for replies, as a share of the time since the last one."""
 
+SHOW_EVERY_S = 1.0
+"""How often the state is written for `/status`."""
+
+USUAL_WEIGHT = 0.1
+"""Of the newest time between two replies in the running mean."""
+
 TELL_WAIT_EVERY_S = 5.0
 """How often the log says what the run waits for."""
 
-TRAINED_UNDER = {"model", "training", "scaling", "threshold"}
-"""The sections of the settings that travel with a version."""
-
-
-@dataclass(frozen=True)
-class _Used:
-    """An admitted answer of the open round."""
-
-    answer: Update | Evaluation
-    reply: Reply
-
 
 class FlockStrategy(Strategy):
-    """Rounds with a deadline and a quorum, a gate, a stop rule, and a version on disk after each.
+    """A federation, synchronous or not: liveness, a gate, a stop rule, a version on disk after each fold.
 
     Args:
         inner: Any Flower strategy; its `aggregate_train` makes one set of arrays of many.
@@ -81,6 +84,7 @@ class FlockStrategy(Strategy):
         registry: Where versions are kept; the run goes on from the newest one found there.
         history: Where rounds are recorded.
         clock: Seconds that never go back.
+        shown: File that tells `/status` of the run; None: it is not written.
     """
 
     def __init__(
@@ -90,18 +94,22 @@ class FlockStrategy(Strategy):
         registry: Registry,
         history: History,
         clock: Callable[[], float] = time.monotonic,
+        shown: Path | None = None,
     ) -> None:
         self._inner = inner
         self._settings = settings
         self._registry = registry
         self._history = history
         self._clock = clock
+        self._shown = shown
+        self._fleet = Fleet(view.saved_clients(shown) if shown else None)
         self._state = State(features=settings.data.features)
         self._manifest: Manifest | None = None
         self._descriptions: dict[Node, Description] = {}
-        self._used: dict[Node, _Used] = {}
-        self._opened = 0.0
+        self._ledger = Ledger(self._fleet, settings.gate)
+        self._since = clock()
         self._bytes_down = 0
+        self._outgoing: dict[tuple[int, Kind], tuple[Manifest, list[Order]]] = {}
         self._resume()
 
     @property
@@ -142,24 +150,35 @@ class FlockStrategy(Strategy):
         """
         self.summary()
         exchange = Exchange(grid)
-        nodes_at = told_at = progress_at = self._clock()
+        nodes_at = told_at = shown_at = progress_at = self._clock()
+        usual_s = FASTEST_POLL_S
         while self._state.stopped is None:
             now = self._clock()
             if now >= nodes_at:
-                self._handle(NodesSeen(exchange.nodes()), exchange)
+                self._handle([NodesSeen(exchange.nodes(now))], exchange)
+                self._forget(exchange)
                 nodes_at = now + NODES_EVERY_S
-            for reply in exchange.replies():
-                self._handle(self._event_of(reply), exchange)
+            replies = exchange.replies()
+            self._handle([event for reply in replies for event in self._events_of(reply)], exchange)
+            if replies:
+                usual_s += USUAL_WEIGHT * ((now - progress_at) / len(replies) - usual_s)
                 progress_at = now
-            self._handle(Tick(), exchange)
+            self._handle([Tick()], exchange)
             if now >= told_at + TELL_WAIT_EVERY_S:
                 self._tell_wait(now)
                 told_at = now
+            if now >= shown_at + SHOW_EVERY_S:
+                self._show(now)
+                shown_at = now
             since_progress_s = self._clock() - progress_at
-            time.sleep(min(max(POLL_SHARE * since_progress_s, FASTEST_POLL_S), SLOWEST_POLL_S))
+            # Where replies come in a stream, half of the usual time between two: each poll costs SuperLink as
+            # much as a client's, and it is the fleet that it should have time for.
+            stream_s = usual_s / 2 if self._settings.federation.mode == "asynchronous" else 0.0
+            time.sleep(min(max(POLL_SHARE * since_progress_s, stream_s, FASTEST_POLL_S), SLOWEST_POLL_S))
+        self._show(self._clock())
         result = Result()
         if self._manifest is not None:
-            result.arrays = _arrays(self._manifest.weights)
+            result.arrays = aggregation.as_arrays(self._manifest.weights)
         return result
 
     def _resume(self) -> None:
@@ -167,184 +186,196 @@ class FlockStrategy(Strategy):
         if found is None:
             return
         self._manifest, progress = found
-        self._state = replace(
-            self._state,
-            version=self._manifest.version,
-            features=self._manifest.schema.features,
-            best_error=progress["best_error"],
-            rounds_without_improvement=progress["rounds_without_improvement"],
-        )
+        newest = self._manifest
+        self._state = resumed(self._state, newest.version, newest.schema.features, progress)
+        aggregation.remind(self._inner, self._registry.memory(self._manifest.version))
         log.info("resuming version=%d hash=%s", self._manifest.version, self._manifest.hash[:12])
 
-    def _event_of(self, reply: Reply) -> Event:
+    def _events_of(self, reply: Reply) -> list[Event]:
         """What a reply means to the coordinator; keeps what the reply carries."""
         sent, answer = reply.sent, reply.answer
         if isinstance(answer, Description):
             self._descriptions[sent.node] = answer
-            return Described(sent.node, answer.client, answer.instance, answer.schema.features)
-        problem = reply.problem
-        if answer is not None and sent.manifest is not None:
+            return [
+                Described(
+                    sent.node,
+                    sent.number,
+                    answer.client,
+                    answer.instance,
+                    answer.schema.features,
+                    answer.drifted,
+                )
+            ]
+        if sent.kind is None:
+            return [Silent(sent.node, reply.problem)]
+        name, problem, fault = name_of(self._state, sent.node), reply.problem, reply.fault
+        if answer is not None:
+            assert self._manifest is not None  # noqa: S101  tasks were sent with it
             try:
-                admit(answer, sent.manifest)
+                admit(answer, sent.version, self._manifest)
+                self._ledger.enter(sent, answer, reply)
+                return [Answered(sent.node, sent.number, answer.drifted)]
             except NotAdmitted as error:
-                problem = f"not admitted: {error}"
-        if answer is None or problem:
-            name = self._name(sent.node)
-            log.warning("reply not used client=%s round=%d reason=%s", name, sent.number, problem)
-            return Failed(sent.node, problem, sent.number)
-        if self._state.round is not None and sent.number == self._state.round.number:
-            self._used[sent.node] = _Used(answer, reply)
-        else:
-            log.info("late reply client=%s round=%d", answer.client, sent.number)
-        return Answered(sent.node, sent.number)
+                problem, fault = f"not admitted: {error}", error.kind
+        self._refuse(name, fault, problem, sent.number)
+        return [] if fault == "twice" else [Failed(sent.node, sent.number, problem)]
 
-    def _handle(self, event: Event, exchange: Exchange) -> None:
-        """Step the coordinator, and do what it says until nothing more follows."""
-        events = deque([event])
+    def _refuse(self, name: str, fault: str, problem: str, number: int) -> None:
+        log.warning("reply not used client=%s task=%d reason=%s", name, number, problem)
+        self._fleet.refused(name, fault)
+        self._history.note("not used", f"{name}: {problem}")
+
+    def _handle(self, happened: Iterable[Event], exchange: Exchange) -> None:
+        """Step the coordinator, and do what it says until nothing more follows.
+
+        Messages go out at the end, together: a request each would cost a busy SuperLink more than the work.
+        """
+        events, questions = deque(happened), []
         while events:
             self._state, actions = coordinator.step(
                 self._state, events.popleft(), self._clock(), self._settings.federation
             )
             for action in actions:
                 match action:
-                    case Ask(node, refused):
+                    case Ask(node, _, refused):
+                        questions.append(action)
                         if refused:
                             log.warning("client refused client=%s reason=%s", self._name(node), refused)
                             self._history.note("refused", refused)
-                        exchange.ask(node, refused)
                     case Send():
-                        self._send(action, exchange)
+                        self._send(action)
                     case Fold():
-                        events.append(self._fold(action))
-                    case Measured(nodes):
-                        self._record("evaluate", self._state.version + 1, self._of(nodes), {})
+                        events.appendleft(self._fold(action))
+                    case Drop(number, node, reason):
+                        self._drop(number, node, reason)
+                    case Measured():
+                        self._record("evaluate", self._state.version + 1, self._ledger.measured(), {})
                     case Abandon(number, failed):
                         log.warning("round failed round=%d reasons=%s", number, dict(failed))
                         self._record("train", number, [], failed)
                     case Stop(reason):
                         log.info("stopped version=%d reason=%s", self._state.version, reason)
                         self._history.note("stopped", reason)
+        self._ledger.keep_only({held.number for held in self._state.buffer})
+        exchange.ask(questions)
+        for (_, kind), (manifest, orders) in self._outgoing.items():
+            self._bytes_down += exchange.send(
+                Send(kind, tuple(orders)), manifest, self._settings.federation.wait_s
+            )
+            log.info("sent kind=%s version=%d clients=%d", kind, manifest.version, len(orders))
+        self._outgoing.clear()
 
-    def _send(self, order: Send, exchange: Exchange) -> None:
+    def _send(self, order: Send) -> None:
         self._manifest = self._manifest or self._first_version()
-        self._opened = self._clock()
-        self._used.clear()
-        self._bytes_down = exchange.send(order, self._manifest, self._settings.federation.wait_s)
-        log.info(
-            "round opened round=%d kind=%s version=%d clients=%d",
-            order.number, order.kind, self._manifest.version, len(order.nodes),
-        )  # fmt: skip
+        self._ledger.forget_measured()
+        if self._state.round is not None:
+            self._since, self._bytes_down = self._clock(), 0
+        key = (self._manifest.version, order.kind)
+        self._outgoing.setdefault(key, (self._manifest, []))[1].extend(order.orders)
 
     def _first_version(self) -> Manifest:
-        """Version 0: drawn weights, and the moments of every client that is ready."""
-        assert self._state.features is not None  # noqa: S101  the coordinator opens no round without
-        schema = Schema(self._state.features)
-        settings = self._settings
+        """Version 0, on disk."""
+        assert self._state.features is not None  # noqa: S101  the coordinator sends no task without
         ready = [node for node, m in self._state.members.items() if m.status == "ready"]
-        moments = Moments.merge_all(
-            d.moments.select(schema.align(d.schema.features))
-            for d in sorted((self._descriptions[node] for node in ready), key=lambda d: d.client)
-        )
-        architecture = Architecture.of(settings.model, len(schema))
-        manifest = Manifest(
-            version=0,
-            schema=schema,
-            architecture=architecture,
-            weights=architecture.first_weights(settings.training.seed),
-            moments=moments,
-            settings=settings.model_dump(mode="json", include=TRAINED_UNDER),
-        )
+        described = [self._descriptions[node] for node in ready]
+        manifest = first_version(self._state.features, described, self._settings)
         self._publish(manifest, self._state)
         return manifest
 
-    def _fold(self, action: Fold) -> Folded:
+    def _fold(self, action: Fold) -> Folded | NotFolded:
         """Make the next version of the updates, write it, and then let it be known."""
-        current = self._manifest
+        current, number = self._manifest, self._state.version + 1
         assert current is not None  # noqa: S101  it was sent
-        used = self._of(action.nodes)
-        arrays, _ = self._inner.aggregate_train(action.number, [_as_flower_reply(u, current) for u in used])
-        if arrays is None:
-            raise RuntimeError(f"{type(self._inner).__name__} made nothing of {len(used)} updates")
-        weights: Weights = {name: array.numpy() for name, array in arrays.items()}
+        entries, refused = self._ledger.taken(action.shares)
+        for entry, reason in refused:
+            self._refuse(entry.answer.client, "norm", reason, entry.number)
+        failed = {**action.failed, **{entry.node: reason for entry, reason in refused}}
+        try:
+            if not entries:
+                raise NothingMade("no update was left by the gate")
+            weights = aggregation.fold(self._inner, number, current.weights, [e.part for e in entries])
+        except NothingMade as error:
+            log.error("no version was made version=%d reason=%s", number, error)
+            self._history.note("not folded", str(error))
+            self._record("train", number, [], failed)
+            return NotFolded(str(error))
+        self._fleet.folded((e.update, e.staleness, e.clipped) for e in entries)
         # Stepping first gives the progress that belongs to the new version; the event is handled after.
-        event = Folded(_weighted_error(used), drifted=any(u.answer.drifted for u in used))
+        event = self._folded(entries)
         after, _ = coordinator.step(self._state, event, self._clock(), self._settings.federation)
-        scores = ScoreSketch.merge_all(u.answer.scores for u in used)
-        self._manifest = replace(current, version=current.version + 1, weights=weights, scores=scores)
+        scores = self._fleet.scores(self._connected() | {e.answer.client for e in entries}, current.scores)
+        self._manifest = replace(current, version=number, weights=weights, scores=scores)
         self._publish(self._manifest, after)
-        self._record("train", action.number, used, action.failed)
+        self._record("train", number, entries, failed, event.error)
         return event
 
+    def _folded(self, entries: list[Entry]) -> Folded:
+        drifted = any(e.answer.drifted for e in entries)
+        error = weighted_error([e for e in entries if not e.staleness] or entries)
+        if self._settings.federation.mode == "asynchronous":
+            # A few clients' updates say little of the fleet's error: count what each said last.
+            error = self._fleet.error(self._connected()) or error
+        return Folded(error, len(entries), drifted)
+
     def _publish(self, manifest: Manifest, state: State) -> None:
-        progress = {
-            "best_error": state.best_error,
-            "rounds_without_improvement": state.rounds_without_improvement,
-        }
-        self._registry.write(manifest, progress)
+        self._registry.write(manifest, progress_of(state), aggregation.memory(self._inner))
 
-    # What is told: the log and the history.
+    def _drop(self, number: int, node: Node, reason: str) -> None:
+        name = name_of(self._state, node)
+        if (entry := self._ledger.drop(number)) is not None:
+            name = entry.answer.client
+            self._fleet.dropped(name)
+        log.info("update dropped client=%s task=%d reason=%s", name, number, reason)
+        self._history.note("dropped", f"{name}: {reason}")
 
-    def _record(self, kind: str, number: int, used: list[_Used], failed: Mapping[Node, str]) -> None:
-        assert self._manifest is not None  # noqa: S101  a round was opened with it
+    def _forget(self, exchange: Exchange) -> None:
+        exchange.forget_all_but({work.number for work in self._state.tasks.values()})
+        kept = self._state.members
+        self._descriptions = {n: d for n, d in self._descriptions.items() if n in kept}
+
+    def _connected(self) -> set[str]:
+        return {m.name for m in self._state.members.values() if m.status == "ready"}
+
+    # What is told: the log, the history, and the state that is shown.
+
+    def _record(
+        self,
+        kind: str,
+        number: int,
+        used: list[Entry],
+        failed: Mapping[Node, str],
+        error: float | None = None,
+    ) -> None:
+        assert self._manifest is not None  # noqa: S101  tasks were sent with it
         row = RoundRow(
             number=number,
             kind=kind,
             version=self._manifest.version,
-            wall_s=self._clock() - self._opened,
+            wall_s=self._clock() - self._since,
             sampled=len(used) + len(failed),
-            error=_weighted_error(used) if used else None,
-            bytes_up=sum(u.reply.bytes_up for u in used),
+            error=error if error is not None else weighted_error(used) if used else None,
+            bytes_up=sum(entry.bytes_up for entry in used),
             bytes_down=self._bytes_down,
             failed={self._name(node): reason for node, reason in failed.items()},
         )
-        self._history.add_round(row, [_reply_row(u) for u in used])
+        self._history.add_round(row, [reply_row(entry) for entry in used])
+        self._since, self._bytes_down = self._clock(), 0
         log.info(
             "round closed round=%d kind=%s version=%d error=%s answered=%d failed=%d wall_s=%.3f",
             number, kind, row.version, row.error, len(used), len(failed), row.wall_s,
         )  # fmt: skip
 
     def _tell_wait(self, now: float) -> None:
-        waiting = coordinator.waiting_for(self._state, now, self._settings.federation)
+        waiting = waiting_for(self._state, now, self._settings.federation)
         if waiting:
             log.info("waiting %s", waiting)
             self._history.note("waiting", waiting)
 
-    def _of(self, nodes: Iterable[Node]) -> list[_Used]:
-        """The admitted answers of these clients, in the order of their names, so that sums are repeatable."""
-        return sorted((self._used[node] for node in nodes), key=lambda u: u.answer.client)
+    def _show(self, now: float) -> None:
+        if self._shown is not None:
+            self._fleet.measure(self._connected())
+            view.write(self._shown, view.of(self._state, self._fleet, now, self._settings.federation))
 
     def _name(self, node: Node) -> str:
         description = self._descriptions.get(node)
-        return description.client if description else str(node)
-
-
-def _weighted_error(used: list[_Used]) -> float:
-    rows = sum(u.answer.rows for u in used)
-    return sum(u.answer.error.mean * u.answer.rows for u in used) / rows
-
-
-def _reply_row(used: _Used) -> ReplyRow:
-    answer = used.answer
-    return ReplyRow(
-        client=answer.client,
-        version=answer.version,
-        rows=answer.rows,
-        error=answer.error,
-        bytes_up=used.reply.bytes_up,
-        loss=answer.loss if isinstance(answer, Update) else None,
-        train_s=answer.train_s if isinstance(answer, Update) else None,
-    )
-
-
-def _arrays(weights: Weights) -> ArrayRecord:
-    return ArrayRecord({name: Array(array) for name, array in weights.items()})
-
-
-def _as_flower_reply(used: _Used, current: Manifest) -> Message:
-    """The update in the form that Flower's strategies aggregate: whole arrays, and metrics with a weight."""
-    update = used.answer
-    assert isinstance(update, Update)  # noqa: S101  only train replies are folded
-    metrics = MetricRecord({"num-examples": update.rows, "error": update.error.mean, "loss": update.loss})
-    arrays = _arrays(add(current.weights, update.difference))
-    used.reply.message.content = RecordDict({"arrays": arrays, "metrics": metrics})
-    return used.reply.message
+        return description.client if description else name_of(self._state, node)

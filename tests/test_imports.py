@@ -23,6 +23,7 @@ ONLY_IN = {
         "common/flwr_private.py",
         "client/app.py",
         "client/link.py",
+        "server/aggregation.py",
         "server/app.py",
         "server/exchange.py",
         "server/strategy.py",
@@ -32,9 +33,15 @@ ONLY_IN = {
     "sklearn": {"client/comparison.py"},
     "datasketches": {"common/sketch.py", "client/drift.py"},
     "paho": {"client/mqtt.py", "client/sources/mqtt.py", "client/sinks/mqtt.py"},
-    "prometheus_client": {"client/status.py"},
+    "prometheus_client": {"client/status.py", "server/status.py"},
 }
-FLWR_PUBLIC = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
+FLWR_PUBLIC = {
+    "flwr.app",
+    "flwr.clientapp",
+    "flwr.serverapp",
+    "flwr.serverapp.exception",
+    "flwr.serverapp.strategy",
+}
 
 
 def imports() -> Iterator[tuple[str, str]]:

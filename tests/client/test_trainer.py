@@ -12,6 +12,7 @@ from client.trainer import Trainer
 from common.architecture import Architecture
 from common.scoring import reconstruct, scores, windows
 from common.settings import Activation, TrainingSettings
+from common.weights import norm, subtract
 
 SHAPE = Architecture(features=3, window=2, hidden=(8, 4, 8))
 ROWS = np.random.default_rng(0).standard_normal((400, 1)).astype(np.float32) @ np.ones((1, 3), np.float32)
@@ -94,3 +95,18 @@ def test_one_epoch_is_what_keras_fit_does_with_the_same_order() -> None:
     model.fit(inputs, inputs, epochs=1, batch_size=16, shuffle=False, verbose=0)
     for ours_array, theirs in zip(ours.values(), model.get_weights(), strict=True):
         np.testing.assert_allclose(ours_array, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_proximal_term_keeps_weights_near_those_that_were_given() -> None:
+    architecture = Architecture(3, window=1, hidden=(4,))
+    given = architecture.first_weights(0)
+    rows = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float32)
+
+    def moved(mu: float) -> float:
+        trainer = Trainer(architecture, TrainingSettings(proximal_mu=mu, learning_rate=0.1, optimizer="sgd"))
+        trainer.fit(architecture.first_weights(1), rows, 1, 1)  # what was given before is forgotten
+        trained, _ = trainer.fit(given, rows, 100, 0)
+        return norm(subtract(trained, given))
+
+    free, held, tight = moved(0.0), moved(0.3), moved(3.0)
+    assert free > 1.3 * held > 1.3 * tight > 0

@@ -156,7 +156,7 @@ WRONG = [
     ("federation.min_clients: 0", ["'federation.min_clients' is 0", "greater than or equal to 1"]),
     ("federation.deadline_s: 1 minute", ["'federation.deadline_s' is '1 minute'", "valid number"]),
     ("federation.wait_s: .inf", ["'federation.wait_s' is inf", "finite"]),
-    ("federation.strategy: fedprox", ["'federation.strategy' is 'fedprox'", "'fedavg'"]),
+    ("federation.strategy: fedmean", ["'federation.strategy' is 'fedmean'", "'fedavg'", "'multikrum'"]),
     ("threshold.quantile: 1", ["'threshold.quantile' is 1", "less than 1"]),
     ("threshold.value: 0", ["'threshold.value' is 0", "greater than 0"]),
     ("data.features: cpu", ["'data.features' is 'cpu'", "tuple"]),
@@ -196,6 +196,7 @@ def test_a_mistake_is_named_wherever_it_is_made(tmp_path: Path, setting: str, sa
 
 
 IMPOSSIBLE = [
+    ({"federation": {"strategy": "fedprox"}}, ["'federation.strategy'", "'training.proximal_mu'"]),
     ({"scaling": {"by": "none", "clip": 3}}, ["'scaling'", "'clip'", "'by'"]),
     ({"data": {"label": "ts"}}, ["'data'", "'label'", "'timestamp'", "three columns"]),
     ({"data": {"features": ["cpu", "label"]}}, ["'data'", "'features'", "'label'", "label column"]),

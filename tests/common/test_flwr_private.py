@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.constant import HEARTBEAT_PATIENCE, SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import run_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -32,6 +32,7 @@ from flwr.proto.message_pb2 import (
     PushObjectResponse,
 )
 from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
 from flwr.proto.runtime_pb2 import (
     PullAppMessagesRequest,
@@ -54,6 +55,7 @@ from common.flwr_private import (
     Refused,
     RunOver,
     Unreachable,
+    beats,
     pull,
     push_inline,
 )
@@ -608,3 +610,17 @@ def test_another_grid_sends_as_it_always_does() -> None:
     assert push_inline(grid, [message]) == ["id"]
     assert grid.pushed == [message]
     assert pull(grid, ["id"]) == [message]
+
+
+def test_a_nodes_last_beat_is_told_from_how_long_it_counts_as_online(
+    grid: HttpGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [NodeInfo(node_id=7, online_until=1000.0, heartbeat_interval=10.0)]
+    monkeypatch.setattr(grid, "get_nodes", lambda: nodes)
+    assert beats(grid) == {7: 1000.0 - HEARTBEAT_PATIENCE * 10.0}
+
+
+def test_another_grid_tells_no_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = Recorder()
+    monkeypatch.setattr(grid, "get_node_ids", lambda: [3, 4])
+    assert beats(grid) == {3: None, 4: None}

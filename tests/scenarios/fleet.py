@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from client.data import Partition, write
 from common.manifest import Manifest
 from common.processes import Processes
 from common.schema import Schema
 from common.settings import DataSettings
+from server import view
 from server.history import History
 from server.link import flower_environment
 from server.registry import Registry
@@ -57,6 +59,8 @@ class Federation:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._flags = [f for item in (SMALL | settings).items() for f in ("--set", "=".join(item))]
+        self.inside: dict[str, list[str]] = {}
+        """By process: the start of a command that runs it somewhere else, such as in a namespace."""
 
     def start_server(self, name: str = "server") -> None:
         flags = ["--port", str(self.port), "--state", str(self.state), *self._flags]
@@ -80,6 +84,11 @@ class Federation:
             Partition(name, schema, values, test, labels), self.folder / f"{name}.parquet", DataSettings()
         )
 
+    def below_server(self, program: str) -> list[psutil.Process]:
+        """The processes of a program that the server, or what it started, has started."""
+        server = psutil.Process(self.processes.pid("server"))
+        return [p for p in server.children(recursive=True) if any(program in word for word in p.cmdline())]
+
     def finish(self, within_s: float = 120.0) -> None:
         """Wait until the server has ended by itself, without an error."""
         eventually(lambda: self.processes.exit_code("server") is not None, within_s)
@@ -98,6 +107,15 @@ class Federation:
         except sqlite3.OperationalError:
             return []
 
+    def clients(self) -> dict[str, dict[str, Any]]:
+        """What `/status` says of each client."""
+        shown = view.read(self.state / "fleet.json")
+        return shown["clients"] if shown else {}
+
+    def numbers(self) -> list[int]:
+        """The versions on disk."""
+        return sorted(int(path.stem[1:]) for path in (self.state / "versions").glob("v*.safetensors"))
+
     def version(self) -> int:
         newest = self.newest()
         return -1 if newest is None else newest.version
@@ -112,5 +130,5 @@ class Federation:
 
     def _start(self, name: str, arguments: list[str]) -> None:
         environment = flower_environment(self.folder / f"{name}-flower")
-        command = [sys.executable, "-m", "flockwatch", *arguments]
+        command = [*self.inside.get(name, []), sys.executable, "-m", "flockwatch", *arguments]
         self.processes.start(name, command, self.folder / f"{name}.log", environment)

@@ -14,10 +14,7 @@ ENDLESS = {"federation.max_rounds": "100000", "federation.deadline_s": "1.5", "f
 
 def serverapps(run: Federation) -> list[psutil.Process]:
     """The ServerApp processes below this federation's server."""
-    server = psutil.Process(run.processes.pid("server"))
-    return [
-        p for p in server.children(recursive=True) if any("flwr-serverapp" in word for word in p.cmdline())
-    ]
+    return run.below_server("flwr-serverapp")
 
 
 def test_a_client_killed_in_mid_round_leaves_the_round_to_its_quorum(federation) -> None:

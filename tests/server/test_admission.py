@@ -69,7 +69,7 @@ def evaluation(**changes: Any) -> Evaluation:
     ids=["update", "evaluation", "one row", "nothing learned", "no error", "another order"],
 )
 def test_a_sound_answer_is_admitted(answer: Update | Evaluation) -> None:
-    admit(answer, asked())
+    admit(answer, 3, asked())
 
 
 @pytest.mark.parametrize("make", [update, evaluation])
@@ -90,7 +90,7 @@ def test_an_answer_that_cannot_be_is_refused_with_the_reason(
     make: Any, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(NotAdmitted, match=said):
-        admit(make(**changes), asked())
+        admit(make(**changes), 3, asked())
 
 
 @pytest.mark.parametrize("make", [update, evaluation])
@@ -98,7 +98,7 @@ def test_an_answer_that_cannot_be_is_refused_with_the_reason(
 def test_a_count_of_rows_that_no_machine_holds_is_refused(make: Any, rows: int) -> None:
     """It would drown all other clients in the mean, or be too large for a float."""
     with pytest.raises(NotAdmitted, match="rows"):
-        admit(make(rows=rows), asked())
+        admit(make(rows=rows), 3, asked())
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_count_of_rows_that_no_machine_holds_is_refused(make: Any, rows: int) 
 )
 def test_arrays_of_another_shape_are_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(NotAdmitted, match="shapes"):
-        admit(update(difference=changed), asked())
+        admit(update(difference=changed), 3, asked())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -124,17 +124,17 @@ def test_one_value_that_is_not_finite_is_refused(name: str, value: float) -> Non
     changed = difference()
     changed[name].flat[-1] = value
     with pytest.raises(NotAdmitted, match="NaN or an infinity"):
-        admit(update(difference=changed), asked())
+        admit(update(difference=changed), 3, asked())
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int32, np.bool_, np.complex64])
 def test_arrays_of_another_type_are_refused(dtype: Any) -> None:
     """They would become the type of the next version, and of all after it."""
     with pytest.raises(NotAdmitted, match=np.dtype(dtype).name):
-        admit(update(difference=difference(dense_0__bias=np.zeros(3, dtype))), asked())
+        admit(update(difference=difference(dense_0__bias=np.zeros(3, dtype))), 3, asked())
 
 
 def test_a_difference_that_overflows_the_weights_is_refused() -> None:
     """Each is finite, and their sum is not: no version could be made of it."""
     with pytest.raises(NotAdmitted):
-        admit(update(difference=difference(LARGEST)), asked(LARGEST))
+        admit(update(difference=difference(LARGEST)), 3, asked(LARGEST))

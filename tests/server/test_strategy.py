@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
+from benchmarks.memory_grid import TASK, MemoryGrid
 from client.app import build
 from client.data import Partition
 from client.edge import Edge
@@ -26,6 +27,7 @@ from common.moments import Moments, Scaler
 from common.schema import Schema
 from common.settings import Settings
 from common.weights import add, weighted_mean
+from server import aggregation, view
 from server.history import History
 from server.registry import Registry
 from server.strategy import FlockStrategy
@@ -33,48 +35,10 @@ from server.strategy import FlockStrategy
 SCHEMA = Schema(("a", "b", "c"))
 
 
-class MemoryGrid(Grid):
-    """Hands messages to ClientApps in this process; a reply is there at the next pull."""
-
-    def __init__(self, apps: dict[int, ClientApp]) -> None:
-        self._apps = apps
-        self._replies: dict[str, Message] = {}
-        self.log: list[Message] = []
-
-    def set_run(self, run: Any) -> None: ...
-
-    @property
-    def run(self) -> Any: ...
-
-    def create_message(self, *_: Any, **__: Any) -> Message:
-        raise AssertionError("deprecated in Flower")
-
-    def get_node_ids(self) -> Iterable[int]:
-        return list(self._apps)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        ids = []
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = message.object_id
-            node = message.metadata.dst_node_id
-            context = Context(1, node, {}, RecordDict(), {}, 1)
-            self._replies[message.object_id] = self._apps[node](message, context)
-            self.log.append(message)
-            ids.append(message.object_id)
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return [self._replies.pop(i) for i in message_ids if i in self._replies]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Any:
-        raise AssertionError("blocks, so flockwatch does not use it")
-
-
 @pytest.fixture(autouse=True)
 def a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flower stamps messages with the task that makes them."""
-    for name in ("run_id", "node_id", "task_id"):
-        monkeypatch.setattr(TaskIdentity, f"_{name}", 1, raising=False)
+    for name, value in TASK.items():
+        monkeypatch.setattr(TaskIdentity, name, value, raising=False)
 
 
 def settings(**changes: Any) -> Settings:
@@ -213,3 +177,78 @@ def test_a_damaged_newest_version_is_passed_over(tmp_path: Path) -> None:
     _, history = run(tmp_path, settings(federation={"max_rounds": 2}), alone)
     assert [r["version"] for r in history.rounds() if r["kind"] == "train"] == [1, 2, 2]
     assert versions(tmp_path)[-1].version == 2
+
+
+def test_asynchronous_clients_learn_and_each_version_is_on_disk(tmp_path: Path) -> None:
+    chosen = settings(federation={"mode": "asynchronous", "buffer": 2, "max_rounds": 12, "min_clients": 3})
+    parts = [partition(name, 200, seed) for seed, name in enumerate("abc")]
+    strategy, history = run(tmp_path, chosen, *parts)
+    assert strategy.reason == "12 rounds done"
+    assert [m.version for m in versions(tmp_path)] == list(range(13))
+    rounds = history.rounds()
+    assert [r["kind"] for r in rounds] == ["train"] * 12 + ["evaluate"]
+    assert rounds[-1]["error"] < rounds[0]["error"]
+    assert {reply["client"] for r in rounds for reply in r["replies"]} == set("abc")
+    # A version carries the scores of the whole fleet, not only of the two whose updates made it.
+    assert versions(tmp_path)[-1].scores.count >= 3 * 19
+
+
+class Stuttering(MemoryGrid):
+    """Delivers every reply again at the next pull, as a wire that repeats itself does."""
+
+    def __init__(self, apps: dict[int, ClientApp]) -> None:
+        super().__init__(apps)
+        self._again: list[Message] = []
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        found = list(super().pull_messages(message_ids))
+        again, self._again = self._again, list(found)
+        return [*found, *again]
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+def test_what_is_not_used_is_counted_by_client_and_reason(tmp_path: Path, mode: str) -> None:
+    class Broken(Edge):
+        def train(self, task: Any) -> Any:
+            update = super().train(task)
+            update.difference["dense_0/bias"][0] = np.nan
+            return update
+
+    names = ("a", "b", "bad")
+    edges = [Edge(partition("a", 100, 1), "1"), Edge(partition("b", 100, 2), "2")]
+    edges.append(Broken(partition("bad", 100, 3), "3"))
+    grid = Stuttering({i + 1: app_of(edge) for i, edge in enumerate(edges)})
+    chosen = settings(federation={"mode": mode, "buffer": 1, "max_rounds": 6, "min_clients": 3})
+    shown, history = tmp_path / "fleet.json", History(tmp_path / "history.sqlite")
+    registry = Registry(tmp_path / "versions", 100)
+    FlockStrategy(FedAvg(), chosen, registry, history, shown=shown).start(grid)
+    clients = view.saved_clients(shown)
+    assert clients.keys() == set(names)
+    assert clients["bad"]["admitted"] == 0
+    assert clients["bad"]["refused"]["not finite"] >= 1
+    used = [reply["client"] for r in history.rounds() if r["kind"] == "train" for reply in r["replies"]]
+    for name in ("a", "b"):
+        assert clients[name]["refused"].get("twice", 0) >= 1
+        assert clients[name]["admitted"] == used.count(name)
+    with sqlite3.connect(tmp_path / "history.sqlite") as database:
+        notes = {text for (text,) in database.execute("SELECT text FROM notes WHERE kind = 'not used'")}
+    database.close()
+    assert "bad: not admitted: its arrays hold a NaN or an infinity" in notes
+
+
+def test_the_moments_of_an_adaptive_strategy_survive_a_restart(tmp_path: Path) -> None:
+    alone = partition("a", 200, 1)
+
+    def go(folder: Path, rounds: int) -> None:
+        folder.mkdir(exist_ok=True)
+        chosen = settings(federation={"strategy": "fedadam", "max_rounds": rounds})
+        history, registry = History(folder / "history.sqlite"), Registry(folder / "versions", 100)
+        strategy = FlockStrategy(aggregation.chosen(chosen), chosen, registry, history)
+        strategy.start(MemoryGrid({1: app_of(Edge(alone, "a"))}))
+
+    go(tmp_path / "twice", 2)
+    go(tmp_path / "twice", 4)
+    go(tmp_path / "straight", 4)
+    ends = [versions(tmp_path / name)[-1] for name in ("twice", "straight")]
+    for name, array in ends[0].weights.items():
+        np.testing.assert_array_equal(array, ends[1].weights[name])

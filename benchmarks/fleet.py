@@ -1,0 +1,139 @@
+"""A fleet of real processes for the benchmarks of the server, and the error of every version that it made."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from client.data import Partition, write
+from common.manifest import Manifest
+from common.moments import Moments, Scaler
+from common.processes import Processes
+from common.schema import Schema
+from common.scoring import scores
+from common.settings import DataSettings, Settings
+from flockwatch.local import _free_port
+from server.link import flower_environment
+
+FEATURES = 24
+FACTORS = 6
+HOLDOUT = 0.2
+START_LIMIT_S = 120.0
+
+
+def partitions(clients: int, rows: int) -> list[Partition]:
+    """Non-IID data: every client has the fleet's factors in a mixture, with levels and scales of its own."""
+    rng = np.random.default_rng(7)
+    mixing = rng.standard_normal((FACTORS, FEATURES))
+    schema = Schema(tuple(f"f{i:02d}" for i in range(FEATURES)))
+    found = []
+    for client in range(clients):
+        own = np.random.default_rng((7, client))
+        strength = own.dirichlet(np.full(FACTORS, 0.7)) * FACTORS
+        skewed = mixing + 0.4 * own.standard_normal(mixing.shape)
+        values = (own.standard_normal((rows, FACTORS)) * np.sqrt(strength)) @ skewed / np.sqrt(FACTORS)
+        values = np.tanh(values + 0.5 * own.standard_normal(FEATURES))
+        values += 0.15 * own.standard_normal(values.shape)
+        rows32 = values.astype(np.float32)
+        found.append(Partition(f"client-{client}", schema, rows32, rows32[:0], None))
+    return found
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The fleet's held-out error over time: of version i from `times[i]` on."""
+
+    times: NDArray[np.float64]
+    """Seconds since the first task was sent."""
+    errors: NDArray[np.float64]
+
+    def reached(self, target: float) -> float | None:
+        """Seconds until the error was first at the target or below."""
+        below = np.flatnonzero(self.errors <= target)
+        return float(self.times[below[0]]) if len(below) else None
+
+    @property
+    def final(self) -> float:
+        """The error of the last version."""
+        return float(self.errors[-1])
+
+
+def run(
+    folder: Path,
+    parts: Sequence[Partition],
+    values: Mapping[str, Mapping[str, object]],
+    client: Callable[[int, Path, str], list[str]],
+    budget_s: float,
+    meanwhile: Callable[[Processes, Callable[[int], None], float], None] = lambda *_: None,
+) -> Curve:
+    """Run a fleet for so many seconds from its first task on, or until its server ends.
+
+    Args:
+        folder: New; gets everything that is written.
+        parts: The clients' data.
+        values: Settings that differ from the defaults.
+        client: The command of a client: its number, its data file, the server's address.
+        budget_s: Seconds.
+        meanwhile: Called every tenth of a second with the processes, what starts a client, and the time.
+    """
+    folder.mkdir(parents=True)
+    files = [write(part, folder / f"{part.name}.parquet", DataSettings()) for part in parts]
+    port = _free_port()
+    sections = {name: dict(section) for name, section in values.items()}
+    sections["server"] = {"port": port, "state": folder / "server", "keep_versions": 100_000}
+    sections["federation"] = {"min_clients": len(parts), "max_rounds": 100_000, "patience": 0} | sections.get(
+        "federation", {}
+    )
+    config = folder / "settings.yaml"
+    config.write_text(yaml.safe_dump(Settings().with_values(**sections).dump()))
+    with Processes(grace_s=10) as processes:
+        command = [sys.executable, "-m", "flockwatch", "server", "--config", str(config)]
+        environment = flower_environment(folder / "server" / "flower")
+        processes.start("server", command, folder / "server.log", environment)
+
+        def start(number: int) -> None:
+            name = parts[number].name
+            processes.start(
+                name,
+                client(number, files[number], f"127.0.0.1:{port}"),
+                folder / f"{name}.log",
+                flower_environment(folder / name / "flower"),
+            )
+
+        for number in range(len(parts)):
+            start(number)
+        first = folder / "server" / "versions" / "v000000.safetensors"
+        limit = time.monotonic() + START_LIMIT_S
+        while not first.exists():
+            if time.monotonic() > limit or processes.exit_code("server") is not None:
+                raise RuntimeError(f"the run did not begin:\n{processes.log_tail('server')}")
+            time.sleep(0.05)
+        began = first.stat().st_mtime
+        while (now := time.time() - began) < budget_s and processes.exit_code("server") is None:
+            meanwhile(processes, start, now)
+            time.sleep(0.1)
+    return curve(folder / "server" / "versions", parts)
+
+
+def curve(versions: Path, parts: Sequence[Partition]) -> Curve:
+    """Each version's error on the rows that the clients hold out, every client counted alike.
+
+    Rows are scaled by each client's own moments: the benchmarks set `scaling.by: client`.
+    """
+    paths = sorted(versions.glob("v*.safetensors"))
+    times = np.array([path.stat().st_mtime for path in paths])
+    errors = []
+    held = [Scaler.of(Moments.of(p.rows)).apply(p.rows[-round(len(p.rows) * HOLDOUT) :]) for p in parts]
+    for path in paths:
+        manifest = Manifest.unpack(path.read_bytes())
+        errors.append(
+            np.mean([scores(manifest.architecture, manifest.weights, rows).mean() for rows in held])
+        )
+    return Curve(times - times[0], np.array(errors, np.float64))

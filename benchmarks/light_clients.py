@@ -1,0 +1,79 @@
+"""Many light clients in one process: real connections, real messages, and no training."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+
+import numpy as np
+
+from client.app import build
+from client.link import Link
+from common.messages import Description, Evaluation, Task, Update
+from common.moments import Moments
+from common.schema import Schema
+from common.scoring import ErrorSummary
+from common.sketch import ScoreSketch
+
+FEATURES = 16
+
+
+class LightEdge:
+    """Answers as an edge does, with updates that it draws instead of learning them."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._name = name
+        rows = self._rng.standard_normal((200, FEATURES)).astype(np.float32)
+        self._moments = Moments.of(rows)
+        self._errors = np.square(rows).mean(axis=1)
+        self._scores = ScoreSketch.of(self._errors)
+
+    def describe(self) -> Description:
+        """Who it is."""
+        schema = Schema(tuple(f"f{i:02d}" for i in range(FEATURES)))
+        return Description(self._name, self._name, schema, self._moments, inline=True)
+
+    def evaluate(self, task: Task) -> Evaluation:
+        """Some errors."""
+        return Evaluation(
+            self._name, task.manifest.version, 200, ErrorSummary.of(self._errors), self._scores, False
+        )
+
+    def train(self, task: Task) -> Update:
+        """A small step in a direction that is drawn."""
+        drawn = {
+            name: (0.001 * self._rng.standard_normal(shape)).astype(np.float32)
+            for name, shape in task.manifest.architecture.shapes.items()
+        }
+        measured = vars(self.evaluate(task))
+        return Update(**measured, loss=0.1, train_s=0.001, difference=drawn)
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--server", required=True)
+    parser.add_argument("--first", type=int, required=True)
+    parser.add_argument("--clients", type=int, required=True)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.ERROR)
+    links = []
+    for number in range(given.first, given.first + given.clients):
+        edge = LightEdge(f"light-{number:03d}", number)
+        links.append(Link(given.server, build(lambda _, edge=edge: edge)))
+    signal.signal(signal.SIGTERM, lambda *_: [link.stop() for link in links])
+    threads = [threading.Thread(target=link.serve, daemon=True) for link in links]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.5)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""`make bench-load`: one server and 300 light clients on this machine: updates per second, processor, memory.
+
+`FLOCKWATCH_LOAD_UPDATES` and `FLOCKWATCH_LOAD_S` set when to stop, whichever comes first;
+`FLOCKWATCH_LOAD_CLIENTS` how many there are.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import yaml
+
+from benchmarks.results import publish
+from common.processes import Processes
+from common.settings import Settings
+from flockwatch.local import _free_port
+from server import view
+from server.link import flower_environment
+
+CLIENTS, PROCESSES = int(os.environ.get("FLOCKWATCH_LOAD_CLIENTS", "300")), 3
+UPDATES = int(os.environ.get("FLOCKWATCH_LOAD_UPDATES", "10000"))
+LIMIT_S = float(os.environ.get("FLOCKWATCH_LOAD_S", "1800"))
+START_LIMIT_S = 300.0
+LOOK_EVERY_S = 1.0
+
+SETTLED = 0.25
+"""Share of the updates from which growth counts: every client has connected and taken part by then."""
+
+PARTS = {"SuperLink": "flower-superlink", "ServerApp": "flwr-serverapp"}
+
+
+def main() -> None:
+    """Start the server, then the clients, and watch."""
+    with tempfile.TemporaryDirectory(prefix="bench-load-") as name, Processes(grace_s=20) as processes:
+        samples = _run(Path(name), processes)
+    updates = samples[:, 0]
+    settled = updates >= SETTLED * updates[-1]
+    wall_s = samples[-1, 1] - samples[0, 1]
+    rate = (updates[-1] - updates[0]) / wall_s
+    rows, figures = [["updates a second", f"{rate:.1f}", "", ""]], {}
+    for i, part in enumerate(PARTS):
+        rss, cpu_s = samples[:, 2 + 2 * i] / 2**20, samples[:, 3 + 2 * i]
+        slope, base = np.polyfit(updates[settled], rss[settled], 1)
+        start_mb = base + slope * updates[settled][0]
+        per_10_000 = slope * 10_000
+        cores = (cpu_s[-1] - cpu_s[0]) / wall_s
+        rows.append([part, f"{cores:.2f}", f"{start_mb:.0f}", f"{per_10_000:+.1f}"])
+        figures |= {
+            f"{part.lower()}_cores": round(cores, 2),
+            f"{part.lower()}_mb": round(float(start_mb), 1),
+            f"{part.lower()}_mb_per_10000_updates": round(float(per_10_000), 2),
+        }
+    publish(
+        "load",
+        f"{CLIENTS} light clients, one server, {updates[-1]:.0f} updates in {wall_s:.0f} s",
+        ["", "cores", "MB", "MB more per 10,000 updates"],
+        rows,
+        clients=CLIENTS,
+        updates=int(updates[-1]),
+        updates_per_s=round(float(rate), 2),
+        **figures,
+    )
+
+
+def _run(folder: Path, processes: Processes) -> np.ndarray:
+    """Samples of (updates, time, and for each part its resident bytes and processor seconds)."""
+    port = _free_port()
+    settings = Settings().with_values(
+        model={"window": 4, "hidden": (32, 8, 32)},
+        federation={
+            "mode": "asynchronous", "buffer": 32, "min_clients": CLIENTS // 2, "max_rounds": 10**6,
+            "patience": 0, "in_flight": 64, "quorum": 0.1,
+        },
+        server={"port": port, "state": folder / "server"},
+    )  # fmt: skip
+    config = folder / "settings.yaml"
+    config.write_text(yaml.safe_dump(settings.dump()))
+    command = [sys.executable, "-m", "flockwatch", "server", "--config", str(config)]
+    processes.start(
+        "server", command, folder / "server.log", flower_environment(folder / "server" / "flower")
+    )
+    limit = time.monotonic() + START_LIMIT_S
+    while not (folder / "server" / "run.log").exists():  # the ServerApp is up
+        if time.monotonic() > limit:
+            raise RuntimeError(f"the ServerApp did not start:\n{processes.log_tail('server')}")
+        time.sleep(0.1)
+    share = CLIENTS // PROCESSES
+    for i in range(PROCESSES):
+        light = [sys.executable, "-m", "benchmarks.light_clients", "--server", f"127.0.0.1:{port}"]
+        light += ["--first", str(i * share), "--clients", str(share)]
+        processes.start(
+            f"light-{i}", light, folder / f"light-{i}.log", flower_environment(folder / f"flower-{i}")
+        )
+    samples: list[list[float]] = []
+    began = time.monotonic()
+    while True:
+        time.sleep(LOOK_EVERY_S)
+        if processes.exit_code("server") is not None:
+            raise RuntimeError(f"the server ended:\n{processes.log_tail('server')}")
+        now, shown = time.monotonic(), view.read(folder / "server" / "fleet.json")
+        updates = sum(c.get("admitted", 0) for c in shown["clients"].values()) if shown else 0
+        if not samples and now > began + START_LIMIT_S:
+            raise RuntimeError(f"no update within {START_LIMIT_S:.0f} s:\n{processes.log_tail('server')}")
+        if updates:
+            samples.append([updates, now, *_usage(processes.pid("server"))])
+            if updates >= UPDATES or now > samples[0][1] + LIMIT_S:
+                return np.array(samples, np.float64)
+
+
+def _usage(server: int) -> list[float]:
+    found = dict.fromkeys(PARTS, (0.0, 0.0))
+    for process in psutil.Process(server).children(recursive=True):
+        with suppress(psutil.Error):
+            words = " ".join(process.cmdline())
+            for part, program in PARTS.items():
+                if program in words:
+                    times = process.cpu_times()
+                    found[part] = (float(process.memory_info().rss), times.user + times.system)
+    return [value for pair in found.values() for value in pair]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""`make bench-poison`: 2 of 8 clients send poison; what becomes of the model with the gate, and without."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import fleet
+from benchmarks.memory_grid import MemoryGrid, take_task
+from benchmarks.results import publish
+from client.app import build
+from client.edge import Edge
+from client.trainer import Trainer
+from common.architecture import Architecture
+from common.manifest import Manifest, ManifestError
+from common.messages import Task, Update
+from common.moments import Moments, Scaler
+from common.scoring import scores
+from common.settings import Settings, TrainingSettings
+from common.weights import Weights, add, scale
+from server import aggregation
+from server.history import History
+from server.registry import Registry
+from server.strategy import FlockStrategy
+
+CLIENTS, POISONED = 8, 2
+ROWS = 1_200
+ROUNDS = 60
+STRATEGIES = ("fedmedian", "fedtrimmedavg", "multikrum")
+BROKEN = 1.5
+"""An error so many times the clean one counts as broken."""
+
+
+def _random(difference: Weights) -> Weights:
+    rng = np.random.default_rng(0)
+    return {n: rng.standard_normal(a.shape).astype(np.float32) for n, a in difference.items()}
+
+
+ATTACKS: dict[str, Callable[[Weights], Weights]] = {
+    "scaled x 100": lambda difference: scale(difference, 100.0),
+    "sign-flipped x 5": lambda difference: scale(difference, -5.0),
+    "random": _random,
+    "NaN": lambda difference: {n: np.full_like(a, np.nan) for n, a in difference.items()},
+}
+
+
+@cache
+def _trainer(architecture: Architecture, settings: TrainingSettings) -> Trainer:
+    return Trainer(architecture, settings)
+
+
+class Honest(Edge):
+    """A client that shares one compiled trainer with the others of this process."""
+
+    def warm(self, architecture: Architecture, settings: TrainingSettings) -> Trainer:
+        """The trainer of all: it is given weights for each task, so nothing of one client reaches another."""
+        return _trainer(architecture, settings)
+
+
+class Poisoner(Honest):
+    """A client that answers with something else than what it learned."""
+
+    attack: Callable[[Weights], Weights]
+
+    def train(self, task: Task) -> Update:
+        """Train, and then spoil the update."""
+        update = super().train(task)
+        update.difference.update(self.attack(update.difference))
+        return update
+
+
+def main() -> None:
+    """Every attack under every strategy, and the table."""
+    take_task()
+    for name in ("server", "flwr"):  # each refusal is a line, and there are hundreds
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    parts = fleet.partitions(CLIENTS, ROWS)
+    with tempfile.TemporaryDirectory(prefix="bench-poison-") as name:
+        folder = Path(name)
+        clean = {s: _guarded(folder / f"clean-{s}", parts, s, None) for s in ("fedavg", *STRATEGIES)}
+        rows = [["none", _text(clean["fedavg"]), *(_text(clean[s]) for s in STRATEGIES)]]
+        worst, figures = 0.0, {}
+        for i, (attack, spoil) in enumerate(ATTACKS.items()):
+            bare = _bare(parts, spoil)
+            found = {s: _guarded(folder / f"{i}-{s}", parts, s, spoil) for s in STRATEGIES}
+            ratios = {s: found[s] / clean[s] for s in STRATEGIES}
+            best = min(ratios, key=lambda s: found[s])
+            worst = max(worst, found[best] / clean["fedavg"])
+            broken = not bare <= BROKEN * clean["fedavg"]
+            cells = [f"{_text(found[s])} ({100 * (ratios[s] - 1):+.1f} %)" for s in STRATEGIES]
+            rows.append([attack, f"{_text(bare)}{' broken' if broken else ''}", *cells])
+            key = attack.split()[0].replace("-", "_").lower()
+            figures[key] = {
+                "fedavg_no_gate": bare if math.isfinite(bare) else None, "broken": broken,
+                **{s: round(found[s], 5) for s in STRATEGIES},
+            }  # fmt: skip
+    publish(
+        "poison",
+        f"Final error after {ROUNDS} rounds on the {CLIENTS - POISONED} honest clients' held-out rows; in "
+        "brackets: against the same strategy without an attack",
+        [f"{POISONED} of {CLIENTS} clients send", "FedAvg, no gate", *(f"gate, {s}" for s in STRATEGIES)],
+        rows,
+        clean={s: round(error, 5) for s, error in clean.items()},
+        worst_best_strategy_vs_clean_fedavg=round(worst, 4),
+        attacks=figures,
+    )
+
+
+def _settings(strategy: str) -> Settings:
+    return Settings().with_values(
+        model={"window": 1, "hidden": (12,)},
+        training={"batch_size": 32, "holdout": fleet.HOLDOUT},
+        scaling={"by": "client"},
+        federation={
+            "strategy": strategy, "max_rounds": ROUNDS, "min_clients": CLIENTS, "patience": 0,
+            "quorum": 0.5, "deadline_s": 60.0,
+        },
+        gate={"norm_action": "refuse"},
+        aggregation={"trim": POISONED / CLIENTS, "malicious": POISONED, "select": CLIENTS - POISONED},
+    )  # fmt: skip
+
+
+def _edges(parts: list[fleet.Partition], attack: Callable[[Weights], Weights] | None) -> list[Edge]:
+    edges: list[Edge] = []
+    for i, part in enumerate(parts):
+        if attack is None or i < CLIENTS - POISONED:
+            edges.append(Honest(part, part.name))
+        else:
+            poisoner = Poisoner(part, part.name)
+            poisoner.attack = attack
+            edges.append(poisoner)
+    return edges
+
+
+def _guarded(
+    folder: Path, parts: list[fleet.Partition], strategy: str, attack: Callable[[Weights], Weights] | None
+) -> float:
+    """The final error of a run of flockwatch."""
+    folder.mkdir(parents=True)
+    settings = _settings(strategy)
+    apps = {i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(_edges(parts, attack))}
+    registry = Registry(folder / "versions", 2)
+    flock = FlockStrategy(
+        aggregation.chosen(settings), settings, registry, History(folder / "history.sqlite")
+    )
+    flock.start(MemoryGrid(apps))
+    newest = registry.latest()
+    assert newest is not None
+    return _error(newest[0], parts)
+
+
+def _bare(parts: list[fleet.Partition], attack: Callable[[Weights], Weights]) -> float:
+    """The final error of federated averaging of the same updates, with no gate between."""
+    edges = _edges(parts, attack)
+    manifest = _first(parts)
+    for _ in range(ROUNDS):
+        updates = [edge.train(Task(manifest)) for edge in edges]
+        rows = sum(update.rows for update in updates)
+        moved = manifest.weights
+        with np.errstate(all="ignore"):
+            for update in updates:
+                moved = add(moved, scale(update.difference, update.rows / rows))
+            try:
+                manifest = Manifest(
+                    manifest.version + 1, manifest.schema, manifest.architecture, moved, manifest.moments,
+                    manifest.settings,
+                )  # fmt: skip
+            except ManifestError:
+                return math.nan
+    return _error(manifest, parts)
+
+
+def _first(parts: list[fleet.Partition]) -> Manifest:
+    settings = _settings("fedavg")
+    architecture = Architecture.of(settings.model, len(parts[0].schema))
+    return Manifest(
+        version=0,
+        schema=parts[0].schema,
+        architecture=architecture,
+        weights=architecture.first_weights(settings.training.seed),
+        moments=Moments.merge_all(Moments.of(part.rows) for part in parts),
+        settings=settings.model_dump(mode="json", include={"model", "training", "scaling", "threshold"}),
+    )
+
+
+def _error(manifest: Manifest, parts: list[fleet.Partition]) -> float:
+    errors: list[Any] = []
+    for part in parts[: CLIENTS - POISONED]:
+        held = part.rows[-round(len(part.rows) * fleet.HOLDOUT) :]
+        rows = Scaler.of(Moments.of(part.rows)).apply(held)
+        with np.errstate(all="ignore"):
+            errors.append(scores(manifest.architecture, manifest.weights, rows).mean(dtype=np.float64))
+    return float(np.mean(errors))
+
+
+def _text(error: float) -> str:
+    return f"{error:.4g}" if math.isfinite(error) else "not finite"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""What is known of each client from what it sent: counts, errors, and how far it lies from the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from common.messages import Evaluation, Update
+from common.sketch import ScoreSketch
+from common.weights import Weights, norm
+
+TURN = 0.3
+"""Weight of the newest fold in the fleet's direction, and of a client's newest update in its cosine."""
+
+MOST_CLIENTS = 10_000
+"""Names that are remembered: the ones that were heard of last."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One client's record. It outlives connections and restarts of the server."""
+
+    version: int | None = None
+    """The version that its newest update started from."""
+    staleness: int | None = None
+    """By how many versions its newest folded update was behind."""
+    rows: int | None = None
+    error: float | None = None
+    """Its newest reconstruction error, of `version`."""
+    norm: float | None = None
+    """Of its newest update, admitted or not."""
+    cosine: float | None = None
+    """Of its updates with the fleet's direction, smoothed: -1 to 1. An attacker's stays below the others'."""
+    distance: float | None = None
+    """Of its newest scores from the fleet's (Kolmogorov and Smirnov): 0 to 1. A broken sensor's is large."""
+    admitted: int = 0
+    clipped: int = 0
+    dropped: int = 0
+    """Admitted, but too stale, or of a round that failed."""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """By reason."""
+    drifted: bool = False
+    heard: float = 0.0
+    """When its newest answer came, in seconds since 1970."""
+
+
+class Fleet:
+    """The records of all clients, by name.
+
+    >>> fleet = Fleet({"a": {"admitted": 3}})
+    >>> fleet.refused("a", "not finite")
+    >>> fleet.records["a"].admitted, dict(fleet.records["a"].refused)
+    (3, {'not finite': 1})
+    """
+
+    def __init__(self, saved: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        known = {f.name for f in dataclasses.fields(Record)}
+        self.records = {
+            name: Record(**{key: value for key, value in values.items() if key in known})
+            for name, values in (saved or {}).items()
+        }
+        self._scores: dict[str, ScoreSketch] = {}
+        self._unmeasured: set[str] = set()
+        self._direction: Weights | None = None
+
+    def heard(self, answer: Evaluation) -> None:
+        """Take note of an answer that passed the gate's first half, whether or not it will be used."""
+        changes: dict[str, Any] = {
+            "version": answer.version, "rows": answer.rows, "error": answer.error.mean,
+            "drifted": answer.drifted, "heard": time.time(),
+        }  # fmt: skip
+        if isinstance(answer, Update):
+            changes["norm"] = norm(answer.difference)
+        self._scores[answer.client] = answer.scores
+        self._unmeasured.add(answer.client)
+        self._change(answer.client, **changes)
+
+    def refused(self, client: str, kind: str) -> None:
+        """Count an answer that was not admitted."""
+        counts = self._record(client).refused
+        self._change(client, refused={**counts, kind: counts.get(kind, 0) + 1}, heard=time.time())
+
+    def dropped(self, client: str) -> None:
+        """Count an update that was admitted and is not used."""
+        self._change(client, dropped=self._record(client).dropped + 1)
+
+    def folded(self, updates: Iterable[tuple[Update, int, bool]]) -> None:
+        """Take note of the updates of a fold: each with its staleness, and whether it was clipped."""
+        updates = list(updates)
+        units = {u.client: _unit(u.difference) for u, _, _ in updates}
+        for update, staleness, clipped in updates:
+            record = self._record(update.client)
+            others = [unit for client, unit in units.items() if client != update.client]
+            known = self._direction or _mean(others)
+            cosine = _cosine(units[update.client], known) if known else None
+            if cosine is not None and record.cosine is not None:
+                cosine = record.cosine + TURN * (cosine - record.cosine)
+            self._change(
+                update.client, staleness=staleness, admitted=record.admitted + 1,
+                clipped=record.clipped + clipped, cosine=record.cosine if cosine is None else cosine,
+            )  # fmt: skip
+        newest = _mean(list(units.values()))
+        if newest is not None:
+            before = self._direction or newest
+            self._direction = {n: (1 - TURN) * before[n] + TURN * newest[n] for n in newest}
+
+    def norms(self) -> dict[str, float]:
+        """The newest norm of each client."""
+        return {name: r.norm for name, r in self.records.items() if r.norm is not None}
+
+    def error(self, clients: Collection[str]) -> float | None:
+        """The newest errors of these clients, weighted by rows."""
+        known = [r for n, r in self.records.items() if n in clients and r.error is not None and r.rows]
+        rows = sum(r.rows or 0 for r in known)
+        return sum((r.error or 0.0) * (r.rows or 0) for r in known) / rows if rows else None
+
+    def scores(self, clients: Collection[str], before: ScoreSketch) -> ScoreSketch:
+        """The newest scores of these clients together.
+
+        After a restart, while clients that are known from before have not sent theirs, those of the last
+        version stand in for them.
+        """
+        parts = [self._scores[name] for name in sorted(clients) if name in self._scores]
+        missing = any(name not in self._scores and self._record(name).admitted for name in clients)
+        return ScoreSketch.merge_all([*parts, before] if missing else parts)
+
+    def measure(self, clients: Collection[str]) -> None:
+        """Bring the distance from the fleet up to date, of each client that was heard since the last time."""
+        parts = {name: s for name, s in self._scores.items() if name in clients and s.count}
+        whole = ScoreSketch.merge_all(parts.values())
+        for name in self._unmeasured & parts.keys():
+            self._change(name, distance=parts[name].distance(whole))
+        self._unmeasured.clear()
+
+    def saved(self) -> dict[str, dict[str, Any]]:
+        """The records as JSON values."""
+        return {name: {**vars(r), "refused": dict(r.refused)} for name, r in self.records.items()}
+
+    def _record(self, client: str) -> Record:
+        return self.records.get(client, Record())
+
+    def _change(self, client: str, **changes: Any) -> None:
+        self.records[client] = replace(self._record(client), **changes)
+        if len(self.records) > MOST_CLIENTS:
+            oldest = min(self.records, key=lambda name: self.records[name].heard)
+            self.records.pop(oldest)
+            self._scores.pop(oldest, None)
+            self._unmeasured.discard(oldest)
+
+
+def _unit(weights: Weights) -> Weights:
+    size = norm(weights)
+    return {n: array / np.float32(size) for n, array in weights.items()} if size else weights
+
+
+def _mean(units: list[Weights]) -> Weights | None:
+    return {n: np.mean([unit[n] for unit in units], axis=0) for n in units[0]} if units else None
+
+
+def _cosine(unit: Weights, other: Weights) -> float | None:
+    size = norm(other) * norm(unit)
+    return sum(float(np.vdot(unit[n], other[n])) for n in unit) / size if size else None

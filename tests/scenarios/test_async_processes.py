@@ -1,0 +1,158 @@
+"""Asynchronous rounds with real processes: whatever dies, stops or is cut off, the rest goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import link
+import psutil
+import pytest
+from fleet import Federation, eventually
+from link import SERVER_SIDE, Network
+
+NAMES = ("a", "b", "c")
+VERSIONS = 24
+STREAM = {
+    "federation.mode": "asynchronous",
+    "federation.buffer": "2",
+    "federation.min_clients": "3",
+    "federation.max_rounds": "100000",
+    "server.keep_versions": "100000",
+    # Tasks of some tenths of a second, so that whatever happens, happens in the midst of some.
+    "training.epochs": "15",
+}
+
+
+def streaming(federation: Any, **settings: str) -> Federation:
+    """A running federation of three, past its first versions."""
+    run: Federation = federation(STREAM | {k.replace("__", "."): v for k, v in settings.items()})
+    run.start_server()
+    for name in NAMES:
+        run.start_client(run.rows(name, rows=2000))
+    eventually(lambda: run.version() >= 2)
+    return run
+
+
+def admitted(run: Federation, name: str) -> int:
+    return int(run.clients().get(name, {}).get("admitted", 0))
+
+
+def state(run: Federation, name: str) -> str:
+    return str(run.clients().get(name, {}).get("state"))
+
+
+def goes_on(run: Federation, versions: int = 3) -> None:
+    """More versions come."""
+    version = run.version()
+    eventually(lambda: run.version() >= version + versions)
+
+
+@pytest.mark.parametrize(
+    "victim", [pytest.param("flwr-serverapp", marks=pytest.mark.e2e), "flower-superlink", "server"]
+)
+def test_whatever_part_of_the_server_dies_the_run_ends_with_all_its_versions(federation, victim: str) -> None:
+    run = streaming(federation, federation__max_rounds=str(VERSIONS))
+    clients = {name: run.processes.pid(name) for name in NAMES}
+    server = psutil.Process(run.processes.pid("server"))
+    before = run.version()
+    if victim == "server":
+        for process in [server, *server.children(recursive=True)]:
+            process.kill()
+        eventually(lambda: run.processes.exit_code("server") is not None)
+        run.processes.end(["server"])
+        run.start_server()
+    else:
+        for process in run.below_server(victim):
+            process.kill()
+    counted = {name: admitted(run, name) for name in NAMES}
+    run.finish()
+    assert before < VERSIONS
+    assert run.numbers() == list(range(VERSIONS + 1))
+    assert (run.state / "ended").read_text() == f"{VERSIONS} rounds done"
+    assert {name: run.processes.pid(name) for name in NAMES} == clients
+    assert all(run.processes.exit_code(name) is None for name in NAMES)
+    # The same clients took part before and after; their records outlived the server.
+    assert all(admitted(run, name) > counted[name] for name in NAMES)
+
+
+def test_a_killed_client_is_noticed_within_seconds_and_is_known_when_it_returns(federation) -> None:
+    run = streaming(federation)
+    eventually(lambda: admitted(run, "c") > 0)
+    os.kill(run.processes.pid("c"), signal.SIGKILL)
+    eventually(lambda: run.processes.exit_code("c") is not None)
+    eventually(lambda: state(run, "c") == "gone")
+    goes_on(run)
+    counted = admitted(run, "c")
+    run.processes.end(["c"])
+    run.start_client(run.folder / "c.parquet")
+    eventually(lambda: admitted(run, "c") > counted)
+    assert run.numbers() == list(range(run.version() + 1))
+
+
+def test_a_client_that_is_stopped_holds_nobody_up_and_goes_on_when_it_is_continued(federation) -> None:
+    run = streaming(federation)
+    eventually(lambda: admitted(run, "c") > 0)
+    client = psutil.Process(run.processes.pid("c"))
+    client.send_signal(signal.SIGSTOP)
+    try:
+        eventually(lambda: state(run, "c") == "gone")
+        goes_on(run)
+        counted = admitted(run, "c")
+    finally:
+        client.send_signal(signal.SIGCONT)
+    eventually(lambda: admitted(run, "c") > counted)
+    eventually(lambda: run.clients()["c"]["behind"] <= 3)  # and is given the newest version
+    assert run.processes.exit_code("c") is None
+    assert run.numbers() == list(range(run.version() + 1))
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    if (reason := link.why_not()) is not None:
+        pytest.skip(reason)
+    made = Network()
+    yield made
+    made.close()
+
+
+def across(federation: Any, network: Network) -> Federation:
+    """A running federation whose client `c` is on the far side of a link."""
+    run: Federation = federation(STREAM | {"server.host": "0.0.0.0"})
+    run.inside = dict.fromkeys(("server", "a", "b"), network.inside(network.server))
+    run.inside["c"] = network.inside(network.far)
+    run.start_server()
+    for name in ("a", "b"):
+        run.start_client(run.rows(name, rows=2000))
+    run.start_client(run.rows("c", rows=2000), server=f"{SERVER_SIDE}:{run.port}")
+    eventually(lambda: admitted(run, "c") > 0)
+    return run
+
+
+def test_a_network_that_is_cut_and_heals_costs_only_the_time_of_the_cut(federation, network: Network) -> None:
+    run = across(federation, network)
+    client = run.processes.pid("c")
+    network.set(loss=1.0)
+    eventually(lambda: state(run, "c") == "gone")
+    goes_on(run)
+    counted = admitted(run, "c")
+    network.set(loss=0.0)
+    eventually(lambda: admitted(run, "c") > counted + 1)
+    assert run.processes.pid("c") == client
+    assert run.processes.exit_code("c") is None
+    assert run.numbers() == list(range(run.version() + 1))
+
+
+@pytest.mark.e2e
+def test_over_a_slow_and_lossy_link_a_client_takes_part_at_its_own_pace(federation, network: Network) -> None:
+    run = across(federation, network)
+    network.set(delay_s=0.15, loss=0.05)
+    counted = {name: admitted(run, name) for name in NAMES}
+    eventually(lambda: admitted(run, "c") > counted["c"] + 2)
+    assert admitted(run, "a") - counted["a"] > 2
+    assert sum(run.clients()["c"]["refused"].values()) == 0
+    network.set()
+    assert run.processes.exit_code("c") is None
+    assert run.numbers() == list(range(run.version() + 1))
