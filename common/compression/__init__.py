@@ -1,0 +1,1 @@
+"""Codecs for updates: one file each, one contract (`codec.Codec`); `choice` finds one by its name."""

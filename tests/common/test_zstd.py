@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.zstd import MAGIC, ZstdError, squeeze, unsqueeze
+
+
+@given(st.binary(max_size=2000))
+def test_what_was_squeezed_comes_back(content: bytes) -> None:
+    assert squeeze(content).startswith(MAGIC)
+    assert unsqueeze(squeeze(content), len(content)) == content
+
+
+def test_a_frame_may_not_hold_more_than_is_allowed() -> None:
+    with pytest.raises(ZstdError, match="holds 1000 bytes, at most 999"):
+        unsqueeze(squeeze(bytes(1000)), 999)
+
+
+def test_a_frame_must_say_its_size() -> None:
+    silent = zstandard.ZstdCompressor(write_content_size=False).compress(b"a" * 100)
+    with pytest.raises(ZstdError, match="unknown"):
+        unsqueeze(silent, 1000)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", squeeze(b"a" * 50)[:-1], squeeze(b"abc") + b"d"])
+def test_what_is_no_whole_frame_is_refused(content: bytes) -> None:
+    with pytest.raises(ZstdError):
+        unsqueeze(content, 1000)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_frame_or_refused(noise: bytes) -> None:
+    for content in (noise, MAGIC + noise, squeeze(b"abc" * 20)[: len(noise)] + noise):
+        try:
+            assert len(unsqueeze(content, 10_000)) <= 10_000
+        except ZstdError:
+            continue
