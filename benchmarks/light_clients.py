@@ -12,6 +12,7 @@ import numpy as np
 
 from client.app import build
 from client.link import Link
+from client.wire import Wire
 from common.messages import Description, Evaluation, Task, Update
 from common.moments import Moments
 from common.schema import Schema
@@ -24,9 +25,10 @@ FEATURES = 16
 class LightEdge:
     """Answers as an edge does, with updates that it draws instead of learning them."""
 
-    def __init__(self, name: str, seed: int) -> None:
+    def __init__(self, name: str, seed: int, wire: Wire | None = None) -> None:
         self._rng = np.random.default_rng(seed)
-        self._name = name
+        self.name = name
+        self.wire = wire or Wire()
         rows = self._rng.standard_normal((200, FEATURES)).astype(np.float32)
         self._moments = Moments.of(rows)
         self._errors = np.square(rows).mean(axis=1)
@@ -35,12 +37,14 @@ class LightEdge:
     def describe(self) -> Description:
         """Who it is."""
         schema = Schema(tuple(f"f{i:02d}" for i in range(FEATURES)))
-        return Description(self._name, self._name, schema, self._moments, inline=True)
+        return Description(
+            self.name, self.name, schema, self._moments, True, False, self.wire.codecs, self.wire.held
+        )
 
     def evaluate(self, task: Task) -> Evaluation:
         """Some errors."""
         return Evaluation(
-            self._name, task.manifest.version, 200, ErrorSummary.of(self._errors), self._scores, False
+            self.name, task.manifest.version, 200, ErrorSummary.of(self._errors), self._scores, False
         )
 
     def train(self, task: Task) -> Update:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.edge import Edge
+from client.wire import Wire
 from common import config
-from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task, Update
+from common.changes import Missing
+from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError
+from common.traffic import COUNTED, Traffic
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +39,19 @@ def build(edge_of: Callable[[Context], Edge]) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        task = Task.unpack(_content(message))
-        return _reply(edge_of(context).train(task), message)
+        content, edge = _content(message), edge_of(context)
+        task = edge.wire.opened(content, edge.name)
+        if isinstance(task, Missing):
+            return _reply(task, message)
+        return _reply(_counted(edge.wire.packed(edge.train(task), task), edge, context), message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        task = Task.unpack(_content(message))
-        return _reply(edge_of(context).evaluate(task), message)
+        content, edge = _content(message), edge_of(context)
+        task = edge.wire.opened(content, edge.name)
+        if isinstance(task, Missing):
+            return _reply(task, message)
+        return _reply(_counted(edge.evaluate(task), edge, context), message)
 
     return app
 
@@ -58,7 +68,13 @@ def _content(message: Message) -> bytes:
     return content
 
 
-def _reply(answer: Description | Update | Evaluation, message: Message) -> Message:
+def _counted(answer: Evaluation, edge: Edge, context: Context) -> Evaluation:
+    """The answer with what the client's messages have cost so far, as the link counts it."""
+    counted = {name: context.node_config.get(name, 0) for name in COUNTED}
+    return replace(answer, traffic=edge.wire.traffic(Traffic(**counted)))  # type: ignore[arg-type]
+
+
+def _reply(answer: Description | Evaluation | Missing, message: Message) -> Message:
     return Message(RecordDict({RECORD: ConfigRecord({CONTENT: answer.pack()})}), reply_to=message)
 
 
@@ -68,7 +84,7 @@ def _edge(data: str, config_file: str, name: str) -> Edge:
 
     settings = config.load(Path(config_file) if config_file else None)
     partition = read(Path(data), settings.data, name or settings.client.name)
-    return Edge(partition, instance="supernode")
+    return Edge(partition, instance="supernode", wire=Wire(keeps=False))
 
 
 def _edge_of_node_config(context: Context) -> Edge:

@@ -16,6 +16,7 @@ from client.buffer import Kept, read
 from client.data import Partition
 from client.store import Store
 from client.tables import DataError
+from client.wire import Wire
 from common.architecture import Architecture
 from common.manifest import Manifest
 from common.messages import Description, Evaluation, Task, Update
@@ -60,11 +61,18 @@ class Edge:
         inline: Whether messages may carry their content inside (see `common.flwr_private`).
         folder: The state folder that a detector shares: its normal events are trained on too, and versions
             are offered to it. None: there is no detector.
+        wire: What is kept so that messages can be small. None: in memory.
     """
 
     def __init__(
-        self, partition: Partition, instance: str, inline: bool = False, folder: Path | None = None
+        self,
+        partition: Partition,
+        instance: str,
+        inline: bool = False,
+        folder: Path | None = None,
+        wire: Wire | None = None,
     ) -> None:
+        self.wire = wire or Wire()
         self._inline = inline
         self.name = partition.name
         self.instance = instance
@@ -78,8 +86,9 @@ class Edge:
     def describe(self) -> Description:
         """The client's features and their moments over its training rows."""
         return Description(
-            self.name, self.instance, self._partition.schema, self._own_moments, self._inline, self._drifted
-        )
+            self.name, self.instance, self._partition.schema, self._own_moments, self._inline, self._drifted,
+            self.wire.codecs, self.wire.held,
+        )  # fmt: skip
 
     def evaluate(self, task: Task) -> Evaluation:
         """The error of a version on the held-out rows.

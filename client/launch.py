@@ -103,6 +103,7 @@ def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) ->
     from client.data import Partition, read
     from client.edge import Edge
     from client.link import Link
+    from client.wire import Wire
 
     live = settings.live.source is not None
     stopped = threading.Event()
@@ -127,7 +128,8 @@ def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) ->
     # Seconds of imports, taken now and not out of the first round; a machine without Keras can still measure.
     with suppress(ImportError):
         import client.trainer  # noqa: F401
-    edge = Edge(partition, identity.instance, inline=True, folder=folder if live else None)
+    wire = Wire(folder)
+    edge = Edge(partition, identity.instance, inline=True, folder=folder if live else None, wire=wire)
     link = Link(settings.client.server, build(lambda _: edge))
     on_ready(link.stop)
     try:

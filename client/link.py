@@ -25,6 +25,7 @@ from common.flwr_private import (
     RunOver,
     Unreachable,
 )
+from common.traffic import COUNTED, Meter
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Link:
         self._states: dict[int, RecordDict] = {}
         self._runs: dict[int, tuple[str, int]] = {}
         self._forgotten = threading.Event()
+        self._meter = Meter()
         self._failures = 0
         """Attempts in a row that the server did not answer well."""
 
@@ -62,7 +64,7 @@ class Link:
     def serve(self) -> None:
         """Connect, answer messages, reconnect for ever; returns only after `stop`."""
         while not self._stop.is_set():
-            connection = FleetConnection(self._address, self._root_certificates)
+            connection = FleetConnection(self._address, self._root_certificates, self._meter)
             try:
                 connection.open()
                 log.info("connected server=%s node=%s", self._address, connection.node_id)
@@ -146,7 +148,7 @@ class Link:
         context = Context(
             run_id=meta.run_id,
             node_id=connection.node_id,
-            node_config={},
+            node_config=self._counts(),
             state=self._states.setdefault(series, RecordDict()),
             run_config={},
         )
@@ -158,6 +160,11 @@ class Link:
             return Message(Error(APP_FAILED, f"{type(error).__name__}: {error}"), reply_to=message)
         self._states[series] = context.state
         return reply
+
+    def _counts(self) -> dict[str, bool | float | int | str]:
+        """What the sockets have carried so far, for the app to tell."""
+        traffic = self._meter.traffic
+        return {name: getattr(traffic, name) for name in COUNTED}
 
     def _run(self, connection: FleetConnection, run_id: int) -> tuple[str, int]:
         """The app and the series of a run."""

@@ -12,9 +12,12 @@ still have.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
+import httpcore
 import httpx
 from flwr.app import Error, Message
 from flwr.app.message import make_message, remove_content_from_message
@@ -58,6 +61,8 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from common.traffic import Meter
+
 HEARTBEAT_INTERVAL_S = 10.0
 """The shortest that SuperLink allows; a node counts as gone after missing two. Beats may come more often."""
 
@@ -91,9 +96,13 @@ class FleetConnection:
     Args:
         address: The SuperLink as `host:port`.
         root_certificates: Path of the PEM file to verify the server with; None for plain HTTP.
+        meter: Counts the bytes on its sockets. None: nobody asks.
     """
 
-    def __init__(self, address: str, root_certificates: str | None = None) -> None:
+    def __init__(
+        self, address: str, root_certificates: str | None = None, meter: Meter | None = None
+    ) -> None:
+        self._meter = meter or Meter()
         private_key, public_key = generate_key_pairs()
         self._public_key = public_key_to_bytes(public_key)
         self._client = FleetHttpClient.from_server_address(
@@ -105,6 +114,7 @@ class FleetConnection:
                 NodeAuthHttpInterceptor(private_key, public_key),
             ],
         )
+        _count(self._client, self._meter)
         self._node = Node()
         self._announced: tuple[ProtoMessage, ObjectTree] | None = None
 
@@ -137,6 +147,7 @@ class FleetConnection:
         The server announces a message once, so one whose content could not be fetched is tried again
         by the next call.
         """
+        before, started = self._meter.own, time.monotonic()
         with _translated_errors():
             if self._announced is None:
                 answer = self._client.PullMessages(PullMessagesRequest(node=self._node))
@@ -163,10 +174,12 @@ class FleetConnection:
                         self._announced = None
                     raise
         self._announced = None
+        self._meter.request(before, time.monotonic() - started)
         return message, inline
 
     def send(self, reply: Message, inline: bool, runtime_s: float) -> None:
         """Deliver a reply with its content, inline if that is how it was asked."""
+        before, started = self._meter.own, time.monotonic()
         with _translated_errors(), no_object_id_recompute():
             proto, tree = _inline(reply) if inline else _by_objects(reply)
             answer = self._client.PushMessages(
@@ -185,6 +198,7 @@ class FleetConnection:
                     ),
                     object_ids_to_push=set(answer.objects_to_push),
                 )
+        self._meter.request(before, time.monotonic() - started, reply=True)
 
     def run(self, run_id: int) -> Run:
         """What the server says of a run: its app (`fab_id`), its series."""
@@ -307,6 +321,50 @@ def _batches(
         size += proto.ByteSize()
     if batch:
         yield batch
+
+
+def _count(client: FleetHttpClient, meter: Meter) -> None:
+    """Have the meter count what the client's sockets carry: HTTP with its headers, before encryption."""
+    pool = client._client._transport._pool  # type: ignore[attr-defined]
+    pool._network_backend = _Metered(pool._network_backend, meter)
+
+
+class _Metered(httpcore.NetworkBackend):
+    """Opens sockets that are counted."""
+
+    def __init__(self, inner: httpcore.NetworkBackend, meter: Meter) -> None:
+        self._inner, self._meter = inner, meter
+
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        return _Counted(self._inner.connect_tcp(*args, **kwargs), self._meter)
+
+    def sleep(self, seconds: float) -> None:
+        self._inner.sleep(seconds)
+
+
+class _Counted(httpcore.NetworkStream):
+    """A socket whose bytes are counted, or the TLS stream on top of one."""
+
+    def __init__(self, inner: httpcore.NetworkStream, meter: Meter) -> None:
+        self._inner, self._meter = inner, meter
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        content = self._inner.read(max_bytes, timeout)
+        self._meter.count(received=len(content))
+        return content
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, timeout)
+        self._meter.count(sent=len(buffer))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        return _Counted(self._inner.start_tls(*args, **kwargs), self._meter)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
 
 
 class _translated_errors:

@@ -5,85 +5,37 @@ One block, because Flower moves every object of a message in a request of its ow
 | Flower message type | request | reply |
 | --- | --- | --- |
 | query | `Describe` | `Description` |
-| train | `Task` | `Update` |
-| evaluate | `Task` | `Evaluation` |
+| train | `Task`, or a `Change` (`common.changes`) | `Update`, or `Missing` |
+| evaluate | the same | `Evaluation`, or `Missing` |
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from common.bundle import BundleError, checked, pack, unpack
+from common.bundle import checked
+from common.compression.choice import STATELESS, Block
 from common.manifest import Manifest, ManifestError
 from common.moments import Moments
 from common.schema import Schema
 from common.scoring import ErrorSummary
 from common.sketch import ScoreSketch
-from common.weights import Weights
+from common.traffic import Traffic
+from common.weights import Shapes, Weights
+from common.wire import CONTENT, PROTOCOL, RECORD, Arrays, Fields, Packed, ProtocolError
 
-PROTOCOL = 3
-
-RECORD, CONTENT = "flockwatch", "content"
-"""A Flower message holds one record with one value: a message of this file, packed."""
+__all__ = ["CONTENT", "PROTOCOL", "RECORD", "ProtocolError"]
 
 _COLUMNS = ("mean", "m2", "minimum", "maximum")
-_SCORES, _DIFFERENCE = "scores", "difference/"
-
-Fields = dict[str, Any]
-Arrays = dict[str, NDArray[Any]]
-
-
-class ProtocolError(ValueError):
-    """A message cannot be understood; says which message, and whether one side is too old."""
+_SCORES, _DIFFERENCE, _BLOCK = "scores", "difference/", "block"
 
 
 @dataclass(frozen=True)
-class _Message:
-    """What all messages share: bytes out, bytes in, and a version that both sides check."""
-
-    def pack(self) -> bytes:
-        """The message as bytes."""
-        fields, arrays = self._parts()
-        return pack({**fields, "message": type(self).__name__, "protocol": PROTOCOL}, arrays)
-
-    @classmethod
-    def unpack(cls, content: bytes) -> Self:
-        """The message in `content`.
-
-        Raises:
-            ProtocolError: the bytes are damaged, another message, or of another protocol version.
-        """
-        try:
-            fields, arrays = unpack(content)
-            protocol, name = fields.pop("protocol"), fields.pop("message")
-        except (BundleError, KeyError) as error:
-            raise ProtocolError(f"not a {cls.__name__}: {error}") from error
-        if protocol != PROTOCOL:
-            raise ProtocolError(
-                f"{name} of protocol {protocol}, but this program speaks {PROTOCOL}: upgrade the older side"
-            )
-        if name != cls.__name__:
-            raise ProtocolError(f"expected a {cls.__name__}, received a {name}")
-        try:
-            return cls._of_parts(fields, arrays)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ProtocolError(f"{name} is incomplete or wrong: {error}") from error
-
-    def _parts(self) -> tuple[Fields, Arrays]:
-        return dataclasses.asdict(self), {}
-
-    @classmethod
-    def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
-        return checked(cls, fields)
-
-
-@dataclass(frozen=True)
-class Describe(_Message):
+class Describe(Packed):
     """Who are you, and what do your features look like?"""
 
     refused: str | None = None
@@ -100,10 +52,12 @@ class _Introduction:
     count: int
     inline: bool
     drifted: bool
+    codecs: tuple[str, ...]
+    held: str
 
 
 @dataclass(frozen=True, eq=False)
-class Description(_Message):
+class Description(Packed):
     """A client's name, its features, and their moments over the rows that it trains on."""
 
     client: str
@@ -115,12 +69,17 @@ class Description(_Message):
     """Whether the client can be sent messages with their content inside: a resident one can."""
     drifted: bool = False
     """Whether the client's stream no longer looks as it did: it asks for training."""
+    codecs: tuple[str, ...] = STATELESS
+    """By name, those that it can encode and decode."""
+    held: str = ""
+    """Hash of the version that it holds, and that a `Change` may start from; empty: none."""
 
     def _parts(self) -> tuple[Fields, Arrays]:
         moments = self.moments
         said = _Introduction(
-            self.client, self.instance, self.schema.features, moments.count, self.inline, self.drifted
-        )
+            self.client, self.instance, self.schema.features, moments.count, self.inline, self.drifted,
+            self.codecs, self.held,
+        )  # fmt: skip
         return dataclasses.asdict(said), {name: getattr(moments, name) for name in _COLUMNS}
 
     @classmethod
@@ -129,33 +88,54 @@ class Description(_Message):
         schema, moments = Schema(said.features), Moments(said.count, *(arrays[name] for name in _COLUMNS))
         if len(moments.mean) != len(schema):
             raise ValueError(f"{len(moments.mean)} moments of {len(schema)} features")
-        return cls(said.client, said.instance, schema, moments, said.inline, said.drifted)
+        return cls(
+            said.client, said.instance, schema, moments, said.inline, said.drifted, said.codecs, said.held
+        )
 
 
 @dataclass(frozen=True)
-class _Repetition:
+class Terms:
+    """How the answer to a task shall travel, and what became of the client's earlier ones."""
+
+    codec: str = "none"
+    """Of the update (`common.compression.choice`)."""
+    keep: bool = False
+    """Whether to keep this version: the next may be told as a change of it."""
+    used: tuple[int, ...] = ()
+    """Serial numbers of the client's newest updates that are part of a version."""
+    waiting: tuple[int, ...] = ()
+    """Those that wait to be. Any other that was sent is lost, and its error is to be taken back."""
+
+
+@dataclass(frozen=True)
+class Errand:
     """The fields of a packed task."""
 
     again: int
+    terms: Terms
 
 
 @dataclass(frozen=True, eq=False)
-class Task(_Message):
+class Task(Packed):
     """Measure this version on your held-out rows; if it came to train, train on the others."""
 
     manifest: Manifest
     again: int = 0
     """How often the client has been given this version before: another pass, in another order."""
+    terms: Terms = Terms()
 
     def _parts(self) -> tuple[Fields, Arrays]:
-        return {"again": self.again}, {"manifest": np.frombuffer(self.manifest.pack(), np.uint8)}
+        errand = dataclasses.asdict(Errand(self.again, self.terms))
+        return errand, {"manifest": np.frombuffer(self.manifest.pack(), np.uint8)}
 
     @classmethod
     def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
         try:
-            return cls(Manifest.unpack(arrays["manifest"].tobytes()), checked(_Repetition, fields).again)
+            manifest = Manifest.unpack(arrays["manifest"].tobytes())
         except ManifestError as error:
             raise ValueError(f"manifest: {error}") from error
+        errand = checked(Errand, fields)
+        return cls(manifest, errand.again, errand.terms)
 
 
 @dataclass(frozen=True)
@@ -167,6 +147,7 @@ class _Measurement:
     rows: int
     error: ErrorSummary
     drifted: bool
+    traffic: Traffic
 
 
 @dataclass(frozen=True)
@@ -175,10 +156,12 @@ class _Training(_Measurement):
 
     loss: float
     train_s: float
+    serial: int
+    codec: str | None
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation(_Message):
+class Evaluation(Packed):
     """The reconstruction error of a version on a client's held-out rows."""
 
     client: str
@@ -191,6 +174,8 @@ class Evaluation(_Message):
     """Of the held-out rows."""
     drifted: bool
     """Whether the client's stream no longer looks as it did: it asks for training."""
+    traffic: Traffic = dataclasses.field(default=Traffic(), kw_only=True)
+    """The client's, up to before this answer."""
 
     def _parts(self) -> tuple[Fields, Arrays]:
         return _fields(_Measurement, self), {_SCORES: np.frombuffer(self.scores.pack(), np.uint8)}
@@ -208,21 +193,44 @@ class Update(Evaluation):
     """Mean training loss of the last epoch."""
     train_s: float
     difference: Weights
+    """Empty where it has come as a block that nobody has decoded yet."""
+    serial: int = 0
+    """By which the server says later what became of it; 0: its encoding left nothing out."""
+    block: Block | None = None
+    """The difference as it travels; None: as it is."""
+
+    def decoded(self, shapes: Shapes) -> Update:
+        """The same with its difference, which has these shapes if it came as a block.
+
+        Raises:
+            CompressionError: the block is none of such a model.
+        """
+        if self.block is None:
+            return self
+        return dataclasses.replace(self, difference=self.block.decoded(shapes), block=None)
 
     def _parts(self) -> tuple[Fields, Arrays]:
         _, arrays = super()._parts()
-        return _fields(_Training, self), arrays | {_DIFFERENCE + n: a for n, a in self.difference.items()}
+        if self.block is None:
+            named = {_DIFFERENCE + n: a for n, a in self.difference.items()}
+            return {**_fields(_Training, self, "codec"), "codec": None}, arrays | named
+        content = np.frombuffer(self.block.content, np.uint8)
+        return {**_fields(_Training, self, "codec"), "codec": self.block.codec}, arrays | {_BLOCK: content}
 
     @classmethod
     def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
-        difference = {n.removeprefix(_DIFFERENCE): a for n, a in arrays.items() if n.startswith(_DIFFERENCE)}
         said = vars(checked(_Training, fields))
-        return cls(**said, scores=_sketch(arrays), difference=difference)
+        codec = said.pop("codec")
+        block = None if codec is None else Block(codec, arrays[_BLOCK].tobytes())
+        difference = {n.removeprefix(_DIFFERENCE): a for n, a in arrays.items() if n.startswith(_DIFFERENCE)}
+        return cls(**said, scores=_sketch(arrays), difference=difference, block=block)
 
 
-def _fields(header: type[_Measurement], answer: Evaluation) -> Fields:
-    named = {f.name: getattr(answer, f.name) for f in dataclasses.fields(header)}
-    return {**named, "error": dataclasses.asdict(answer.error)}
+def _fields(header: type[_Measurement], answer: Evaluation, *but: str) -> Fields:
+    named = {f.name: getattr(answer, f.name) for f in dataclasses.fields(header) if f.name not in but}
+    return {
+        **named, "error": dataclasses.asdict(answer.error), "traffic": dataclasses.asdict(answer.traffic)
+    }  # fmt: skip
 
 
 def _sketch(arrays: Arrays) -> ScoreSketch:

@@ -13,6 +13,7 @@ from common.budget import Budget
 Strategy = Literal[
     "fedavg", "fedprox", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum", "multikrum"
 ]
+Codec = Literal["none", "float16", "int8", "sign", "topk", "topk_int8", "lowrank", "auto"]
 Activation = Literal["relu", "tanh", "sigmoid", "elu", "linear"]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -120,6 +121,25 @@ class FederationSettings(Section):
     """
     min_improvement: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Relative fall of the weighted reconstruction error, below the best before, that is an improvement."""
+
+
+class CompressionSettings(Section):
+    """How differences of weights travel: `up` to the server, `down` to clients (`docs/compression.md`)."""
+
+    up: Codec = "none"
+    """Of updates. auto: by the model's size and each client's measured link."""
+    up_share: Fraction = 0.02
+    """topk, topk_int8: share of the values that an update keeps; the rest waits for the next one."""
+    up_rank: Annotated[int, Field(ge=1, le=4)] = 2
+    """lowrank: directions of each matrix that an update keeps."""
+    down: Codec = "none"
+    """Of new versions, to clients that hold an earlier one. none: whole versions."""
+    down_share: Fraction = 0.1
+    """As `up_share`, for new versions."""
+    down_rank: Annotated[int, Field(ge=1, le=4)] = 4
+    """As `up_rank`, for new versions."""
+    zstd: bool = True
+    """Whether what a codec makes is squeezed once more, without loss."""
 
 
 class AggregationSettings(Section):
@@ -296,6 +316,7 @@ class Settings(Section):
     scaling: ScalingSettings = ScalingSettings()
     federation: FederationSettings = FederationSettings()
     aggregation: AggregationSettings = AggregationSettings()
+    compression: CompressionSettings = CompressionSettings()
     gate: GateSettings = GateSettings()
     threshold: ThresholdSettings = ThresholdSettings()
     live: LiveSettings = LiveSettings()

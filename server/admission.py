@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from common.compression.codec import CompressionError
 from common.manifest import Manifest
 from common.messages import Evaluation, Update
 from common.weights import add, is_finite, shapes
@@ -34,16 +35,20 @@ class NotAdmitted(ValueError):
         self.kind = kind
 
 
-def admit(answer: Update | Evaluation, version: int, current: Manifest) -> None:
-    """Check a client's answer.
+def admit(answer: Update | Evaluation, version: int, current: Manifest) -> Update | Evaluation:
+    """Check a client's answer; an update is checked as it is once decoded.
 
     Args:
         answer: What came.
         version: The version that the client was asked about.
         current: The newest version, which the update would change.
 
+    Returns:
+        The answer, decoded.
+
     Raises:
-        NotAdmitted: it is about another version, has no rows, has another shape, or is not finite.
+        NotAdmitted: it is about another version, has no rows, cannot be decoded, has another shape, or is
+            not finite.
     """
     if answer.version != version:
         raise NotAdmitted("version", f"it is about version {answer.version}, asked was {version}")
@@ -53,6 +58,10 @@ def admit(answer: Update | Evaluation, version: int, current: Manifest) -> None:
         raise NotAdmitted("error", f"its reconstruction error is {answer.error.mean}")
     if isinstance(answer, Update):
         expected = current.architecture.shapes
+        try:
+            answer = answer.decoded(expected)
+        except CompressionError as error:
+            raise NotAdmitted("codec", f"it cannot be decoded: {error}") from error
         if shapes(answer.difference) != expected:
             raise NotAdmitted(
                 "shape", f"its arrays have shapes {shapes(answer.difference)}, the model's are {expected}"
@@ -65,6 +74,7 @@ def admit(answer: Update | Evaluation, version: int, current: Manifest) -> None:
         with np.errstate(over="ignore"):
             if not is_finite(add(current.weights, answer.difference)):
                 raise NotAdmitted("overflow", "its arrays are so large that the weights would overflow")
+    return answer
 
 
 def largest_norm(norms: Collection[float], limit: float) -> float | None:

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from common.changes import Change, Missing, Step
 from common.flwr_private import beats, pull, push_inline
 from common.manifest import Manifest
-from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task, Update
+from common.messages import (
+    CONTENT,
+    RECORD,
+    Describe,
+    Description,
+    Evaluation,
+    ProtocolError,
+    Task,
+    Terms,
+    Update,
+)
+from common.wire import name_in
+from server.chain import Chain
 from server.liveness import Pulse
-from server.state import Ask, Kind, Node, Order, Send
+from server.state import Ask, Kind, Node, Send
+
+log = logging.getLogger(__name__)
 
 ASK_TTL_S = 30.0
 """How long a question who a client is stays valid."""
@@ -33,8 +49,13 @@ class Sent:
     """Of the question or the task."""
     kind: Kind | None
     """None for a question who the client is."""
-    version: int
+    version: int = 0
     """That a task asks about."""
+    kept: str = ""
+    """Hash of that version, if the client is to hold it."""
+    ttl_s: float = 0.0
+    change_of: Task | None = None
+    """The task, where it was told as a change: for a client that cannot use it."""
 
 
 @dataclass(frozen=True)
@@ -51,25 +72,37 @@ class Reply:
     message: Message
     bytes_up: int
 
+    @property
+    def codec(self) -> str | None:
+        """Of the update; None where it came as it is, or there is none."""
+        block = self.answer.block if isinstance(self.answer, Update) else None
+        return block.codec if block is not None else None
+
 
 class Exchange:
     """The conversation of one run with its clients.
 
     Args:
         grid: Flower's connection to them.
+        chain: The steps between versions, for clients that hold an earlier one.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, chain: Chain | None = None) -> None:
         self._grid = grid
+        self._chain = chain or Chain()
         self._sent: dict[str, Sent] = {}
         self._answered: OrderedDict[str, Sent] = OrderedDict()
-        self._inline: set[Node] = set()
+        self._described: dict[Node, Description] = {}
+        self._held: dict[Node, str] = {}
+        """Hashes of the versions that clients hold, as far as that is known."""
         self._pulse = Pulse()
+        self._bytes_down = 0
 
     def nodes(self, now: float) -> frozenset[Node]:
         """The nodes that are connected and show signs of life."""
         listed = beats(self._grid)
-        self._inline &= listed.keys()
+        self._described = {n: d for n, d in self._described.items() if n in listed}
+        self._held = {n: h for n, h in self._held.items() if n in listed}
         return self._pulse.alive(listed, now)
 
     def ask(self, questions: Sequence[Ask]) -> None:
@@ -79,17 +112,30 @@ class Exchange:
             for q in questions
         ]
         if messages:
-            sent = [Sent(q.node, q.number, None, 0) for q in questions]
+            sent = [Sent(q.node, q.number, None) for q in questions]
             self._remember(self._grid.push_messages(messages), sent)
 
-    def send(self, order: Send, manifest: Manifest, ttl_s: float) -> int:
-        """Send a version to train on or to measure; the bytes of all messages' content together."""
-        contents = {again: _content(Task(manifest, again)) for again in {o.again for o in order.orders}}
-        inline = [o for o in order.orders if o.node in self._inline]
-        by_objects = [o for o in order.orders if o.node not in self._inline]
-        self._push(inline, order.kind, contents, manifest, ttl_s, True)
-        self._push(by_objects, order.kind, contents, manifest, ttl_s, False)
-        return sum(len(_packed(contents[o.again])) for o in order.orders)
+    def send(
+        self,
+        order: Send,
+        manifest: Manifest,
+        ttl_s: float,
+        terms: Callable[[Node], Terms] = lambda _: Terms(),
+    ) -> None:
+        """Send a version to train on or to measure; as a change, to clients that hold an earlier one."""
+        contents: dict[tuple[int, Terms, tuple[int, ...] | None], RecordDict] = {}
+        parcels = []
+        for one in order.orders:
+            task = Task(manifest, one.again, terms(one.node))
+            steps = self._steps(one.node, task)
+            key = (one.again, task.terms, None if steps is None else tuple(s.version for s in steps))
+            if key not in contents:
+                contents[key] = _content(task if steps is None else Change.of(task, steps))
+            kept = manifest.hash if task.terms.keep else ""
+            whole = None if steps is None else task
+            sent = Sent(one.node, one.number, order.kind, manifest.version, kept, ttl_s, whole)
+            parcels.append((sent, contents[key]))
+        self._push(parcels)
 
     def replies(self) -> list[Reply]:
         """What has come back since the last call: answers to tasks first.
@@ -102,27 +148,40 @@ class Exchange:
         replies = [reply for reply in found if reply is not None]
         return sorted(replies, key=lambda reply: isinstance(reply.answer, Description))
 
+    def taken_bytes_down(self) -> int:
+        """Bytes of the content of all tasks that were sent since the last call."""
+        taken, self._bytes_down = self._bytes_down, 0
+        return taken
+
     def forget_all_but(self, numbers: Collection[int]) -> None:
         """Wait no longer for answers to tasks other than these. Questions end by themselves."""
         self._sent = {i: s for i, s in self._sent.items() if s.kind is None or s.number in numbers}
 
-    def _push(
-        self,
-        orders: list[Order],
-        kind: Kind,
-        contents: dict[int, RecordDict],
-        manifest: Manifest,
-        ttl_s: float,
-        inline: bool,
-    ) -> None:
-        flower_kind = MessageType.TRAIN if kind == "train" else MessageType.EVALUATE
-        group = str(manifest.version)
-        messages = [
-            Message(contents[o.again], o.node, flower_kind, ttl=ttl_s, group_id=group) for o in orders
-        ]
-        push = partial(push_inline, self._grid) if inline else self._grid.push_messages
-        if messages:
-            self._remember(push(messages), [Sent(o.node, o.number, kind, manifest.version) for o in orders])
+    def _steps(self, node: Node, task: Task) -> tuple[Step, ...] | None:
+        """What leads from the version that a client holds to the task's; None where it needs the whole."""
+        held, description = self._held.get(node), self._described.get(node)
+        if not held or description is None or not task.terms.keep:
+            return None
+        return self._chain.path(held, task.manifest, description.codecs)
+
+    def _push(self, parcels: Sequence[tuple[Sent, RecordDict]]) -> None:
+        """Send tasks: with their content inside to the nodes that understand that."""
+        for inline in (True, False):
+            chosen = [(s, c) for s, c in parcels if self._is_inline(s.node) == inline]
+            messages = [
+                Message(
+                    content, sent.node, MessageType.TRAIN if sent.kind == "train" else MessageType.EVALUATE,
+                    ttl=sent.ttl_s, group_id=str(sent.version),
+                )
+                for sent, content in chosen
+            ]  # fmt: skip
+            push = partial(push_inline, self._grid) if inline else self._grid.push_messages
+            if messages:
+                self._remember(push(messages), [sent for sent, _ in chosen])
+        self._bytes_down += sum(len(_packed(content)) for _, content in parcels)
+
+    def _is_inline(self, node: Node) -> bool:
+        return node in self._described and self._described[node].inline
 
     def _remember(self, message_ids: Iterable[str], sent: list[Sent]) -> None:
         for message_id, record in zip(message_ids, sent, strict=True):
@@ -137,22 +196,36 @@ class Exchange:
         sent = self._sent.pop(message_id, None)
         if sent is None:
             return None
-        self._answered[message_id] = sent
+        self._answered[message_id] = replace(sent, change_of=None)  # which may be large
         if len(self._answered) > MOST_ANSWERED:
             self._answered.popitem(last=False)
         return self._reply(message, sent)
 
-    def _reply(self, message: Message, sent: Sent) -> Reply:
+    def _reply(self, message: Message, sent: Sent) -> Reply | None:
         if message.has_error():
             return Reply(sent, None, message.error.reason or "error without a reason", "failed", message, 0)
         try:
             content = _packed(message.content)
+            if name_in(content) == Missing.__name__:
+                return self._sent_whole(sent, Missing.unpack(content), message)
             answer = _unpack(content, message.metadata.message_type)
         except ProtocolError as error:
             return Reply(sent, None, f"ProtocolError: {error}", "protocol", message, 0)
-        if isinstance(answer, Description) and answer.inline:
-            self._inline.add(sent.node)
+        if isinstance(answer, Description):
+            self._described[sent.node] = answer
+            self._held[sent.node] = answer.held
+        elif sent.kept:
+            self._held[sent.node] = sent.kept
         return Reply(sent, answer, "", "", message, len(content))
+
+    def _sent_whole(self, sent: Sent, missing: Missing, message: Message) -> Reply | None:
+        """Give the task once more, as the whole version, to a client that could not use the change."""
+        self._held.pop(sent.node, None)
+        if sent.change_of is None:
+            return Reply(sent, None, f"it misses what it was sent: {missing.reason}", "protocol", message, 0)
+        log.warning("sending the whole version client=%s reason=%s", missing.client, missing.reason)
+        self._push([(replace(sent, change_of=None), _content(sent.change_of))])
+        return None
 
 
 def _unpack(content: bytes, kind: str) -> Description | Update | Evaluation:
@@ -165,7 +238,7 @@ def _unpack(content: bytes, kind: str) -> Description | Update | Evaluation:
             return Evaluation.unpack(content)
 
 
-def _content(message: Describe | Task) -> RecordDict:
+def _content(message: Describe | Task | Change) -> RecordDict:
     return RecordDict({RECORD: ConfigRecord({CONTENT: message.pack()})})
 
 

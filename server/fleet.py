@@ -12,10 +12,14 @@ import numpy as np
 
 from common.messages import Evaluation, Update
 from common.sketch import ScoreSketch
+from common.traffic import Traffic
 from common.weights import Weights, norm
 
 TURN = 0.3
 """Weight of the newest fold in the fleet's direction, and of a client's newest update in its cosine."""
+
+SUMMED = ("sent_bytes", "received_bytes", "encode_s", "decode_s")
+"""What of a client's traffic is added up over all its processes."""
 
 MOST_CLIENTS = 10_000
 """Names that are remembered: the ones that were heard of last."""
@@ -45,6 +49,13 @@ class Record:
     refused: Mapping[str, int] = field(default_factory=dict)
     """By reason."""
     drifted: bool = False
+    traffic: Mapping[str, float] = field(default_factory=dict)
+    """Totals since the client's process began, as it last said them (`common.traffic`)."""
+    sent_bytes: int = 0
+    """HTTP on its sockets, over all its processes."""
+    received_bytes: int = 0
+    encode_s: float = 0.0
+    decode_s: float = 0.0
     heard: float = 0.0
     """When its newest answer came, in seconds since 1970."""
 
@@ -68,17 +79,25 @@ class Fleet:
         self._unmeasured: set[str] = set()
         self._direction: Weights | None = None
 
-    def heard(self, answer: Evaluation) -> None:
-        """Take note of an answer that passed the gate's first half, whether or not it will be used."""
+    def heard(self, answer: Evaluation) -> Traffic:
+        """Take note of an answer that passed the gate's first half, whether or not it will be used.
+
+        Returns:
+            The client's traffic since its answer before.
+        """
+        record = self._record(answer.client)
+        traffic = answer.traffic.since(Traffic(**record.traffic))  # type: ignore[arg-type]
         changes: dict[str, Any] = {
             "version": answer.version, "rows": answer.rows, "error": answer.error.mean,
-            "drifted": answer.drifted, "heard": time.time(),
+            "drifted": answer.drifted, "heard": time.time(), "traffic": dataclasses.asdict(answer.traffic),
+            **{name: getattr(record, name) + getattr(traffic, name) for name in SUMMED},
         }  # fmt: skip
         if isinstance(answer, Update):
             changes["norm"] = norm(answer.difference)
         self._scores[answer.client] = answer.scores
         self._unmeasured.add(answer.client)
         self._change(answer.client, **changes)
+        return traffic
 
     def refused(self, client: str, kind: str) -> None:
         """Count an answer that was not admitted."""
@@ -113,6 +132,11 @@ class Fleet:
         """The newest norm of each client."""
         return {name: r.norm for name, r in self.records.items() if r.norm is not None}
 
+    def speeds(self, clients: Collection[str]) -> dict[str, float]:
+        """Bytes a second of these clients' links, where large enough messages have told."""
+        told = {n: Traffic(**r.traffic) for n, r in self.records.items() if n in clients}  # type: ignore[arg-type]
+        return {name: t.timed_bytes / t.timed_s for name, t in told.items() if t.timed_s > 0}
+
     def error(self, clients: Collection[str]) -> float | None:
         """The newest errors of these clients, weighted by rows."""
         known = [r for n, r in self.records.items() if n in clients and r.error is not None and r.rows]
@@ -139,7 +163,10 @@ class Fleet:
 
     def saved(self) -> dict[str, dict[str, Any]]:
         """The records as JSON values."""
-        return {name: {**vars(r), "refused": dict(r.refused)} for name, r in self.records.items()}
+        return {
+            name: {**vars(r), "refused": dict(r.refused), "traffic": dict(r.traffic)}
+            for name, r in self.records.items()
+        }
 
     def _record(self, client: str) -> Record:
         return self.records.get(client, Record())

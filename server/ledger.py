@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from common.messages import Evaluation, Update
 from common.settings import GateSettings
+from common.traffic import Traffic
 from common.weights import norm
 from server.admission import largest_norm
 from server.aggregation import Part
@@ -28,6 +29,8 @@ class Entry:
     factor: float = 1.0
     """By which its difference is scaled in the fold."""
     clipped: bool = False
+    traffic: Traffic = field(default_factory=Traffic)
+    """The client's, since its answer before this one."""
 
     @property
     def update(self) -> Update:
@@ -62,8 +65,8 @@ class Ledger:
 
     def enter(self, sent: Sent, answer: Update | Evaluation, reply: Reply) -> None:
         """Keep an admitted answer."""
-        self._fleet.heard(answer)
-        entry = Entry(sent.number, sent.node, answer, reply)
+        traffic = self._fleet.heard(answer)
+        entry = Entry(sent.number, sent.node, answer, reply, traffic=traffic)
         if isinstance(answer, Update):
             self._updates[sent.number] = entry
         else:
@@ -87,6 +90,11 @@ class Ledger:
                 reason = f"not admitted: its norm is {size:.3g}, the fleet's allow {bound:.3g}"
                 refused.append((entry, reason))
         return sorted(taken, key=lambda e: (e.answer.client, e.number)), refused
+
+    def waiting(self, client: str) -> tuple[int, ...]:
+        """Serial numbers of the client's updates that wait to be folded."""
+        held = (entry.update for entry in self._updates.values() if entry.answer.client == client)
+        return tuple(sorted(update.serial for update in held if update.serial))
 
     def drop(self, number: int) -> Entry | None:
         """Let go of an update that is not used."""
@@ -121,6 +129,8 @@ def reply_row(entry: Entry) -> ReplyRow:
         rows=answer.rows,
         error=answer.error,
         bytes_up=entry.bytes_up,
+        codec=entry.reply.codec,
+        traffic=entry.traffic,
         loss=answer.loss if isinstance(answer, Update) else None,
         train_s=answer.train_s if isinstance(answer, Update) else None,
     )

@@ -34,8 +34,14 @@ class Registry:
         self._keep = keep
         folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, manifest: Manifest, progress: dict[str, Any], memory: Arrays | None = None) -> Path:
-        """Put a version and the progress that belongs to it on disk, atomically.
+    def write(
+        self,
+        manifest: Manifest,
+        progress: dict[str, Any],
+        memory: Arrays | None = None,
+        step: bytes | None = None,
+    ) -> Path:
+        """Put a version on disk, atomically, with the progress and the step to it that belong to it.
 
         The version is written last: where it stands, its progress stands too.
 
@@ -45,12 +51,15 @@ class Registry:
         path = self._path(manifest.version)
         if memory:
             write_atomic(path.with_suffix(".memory"), pack({"version": manifest.version}, memory))
+        # A version of this number that was found damaged may have left a step to it.
+        path.with_suffix(".step").unlink(missing_ok=True)
+        if step is not None:
+            write_atomic(path.with_suffix(".step"), step)
         write_atomic(path.with_suffix(".json"), json.dumps(progress, indent=1).encode())
         write_atomic(path, manifest.pack())
         for old in self._paths()[: -self._keep]:
-            old.unlink(missing_ok=True)
-            old.with_suffix(".json").unlink(missing_ok=True)
-            old.with_suffix(".memory").unlink(missing_ok=True)
+            for ending in ("", ".json", ".memory", ".step"):
+                (old.with_suffix(ending) if ending else old).unlink(missing_ok=True)
         return path
 
     def memory(self, version: int) -> dict[str, NDArray[Any]]:
@@ -63,6 +72,11 @@ class Registry:
         except (OSError, BundleError) as error:
             log.error("the strategy's memory is lost file=%s reason=%s", path, error)
             return {}
+
+    def steps(self) -> list[bytes]:
+        """The steps that were written with the versions on disk, oldest first."""
+        paths = [path.with_suffix(".step") for path in self._paths()]
+        return [path.read_bytes() for path in paths if path.exists()]
 
     def latest(self) -> tuple[Manifest, dict[str, Any]] | None:
         """The newest version that is sound, with its progress; damaged ones are named in the log."""

@@ -18,12 +18,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from common.changes import Step
+from common.compression.codec import size_of
 from common.manifest import Manifest
-from common.messages import Description
+from common.messages import Description, Terms
 from common.settings import Settings
 from server import aggregation, coordinator, view
 from server.admission import NotAdmitted, admit
 from server.aggregation import NothingMade
+from server.chain import Chain
 from server.exchange import Exchange, Reply
 from server.first import first_version
 from server.fleet import Fleet
@@ -54,6 +57,7 @@ from server.state import (
     Tick,
 )
 from server.tasks import name_of
+from server.terms import Fates, down, terms
 from server.waiting import waiting_for
 
 log = logging.getLogger(__name__)
@@ -107,8 +111,9 @@ class FlockStrategy(Strategy):
         self._manifest: Manifest | None = None
         self._descriptions: dict[Node, Description] = {}
         self._ledger = Ledger(self._fleet, settings.gate)
+        self._chain, self._fates = Chain(), Fates()
         self._since = clock()
-        self._bytes_down = 0
+        self._bytes_down, self._encode_s, self._decode_s = 0, 0.0, 0.0
         self._outgoing: dict[tuple[int, Kind], tuple[Manifest, list[Order]]] = {}
         self._resume()
 
@@ -149,7 +154,7 @@ class FlockStrategy(Strategy):
         Weights, rounds and time limits come from the settings, so Flower's other arguments are not used.
         """
         self.summary()
-        exchange = Exchange(grid)
+        exchange = Exchange(grid, self._chain)
         nodes_at = told_at = shown_at = progress_at = self._clock()
         usual_s = FASTEST_POLL_S
         while self._state.stopped is None:
@@ -159,6 +164,7 @@ class FlockStrategy(Strategy):
                 self._forget(exchange)
                 nodes_at = now + NODES_EVERY_S
             replies = exchange.replies()
+            self._bytes_down += exchange.taken_bytes_down()
             self._handle([event for reply in replies for event in self._events_of(reply)], exchange)
             if replies:
                 usual_s += USUAL_WEIGHT * ((now - progress_at) / len(replies) - usual_s)
@@ -188,7 +194,10 @@ class FlockStrategy(Strategy):
         self._manifest, progress = found
         newest = self._manifest
         self._state = resumed(self._state, newest.version, newest.schema.features, progress)
-        aggregation.remind(self._inner, self._registry.memory(self._manifest.version))
+        memory = self._registry.memory(newest.version)
+        aggregation.remind(self._inner, memory)
+        self._chain = Chain(self._registry.steps(), memory)
+        self._fates = Fates(progress.get("serials"))
         log.info("resuming version=%d hash=%s", self._manifest.version, self._manifest.hash[:12])
 
     def _events_of(self, reply: Reply) -> list[Event]:
@@ -211,8 +220,10 @@ class FlockStrategy(Strategy):
         name, problem, fault = name_of(self._state, sent.node), reply.problem, reply.fault
         if answer is not None:
             assert self._manifest is not None  # noqa: S101  tasks were sent with it
+            started = time.perf_counter()
             try:
-                admit(answer, sent.version, self._manifest)
+                answer = admit(answer, sent.version, self._manifest)
+                self._decode_s += time.perf_counter() - started
                 self._ledger.enter(sent, answer, reply)
                 return [Answered(sent.node, sent.number, answer.drifted)]
             except NotAdmitted as error:
@@ -259,9 +270,9 @@ class FlockStrategy(Strategy):
         self._ledger.keep_only({held.number for held in self._state.buffer})
         exchange.ask(questions)
         for (_, kind), (manifest, orders) in self._outgoing.items():
-            self._bytes_down += exchange.send(
-                Send(kind, tuple(orders)), manifest, self._settings.federation.wait_s
-            )
+            order = Send(kind, tuple(orders))
+            exchange.send(order, manifest, self._settings.federation.wait_s, self._terms)
+            self._bytes_down += exchange.taken_bytes_down()
             log.info("sent kind=%s version=%d clients=%d", kind, manifest.version, len(orders))
         self._outgoing.clear()
 
@@ -273,13 +284,24 @@ class FlockStrategy(Strategy):
         key = (self._manifest.version, order.kind)
         self._outgoing.setdefault(key, (self._manifest, []))[1].extend(order.orders)
 
+    def _terms(self, node: Node) -> Terms:
+        """What a client is told with its task of how its messages travel."""
+        description, manifest = self._descriptions.get(node), self._manifest
+        if description is None or manifest is None:
+            return Terms()
+        client = description.client
+        return terms(
+            self._settings.compression, description, size_of(manifest.architecture.shapes),
+            self._fleet.speeds([client]).get(client), self._fates.of(client), self._ledger.waiting(client),
+        )  # fmt: skip
+
     def _first_version(self) -> Manifest:
         """Version 0, on disk."""
         assert self._state.features is not None  # noqa: S101  the coordinator sends no task without
         ready = [node for node, m in self._state.members.items() if m.status == "ready"]
         described = [self._descriptions[node] for node in ready]
         manifest = first_version(self._state.features, described, self._settings)
-        self._publish(manifest, self._state)
+        self._publish(manifest, self._state, None)
         return manifest
 
     def _fold(self, action: Fold) -> Folded | NotFolded:
@@ -304,8 +326,17 @@ class FlockStrategy(Strategy):
         event = self._folded(entries)
         after, _ = coordinator.step(self._state, event, self._clock(), self._settings.federation)
         scores = self._fleet.scores(self._connected() | {e.answer.client for e in entries}, current.scores)
+        started = time.perf_counter()
+        codec = down(
+            self._settings.compression, size_of(current.architecture.shapes),
+            self._fleet.speeds(self._connected()).values(),
+        )  # fmt: skip
+        weights, block = self._chain.encoded(current, weights, codec)
+        self._encode_s += time.perf_counter() - started
         self._manifest = replace(current, version=number, weights=weights, scores=scores)
-        self._publish(self._manifest, after)
+        for entry in entries:
+            self._fates.folded(entry.answer.client, entry.update.serial)
+        self._publish(self._manifest, after, self._chain.extend(current, self._manifest, block))
         self._record("train", number, entries, failed, event.error)
         return event
 
@@ -317,8 +348,11 @@ class FlockStrategy(Strategy):
             error = self._fleet.error(self._connected()) or error
         return Folded(error, len(entries), drifted)
 
-    def _publish(self, manifest: Manifest, state: State) -> None:
-        self._registry.write(manifest, progress_of(state), aggregation.memory(self._inner))
+    def _publish(self, manifest: Manifest, state: State, step: Step | None) -> None:
+        progress = progress_of(state) | {"serials": self._fates.saved()}
+        memory = aggregation.memory(self._inner) | self._chain.memory()
+        self._registry.write(manifest, progress, memory, step.pack() if step is not None else None)
+        self._chain.keep_from(manifest.version - self._settings.server.keep_versions)
 
     def _drop(self, number: int, node: Node, reason: str) -> None:
         name = name_of(self._state, node)
@@ -356,10 +390,13 @@ class FlockStrategy(Strategy):
             error=error if error is not None else weighted_error(used) if used else None,
             bytes_up=sum(entry.bytes_up for entry in used),
             bytes_down=self._bytes_down,
+            encode_s=self._encode_s,
+            decode_s=self._decode_s,
             failed={self._name(node): reason for node, reason in failed.items()},
         )
         self._history.add_round(row, [reply_row(entry) for entry in used])
-        self._since, self._bytes_down = self._clock(), 0
+        self._since = self._clock()
+        self._bytes_down, self._encode_s, self._decode_s = 0, 0.0, 0.0
         log.info(
             "round closed round=%d kind=%s version=%d error=%s answered=%d failed=%d wall_s=%.3f",
             number, kind, row.version, row.error, len(used), len(failed), row.wall_s,

@@ -9,15 +9,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from common import bundle
 from common.architecture import Architecture
-from common.bundle import pack, unpack
+from common.bundle import pack
+from common.compression.choice import Block, rng_of
+from common.compression.codec import CompressionError
 from common.manifest import Manifest
-from common.messages import PROTOCOL, Describe, Description, Evaluation, ProtocolError, Task, Update
+from common.messages import (
+    PROTOCOL,
+    Describe,
+    Description,
+    Evaluation,
+    ProtocolError,
+    Task,
+    Terms,
+    Update,
+)
 from common.moments import Moments
 from common.schema import Schema
 from common.scoring import ErrorSummary
 from common.sketch import ScoreSketch
+from common.traffic import Traffic
 from common.weights import digest, is_finite
+from common.wire import MOST_SQUEEZED, opened
+from common.zstd import MAGIC, squeeze
 
 SUMMARY = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
 ARCHITECTURE = Architecture(2, window=1, hidden=(3,))
@@ -31,6 +46,11 @@ MEASURED: dict[str, Any] = {
     "scores": SCORES,
     "drifted": False,
 }
+
+
+def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields and arrays of a packed message."""
+    return bundle.unpack(opened(content))
 
 
 def manifest() -> Manifest:
@@ -298,6 +318,27 @@ def test_any_bytes_are_a_message_or_refused(name: str, data: st.DataObject) -> N
     for kind in KINDS:
         with suppress(ProtocolError):
             assert isinstance(kind.unpack(content), kind)
+
+
+def test_an_encoded_update_comes_back_and_is_decoded() -> None:
+    block = Block.of("int8+zstd", ARCHITECTURE.first_weights(1), rng_of(0))
+    sent = update(block=block, serial=7, traffic=Traffic(1, 2, 3, 4, 0.5))
+    back = Update.unpack(sent.pack())
+    assert (back.block, back.serial, back.traffic, back.difference) == (block, 7, sent.traffic, {})
+    assert digest(back.decoded(ARCHITECTURE.shapes).difference) == digest(block.decoded(ARCHITECTURE.shapes))
+    with pytest.raises(CompressionError):
+        back.decoded({"w": (3,)})
+
+
+def test_a_squeezed_message_may_not_grow_without_end() -> None:
+    for bomb in (squeeze(bytes(MOST_SQUEEZED + 1)), squeeze(b"x" * 10), MAGIC):
+        with pytest.raises(ProtocolError, match="not a Task"):
+            Task.unpack(bomb)
+
+
+def test_the_terms_of_a_task_come_back() -> None:
+    terms = Terms("topk:0.1+zstd", True, (1, 2), (3,))
+    assert Task.unpack(Task(manifest(), 4, terms).pack()).terms == terms
 
 
 def test_an_update_may_hold_what_the_gate_must_refuse() -> None:

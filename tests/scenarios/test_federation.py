@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import psutil
+import zstandard
 from fleet import Federation, eventually
 
 from client.data import read
 from common.processes import MARKS
 from common.settings import DataSettings
+from common.zstd import MAGIC
 
 
 class Recorder:
@@ -62,6 +66,16 @@ class Recorder:
                 one.close()
 
 
+def opened(heard: bytes) -> bytes:
+    """What is in the messages that were squeezed."""
+    found = []
+    for start in (match.start() for match in re.finditer(re.escape(MAGIC), heard)):
+        with suppress(zstandard.ZstdError):
+            found.append(zstandard.ZstdDecompressor().decompressobj().decompress(heard[start:]))
+    assert len(found) > 10
+    return b"".join(found)
+
+
 def forms(row: np.ndarray) -> list[bytes]:
     """How a row of values could stand in a message: as floats of either width, or as text."""
     return [row.astype("<f4").tobytes(), row.astype("<f8").tobytes(), ",".join(map(str, row)).encode()]
@@ -89,6 +103,7 @@ def test_two_clients_learn_and_no_row_or_label_leaves_them(federation) -> None:
     assert {reply["client"] for reply in rounds[0]["replies"]} == {"a", "b"}
 
     heard = recorder.heard
+    heard += opened(heard)
     # The relay hears what is said: the final weights went to the clients to be measured.
     assert newest.weights["dense_0/kernel"].tobytes() in heard
     for file in files:

@@ -60,7 +60,12 @@ def test_a_round_comes_back_with_its_replies(history: History) -> None:
     history.add_round(finished(1, failed={"c": "out of memory"}, sampled=3), replies)
     (found,) = history.rounds()
     assert started - 1 <= found.pop("ended_at") <= time.time() + 1
-    assert found.pop("replies") == [asdict(each) for each in replies]
+    expected = [asdict(each) for each in replies]
+    for each in expected:
+        traffic = each.pop("traffic")
+        told = ("sent_bytes", "received_bytes", "replies_bytes", "encode_s", "decode_s")
+        each.update({name: traffic[name] for name in told})
+    assert found.pop("replies") == expected
     assert found == {**asdict(finished(1, failed={"c": "out of memory"}, sampled=3)), "answered": 2}
 
 
@@ -167,3 +172,23 @@ def test_rounds_outlive_a_process_that_is_killed(path: Path) -> None:
     assert killed.returncode == -9
     with closing(History(path)) as history:
         assert [row["number"] for row in history.rounds()] == [1, 2, 3]
+
+
+def test_a_database_of_an_earlier_flockwatch_is_gone_on_with(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "old.sqlite") as old:
+        old.execute(
+            "CREATE TABLE rounds (number INTEGER, kind TEXT, version INTEGER, ended_at REAL, wall_s REAL, "
+            "sampled INTEGER, answered INTEGER, error REAL, bytes_up INTEGER, bytes_down INTEGER, "
+            "failed TEXT)"
+        )
+        old.execute(
+            "CREATE TABLE replies (round INTEGER REFERENCES rounds (rowid), version INTEGER, client TEXT, "
+            "rows INTEGER, error TEXT, loss REAL, train_s REAL, bytes_up INTEGER)"
+        )
+        old.execute("INSERT INTO rounds VALUES (1, 'train', 1, 0.0, 1.0, 2, 0, 0.5, 10, 20, '{}')")
+    history = History(tmp_path / "old.sqlite")
+    history.add_round(finished(2), [reply("a", 0.25)])
+    first, second = history.rounds()
+    assert (first["number"], first["encode_s"]) == (1, None)
+    assert second["replies"][0]["sent_bytes"] == 0
+    history.close()

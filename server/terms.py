@@ -1,0 +1,71 @@
+"""Which codec each direction has, and what each client must know of its updates to settle its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from common.compression.choice import NAMES, NONE, automatic, spec_of, supported
+from common.messages import Description, Terms
+from common.settings import CompressionSettings
+
+TOLD = 8
+"""Of each client's updates that became part of a version, so many are told, the newest."""
+
+MOST_CLIENTS = 10_000
+
+
+class Fates:
+    """Serial numbers of the updates that were folded, by client.
+
+    >>> fates = Fates()
+    >>> fates.folded("a", 7); fates.folded("a", 0)
+    >>> fates.of("a"), fates.of("b")
+    ((7,), ())
+    """
+
+    def __init__(self, saved: Mapping[str, Sequence[int]] | None = None) -> None:
+        self._folded = {client: tuple(serials)[-TOLD:] for client, serials in (saved or {}).items()}
+
+    def folded(self, client: str, serial: int) -> None:
+        """An update has become part of a version. 0 is no serial number."""
+        if serial:
+            before = self._folded.pop(client, ())
+            self._folded[client] = (*before, serial)[-TOLD:]
+            if len(self._folded) > MOST_CLIENTS:
+                self._folded.pop(next(iter(self._folded)))
+
+    def of(self, client: str) -> tuple[int, ...]:
+        """The newest that were."""
+        return self._folded.get(client, ())
+
+    def saved(self) -> dict[str, list[int]]:
+        """All of them as JSON values."""
+        return {client: list(serials) for client, serials in self._folded.items()}
+
+
+def up(settings: CompressionSettings, parameters: int, bytes_per_s: float | None) -> str:
+    """The codec that a client with this link is to use."""
+    if settings.up == "auto":
+        return automatic(parameters, bytes_per_s, settings.up_share, settings.zstd)
+    return spec_of(settings.up, settings.up_share, settings.up_rank, settings.zstd)
+
+
+def down(settings: CompressionSettings, parameters: int, speeds: Collection[float]) -> str:
+    """The codec of the next version: all clients are sent the same, so the slowest link decides."""
+    if settings.down == "auto":
+        return automatic(parameters, min(speeds, default=None), settings.down_share, settings.zstd)
+    return spec_of(settings.down, settings.down_share, settings.down_rank, settings.zstd)
+
+
+def terms(
+    settings: CompressionSettings,
+    description: Description,
+    parameters: int,
+    bytes_per_s: float | None,
+    used: tuple[int, ...],
+    waiting: tuple[int, ...],
+) -> Terms:
+    """What a client is told with its task."""
+    codec = supported(up(settings, parameters, bytes_per_s), description.codecs)
+    keeps = settings.down != NONE and set(NAMES) <= set(description.codecs)
+    return Terms(codec, keeps, used, waiting)
