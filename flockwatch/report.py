@@ -55,6 +55,10 @@ def report(
             "seconds_per_round": _median([r["wall_s"] for r in trained]),
             "bytes_up": sum(r["bytes_up"] for r in rounds),
             "bytes_down": sum(r["bytes_down"] for r in rounds),
+            "http_bytes_up": _sum(rounds, "sent_bytes"),
+            "http_bytes_down": _sum(rounds, "received_bytes"),
+            "encode_s": _sum(rounds, "encode_s") + sum(r["encode_s"] or 0 for r in rounds),
+            "decode_s": _sum(rounds, "decode_s") + sum(r["decode_s"] or 0 for r in rounds),
             "error_before": _mean([c["error_before"] for c in clients]),
             "error_after": _mean([c["error_after"] for c in clients]),
             "anomalies_detected": sum(j.anomalies for j in judgements),
@@ -107,6 +111,11 @@ def _errors(rounds: list[dict[str, Any]], version: int) -> dict[str, float]:
     """Each client's mean error under a version."""
     replies = (reply for r in rounds for reply in r["replies"] if reply["version"] == version)
     return {reply["client"]: reply["error"]["mean"] for reply in replies}
+
+
+def _sum(rounds: list[dict[str, Any]], key: str) -> float:
+    """Over all replies."""
+    return sum(reply[key] or 0 for r in rounds for reply in r["replies"])
 
 
 def _quality(comparison: Comparison | None, way: str) -> dict[str, float] | None:

@@ -110,6 +110,7 @@ def _by_client(clients: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
         for client, values in clients.items():
             counter.add_metric([client], values.get(key, 0))
         yield counter
+    yield from _traffic(clients)
     refused = CounterMetricFamily(
         "flockwatch_client_updates_refused", "Replies that were not used", labels=["client", "reason"]
     )
@@ -117,6 +118,26 @@ def _by_client(clients: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
         for reason, number in values.get("refused", {}).items():
             refused.add_metric([client, reason], number)
     yield refused
+
+
+def _traffic(clients: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
+    moved = CounterMetricFamily(
+        "flockwatch_client_http_bytes",
+        "HTTP on the client's sockets, as it counts it",
+        labels=["client", "direction"],
+    )
+    spent = CounterMetricFamily(
+        "flockwatch_client_codec_seconds",
+        "What encoding and decoding took the client",
+        labels=["client", "work"],
+    )
+    for client, values in clients.items():
+        for direction, key in {"up": "sent_bytes", "down": "received_bytes"}.items():
+            moved.add_metric([client, direction], values.get(key, 0))
+        for work, key in {"encode": "encode_s", "decode": "decode_s"}.items():
+            spent.add_metric([client, work], values.get(key, 0.0))
+    yield moved
+    yield spent
 
 
 def serve(address: str, status: ServerStatus) -> Pages:

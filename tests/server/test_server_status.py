@@ -42,7 +42,7 @@ def state() -> State:
 def folder(tmp_path: Path) -> Path:
     fleet = Fleet(
         {
-            "a": {"version": 7, "error": 0.5, "rows": 10, "admitted": 4},
+            "a": {"version": 7, "error": 0.5, "rows": 10, "admitted": 4, "sent_bytes": 70, "encode_s": 0.5},
             "b": {"version": 5, "admitted": 2, "refused": {"not finite": 3}, "clipped": 1},
             "d": {"version": 1, "admitted": 9},
         }
@@ -92,6 +92,8 @@ def test_prometheus_reads_every_clients_figures(folder: Path) -> None:
     assert samples["flockwatch_client_updates_refused_total", "b", "not finite"] == 3
     assert samples["flockwatch_server_clients", "late"] == 1
     assert samples["flockwatch_client_error", "a"] == 0.5
+    assert samples["flockwatch_client_http_bytes_total", "a", "up"] == 70
+    assert samples["flockwatch_client_codec_seconds_total", "a", "encode"] == 0.5
     assert shown["version"] == health["version"] == 7
     assert health["status"] == "ok"
 
