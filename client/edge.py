@@ -134,7 +134,7 @@ class Edge:
             version=manifest.version,
             rows=prepared.cut,
             error=ErrorSummary.of(errors),
-            scores=ScoreSketch.of(errors),
+            scores=ScoreSketch.of(errors) if task.terms.scores else ScoreSketch(),
             drifted=self._drifted,
             loss=loss,
             train_s=time.perf_counter() - started,

@@ -105,6 +105,8 @@ class Terms:
     """Serial numbers of the client's newest updates that are part of a version."""
     waiting: tuple[int, ...] = ()
     """Those that wait to be. Any other that was sent is lost, and its error is to be taken back."""
+    scores: bool = True
+    """Whether an update shall carry its scores, which may be many times as large as all the rest of it."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class Evaluation(Packed):
     """Rows that the client trains on: its weight in a mean over clients."""
     error: ErrorSummary
     scores: ScoreSketch
-    """Of the held-out rows."""
+    """Of the held-out rows; of an update that was not asked for them, empty."""
     drifted: bool
     """Whether the client's stream no longer looks as it did: it asks for training."""
     traffic: Traffic = dataclasses.field(default=Traffic(), kw_only=True)

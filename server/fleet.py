@@ -77,6 +77,7 @@ class Fleet:
         }
         self._scores: dict[str, ScoreSketch] = {}
         self._unmeasured: set[str] = set()
+        self._scored: dict[str, int] = {}
         self._direction: Weights | None = None
 
     def heard(self, answer: Evaluation) -> Traffic:
@@ -94,8 +95,10 @@ class Fleet:
         }  # fmt: skip
         if isinstance(answer, Update):
             changes["norm"] = norm(answer.difference)
-        self._scores[answer.client] = answer.scores
-        self._unmeasured.add(answer.client)
+        if answer.scores.count or answer.client not in self._scores:
+            self._scores[answer.client] = answer.scores
+            self._scored[answer.client] = answer.version
+            self._unmeasured.add(answer.client)
         self._change(answer.client, **changes)
         return traffic
 
@@ -143,6 +146,10 @@ class Fleet:
         rows = sum(r.rows or 0 for r in known)
         return sum((r.error or 0.0) * (r.rows or 0) for r in known) / rows if rows else None
 
+    def scored(self, client: str) -> int | None:
+        """The version that a client's newest scores are of."""
+        return self._scored.get(client)
+
     def scores(self, clients: Collection[str], before: ScoreSketch) -> ScoreSketch:
         """The newest scores of these clients together.
 
@@ -178,6 +185,7 @@ class Fleet:
             self.records.pop(oldest)
             self._scores.pop(oldest, None)
             self._unmeasured.discard(oldest)
+            self._scored.pop(oldest, None)
 
 
 def _unit(weights: Weights) -> Weights:

@@ -13,6 +13,9 @@ TOLD = 8
 
 MOST_CLIENTS = 10_000
 
+SCORES_EVERY = 5
+"""Versions between two sketches of a client's scores, where updates are encoded: they change slowly."""
+
 
 class Fates:
     """Serial numbers of the updates that were folded, by client.
@@ -64,8 +67,20 @@ def terms(
     bytes_per_s: float | None,
     used: tuple[int, ...],
     waiting: tuple[int, ...],
+    scores_behind: int | None = None,
 ) -> Terms:
-    """What a client is told with its task."""
+    """What a client is told with its task.
+
+    Args:
+        settings: As set.
+        description: The client's.
+        parameters: Of the model.
+        bytes_per_s: Of its link; None: not known.
+        used: Its newest updates that were folded, by serial number.
+        waiting: Those that wait to be.
+        scores_behind: By how many versions its newest scores are behind the task's; None: there are none.
+    """
     codec = supported(up(settings, parameters, bytes_per_s), description.codecs)
     keeps = settings.down != NONE and set(NAMES) <= set(description.codecs)
-    return Terms(codec, keeps, used, waiting)
+    asked = codec == NONE or scores_behind is None or not 0 <= scores_behind < SCORES_EVERY
+    return Terms(codec, keeps, used, waiting, asked)

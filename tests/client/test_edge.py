@@ -15,7 +15,7 @@ from client.store import Store
 from client.tables import DataError
 from common.architecture import Architecture
 from common.manifest import Manifest
-from common.messages import Task
+from common.messages import Task, Terms
 from common.moments import Moments, Scaler
 from common.schema import Schema, SchemaError
 from common.scoring import scores
@@ -82,6 +82,13 @@ def test_an_update_is_a_difference_and_carries_the_error_before_training() -> No
     assert update.version == 3
     assert norm(update.difference) > 0
     assert {n: a.shape for n, a in update.difference.items()} == given.manifest.architecture.shapes
+
+
+def test_an_update_carries_its_scores_only_if_they_are_asked_for() -> None:
+    given = task()
+    assert edge().train(given).scores.count == 8
+    silent = edge().train(Task(given.manifest, terms=Terms(scores=False)))
+    assert (silent.scores.count, silent.error.count) == (0, 8)
 
 
 def test_neither_held_out_nor_test_rows_change_what_is_learned() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from common.messages import Description
 from common.moments import Moments
 from common.schema import Schema
 from common.settings import Codec, CompressionSettings
+from common.sketch import ScoreSketch
 from common.traffic import Traffic
 from server.fleet import Fleet
 from server.terms import TOLD, Fates, down, terms, up
@@ -52,6 +53,26 @@ def test_only_who_can_follow_changes_is_asked_to_keep_a_version() -> None:
     stock = terms(settings, described(STATELESS), 10, None, (), ())
     assert (stock.codec, stock.keep) == ("int8", False)
     assert not terms(CompressionSettings(), described(NAMES), 10, None, (), ()).keep
+
+
+@pytest.mark.parametrize(
+    ("codec", "behind", "asked"),
+    [("none", 1, True), ("sign", None, True), ("sign", 1, False), ("sign", 5, True), ("sign", -2, True)],
+)
+def test_scores_are_asked_for_now_and_then_where_updates_are_small(
+    codec: Any, behind: int | None, asked: bool
+) -> None:
+    settings = CompressionSettings(up=codec)
+    assert terms(settings, described(NAMES), 10, None, (), (), behind).scores is asked
+
+
+def test_a_client_without_new_scores_keeps_its_last_ones() -> None:
+    fleet = Fleet()
+    fleet.heard(update("a", scores=[1.0, 2.0]))
+    fleet.heard(update("a", version=4))
+    assert fleet.scored("a") == 3
+    assert fleet.scores({"a"}, ScoreSketch()).count == 2
+    assert fleet.scored("b") is None
 
 
 def test_the_newest_fates_are_told_and_outlive_a_restart() -> None:
