@@ -26,12 +26,12 @@ class TopK:
     unbiased = False
 
     def __init__(self, share: float) -> None:
-        self._share = share
+        self.share = share
 
     def encode(self, values: Weights, rng: np.random.Generator) -> bytes:
         """The positions, then four bytes for each value that is kept."""
         row = flat(values)
-        kept = strongest(row, self._share)
+        kept = strongest(row, self.share)
         return indices.pack(kept, len(row)) + row[kept].astype("<f4").tobytes()
 
     def decode(self, content: bytes, shapes: Shapes) -> Weights:
@@ -42,7 +42,7 @@ class TopK:
 
     def bound(self, values: Weights) -> float:
         """The largest magnitude that is left out."""
-        return left_out(values, self._share)
+        return left_out(values, self.share)
 
     def most_bytes(self, shapes: Shapes) -> int:
         """If every value were kept."""

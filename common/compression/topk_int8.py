@@ -7,26 +7,17 @@ import numpy as np
 from common.compression import indices
 from common.compression.codec import checked_length, flat, largest, size_of
 from common.compression.int8 import level_of, quantised, scale_of
-from common.compression.topk import left_out, scattered, strongest, within
+from common.compression.topk import TopK, left_out, scattered, strongest, within
 from common.weights import Shapes, Weights
 
 
-class TopKInt8:
-    """Keeps a share of the values, to 127 levels of the largest.
-
-    Args:
-        share: Of all values that are kept, above 0 and at most 1; at least one is. Only encoding needs it.
-    """
-
-    unbiased = False
-
-    def __init__(self, share: float) -> None:
-        self._share = share
+class TopKInt8(TopK):
+    """Keeps a share of the values, to 127 levels of the largest."""
 
     def encode(self, values: Weights, rng: np.random.Generator) -> bytes:
         """The positions, a scale, then a byte for each value that is kept."""
         row = flat(values)
-        kept = strongest(row, self._share)
+        kept = strongest(row, self.share)
         scale = scale_of(row[kept])
         codes = quantised(row[kept], scale, rng)
         return indices.pack(kept, len(row)) + bytes(np.array([scale], "<f4")) + bytes(codes)
@@ -41,7 +32,7 @@ class TopKInt8:
 
     def bound(self, values: Weights) -> float:
         """The largest magnitude that is left out, or one level."""
-        return max(left_out(values, self._share), level_of(largest(values)))
+        return max(left_out(values, self.share), level_of(largest(values)))
 
     def most_bytes(self, shapes: Shapes) -> int:
         """If every value were kept."""

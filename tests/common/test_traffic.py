@@ -5,7 +5,7 @@ import threading
 import httpcore
 import pytest
 
-from common.flwr_private import _Counted, _Metered
+from common.flwr_private import FleetConnection, _Counted, _Metered
 from common.traffic import TIMED_BYTES, Meter, Traffic
 
 
@@ -73,3 +73,11 @@ def test_what_a_socket_carries_is_counted(tls: bool) -> None:
     stream.close()
     assert stream.get_extra_info("x") == "x"
     assert (meter.traffic.sent_bytes, meter.traffic.received_bytes) == (3, 4)
+
+
+def test_a_connection_finds_the_sockets_to_count() -> None:
+    """By private names of httpx, httpcore and Flower, which an upgrade must still have."""
+    connection = FleetConnection("127.0.0.1:1", meter=Meter())
+    pool = connection._client._client._transport._pool  # type: ignore[attr-defined]
+    assert isinstance(pool._network_backend, _Metered)
+    connection.close()
