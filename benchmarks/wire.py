@@ -4,8 +4,8 @@ Bytes come from real processes: a server and two clients on real servers' rows, 
 their sockets. Average precision and final error come from the same strategy, gate, codecs and edges within
 one process (`memory_grid`), where three seeds take minutes and not hours.
 
-The parts are processes of their own (`python -m benchmarks.wire PART` prints one as JSON), so that on a
-shared machine they can be run apart; `python -m benchmarks.wire --from FILE...` then makes the table.
+The parts are processes of their own (`python -m benchmarks.wire PART [CODEC...]` prints one as JSON lines),
+so that on a shared machine they can be run apart; `python -m benchmarks.wire --from FILE...` makes the table.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SOCKET_LIMIT_S = 240.0
 MODELS: Mapping[str, tuple[int, ...]] = {"asd": (64, 16, 64), "large": (760, 142, 760)}
 """Hidden widths: 26,702 weights by default, and half a million."""
 
-ROUNDS = {"asd": 25, "large": 10}
+ROUNDS = {"asd": 20, "large": 10}
 
 CODECS: Mapping[str, Mapping[str, Any]] = {
     "none": {},
@@ -84,7 +84,10 @@ def main() -> None:
     given = sys.argv[1:]
     if given and given[0] in PARTS:
         kind, _, model = given[0].partition("-")
-        print(json.dumps({given[0]: _socket(model) if kind == "socket" else _quality(model)}))
+        codecs = given[1:] or CHOSEN[model]
+        for codec in codecs:
+            figures = _socket(model, codec) if kind == "socket" else _quality(model, codec)
+            print(json.dumps({"part": given[0], "codec": codec, "figures": figures}), flush=True)
         return
     if given[:1] == ["--from"]:
         lines = [Path(name).read_text() for name in given[1:]]
@@ -94,9 +97,11 @@ def main() -> None:
             subprocess.run([*command, part], check=True, stdout=subprocess.PIPE, text=True).stdout
             for part in PARTS
         ]
-    found: dict[str, Any] = {}
-    for line in lines:
-        found |= json.loads(line.strip().splitlines()[-1])
+    found: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    for line in "\n".join(lines).splitlines():
+        if line.startswith("{"):
+            one = json.loads(line)
+            found[one["part"]][one["codec"]] = one["figures"]
     _publish(found)
 
 
@@ -116,26 +121,23 @@ def _settings(model: str, codec: str, seed: int, rounds: int, clients: int) -> S
 # Bytes, by real processes.
 
 
-def _socket(model: str) -> dict[str, dict[str, float]]:
-    """Of each codec: bytes of an update's request, payload down, and what a round moves in all."""
-    found = {}
-    for codec in CHOSEN[model]:
-        chosen = _settings(model, codec, 0, SOCKET_ROUNDS, SOCKET_CLIENTS).dump()
-        sections = ("model", "training", "federation", "compression")
-        with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
-            folder = Path(name) / "run"
+def _socket(model: str, codec: str) -> dict[str, float]:
+    """Bytes of an update's request, payload down, and what a round moves in all."""
+    chosen = _settings(model, codec, 0, SOCKET_ROUNDS, SOCKET_CLIENTS).dump()
+    sections = ("model", "training", "federation", "compression")
+    with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
+        folder = Path(name) / "run"
 
-            def command(number: int, data: Path, address: str, folder: Path = folder) -> list[str]:
-                return [
-                    sys.executable, "-m", "flockwatch", "client", "--data", str(data), "--server", address,
-                    "--state", str(folder / f"state-{number}"),
-                ]  # fmt: skip
+        def command(number: int, data: Path, address: str, folder: Path = folder) -> list[str]:
+            return [
+                sys.executable, "-m", "flockwatch", "client", "--data", str(data), "--server", address,
+                "--state", str(folder / f"state-{number}"),
+            ]  # fmt: skip
 
-            parts = _partitions(SOCKET_CLIENTS)
-            fleet.run(folder, parts, {s: chosen[s] for s in sections}, command, SOCKET_LIMIT_S)
-            rounds = History(folder / "server" / "history.sqlite").rounds()
-        found[codec] = _bytes(rounds)
-    return found
+        parts = _partitions(SOCKET_CLIENTS)
+        fleet.run(folder, parts, {s: chosen[s] for s in sections}, command, SOCKET_LIMIT_S)
+        rounds = History(folder / "server" / "history.sqlite").rounds()
+    return _bytes(rounds)
 
 
 def _bytes(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -172,25 +174,24 @@ def _trainer(architecture: Architecture, settings: str) -> Trainer:
     return Trainer(architecture, TrainingSettings.model_validate_json(settings))
 
 
-def _quality(model: str) -> dict[str, list[tuple[float, float]]]:
-    """Of each codec and seed: average precision on labelled test rows, and the error on held-out ones."""
+def _quality(model: str, codec: str) -> list[tuple[float, float]]:
+    """Of each seed: average precision on labelled test rows, and the error on held-out ones."""
     logging.disable(logging.INFO)
     take_task()
     parts = _partitions(CLIENTS)
-    found: dict[str, list[tuple[float, float]]] = {codec: [] for codec in CHOSEN[model]}
+    found: list[tuple[float, float]] = []
     for seed in SEEDS:
-        for codec in CHOSEN[model]:
-            chosen = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
-            edges = [_Sharing(part, part.name) for part in parts]
-            apps = {i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}
-            with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
-                registry = Registry(Path(name) / "versions", 2)
-                history = History(Path(name) / "history.sqlite")
-                FlockStrategy(aggregation.chosen(chosen), chosen, registry, history).start(MemoryGrid(apps))
-                newest = registry.latest()
-                error = history.rounds()[-1]["error"]
-            assert newest is not None
-            found[codec].append((_precision(newest[0], parts), error))
+        chosen = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
+        edges = [_Sharing(part, part.name) for part in parts]
+        apps = {i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}
+        with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
+            registry = Registry(Path(name) / "versions", 2)
+            history = History(Path(name) / "history.sqlite")
+            FlockStrategy(aggregation.chosen(chosen), chosen, registry, history).start(MemoryGrid(apps))
+            newest = registry.latest()
+            error = history.rounds()[-1]["error"]
+        assert newest is not None
+        found.append((_precision(newest[0], parts), error))
     return found
 
 
@@ -213,12 +214,15 @@ def _publish(found: Mapping[str, Any]) -> None:
     """The table and the JSON line."""
     rows, figures = [], []
     for model in MODELS:
+        measured = found[f"socket-{model}"].keys() & found[f"quality-{model}"].keys()
+        if "none" not in measured:
+            continue
         features = len(_partitions(1)[0].schema)
         shape = Architecture.of(_settings(model, "none", 0, 1, 1).model, features)
         weights = sum(int(np.prod(s)) for s in shape.shapes.values())
         plain = found[f"socket-{model}"]["none"]["bytes_up"]
         base = np.array(found[f"quality-{model}"]["none"])
-        for codec in CHOSEN[model]:
+        for codec in (name for name in CHOSEN[model] if name in measured):
             wire, quality = found[f"socket-{model}"][codec], np.array(found[f"quality-{model}"][codec])
             ap, error = quality.mean(axis=0)
             # Seed by seed, since seeds differ more than codecs do.
