@@ -250,7 +250,7 @@ def _publish(found: Mapping[str, Any]) -> None:
         rows,
         seeds=len(SEEDS),
         rounds=ROUNDS,
-        rows=figures,
+        measured=figures,
     )
 
 
