@@ -22,6 +22,8 @@ STEADY_S = 60.0
 """A trainer that has run for so long starts again at once when it ends."""
 GRACE_S = 15.0
 NICENESS = 10
+"""Of the trainer, beyond this process's own."""
+LOWEST_PRIORITY = 19
 
 
 class Supervisor:
@@ -88,7 +90,8 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
             )
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, child.pid, min(own + NICENESS, LOWEST_PRIORITY))
         self.pid = child.pid
         return child
 
