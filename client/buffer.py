@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 FILE = "buffer.ring"
 _HEADER = Struct("<8sIQ16s")  # magic, features, capacity, hash of the schema
-_COUNTS = Struct("<QQ")  # events ever written, and those with the ones that are being written now
 _MAGIC = b"flkring1"
 _COUNTS_AT = 48
 _ROOM = 64
@@ -63,7 +62,8 @@ class Buffer:
             self._map = mmap.mmap(file.fileno(), size)
         self._capacity = capacity
         self._rows, self._breaks = _arrays(self._map, features, capacity)
-        self._count: int = _COUNTS.unpack_from(self._map, _COUNTS_AT)[0]
+        self._counts = _counts(self._map)
+        self._count = int(self._counts[0])
 
     def __len__(self) -> int:
         """Events that it holds."""
@@ -72,12 +72,11 @@ class Buffer:
     def append(self, rows: NDArray[np.float32], breaks: NDArray[np.bool_]) -> None:
         """Add events of shape (n, features), n at most the capacity, and whether each begins a stretch."""
         after = self._count + len(rows)
-        _COUNTS.pack_into(self._map, _COUNTS_AT, self._count, after)
+        self._counts[1] = after
         slots = np.arange(self._count, after) % self._capacity
         self._rows[slots] = rows
         self._breaks[slots] = breaks
-        self._count = after
-        _COUNTS.pack_into(self._map, _COUNTS_AT, after, after)
+        self._counts[0] = self._count = after
 
     def kept(self) -> Kept:
         """Copies of all events that it holds, oldest first."""
@@ -108,17 +107,17 @@ def read(folder: Path, schema: Schema | None = None) -> Kept | None:
             return None
         if schema is not None and hash_ != schema.hash.encode():
             return None
-        before = _COUNTS.unpack_from(content, _COUNTS_AT)[0]
-        found = _copy(content, features, capacity, before)
-        # What was written while we read, or is being written, took the place of the oldest.
-        after = _COUNTS.unpack_from(content, _COUNTS_AT)[1]
+        before, found, after = _copy(content, features, capacity)
         overwritten = max(0, after - before - max(0, capacity - before))
         return Kept(found.rows[overwritten:], found.breaks[overwritten:])
 
 
-def _copy(content: mmap.mmap, features: int, capacity: int, count: int) -> Kept:
-    rows, breaks = _arrays(content, features, capacity)
-    return _ordered(rows, breaks, count, capacity)
+def _copy(content: mmap.mmap, features: int, capacity: int) -> tuple[int, Kept, int]:
+    """All events, between the two counts: what was written meanwhile took the place of the oldest."""
+    counts, (rows, breaks) = _counts(content), _arrays(content, features, capacity)
+    before = int(counts[0])
+    found = _ordered(rows, breaks, before, capacity)
+    return before, found, int(counts[1])
 
 
 def _ordered(rows: NDArray[np.float32], breaks: NDArray[np.bool_], count: int, capacity: int) -> Kept:
@@ -128,6 +127,14 @@ def _ordered(rows: NDArray[np.float32], breaks: NDArray[np.bool_], count: int, c
     taken = np.concatenate([breaks[part] for part in order])
     taken[:1] = True
     return Kept(np.concatenate([rows[part] for part in order]), taken)
+
+
+def _counts(content: mmap.mmap) -> NDArray[np.uint64]:
+    """Events ever written, and those with the ones that are being written now.
+
+    Each is read and written whole: of half the bytes of a count another process would make another count.
+    """
+    return np.frombuffer(content, np.uint64, 2, _COUNTS_AT)
 
 
 def _arrays(
