@@ -28,6 +28,7 @@ bench-rounds bench-memory bench-score bench-swaps bench-budget bench-stragglers 
 	$(BIN)/python -m benchmarks.$*
 
 bench-score: $(VENV)/.peers
+bench-swaps: export OPENBLAS_NUM_THREADS = 1  # as the command line sets it
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "flockwatch needs Python 3.11 to 3.13, this is " + sys.version.split()[0])'

@@ -24,6 +24,7 @@ from client.data import Partition, files, read
 from client.detector import Detector
 from client.incidents import Notice
 from client.keeper import Keeper
+from client.shadow import AtOnce
 from client.store import Store
 from client.trial import rescored
 from common.manifest import Manifest
@@ -112,7 +113,7 @@ def _replayed(partition: Partition, manifest: Manifest, settings: Settings, fold
     detector = Detector(partition.name, partition.schema, settings.data, settings.live)
     store = Store(folder)
     store.offer(manifest.pack())
-    keeper = Keeper(detector, settings, folder, store, [])
+    keeper = Keeper(detector, settings, folder, store, [], trial=AtOnce)
     keeper.tick(save=False)
     notices: list[Notice] = []
     rows = np.concatenate([partition.rows, partition.test_rows])

@@ -32,6 +32,15 @@ class Kept:
     breaks: NDArray[np.bool_]
     """Shape (n,): whether an event does not follow the one before it."""
 
+    @classmethod
+    def nothing(cls, features: int) -> Kept:
+        """No events of so many features."""
+        return cls(np.empty((0, features), np.float32), np.empty(0, np.bool_))
+
+    def newest(self, n: int) -> Kept:
+        """The last `n` events, or those there are."""
+        return Kept(self.rows[-n:], self.breaks[-n:])
+
 
 class Buffer:
     """The ring, mapped for writing. What is in it survives its process.

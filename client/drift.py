@@ -6,8 +6,6 @@ import numpy as np
 from datasketches import kll_floats_sketch, ks_test
 from numpy.typing import NDArray
 
-from common.sketch import pieces
-
 WINDOW = 1000
 """Scores that are compared at a time."""
 IN_A_ROW = 2
@@ -23,17 +21,14 @@ class Drift:
 
     Args:
         p: Probability below which two sets of scores are held to be of different distributions.
-        calibration: Scores of shape (n,); where there are fewer than `WINDOW`, the stream's first are used.
+        calibration: Of `calibration`; where it is of fewer scores than `WINDOW`, the stream's first are used.
     """
 
-    def __init__(self, p: float, calibration: NDArray[np.floating] | None = None) -> None:
+    def __init__(self, p: float, calibration: bytes = b"") -> None:
         self._p = p
-        self._calibration = kll_floats_sketch(_K)
-        self._window = kll_floats_sketch(_K)
+        self._calibration = kll_floats_sketch.deserialize(calibration) if calibration else _empty()
+        self._window = _empty()
         self._differing = 0
-        if calibration is not None:
-            for piece in pieces(calibration):
-                self._calibration.update(piece)
 
     @property
     def drifted(self) -> bool:
@@ -54,4 +49,15 @@ class Drift:
             if self._window.n == WINDOW:
                 differs = ks_test(self._calibration, self._window, self._p)
                 self._differing = self._differing + 1 if differs else 0
-                self._window = kll_floats_sketch(_K)
+                self._window = _empty()
+
+
+def calibration(scores: NDArray[np.floating]) -> bytes:
+    """What `Drift` compares a stream with: a sketch of scores of shape (n,), all finite."""
+    sketch = _empty()
+    sketch.update(np.ascontiguousarray(scores, np.float32))
+    return bytes(sketch.serialize())
+
+
+def _empty() -> kll_floats_sketch:
+    return kll_floats_sketch(_K)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,15 +16,16 @@ from client.buffer import Buffer, Kept
 from client.detector import Detector
 from client.drift import Drift
 from client.settling import Settled, Settling
+from client.shadow import Case, Shadow, Trial, TrialFailed
 from client.store import Store
-from client.trial import objection, rescored
+from client.trial import Findings, Limit, examined
 from common.budget import Budget
 from common.files import write_atomic
 from common.manifest import Manifest, ManifestError
 from common.schema import SchemaError
 from common.settings import Settings
-from common.sketch import ScoreSketch, SketchError
-from common.threshold import Evidence, blended
+from common.sketch import SketchError
+from common.threshold import Evidence
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +35,6 @@ FIRST_INTERVAL_S = 1.0
 """Taken from one event to the next until it can be measured."""
 ENOUGH_TIMES = 8
 """Events without which the interval is not measured."""
-ON_TRIAL = 4096
-"""Newest normal events that a candidate is tried on."""
 
 
 class Spool(Protocol):
@@ -55,6 +55,7 @@ class Keeper:
         store: Its versions.
         spools: What must be safe on disk before the stream's position is saved.
         fixed: The only version there is, on a machine that never trains; None: versions of the store.
+        trial: How a version is tried before it is taken.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Keeper:
         store: Store,
         spools: Sequence[Spool],
         fixed: Manifest | None = None,
+        trial: Callable[[Case], Trial] = Shadow,
     ) -> None:
         self._detector = detector
         self._settings = settings
@@ -73,6 +75,8 @@ class Keeper:
         self._fixed = fixed
         self._store = store
         self._pinned = store.pinned
+        self._try = trial
+        self._trial: _OnTrial | None = None
         self._budget = Budget.parse(settings.threshold.budget)
         self._buffer: Buffer | None = None
         self._evidence = Evidence()
@@ -117,6 +121,7 @@ class Keeper:
         if self._thread.is_alive():
             self._thread.join()
         self.tick(save=True)
+        self._give_up()
         if self._buffer is not None:
             self._buffer.close()
 
@@ -169,15 +174,15 @@ class Keeper:
         if manifest is None:
             return
         try:
-            self._take(manifest.aligned(self._detector.schema))
+            aligned = manifest.aligned(self._detector.schema)
+            self._take(aligned, examined(aligned, self._kept(), self._limit()))
         except (SchemaError, SketchError) as error:
             self.problems["versions"] = f"version {manifest.version}: {error}"
 
     def _kept(self) -> Kept:
         if self._buffer is not None:
             return self._buffer.kept()
-        features = len(self._detector.schema)
-        return Kept(np.empty((0, features), np.float32), np.empty(0, np.bool_))
+        return Kept.nothing(len(self._detector.schema))
 
     def _settle(self) -> None:
         """Move events that are old enough to be known as normal into the buffer and the evidence."""
@@ -207,76 +212,82 @@ class Keeper:
         pinned = self._store.pinned
         if pinned != self._pinned:
             self._pinned = pinned
+            self._give_up()
             manifest = self._store.current()
-            if manifest is not None:
-                self._take(manifest.aligned(self._detector.schema))
-        if pinned is not None:
-            return
-        try:
-            candidate = self._store.candidate()
-        except ManifestError as error:
-            self._refused(f"a version on trial: {error}")
-            return
-        if candidate is not None:
-            self._try_out(candidate)
+            if manifest is not None and self._store.at_work is not None:
+                self._put_on_trial(manifest, self._store.at_work, chosen=True)
+        elif self._trial is not None:
+            self._conclude(self._trial)
+        elif pinned is None:
+            try:
+                candidate = self._store.candidate()
+            except ManifestError as error:
+                self._refused(f"a version on trial: {error}")
+                return
+            if candidate is not None:
+                self._put_on_trial(candidate, self._store.on_trial)
 
-    def _try_out(self, candidate: Manifest) -> None:
-        try:
-            aligned = candidate.aligned(self._detector.schema)
-            wrong = self._objection(aligned)
-        except (SchemaError, SketchError) as error:
-            wrong = str(error)
-        if wrong is not None:
-            self._store.refuse(candidate, wrong)
-            self._refused(f"version {candidate.version}: {wrong}")
-            return
-        self._store.accept(candidate)
-        self._take(aligned)
-        self.swaps += 1
-        self.problems.pop("version", None)
+    def _put_on_trial(self, manifest: Manifest, file: Path, chosen: bool = False) -> None:
+        live = self._detector.live if self.manifest is not None else None
+        beside = self._store.at_work if live is not None else None
+        threshold = live.threshold if live is not None else 0.0
+        case = Case(self._folder, self._detector.schema, file, self._limit(), beside, threshold)
+        self._trial = _OnTrial(manifest, self._try(case), chosen)
+        self._conclude(self._trial)
 
-    def _objection(self, candidate: Manifest) -> str | None:
-        live = self._detector.live
-        kept = self._kept()
-        recent = Kept(kept.rows[-ON_TRIAL:], kept.breaks[-ON_TRIAL:])
-        found = rescored(candidate, recent)
-        live_scores = rescored(self.manifest, recent) if self.manifest is not None else found[:0]
-        evidence = Evidence()
-        if np.isfinite(found).all():
-            evidence.normal.add(found)
-        threshold = self._threshold(candidate.scores, evidence)
-        return objection(
-            candidate, found, threshold, self.manifest, live_scores, live.threshold if live else 0.0
-        )
+    def _conclude(self, tried: _OnTrial) -> None:
+        """Take up a version whose trial has ended well, or that an operator has chosen, however it went."""
+        try:
+            findings = tried.trial.findings()
+        except TrialFailed as error:
+            findings = Findings(str(error))
+        if findings is None:
+            return
+        self._give_up()
+        manifest = tried.manifest
+        if findings.wrong is not None and not tried.chosen:
+            self._store.refuse(manifest, findings.wrong)
+            self._refused(f"version {manifest.version}: {findings.wrong}")
+            return
+        if not tried.chosen:
+            self._store.accept(manifest)
+            self.swaps += 1
+            self.problems.pop("version", None)
+        self._take(manifest.aligned(self._detector.schema), findings)
+
+    def _give_up(self) -> None:
+        if self._trial is not None:
+            self._trial.trial.end()
+            self._trial = None
 
     def _refused(self, message: str) -> None:
         self.refusals += 1
         self.problems["version"] = f"refused {message}"
         log.error("version refused reason=%s", message)
 
-    def _take(self, manifest: Manifest) -> None:
-        """Work with this version from now on: what its threshold rests on starts anew from the buffer."""
-        found = rescored(manifest, self._kept())
-        evidence = Evidence(ScoreSketch.of(found))
-        threshold = self._threshold(manifest.scores, evidence)
+    def _take(self, manifest: Manifest, findings: Findings) -> None:
+        """Work with this version from now on: what its threshold rests on starts anew from its trial."""
+        evidence = Evidence(findings.scores)
+        threshold = self._limit().of(manifest.scores, evidence)
         self._evidence, self._incidents = evidence, self._detector.incidents.started
-        self._drift = Drift(self._settings.live.drift_p, found)
+        self._drift = Drift(self._settings.live.drift_p, findings.calibration)
         with self._trouble("state"):
             self._store.drifted = False
         self.manifest = manifest
         self._detector.take(manifest, threshold)
-        log.info("version taken version=%d threshold=%.4g rows=%d", manifest.version, threshold, len(found))
+        log.info(
+            "version taken version=%d threshold=%.4g windows=%d",
+            manifest.version, threshold, findings.windows,
+        )  # fmt: skip
 
     def _tune(self) -> None:
         """Adapt the threshold to what the stream has shown, but never while an incident is open."""
         live = self._detector.live
         if live is not None and self.manifest is not None and not self._detector.incidents.open:
-            live.threshold = self._threshold(self.manifest.scores, self._evidence)
+            live.threshold = self._limit().of(self.manifest.scores, self._evidence)
 
-    def _threshold(self, fleet: ScoreSketch, own: Evidence) -> float:
-        if self._settings.threshold.value is not None:
-            return self._settings.threshold.value
-        return blended(fleet, own, self._budget.rate(self.interval_s()))
+    def _limit(self) -> Limit:
+        return Limit(self._settings.threshold.value, self._budget.rate(self.interval_s()))
 
     def interval_s(self) -> float:
         """Seconds from one event to the next: as set, or the median of the recent ones."""
@@ -299,6 +310,14 @@ class Keeper:
             content = json.dumps({"source": source, "position": place}).encode()
             write_atomic(self._folder / "source.json", content)
             self._saved = position
+
+
+@dataclass(frozen=True)
+class _OnTrial:
+    manifest: Manifest
+    trial: Trial
+    chosen: bool
+    """By an operator, whatever its trial says."""
 
 
 class _Trouble:

@@ -31,6 +31,8 @@ class Store:
         self._refused = folder / "refused"
         self._pin = folder / "pinned"
         self._drift = folder / "drifted"
+        self.at_work: Path | None = None
+        """The file of the version that `current` found, or that was accepted since."""
         self.passed_over: list[str] = []
         """What was wrong with versions that `current` set aside."""
         for place in (self._versions, self._refused):
@@ -39,6 +41,11 @@ class Store:
     def offer(self, content: bytes) -> None:
         """Put a packed version on trial; the newest one counts."""
         write_atomic(self._candidate, content)
+
+    @property
+    def on_trial(self) -> Path:
+        """The file of the version that `candidate` returned, until it is accepted or refused."""
+        return self._trying
 
     def candidate(self) -> Manifest | None:
         """The version on trial, if there is one, until it is accepted or refused.
@@ -62,7 +69,8 @@ class Store:
         """The version on trial is the one at work from now on."""
         kept = self._kept()
         number = int(kept[0].name.split("-")[0]) + 1 if kept else 1
-        write_atomic(self._versions / f"{number:06d}-{_name(manifest)}{ENDING}", manifest.pack())
+        self.at_work = self._versions / f"{number:06d}-{_name(manifest)}{ENDING}"
+        write_atomic(self.at_work, manifest.pack())
         self._trying.unlink(missing_ok=True)
         for path in kept[KEEP - 1 :]:
             if path.name != self.pinned:
@@ -78,10 +86,13 @@ class Store:
             if self.pinned is not None and path.name != self.pinned:
                 continue
             try:
-                return Manifest.unpack(path.read_bytes())
+                manifest = Manifest.unpack(path.read_bytes())
             except (ManifestError, OSError) as error:
                 self.passed_over.append(f"{path.name}: {error}")
                 self._set_aside(path, path.name, str(error))
+            else:
+                self.at_work = path
+                return manifest
         if self.pinned is not None:
             self._pin.unlink(missing_ok=True)
             return self.current()

@@ -22,7 +22,7 @@ STEADY_S = 60.0
 """A trainer that has run for so long starts again at once when it ends."""
 GRACE_S = 15.0
 NICENESS = 10
-"""Of the trainer, beyond this process's own."""
+"""Of a child, beyond this process's own."""
 LOWEST_PRIORITY = 19
 
 
@@ -89,9 +89,7 @@ class Supervisor:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        with suppress(OSError):
-            own = os.getpriority(os.PRIO_PROCESS, 0)
-            os.setpriority(os.PRIO_PROCESS, child.pid, min(own + NICENESS, LOWEST_PRIORITY))
+        lower_priority(child.pid)
         self.pid = child.pid
         return child
 
@@ -111,6 +109,13 @@ class Supervisor:
         _end(child)
         self.pid, self.memory_bytes = None, 0
         return reason or f"ended with code {child.returncode}"
+
+
+def lower_priority(pid: int) -> None:
+    """Let a child run only where this process does not need the core."""
+    with suppress(OSError):
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, pid, min(own + NICENESS, LOWEST_PRIORITY))
 
 
 def end_with_parent(stop: Callable[[], None]) -> None:

@@ -2,21 +2,83 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import NDArray
 
 from client.buffer import Kept
+from client.drift import calibration
 from common.manifest import Manifest
 from common.moments import Scaler
 from common.scoring import scores, window_starts
 from common.settings import ScalingSettings
+from common.sketch import ScoreSketch, SketchError
+from common.threshold import Evidence, blended
 
+ON_TRIAL = 4096
+"""Newest normal events that two versions are compared on."""
 ENOUGH = 100
 """Recent normal windows without which only the version itself is looked at."""
 WORST_ERROR = 2.0
 """Times the mean error of the version at work."""
 WORST_RATE = 0.02
 """Share of recent normal events that may lie above the new threshold, unless half as many do now."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How a client finds its threshold: its fixed value, or the rate of false alerts that is allowed."""
+
+    value: float | None
+    rate: float
+
+    def of(self, fleet: ScoreSketch, own: Evidence) -> float:
+        """The threshold by a version's scores in the fleet and here.
+
+        Raises:
+            SketchError: there is no score at all.
+        """
+        return self.value if self.value is not None else blended(fleet, own, self.rate)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a version's scores of the kept normal events say of it."""
+
+    wrong: str | None
+    """Why it must not replace the one at work."""
+    windows: int = 0
+    """That were scored."""
+    scores: ScoreSketch = field(default_factory=ScoreSketch)
+    calibration: bytes = b""
+    """Of `client.drift`."""
+
+
+def examined(
+    new: Manifest, kept: Kept, limit: Limit, live: Manifest | None = None, live_threshold: float = 0.0
+) -> Findings:
+    """Score all that is kept by a version, and the newest of it by the one at work too.
+
+    Args:
+        new: The version on trial, its features in the order of the rows.
+        kept: Normal events of this machine.
+        limit: How its threshold will be found.
+        live: The version at work, if there is one, its features in the same order.
+        live_threshold: Its threshold.
+    """
+    found = rescored(new, kept)
+    recent = found[-ON_TRIAL:]
+    if not np.isfinite(found).all():
+        return Findings(f"{int((~np.isfinite(found)).sum())} of {len(found)} recent scores are not finite")
+    live_scores = rescored(live, kept.newest(ON_TRIAL)) if live is not None else found[:0]
+    sketch = ScoreSketch.of(found)
+    try:
+        threshold = limit.of(new.scores, Evidence(sketch))
+    except SketchError as error:
+        return Findings(str(error))
+    wrong = objection(recent, threshold, live.version if live else 0, live_scores, live_threshold)
+    return Findings(wrong, len(found), sketch, calibration(found))
 
 
 def rescored(manifest: Manifest, kept: Kept) -> NDArray[np.float32]:
@@ -28,38 +90,32 @@ def rescored(manifest: Manifest, kept: Kept) -> NDArray[np.float32]:
 
 
 def objection(
-    new: Manifest,
     new_scores: NDArray[np.float32],
     new_threshold: float,
-    live: Manifest | None,
+    live_version: int,
     live_scores: NDArray[np.float32],
     live_threshold: float,
 ) -> str | None:
     """Why a version must not replace the one at work; None if it may.
 
     Args:
-        new: The version on trial.
-        new_scores: Its scores of recent normal events.
+        new_scores: Its scores of recent normal events, all finite.
         new_threshold: The threshold it would work with.
-        live: The version at work, if there is one.
-        live_scores: Its scores of the same events.
+        live_version: The version at work, if there is one.
+        live_scores: Its scores of the same events; none where no version is at work.
         live_threshold: Its threshold.
     """
-    if live is not None and new.schema != live.schema:
-        return f"its features are not those of the stream: {', '.join(new.schema.features[:8])}"
-    if not np.isfinite(new_scores).all():
-        return f"{int((~np.isfinite(new_scores)).sum())} of {len(new_scores)} recent scores are not finite"
     if len(new_scores) < ENOUGH:
         return None
     rate = float((new_scores > new_threshold).mean())
     live_rate = float((live_scores > live_threshold).mean()) if len(live_scores) else 0.0
     if rate > max(WORST_RATE, 2 * live_rate):
         return f"it would have raised alerts on {rate:.1%} of {len(new_scores)} recent normal events"
-    if live is not None and len(live_scores) >= ENOUGH:
+    if len(live_scores) >= ENOUGH:
         error, live_error = float(np.mean(new_scores)), float(np.mean(live_scores))
         if error > WORST_ERROR * live_error:
             return (
                 f"its mean error on {len(new_scores)} recent normal events is {error:.4g}, "
-                f"{error / live_error:.1f} times that of version {live.version}"
+                f"{error / live_error:.1f} times that of version {live_version}"
             )
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Self
 
 import numpy as np
@@ -13,22 +13,12 @@ from common import req_format
 
 SIZE = 32
 """Of the sketch: about 0.3 % error in the rank's distance from 1, and 10 kB for a hundred thousand scores."""
-
-
 _PIECE = 1024
+"""Scores added at a time: no other thread runs meanwhile, and none may wait for long."""
 
 
 class SketchError(ValueError):
     """Bytes are not a sketch of scores."""
-
-
-def pieces(scores: NDArray[np.floating]) -> Iterator[NDArray[np.float32]]:
-    """Scores of shape (n,) as a sketch takes them, little by little.
-
-    A sketch holds the interpreter's lock while it takes scores, and no other thread may wait for long.
-    """
-    whole = np.ascontiguousarray(scores, np.float32)
-    return (whole[start : start + _PIECE] for start in range(0, len(whole), _PIECE))
 
 
 class ScoreSketch:
@@ -70,8 +60,9 @@ class ScoreSketch:
         if not np.isfinite(scores).all():
             raise SketchError("a score that is not finite has no rank")
         self._packed = None
-        for piece in pieces(scores):
-            self._sketch.update(piece)
+        whole = np.ascontiguousarray(scores, np.float32)
+        for start in range(0, len(whole), _PIECE):
+            self._sketch.update(whole[start : start + _PIECE])
 
     def merge(self, other: ScoreSketch) -> ScoreSketch:
         """The sketch of both sets of scores together."""

@@ -3,9 +3,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from client import keeper as keeper_module
 from client.buffer import read
 from client.detector import Detector
 from client.keeper import FIRST_INTERVAL_S, Keeper
+from client.shadow import AtOnce, Case, Shadow, Trial, TrialFailed, findings_of
 from client.store import Store
+from client.trial import Findings
 from common.budget import Budget
 from common.schema import Schema
 from common.settings import Settings
@@ -36,12 +39,19 @@ class Edge:
     """A detector and its keeper, which ticks when the test says so."""
 
     def __init__(
-        self, folder: Path, spool: Spool | None = None, start: bool = True, **sections: dict
+        self,
+        folder: Path,
+        spool: Spool | None = None,
+        start: bool = True,
+        trial: Callable[[Case], Trial] = AtOnce,
+        **sections: dict,
     ) -> None:
         self.settings = Settings().with_values(**{"live": {"settle": 10}, **sections})
         self.detector = Detector("edge", SCHEMA, self.settings.data, self.settings.live)
         self.store = Store(folder)
-        self.keeper = Keeper(self.detector, self.settings, folder, self.store, [spool or Spool()])
+        self.keeper = Keeper(
+            self.detector, self.settings, folder, self.store, [spool or Spool()], trial=trial
+        )
         self.sent = 0
         if start:
             self.keeper.start()
@@ -69,7 +79,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_the_thread_takes_a_candidate_by_itself(tmp_path: Path) -> None:
-    edge = Edge(tmp_path, start=False)
+    edge = Edge(tmp_path, start=False, trial=Shadow)
     edge.keeper.start()
     edge.store.offer(version(4).pack())
     wait_for(lambda: edge.detector.live is not None)
@@ -266,6 +276,90 @@ def test_rolling_back_takes_the_earlier_version_until_it_is_released(tmp_path: P
     settle(edge)
     settle(edge)
     assert (live(), edge.keeper.pinned) == (3, False)
+
+
+class Slow:
+    """A trial that ends when the test says so."""
+
+    given: ClassVar[list[Slow]] = []
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.over, self.failure, self.ended = case, False, "", False
+        Slow.given.append(self)
+
+    def findings(self) -> Findings | None:
+        if self.failure:
+            raise TrialFailed(self.failure)
+        return findings_of(self.case) if self.over else None
+
+    def end(self) -> None:
+        self.ended = True
+
+
+@pytest.fixture
+def slow() -> Iterator[list[Slow]]:
+    yield Slow.given
+    Slow.given = []
+
+
+def test_the_version_at_work_goes_on_until_a_trial_is_over(tmp_path: Path, slow: list[Slow]) -> None:
+    edge = Edge(tmp_path, trial=Slow)
+    edge.store.offer(version(1).pack())
+    edge.feed(rows(300))
+    assert edge.detector.live is None and edge.keeper.buffered > 0
+    edge.store.offer(version(2).pack())
+    (first,) = slow
+    first.over = True
+    settle(edge)
+    assert edge.detector.live is not None and edge.detector.live.scorer.version == 1
+    settle(edge)
+    assert len(slow) == 2 and first.ended
+    assert slow[1].case.live == edge.store.at_work
+
+
+def test_a_trial_that_fails_refuses_its_version_and_says_why(tmp_path: Path, slow: list[Slow]) -> None:
+    edge = Edge(tmp_path, trial=Slow)
+    edge.store.offer(version(1).pack())
+    settle(edge)
+    slow[0].failure = "its trial ended with code 9"
+    settle(edge)
+    assert slow[0].ended
+    assert edge.keeper.refusals == 1
+    assert "version 1: its trial ended with code 9" in edge.keeper.problems["version"]
+    assert len(list((tmp_path / "refused").glob("*.safetensors"))) == 1
+
+
+def test_rolling_back_gives_up_the_trial_that_goes_on(tmp_path: Path, slow: list[Slow]) -> None:
+    edge = Edge(tmp_path, trial=Slow)
+    for number in (1, 2, 3):
+        edge.store.offer(version(number).pack())
+        settle(edge)
+        slow[-1].over = number < 3
+        settle(edge)
+    edge.store.roll_back()
+    settle(edge)
+    assert slow[2].ended and len(slow) == 4
+    slow[3].over = True
+    settle(edge)
+    assert edge.detector.live is not None and edge.detector.live.scorer.version == 1
+    edge.store.release()
+    for _ in range(4):
+        settle(edge)
+        slow[-1].over = True
+    assert edge.detector.live.scorer.version == 3
+
+
+def test_a_trial_under_way_ends_with_the_keeper_and_is_held_again_by_the_next(
+    tmp_path: Path, slow: list[Slow]
+) -> None:
+    edge = Edge(tmp_path, trial=Slow)
+    edge.store.offer(version(1).pack())
+    settle(edge)
+    edge.keeper.stop()
+    assert slow[0].ended
+    again = Edge(tmp_path)
+    settle(again)
+    assert again.detector.live is not None and again.detector.live.scorer.version == 1
 
 
 def test_drift_is_told_and_ends_with_the_next_version(tmp_path: Path) -> None:

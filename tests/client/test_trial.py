@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from client.buffer import Kept
-from client.trial import ENOUGH, objection, rescored
+from client.drift import Drift
+from client.trial import ENOUGH, Limit, examined, objection, rescored
 from common.architecture import Architecture
-from common.schema import Schema
 from common.scoring import scores
+from common.sketch import ScoreSketch
 from tests.client.versions import rows, version
 
-LIVE = version(1)
 NORMAL = np.full(500, 1.0, np.float32)
 
 
 def of(found: np.ndarray, threshold: float = 10.0, live_scores: np.ndarray = NORMAL) -> str | None:
-    return objection(version(2), found, threshold, LIVE, live_scores, 10.0)
+    return objection(found, threshold, 1, live_scores, 10.0)
 
 
 def test_a_version_that_scores_as_before_is_taken() -> None:
@@ -28,12 +28,6 @@ def test_a_version_that_scores_as_before_is_taken() -> None:
 def test_an_error_much_larger_than_before_is_an_objection() -> None:
     wrong = of(NORMAL * 3)
     assert wrong is not None and "3.0 times that of version 1" in wrong
-
-
-def test_scores_that_are_not_finite_are_an_objection() -> None:
-    found = NORMAL.copy()
-    found[3:5] = np.nan
-    assert "2 of 500" in str(of(found))
 
 
 def test_alerts_on_normal_events_are_an_objection_unless_they_came_before_too() -> None:
@@ -48,13 +42,34 @@ def test_too_few_events_are_no_ground_for_an_objection() -> None:
 
 
 def test_a_first_version_is_measured_alone() -> None:
-    assert objection(LIVE, NORMAL, 10.0, None, NORMAL[:0], 0.0) is None
-    assert "alerts on 100.0%" in str(objection(LIVE, NORMAL, 0.5, None, NORMAL[:0], 0.0))
+    assert of(NORMAL, 10.0, NORMAL[:0]) is None
+    assert "alerts on 100.0%" in str(of(NORMAL, 0.5, NORMAL[:0]))
 
 
-def test_other_features_are_an_objection() -> None:
-    other = replace(version(2), schema=Schema(("a", "b", "x")))
-    assert "a, b, x" in str(objection(other, NORMAL, 10.0, LIVE, NORMAL, 10.0))
+def kept(number: int) -> Kept:
+    return Kept(rows(number), np.arange(number) == 0)
+
+
+def test_a_trial_finds_the_evidence_that_the_threshold_will_rest_on() -> None:
+    given = version(2)
+    found = examined(given, kept(600), Limit(None, 1e-3), version(1), 10.0)
+    own = rescored(given, kept(600))
+    assert (found.wrong, found.windows) == (None, 600)
+    assert found.scores.count == 600
+    assert found.scores.quantile(0.99) == pytest.approx(np.quantile(own, 0.99), rel=0.05)
+    assert not Drift(1e-6, found.calibration).drifted
+
+
+def test_scores_that_are_not_finite_are_an_objection() -> None:
+    events = kept(200)
+    events.rows[3:5] = np.nan
+    assert "2 of 200 recent scores are not finite" in str(examined(version(1), events, Limit(1.0, 1)).wrong)
+
+
+def test_without_any_score_there_is_no_threshold_to_work_with() -> None:
+    silent = replace(version(1), scores=ScoreSketch())
+    assert examined(silent, kept(0), Limit(None, 1e-3)).wrong is not None
+    assert examined(silent, kept(0), Limit(2.5, 1e-3)).wrong is None
 
 
 @pytest.mark.parametrize("window", [1, 4])
