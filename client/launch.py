@@ -96,15 +96,18 @@ def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) ->
 
     Raises:
         ConfigError: there is neither a data file nor a live stream.
+        CertificateError, KeyFileError: what TLS needs cannot be used.
         DataError: the data file cannot be used.
         IdentityError: another process uses the client's state folder.
     """
     from client.app import build
+    from client.credentials import credentials
     from client.data import Partition, read
     from client.edge import Edge
     from client.link import Link
     from client.wire import Wire
 
+    roots, key = credentials(settings.client)
     live = settings.live.source is not None
     stopped = threading.Event()
     on_ready(stopped.set)
@@ -130,7 +133,7 @@ def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) ->
         import client.trainer  # noqa: F401
     wire = Wire(folder)
     edge = Edge(partition, identity.instance, inline=True, folder=folder if live else None, wire=wire)
-    link = Link(settings.client.server, build(lambda _: edge))
+    link = Link(settings.client.server, build(lambda _: edge), roots, key)
     on_ready(link.stop)
     try:
         if not stopped.is_set():

@@ -13,6 +13,7 @@ import time
 import traceback
 from contextlib import suppress
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -23,6 +24,7 @@ from common.flwr_private import (
     Forgotten,
     Refused,
     RunOver,
+    ShutOut,
     Unreachable,
 )
 from common.traffic import COUNTED, Meter
@@ -42,13 +44,20 @@ class Link:
     Args:
         address: The server as `host:port`.
         app: Answers the messages.
-        root_certificates: PEM file to verify the server with; None for plain HTTP.
+        root_certificates: CA certificates in PEM to verify the server with; None for plain HTTP.
+        key: The client's own; None: a new one for each connection.
     """
 
-    def __init__(self, address: str, app: ClientApp, root_certificates: str | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        app: ClientApp,
+        root_certificates: bytes | None = None,
+        key: EllipticCurvePrivateKey | None = None,
+    ) -> None:
         self._address = address
         self._app = app
-        self._root_certificates = root_certificates
+        self._root_certificates, self._key = root_certificates, key
         self._stop = threading.Event()
         self._states: dict[int, RecordDict] = {}
         self._runs: dict[int, tuple[str, int]] = {}
@@ -64,14 +73,14 @@ class Link:
     def serve(self) -> None:
         """Connect, answer messages, reconnect for ever; returns only after `stop`."""
         while not self._stop.is_set():
-            connection = FleetConnection(self._address, self._root_certificates, self._meter)
+            connection = FleetConnection(self._address, self._root_certificates, self._key, self._meter)
             try:
                 connection.open()
                 log.info("connected server=%s node=%s", self._address, connection.node_id)
                 self._serve_connection(connection)
             except Forgotten as error:
                 log.warning("connecting anew server=%s reason=%s", self._address, error)
-            except (Unreachable, Refused, RunOver) as error:
+            except (Unreachable, ShutOut, Refused, RunOver) as error:
                 self._wait_for_server(error)
             finally:
                 connection.close()
@@ -109,7 +118,8 @@ class Link:
         """Say that the server does not do its part, and wait, longer each time, until it may again."""
         self._failures += 1
         wait_s = retry_interval_s(self._failures)
-        log.warning(
+        log.log(
+            logging.ERROR if isinstance(error, ShutOut) else logging.WARNING,
             "waiting for the server server=%s attempt=%d retry_in_s=%.1f reason=%s",
             self._address, self._failures, wait_s, error or type(error).__name__,
         )  # fmt: skip
@@ -121,7 +131,7 @@ class Link:
             started = time.monotonic()
             try:
                 connection.heartbeat()
-            except Unreachable as error:
+            except (Unreachable, ShutOut) as error:
                 log.debug("heartbeat missed reason=%s", error)
             except (Forgotten, Refused):
                 self._forgotten.set()

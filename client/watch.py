@@ -163,7 +163,7 @@ class Watch:
             try:
                 lines = source.read(WAIT_S)
             except Ended as end:
-                log.info("source ended source=%s reason=%s", self._address, end)
+                log.info("source ended source=%s reason=%s", Address.parse(self._address).text, end)
                 return
             arrived = time.perf_counter_ns()
             self._turned = time.monotonic()

@@ -19,10 +19,12 @@ from typing import Any
 
 import httpcore
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from flwr.app import Error, Message
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import HEARTBEAT_PATIENCE, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
+from flwr.proto.control_pb2 import RegisterNodeRequest
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
@@ -38,6 +40,8 @@ from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.serverapp import Grid
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -56,6 +60,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -66,10 +71,30 @@ from common.traffic import Meter
 HEARTBEAT_INTERVAL_S = 10.0
 """The shortest that SuperLink allows; a node counts as gone after missing two. Beats may come more often."""
 
+IN_USE = (
+    "the server does not take this key now: it holds the key's last connection for alive, which ends "
+    f"{HEARTBEAT_PATIENCE * HEARTBEAT_INTERVAL_S:.0f} s after its last heartbeat, or another machine uses "
+    "the same key, or SuperLink does not know it"
+)
+
 FIRST_BACKOFF_S, LONGEST_FETCH_S = 0.01, 60.0
 """A message can be seen before its objects have arrived: the first wait for them, and the longest."""
 
 LARGEST_REQUEST_BYTES = 16 * 2**20
+
+
+KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.encode()
+"""Names the public key that a request is signed with."""
+
+PROTOBUF = PROTOBUF_MEDIA_TYPE.encode()
+ACTIVATE = b"/v1/fleet/activate-node"
+SELF_SERVICE = (b"/v1/fleet/register-node", b"/v1/fleet/unregister-node")
+"""Paths by which a node registers its own key."""
+
+CONTROL_REGISTER = b"/v1/control/register-node"
+
+REFUSED_HEADER = b"flockwatch-refused"
+"""Marks a refusal of the server's gateway, among those of SuperLink."""
 
 
 class Unreachable(ConnectionError):
@@ -78,6 +103,10 @@ class Unreachable(ConnectionError):
 
 class Forgotten(ConnectionError):
     """The server does not know this node (any more): connect anew."""
+
+
+class ShutOut(Exception):
+    """The server does not let this client in: its key is unknown or revoked, or it asked for too much."""
 
 
 class RunOver(Exception):
@@ -91,19 +120,25 @@ class Refused(Exception):
 class FleetConnection:
     """One node's connection to a SuperLink's Fleet API.
 
-    Every method may raise Unreachable, Forgotten or Refused; none retries or sleeps for long.
+    Every method may raise Unreachable, ShutOut, Forgotten or Refused; none retries or sleeps for long.
 
     Args:
         address: The SuperLink as `host:port`.
-        root_certificates: Path of the PEM file to verify the server with; None for plain HTTP.
+        root_certificates: CA certificates in PEM to verify the server with; None for plain HTTP.
+        key: The client's own, which the operator has registered. None: a new one, which registers itself.
         meter: Counts the bytes on its sockets. None: nobody asks.
     """
 
     def __init__(
-        self, address: str, root_certificates: str | None = None, meter: Meter | None = None
+        self,
+        address: str,
+        root_certificates: bytes | None = None,
+        key: EllipticCurvePrivateKey | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._meter = meter or Meter()
-        private_key, public_key = generate_key_pairs()
+        self._registers_itself = key is None
+        private_key, public_key = generate_key_pairs() if key is None else (key, key.public_key())
         self._public_key = public_key_to_bytes(public_key)
         self._client = FleetHttpClient.from_server_address(
             address,
@@ -124,12 +159,18 @@ class FleetConnection:
         return int(self._node.node_id)
 
     def open(self) -> None:
-        """Register the node and mark it online."""
+        """Register the node, if it has no key of its own, and mark it online."""
         with _translated_errors():
-            self._client.RegisterNode(RegisterNodeFleetRequest(public_key=self._public_key))
-            activated = self._client.ActivateNode(
-                ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL_S)
-            )
+            if self._registers_itself:
+                self._client.RegisterNode(RegisterNodeFleetRequest(public_key=self._public_key))
+            try:
+                activated = self._client.ActivateNode(
+                    ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL_S)
+                )
+            except httpx.HTTPStatusError as error:
+                if self._registers_itself or error.response.status_code != httpx.codes.PRECONDITION_FAILED:
+                    raise
+                raise Unreachable(IN_USE) from error
         self._node = Node(node_id=activated.node_id)
 
     def heartbeat(self) -> None:
@@ -211,6 +252,7 @@ class FleetConnection:
         with suppress(httpx.HTTPError):
             if self.node_id:
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node_id))
+            if self.node_id and self._registers_itself:
                 self._client.UnregisterNode(UnregisterNodeFleetRequest(node_id=self.node_id))
         self._client.close()
 
@@ -226,6 +268,11 @@ def beats(grid: Grid) -> dict[int, float | None]:
         int(node.node_id): node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval
         for node in grid.get_nodes()
     }
+
+
+def public_keys(grid: Grid) -> dict[int, bytes]:
+    """The key of each connected node, in PEM."""
+    return {int(n.node_id): n.public_key for n in grid.get_nodes()} if isinstance(grid, HttpGrid) else {}
 
 
 def push_inline(grid: Grid, messages: list[Message]) -> list[str]:
@@ -377,17 +424,55 @@ class _translated_errors:
         match error:
             case httpx.HTTPStatusError(response=response):
                 match response.status_code:
+                    case 403 if REFUSED_HEADER.decode() in response.headers:
+                        raise ShutOut(_detail(response)) from error
                     case 401:
                         raise Forgotten("the server does not know this node") from error
                     case 403:
                         raise RunOver from error
                     case 429 | 500 | 502 | 503 | 504:
-                        raise Unreachable(f"the server answered {response.status_code}") from error
+                        said = f"the server answered {response.status_code} {_detail(response)}"
+                        raise Unreachable(said.strip()) from error
                     case _:
                         raise Refused(f"{response.status_code}: {response.text[:200]}") from error
             case httpx.TransportError():
-                raise Unreachable(str(error) or kind.__name__ if kind else "") from error
+                raise Unreachable(_in_words(error)) from error
             case ObjectPullError() | ObjectPushError():
                 raise Unreachable(str(error)) from error
             case ValueError():
                 raise Unreachable(f"the answer is not Flower's: {error}") from error
+
+
+TLS_IN_WORDS = {
+    "certificate has expired": "the server's certificate has expired",
+    "not yet valid": "the server's certificate is not valid yet, or this machine's clock is behind",
+    "unable to get local issuer": "the server's certificate is from another CA than client.tls_ca",
+    "self-signed certificate": "the server's certificate is from another CA than client.tls_ca",
+    "signature failure": "the server's certificate is from another CA than client.tls_ca",
+    "mismatch": "the server's certificate is for other names than this one",
+    "WRONG_VERSION_NUMBER": "the server speaks plain HTTP, and this client TLS: unset client.tls_ca, or set "
+    "server.tls_certificate",
+}
+"""What went wrong, by a part of how OpenSSL calls it."""
+
+
+def _in_words(error: httpx.TransportError) -> str:
+    """A failure of the connection, with what is known of its cause."""
+    said = str(error) or type(error).__name__
+    for part, words in TLS_IN_WORDS.items():
+        if part in said:
+            return f"{words} ({said})"
+    if isinstance(error, httpx.ProtocolError | httpx.ReadError):
+        return f"{said}; a server that speaks TLS does this to plain HTTP: set client.tls_ca and client.key"
+    return said
+
+
+def _detail(response: httpx.Response) -> str:
+    """The reason that an answer gives; empty if it gives none."""
+    error = FlowerError.from_json(response.text)
+    return str(error.message) if error is not None else ""
+
+
+def registration(name: str, key: bytes) -> bytes:
+    """The body of a request to the Control API that registers a client's public key, in PEM."""
+    return bytes(RegisterNodeRequest(public_key=key, name=name).SerializeToString())

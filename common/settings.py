@@ -19,6 +19,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 FilePath = Annotated[Path, Field(strict=False)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+CLIENT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$"
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
@@ -247,26 +249,51 @@ class DataSettings(Section):
 
 
 class ServerSettings(Section):
-    """Where the server listens, and where it keeps its state."""
+    """Where the server listens, who may come, and where it keeps its state (`docs/security.md`)."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """Address to listen on. Any but this machine's own needs a certificate, or `insecure`."""
+    port: Port = 8000
+    tls_certificate: FilePath | None = None
+    """PEM file that clients are shown. With it, only clients whose key is enrolled take part."""
+    tls_key: FilePath | None = None
+    """Its private key."""
+    insecure: bool = False
+    """Whether to listen to other machines without TLS: whoever is on the network reads and takes part."""
+    superlink_port: Port | None = None
+    """Loopback port of SuperLink with its Control API, where clients reach a gateway. None: any free one."""
     state: FilePath = Path("runs/server")
     keep_versions: Annotated[int, Field(ge=2)] = 10
     """Newest versions that stay on disk."""
     status: Annotated[str, Field(pattern=ADDRESS)] | None = None
     """`HOST:PORT` that serves /status, /metrics and /healthz. None: not served."""
 
+    @model_validator(mode="after")
+    def _certificate_has_its_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("'tls_certificate' and 'tls_key' go together, and only together")
+        return self
+
 
 class ClientSettings(Section):
     """One edge: its name in the federation, its data, its server."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    name: Annotated[str, Field(pattern=CLIENT_NAME)] | None = None
     """Unique in the fleet. None: the data file's name without its ending."""
     server: Annotated[str, Field(pattern=ADDRESS)] = "127.0.0.1:8000"
+    tls_ca: FilePath | None = None
+    """PEM file of the CA that issued the server's certificate. None: plain HTTP."""
+    key: FilePath | None = None
+    """This client's private key, which the server's operator has enrolled."""
     data: FilePath | None = None
     state: FilePath | None = None
     """Folder for what the client keeps. None: `runs/clients/NAME`."""
+
+    @model_validator(mode="after")
+    def _key_goes_with_tls(self) -> Self:
+        if (self.tls_ca is None) != (self.key is None):
+            raise ValueError("'tls_ca' and 'key' go together, and only together")
+        return self
 
 
 class LocalSettings(Section):

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,16 +17,19 @@ from typing import Any
 
 from common import config
 from common.config import ConfigError
-from common.settings import Settings
+from common.settings import CLIENT_NAME, Settings
 
 WRONG_INPUT = 2
 WRONG_INPUT_ERRORS = {
     "AddressError",
+    "CertificateError",
     "ConfigError",
     "DataError",
     "IdentityError",
+    "KeyFileError",
     "ManifestError",
     "PartitionError",
+    "RosterError",
     "SchemaError",
     "SourceError",
     "StoreError",
@@ -49,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(asctime)s level=%(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
-    # One line for each HTTP request is not news.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # One line for each HTTP request is not news, nor is what Flower's database library loads.
+    for library in ("httpx", "alembic"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         settings = config.load(given.config, [*_flags(given), *given.set])
         return int(given.run(settings, given))
@@ -74,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     _flag(server, "--host", "server.host", "address to listen on")
     _flag(server, "--port", "server.port", "port to listen on")
     _flag(server, "--state", "server.state", "folder for versions and history", path=True)
+    _flag(server, "--certificate", "server.tls_certificate", "PEM that clients are shown", path=True)
+    _flag(server, "--key", "server.tls_key", "its private key", path=True)
     _flag(server, "--status", "server.status", "HOST:PORT of /status, /metrics and /healthz", path=True)
 
     status = _command(commands, "status", _status, "print how a running federation and its clients are")
@@ -95,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         _flag(parser_, "--name", "client.name", "the client's name, unique in the fleet")
         _flag(parser_, "--server", "client.server", "the server, as host:port")
         _flag(parser_, "--state", "client.state", "folder for what the client keeps", path=True)
+        _flag(parser_, "--ca", "client.tls_ca", "PEM of the CA of the server's certificate", path=True)
+        _flag(parser_, "--key", "client.key", "this client's private key, enrolled at the server", path=True)
 
     detect = _command(commands, "detect", _detect, "score a stream by one version; never train")
     detect.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="the version")
@@ -114,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect, config=None, set=[], verbose=False)
     inspect.add_argument("manifest", type=Path, metavar="FILE")
 
+    _keys_and_certificates(commands)
+
     local = _command(
         commands, "local", _local, "run a whole federation on this machine, one process a client"
     )
@@ -123,6 +134,36 @@ def _parser() -> argparse.ArgumentParser:
     _flag(local, "--column", "local.column", "the column that names each row's client")
     _flag(local, "--runs", "local.runs", "folder for the run's folder", path=True)
     return parser
+
+
+def _keys_and_certificates(commands: Any) -> None:
+    text = "make a CA, the server's certificate and clients' keys, or say what is wrong with them"
+    certs = commands.add_parser("certs", help=text, description=text)
+    certs.set_defaults(run=_certs, config=None, set=[], verbose=False)
+    certs.add_argument("action", choices=["make", "check"], help="make: what is not there yet; then check")
+    certs.add_argument("folder", type=Path, metavar="FOLDER")
+    certs.add_argument(
+        "--host", action="append", default=[], metavar="NAME",
+        help="a name or address by which clients call the server; may be given several times",
+    )  # fmt: skip
+    certs.add_argument(
+        "--client", action="append", default=[], metavar="NAME", help="a client to make a key for; likewise"
+    )
+    certs.add_argument("--days", type=int, default=365, help="that the server's certificate lasts")
+    certs.add_argument(
+        "--renew", action="store_true", help="make the server's certificate anew, by the same CA"
+    )
+
+    enroll = _command(commands, "enroll", _enroll, "register a client's public key; without one, list them")
+    enroll.add_argument("client", nargs="?", metavar="NAME")
+    enroll.add_argument("public_key", nargs="?", type=Path, metavar="KEY.pub")
+    revoke = _command(commands, "revoke", _revoke, "shut a client out, at once")
+    revoke.add_argument("client", metavar="NAME")
+    revoke.add_argument(
+        "--only", metavar="SHA256:...", help="fingerprint of the one key to revoke; without it, all of NAME"
+    )
+    for parser in (enroll, revoke):
+        _flag(parser, "--state", "server.state", "the server's state folder", path=True)
 
 
 def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
@@ -224,6 +265,57 @@ def _inspect(settings: Settings, given: argparse.Namespace) -> int:
 
     print(description(given.manifest))
     return 0
+
+
+def _certs(settings: Settings, given: argparse.Namespace) -> int:
+    from flockwatch.certs import Certificates
+
+    certificates = Certificates(given.folder)
+    if given.action == "make":
+        for name in given.client:
+            _check_name(name)
+        for made in certificates.make(given.host, given.client, given.days, given.renew):
+            print(made)
+    problems = list(certificates.problems(given.host))
+    for problem in problems:
+        print(f"wrong: {problem}", file=sys.stderr)
+    if problems:
+        return WRONG_INPUT
+    for warning in certificates.warnings():
+        print(f"soon: {warning}", file=sys.stderr)
+    print(f"{given.folder}: all is well")
+    return 0
+
+
+def _enroll(settings: Settings, given: argparse.Namespace) -> int:
+    from common.keys import read_public
+    from server.roster import Roster
+
+    roster = Roster(settings.server.state)
+    if given.client is None:
+        for entry in roster.entries():
+            state = f"revoked {entry.revoked}" if entry.revoked else f"enrolled {entry.enrolled}"
+            print(f"{entry.client}  {entry.fingerprint}  {state}")
+        return 0
+    if given.public_key is None:
+        raise ConfigError(f"enroll {given.client}: expected the file of its public key, KEY.pub")
+    _check_name(given.client)
+    entry = roster.enroll(given.client, read_public(given.public_key))
+    print(f"{entry.client} may take part by {entry.fingerprint}")
+    return 0
+
+
+def _revoke(settings: Settings, given: argparse.Namespace) -> int:
+    from server.roster import Roster
+
+    for entry in Roster(settings.server.state).revoke(given.client, given.only):
+        print(f"{entry.client} is shut out: {entry.fingerprint} no longer counts")
+    return 0
+
+
+def _check_name(name: str) -> None:
+    if re.fullmatch(CLIENT_NAME, name) is None:
+        raise ConfigError(f"'{name}' is no client's name: expected up to 64 letters, digits, '.', '_', '-'")
 
 
 def _local(settings: Settings, given: argparse.Namespace) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from flockwatch import live
 from flockwatch.partitions import Source, gather
 from flockwatch.report import report, table
 from server.history import History
-from server.link import flower_environment
+from server.link import flower_environment, free_port
 from server.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ def run(settings: Settings) -> int:
             live.stretch(source.partition)
     folder.mkdir(parents=True, exist_ok=True)
     settings = settings.with_values(
-        server={"host": "127.0.0.1", "port": _free_port(), "state": folder / "server"},
+        server={"host": "127.0.0.1", "port": free_port(), "state": folder / "server"},
         federation={"min_clients": len(sources)},
     )
     write_atomic(folder / "settings.yaml", yaml.safe_dump(settings.dump(), sort_keys=False).encode())
@@ -202,9 +201,3 @@ def _new_folder(runs: Path) -> Path:
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     names = itertools.chain([stamp], (f"{stamp}-{attempt}" for attempt in itertools.count(2)))
     return next(runs / name for name in names if not (runs / name).exists())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

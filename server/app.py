@@ -17,6 +17,7 @@ from server import aggregation
 from server.history import History
 from server.lease import Lease
 from server.registry import Registry
+from server.roster import Roster
 from server.strategy import FlockStrategy
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def main(grid: Grid, context: Context) -> None:
             registry=Registry(folder / "versions", settings.server.keep_versions),
             history=History(folder / "history.sqlite"),
             shown=folder / "fleet.json",
+            roster=Roster(folder) if settings.server.tls_certificate is not None else None,
         )
         strategy.start(grid)
         lease.finish(strategy.reason)

@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from common.changes import Change, Missing, Step
-from common.flwr_private import beats, pull, push_inline
+from common.flwr_private import beats, public_keys, pull, push_inline
 from common.manifest import Manifest
 from common.messages import (
     CONTENT,
@@ -28,6 +28,7 @@ from common.messages import (
 from common.wire import name_in
 from server.chain import Chain
 from server.liveness import Pulse
+from server.roster import Roster, RosterError
 from server.state import Ask, Kind, Node, Send
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class Reply:
     """One word to count the error under: failed, protocol, twice; empty if there is an answer."""
     message: Message
     bytes_up: int
+    owner: str | None = None
+    """Of a description: the client that the node's key was registered for, where keys count."""
 
     @property
     def codec(self) -> str | None:
@@ -85,11 +88,13 @@ class Exchange:
     Args:
         grid: Flower's connection to them.
         chain: The steps between versions, for clients that hold an earlier one.
+        roster: The registered clients, where keys count.
     """
 
-    def __init__(self, grid: Grid, chain: Chain | None = None) -> None:
+    def __init__(self, grid: Grid, chain: Chain | None = None, roster: Roster | None = None) -> None:
         self._grid = grid
         self._chain = chain or Chain()
+        self._roster = roster
         self._sent: dict[str, Sent] = {}
         self._answered: OrderedDict[str, Sent] = OrderedDict()
         self._described: dict[Node, Description] = {}
@@ -209,14 +214,20 @@ class Exchange:
             if name_in(content) == Missing.__name__:
                 return self._sent_whole(sent, Missing.unpack(content), message)
             answer = _unpack(content, message.metadata.message_type)
-        except ProtocolError as error:
-            return Reply(sent, None, f"ProtocolError: {error}", "protocol", message, 0)
+            owner = self._owner(sent.node) if isinstance(answer, Description) else None
+        except (ProtocolError, RosterError) as error:
+            return Reply(sent, None, f"{type(error).__name__}: {error}", "protocol", message, 0)
         if isinstance(answer, Description):
             self._described[sent.node] = answer
             self._held[sent.node] = answer.held
         elif sent.kept:
             self._held[sent.node] = sent.kept
-        return Reply(sent, answer, "", "", message, len(content))
+        return Reply(sent, answer, "", "", message, len(content), owner)
+
+    def _owner(self, node: Node) -> str | None:
+        """The client that a node's key was registered for; a node without such a key is on this machine."""
+        key = public_keys(self._grid).get(node) if self._roster is not None else None
+        return self._roster.owner(key) if self._roster is not None and key else None
 
     def _sent_whole(self, sent: Sent, missing: Missing, message: Message) -> Reply | None:
         """Give the task once more, as the whole version, to a client that could not use the change."""

@@ -12,6 +12,7 @@ import yaml
 
 from common.files import write_atomic
 from common.settings import Settings
+from server.entrance import Entrance
 from server.lease import Lease
 from server.link import LinkError, SuperLink
 from server.status import ServerStatus
@@ -41,7 +42,10 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         Why the run ended.
 
     Raises:
+        ConfigError: it would listen to other machines without TLS.
+        CertificateError: the certificate cannot work.
         LinkError: SuperLink cannot be started or the ServerApp cannot be kept alive.
+        ListenError: the address cannot be listened on.
         OSError: the state folder cannot be written.
     """
     folder = settings.server.state.resolve()
@@ -52,7 +56,8 @@ def serve(settings: Settings, stop: threading.Event) -> str:
     if lease.held:
         raise LinkError(f"{folder}: another server works on this state folder")
     lease.clear()
-    link = SuperLink(folder, settings.server.host, settings.server.port)
+    entrance = Entrance(settings.server, folder)
+    link = SuperLink(folder, entrance.superlink_host, entrance.superlink_port)
     run_config = {"config": str(config_file), "state": str(folder)}
     fruitless, newest, refusals = 0, "", 0
     status = ServerStatus(folder, lambda: link.alive)
@@ -60,6 +65,8 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         if settings.server.status is not None:
             closing.callback(serve_status(settings.server.status, status).close)
         closing.callback(link.end)
+        closing.callback(entrance.close)
+        entrance.open()
         while not stop.is_set() and lease.ended is None:
             if not link.alive:
                 link.end()

@@ -40,6 +40,13 @@ def flower_environment(home: Path, environ: Mapping[str, str] = os.environ) -> d
     }
 
 
+def free_port() -> int:
+    """A TCP port of the loopback address that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class SuperLink:
     """One `flower-superlink` with its state in SQLite.
 

@@ -35,6 +35,9 @@ def described(state: State, event: Described, now: float, actions: list[Action])
         known, status="ready", ask_again=now, name=event.name, instance=event.instance,
         features=event.features, reason="", drifted=known.drifted or event.drifted,
     )  # fmt: skip
+    if event.owner not in (None, event.name):
+        reason = f"it says that it is '{event.name}', but its key is that of '{event.owner}'"
+        return _refuse(state, event.node, member, reason, now, actions)
     for node, other in state.members.items():
         if node != event.node and other.status == "ready" and other.name == event.name:
             if other.instance != event.instance:

@@ -141,6 +141,8 @@ class Described:
     instance: str
     features: tuple[str, ...]
     drifted: bool = False
+    owner: str | None = None
+    """The client that its key was registered for; None where keys do not count."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from server.history import History, RoundRow
 from server.ledger import Entry, Ledger, reply_row, weighted_error
 from server.progress import progress_of, resumed
 from server.registry import Registry
+from server.roster import Roster
 from server.state import (
     Abandon,
     Answered,
@@ -89,6 +90,7 @@ class FlockStrategy(Strategy):
         history: Where rounds are recorded.
         clock: Seconds that never go back.
         shown: File that tells `/status` of the run; None: it is not written.
+        roster: The registered clients, each of which has its name by its key; None: a name is believed.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class FlockStrategy(Strategy):
         history: History,
         clock: Callable[[], float] = time.monotonic,
         shown: Path | None = None,
+        roster: Roster | None = None,
     ) -> None:
         self._inner = inner
         self._settings = settings
@@ -106,6 +109,7 @@ class FlockStrategy(Strategy):
         self._history = history
         self._clock = clock
         self._shown = shown
+        self._roster = roster
         self._fleet = Fleet(view.saved_clients(shown) if shown else None)
         self._state = State(features=settings.data.features)
         self._manifest: Manifest | None = None
@@ -154,7 +158,7 @@ class FlockStrategy(Strategy):
         Weights, rounds and time limits come from the settings, so Flower's other arguments are not used.
         """
         self.summary()
-        exchange = Exchange(grid, self._chain)
+        exchange = Exchange(grid, self._chain, self._roster)
         nodes_at = told_at = shown_at = progress_at = self._clock()
         usual_s = FASTEST_POLL_S
         while self._state.stopped is None:
@@ -213,6 +217,7 @@ class FlockStrategy(Strategy):
                     answer.instance,
                     answer.schema.features,
                     answer.drifted,
+                    reply.owner,
                 )
             ]
         if sent.kind is None:
@@ -222,6 +227,7 @@ class FlockStrategy(Strategy):
             assert self._manifest is not None  # noqa: S101  tasks were sent with it
             started = time.perf_counter()
             try:
+                self._check_name(sent.node, answer.client)
                 answer = admit(answer, sent.version, self._manifest)
                 self._decode_s += time.perf_counter() - started
                 self._ledger.enter(sent, answer, reply)
@@ -230,6 +236,16 @@ class FlockStrategy(Strategy):
                 problem, fault = f"not admitted: {error}", error.kind
         self._refuse(name, fault, problem, sent.number)
         return [] if fault == "twice" else [Failed(sent.node, sent.number, problem)]
+
+    def _check_name(self, node: Node, client: str) -> None:
+        """An answer counts for the client that was asked.
+
+        Raises:
+            NotAdmitted: it says that it is another's.
+        """
+        member = self._state.members.get(node)
+        if member is not None and member.name and member.name != client:
+            raise NotAdmitted("name", f"it says that it is of '{client}'")
 
     def _refuse(self, name: str, fault: str, problem: str, number: int) -> None:
         log.warning("reply not used client=%s task=%d reason=%s", name, number, problem)

@@ -62,6 +62,9 @@ class Federation:
         self.inside: dict[str, list[str]] = {}
         """By process: the start of a command that runs it somewhere else, such as in a namespace."""
 
+        self.flags: dict[str, list[str]] = {}
+        """By process: further flags."""
+
     def start_server(self, name: str = "server") -> None:
         flags = ["--port", str(self.port), "--state", str(self.state), *self._flags]
         self._start(name, ["server", *flags])
@@ -131,4 +134,5 @@ class Federation:
     def _start(self, name: str, arguments: list[str]) -> None:
         environment = flower_environment(self.folder / f"{name}-flower")
         command = [*self.inside.get(name, []), sys.executable, "-m", "flockwatch", *arguments]
+        command += self.flags.get(name, [])
         self.processes.start(name, command, self.folder / f"{name}.log", environment)

@@ -1,0 +1,214 @@
+"""`flockwatch certs`: a CA, the server's certificate and clients' keys, and what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from common.certificates import (
+    CertificateError,
+    address_of,
+    hosts_of,
+    problems_of_ca,
+    problems_of_server,
+    read_certificates,
+    soon_over,
+)
+from common.keys import KeyFileError, fingerprint, line, new_private, private_text, read_private, read_public
+
+CA_DAYS = 3650
+SERVER_DAYS = 365
+SKEW = timedelta(hours=1)
+"""Certificates begin a little before they are made: not all clocks agree."""
+
+HOST = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
+ALWAYS = ("localhost", "127.0.0.1", "::1")
+"""For what runs on the server's machine itself."""
+
+
+class Certificates:
+    """A folder with `ca.pem`, `ca.key`, `server.pem`, `server.key`, and `clients/NAME.key` and `.pub`.
+
+    The server needs `server.pem` and `server.key`, each client `ca.pem` and its own key. `ca.key` issues
+    certificates: it is best kept where neither runs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.ca, self._ca_key = folder / "ca.pem", folder / "ca.key"
+        self.server, self._server_key = folder / "server.pem", folder / "server.key"
+        self._clients = folder / "clients"
+
+    def make(
+        self, hosts: Sequence[str], clients: Iterable[str], days: int = SERVER_DAYS, renew: bool = False
+    ) -> Iterator[str]:
+        """Make what is not there yet.
+
+        Args:
+            hosts: Names and addresses by which clients call the server, beside this machine's own.
+            clients: Names of clients to make a key for.
+            days: That the server's certificate lasts.
+            renew: Whether to make the server's certificate anew, with a new key, by the same CA.
+
+        Yields:
+            A line for each file that was made.
+
+        Raises:
+            CertificateError, KeyFileError: the CA cannot issue.
+            OSError: the folder cannot be written.
+        """
+        for host in hosts:
+            if HOST.fullmatch(host) is None and address_of(host) is None:
+                raise CertificateError(f"'{host}': expected a name or an address, without a port")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self.ca.exists() and not self._ca_key.exists():
+            key = new_private()
+            _write(self._ca_key, private_text(key, tls=True), secret=True)
+            _write(self.ca, _ca(key).public_bytes(Encoding.PEM))
+            yield f"{self.ca}: a new CA, for {CA_DAYS} days; {self._ca_key} is its key: keep it offline"
+        if renew or not self.server.exists():
+            names = [*hosts, *(hosts_of(read_certificates(self.server)[0]) if self.server.exists() else ())]
+            key = new_private()
+            certificate = _issued(key, [*names, *ALWAYS], days, self._root(), read_private(self._ca_key))
+            _write(self._server_key, private_text(key, tls=True), secret=True)
+            _write(self.server, certificate.public_bytes(Encoding.PEM))
+            yield f"{self.server}: for {', '.join(hosts_of(certificate))}; {days} days"
+        for name in clients:
+            key_file, public_file = self._clients / f"{name}.key", self._clients / f"{name}.pub"
+            if not key_file.exists():
+                self._clients.mkdir(exist_ok=True)
+                key = new_private()
+                _write(key_file, private_text(key), secret=True)
+                _write(public_file, f"{line(key.public_key())} {name}\n".encode())
+                yield f"{key_file}: a new key, {fingerprint(key.public_key())}"
+
+    def problems(self, hosts: Sequence[str] = ()) -> Iterator[str]:
+        """A line for each thing that is wrong with what the folder holds.
+
+        Args:
+            hosts: That the server's certificate must be for.
+        """
+        if not self._folder.is_dir():
+            yield f"{self._folder}: there is no such folder"
+            return
+        yield from problems_of_ca(self.ca)
+        yield from problems_of_server(self.server, self._server_key, hosts, self.ca)
+        if self._ca_key.exists():
+            try:
+                issuer = read_private(self._ca_key)
+                if all(issuer.public_key() != root.public_key() for root in read_certificates(self.ca)):
+                    yield f"{self._ca_key}: is not the key of {self.ca}"
+            except KeyFileError as error:
+                yield str(error)
+            except CertificateError:
+                pass  # said above
+        for key_file in sorted(self._clients.glob("*.key")):
+            yield from _problems_of_client(key_file)
+
+    def warnings(self) -> Iterator[str]:
+        """What will be wrong soon."""
+        for file in (self.ca, self.server):
+            if (warning := soon_over(file)) is not None:
+                yield warning
+
+    def _root(self) -> x509.Certificate:
+        """The certificate that belongs to the CA's key.
+
+        Raises:
+            CertificateError, KeyFileError: there is none.
+        """
+        issuer = read_private(self._ca_key).public_key()
+        for root in read_certificates(self.ca):
+            if root.public_key() == issuer:
+                return root
+        raise CertificateError(f"{self._ca_key}: is not the key of {self.ca}")
+
+
+def _problems_of_client(key_file: Path) -> Iterator[str]:
+    try:
+        key = read_private(key_file)
+        public = key_file.with_suffix(".pub")
+        if public.exists() and read_public(public) != key.public_key():
+            yield f"{key_file}: is not the key of {public}; the two were made apart"
+    except KeyFileError as error:
+        yield str(error)
+
+
+def _ca(key: EllipticCurvePrivateKey) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "flockwatch CA")])
+    usage = _usage(signs_certificates=True)
+    return (
+        _begun(name, name, key, CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .sign(key, SHA384())
+    )
+
+
+def _issued(
+    key: EllipticCurvePrivateKey,
+    hosts: Iterable[str],
+    days: int,
+    root: x509.Certificate,
+    issuer: EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    """A server's certificate; the first host is its common name."""
+    unique = list(dict.fromkeys(hosts))
+    names = [x509.IPAddress(a) if (a := address_of(host)) else x509.DNSName(host) for host in unique]
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, unique[0][:64])])
+    identifier = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return (
+        _begun(subject, root.subject, key, days)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
+        )
+        .sign(issuer, SHA384())
+    )
+
+
+def _begun(
+    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - SKEW)
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _usage(signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates, crl_sign=signs_certificates,
+        content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
+        encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
+def _write(path: Path, content: bytes, secret: bool = False) -> None:
+    """A whole file or none; a secret one is never readable by others, not for a moment."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if secret else 0o644)
+    with os.fdopen(file, "wb") as output:
+        output.write(content)
+        os.fsync(file)
+    partial.replace(path)

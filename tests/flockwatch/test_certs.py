@@ -1,0 +1,225 @@
+"""`flockwatch certs`: what it makes can be relied on, and what is wrong with a set is said."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from common.certificates import (
+    CertificateError,
+    hosts_of,
+    is_loopback,
+    problems_of_ca,
+    problems_of_server,
+    read_certificates,
+    root_certificates,
+    soon_over,
+)
+from common.keys import KeyFileError, private_text, read_private
+from flockwatch.certs import Certificates
+from flockwatch.cli import main
+
+
+def made(folder: Path, *hosts: str, clients: tuple[str, ...] = (), days: int = 365) -> Certificates:
+    certificates = Certificates(folder)
+    list(certificates.make(hosts, clients, days))
+    return certificates
+
+
+def problems(folder: Path, *hosts: str) -> list[str]:
+    return list(Certificates(folder).problems(hosts))
+
+
+def test_a_set_is_whole_and_its_secrets_are_secret(tmp_path: Path) -> None:
+    certificates = made(tmp_path / "c", "edge-server", "10.0.0.5", clients=("a",))
+    assert problems(tmp_path / "c", "edge-server", "10.0.0.5", "localhost", "127.0.0.1", "::1") == []
+    assert hosts_of(read_certificates(certificates.server)[0]) == [
+        "edge-server", "localhost", "10.0.0.5", "127.0.0.1", "::1",
+    ]  # fmt: skip
+    for name in ("ca.key", "server.key", "clients/a.key"):
+        assert (tmp_path / "c" / name).stat().st_mode & 0o777 == 0o600
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server, tmp_path / "c" / "server.key")
+
+
+def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
+    made(tmp_path, "one", clients=("a",))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert list(Certificates(tmp_path).make(["two"], ["a"])) == []
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert problems(tmp_path, "two") == [
+        f"{tmp_path}/server.pem: is not for 'two'; it is for one, localhost, 127.0.0.1, ::1"
+    ]
+
+
+def test_renewed_it_is_for_the_old_hosts_and_the_new_by_the_same_ca_with_another_key(tmp_path: Path) -> None:
+    made(tmp_path, "one")
+    ca, key = (tmp_path / "ca.pem").read_bytes(), (tmp_path / "server.key").read_bytes()
+    list(Certificates(tmp_path).make(["two"], [], renew=True))
+    assert problems(tmp_path, "one", "two") == []
+    assert (tmp_path / "ca.pem").read_bytes() == ca
+    assert (tmp_path / "server.key").read_bytes() != key
+
+
+def spoiled_expired(folder: Path) -> str:
+    list(Certificates(folder).make([], [], days=-1, renew=True))
+    return r"server.pem: expired on \d{4}-\d\d-\d\d"
+
+
+def spoiled_other_ca(folder: Path) -> str:
+    made(folder / "other")
+    (folder / "ca.pem").write_bytes((folder / "other" / "ca.pem").read_bytes())
+    return r"server.pem: was not issued by \S+ca.pem \(CN=flockwatch CA\)"
+
+
+def spoiled_key(folder: Path) -> str:
+    made(folder / "other")
+    (folder / "server.key").write_bytes((folder / "other" / "server.key").read_bytes())
+    return "server.key: is not the key of"
+
+
+def spoiled_ca_key(folder: Path) -> str:
+    made(folder / "other")
+    (folder / "ca.key").write_bytes((folder / "other" / "ca.key").read_bytes())
+    return "ca.key: is not the key of"
+
+
+def spoiled_readable(folder: Path) -> str:
+    (folder / "server.key").chmod(0o644)
+    return "server.key: every user of this machine can read"
+
+
+def spoiled_readable_client(folder: Path) -> str:
+    (folder / "clients" / "a.key").chmod(0o604)
+    return "a.key: every user of this machine can read"
+
+
+def spoiled_leaf_as_ca(folder: Path) -> str:
+    (folder / "ca.pem").write_bytes((folder / "server.pem").read_bytes())
+    return "ca.pem: is no CA's certificate"
+
+
+def spoiled_missing(folder: Path) -> str:
+    (folder / "server.pem").unlink()
+    return "server.pem: cannot be read: No such file"
+
+
+def spoiled_noise(folder: Path) -> str:
+    (folder / "server.pem").write_bytes(b"noise")
+    return "server.pem: expected certificates in PEM"
+
+
+def spoiled_pair(folder: Path) -> str:
+    made(folder / "other", clients=("a",))
+    (folder / "clients" / "a.pub").write_bytes((folder / "other" / "clients" / "a.pub").read_bytes())
+    return "a.key: is not the key of"
+
+
+def spoiled_openssh(folder: Path) -> str:
+    key = folder / "server.key"
+    key.write_bytes(private_text(read_private(key)))
+    return "server.key: expected a private key in PEM, not in OpenSSH's form"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoiled_expired, spoiled_other_ca, spoiled_key, spoiled_ca_key, spoiled_readable,
+        spoiled_readable_client, spoiled_leaf_as_ca, spoiled_missing, spoiled_noise, spoiled_pair,
+        spoiled_openssh,
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
+    made(tmp_path, clients=("a",))
+    assert problems(tmp_path) == []
+    expected = spoil(tmp_path)
+    found = problems(tmp_path)
+    assert any(re.search(expected, problem) for problem in found), found
+    assert main(["certs", "check", str(tmp_path)]) == 2
+
+
+def test_a_ca_that_ended_or_has_not_begun_is_named(tmp_path: Path) -> None:
+    ca = made(tmp_path).ca
+    now = datetime.now(UTC)
+    assert list(problems_of_ca(ca, now)) == []
+    (late,) = problems_of_ca(ca, now + timedelta(days=4000))
+    (early,) = problems_of_ca(ca, now - timedelta(days=1))
+    assert "expired on" in late
+    assert "begins on" in early
+    with pytest.raises(CertificateError, match="expired on"):
+        root_certificates(ca, now + timedelta(days=4000))
+
+
+def test_of_two_cas_one_that_counts_is_enough_while_they_are_changed(tmp_path: Path) -> None:
+    old, new = made(tmp_path / "old"), made(tmp_path / "new")
+    both = tmp_path / "both.pem"
+    both.write_bytes(new.ca.read_bytes() + old.ca.read_bytes())
+    for folder in ("old", "new"):
+        pair = tmp_path / folder / "server.pem", tmp_path / folder / "server.key"
+        assert list(problems_of_server(*pair, ca=both)) == []
+    assert root_certificates(both) == both.read_bytes()
+
+
+def test_an_end_that_is_near_is_told_before_it_comes(tmp_path: Path) -> None:
+    assert soon_over(made(tmp_path / "long").server) is None
+    assert "ends in" in str(soon_over(made(tmp_path / "short", days=20).server))
+    assert [w for w in Certificates(tmp_path / "short").warnings() if "server.pem: ends in 19 days" in w]
+
+
+def test_a_host_with_a_port_is_no_host(tmp_path: Path) -> None:
+    with pytest.raises(
+        CertificateError, match="'server:8000': expected a name or an address, without a port"
+    ):
+        made(tmp_path, "server:8000")
+
+
+def test_without_the_cas_key_nothing_is_issued(tmp_path: Path) -> None:
+    made(tmp_path)
+    (tmp_path / "ca.key").unlink()
+    with pytest.raises(KeyFileError, match=r"ca\.key: cannot be read"):
+        list(Certificates(tmp_path).make([], [], renew=True))
+    assert problems(tmp_path) == []  # it is best kept elsewhere
+
+
+def test_a_certificate_for_a_whole_domain_is_for_its_names(tmp_path: Path) -> None:
+    made(tmp_path, "*.plant.example")
+    assert problems(tmp_path, "edge-server.plant.example") == []
+    assert len(problems(tmp_path, "plant.example")) == 1
+
+
+def test_an_absent_folder_is_named_and_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["certs", "check", str(tmp_path / "none")]) == 2
+    assert f"wrong: {tmp_path}/none: there is no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command_makes_a_set_and_says_what_it_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "c"
+    assert main(["certs", "make", str(folder), "--host", "edge-server", "--client", "a"]) == 0
+    said = capsys.readouterr().out
+    for file in ("ca.pem", "server.pem", "clients/a.key"):
+        assert f"{folder}/{file}: " in said
+    assert "PRIVATE" not in said
+    assert main(["certs", "make", str(folder), "--client", "../a"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("x", False),
+    ],
+)
+def test_which_hosts_only_this_machine_reaches(host: str, alone: bool) -> None:
+    assert is_loopback(host) == alone

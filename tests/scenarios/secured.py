@@ -1,0 +1,48 @@
+"""A federation over TLS, whose clients the operator has registered."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from fleet import Federation
+
+from common.keys import read_public
+from common.processes import Processes
+from flockwatch.certs import Certificates
+from server.roster import Roster
+
+
+class Secured(Federation):
+    """A federation with certificates of its own in `certs`."""
+
+    def __init__(
+        self, folder: Path, processes: Processes, settings: dict[str, str], hosts: tuple[str, ...] = ()
+    ) -> None:
+        self.certs = folder / "certs"
+        list(Certificates(self.certs).make(hosts, []))
+        tls = {
+            "server.tls_certificate": self.certs / "server.pem",
+            "server.tls_key": self.certs / "server.key",
+        }
+        super().__init__(folder, processes, settings | {name: str(path) for name, path in tls.items()})
+        self.roster = Roster(self.state)
+
+    def key(self, name: str) -> Path:
+        """A new key for a client that nobody has registered yet; the client uses it from now on."""
+        list(Certificates(self.certs).make([], [name]))
+        self.flags[name] = self.credentials(name)
+        return self.certs / "clients" / f"{name}.pub"
+
+    def credentials(self, name: str) -> list[str]:
+        return ["--ca", str(self.certs / "ca.pem"), "--key", str(self.certs / "clients" / f"{name}.key")]
+
+    def enroll(self, name: str) -> None:
+        """Make a key, and register it as the operator does in this program."""
+        self.roster.enroll(name, read_public(self.key(name)))
+
+    def operate(self, *arguments: str) -> str:
+        """Run a command of the operator's."""
+        command = [sys.executable, "-m", "flockwatch", *arguments, "--state", str(self.state)]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
