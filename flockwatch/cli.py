@@ -272,6 +272,8 @@ def _certs(settings: Settings, given: argparse.Namespace) -> int:
 
     certificates = Certificates(given.folder)
     if given.action == "make":
+        if given.days < 1:
+            raise ConfigError(f"--days {given.days}: expected at least 1")
         for name in given.client:
             _check_name(name)
         for made in certificates.make(given.host, given.client, given.days, given.renew):

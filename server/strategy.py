@@ -114,6 +114,8 @@ class FlockStrategy(Strategy):
         self._state = State(features=settings.data.features)
         self._manifest: Manifest | None = None
         self._descriptions: dict[Node, Description] = {}
+        self._silent: dict[Node, str] = {}
+        """Why nodes do not say who they are."""
         self._ledger = Ledger(self._fleet, settings.gate)
         self._chain, self._fates = Chain(), Fates()
         self._since = clock()
@@ -221,6 +223,7 @@ class FlockStrategy(Strategy):
                 )
             ]
         if sent.kind is None:
+            self._tell_silence(sent.node, reply.problem)
             return [Silent(sent.node, reply.problem)]
         name, problem, fault = name_of(self._state, sent.node), reply.problem, reply.fault
         if answer is not None:
@@ -246,6 +249,14 @@ class FlockStrategy(Strategy):
         member = self._state.members.get(node)
         if member is not None and member.name and member.name != client:
             raise NotAdmitted("name", f"it says that it is of '{client}'")
+
+    def _tell_silence(self, node: Node, reason: str) -> None:
+        """Say once why a client cannot say who it is: it may be older or newer than this server."""
+        if self._silent.get(node) != reason:
+            self._silent = {n: why for n, why in self._silent.items() if n in self._state.members}
+            self._silent[node] = reason
+            log.warning("a client does not say who it is node=%d reason=%s", node, reason)
+            self._history.note("refused", f"a client that does not say who it is: {reason}")
 
     def _refuse(self, name: str, fault: str, problem: str, number: int) -> None:
         log.warning("reply not used client=%s task=%d reason=%s", name, number, problem)

@@ -208,6 +208,7 @@ def test_the_command_makes_a_set_and_says_what_it_made(
         assert f"{folder}/{file}: " in said
     assert "PRIVATE" not in said
     assert main(["certs", "make", str(folder), "--client", "../a"]) == 2
+    assert main(["certs", "make", str(folder), "--days", "0"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import link
 import pytest
 from fleet import Federation
+from link import Network
+from secured import Secured
 
 from common.processes import Processes
 
@@ -22,3 +25,19 @@ def federation(tmp_path: Path, processes: Processes) -> Callable[..., Federation
     """Makes a federation with some settings changed: `federation({"federation.quorum": "0.5"})`."""
     tmp_path.joinpath("server").mkdir()
     return lambda settings=None: Federation(tmp_path, processes, settings or {})
+
+
+@pytest.fixture
+def secured(tmp_path: Path, processes: Processes) -> Callable[..., Secured]:
+    """As `federation`, over TLS: `secured({"server.host": "0.0.0.0"}, hosts=("198.18.99.1",))`."""
+    tmp_path.joinpath("server").mkdir()
+    return lambda settings=None, hosts=(): Secured(tmp_path, processes, settings or {}, hosts)
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    if (reason := link.why_not()) is not None:
+        pytest.skip(reason)
+    made = Network()
+    yield made
+    made.close()

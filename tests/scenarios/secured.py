@@ -13,6 +13,8 @@ from common.processes import Processes
 from flockwatch.certs import Certificates
 from server.roster import Roster
 
+PARTS = {"certificate": "pem", "key": "key"}
+
 
 class Secured(Federation):
     """A federation with certificates of its own in `certs`."""
@@ -22,11 +24,8 @@ class Secured(Federation):
     ) -> None:
         self.certs = folder / "certs"
         list(Certificates(self.certs).make(hosts, []))
-        tls = {
-            "server.tls_certificate": self.certs / "server.pem",
-            "server.tls_key": self.certs / "server.key",
-        }
-        super().__init__(folder, processes, settings | {name: str(path) for name, path in tls.items()})
+        tls = {f"server.tls_{part}": str(self.certs / f"server.{end}") for part, end in PARTS.items()}
+        super().__init__(folder, processes, settings | tls)
         self.roster = Roster(self.state)
 
     def key(self, name: str) -> Path:

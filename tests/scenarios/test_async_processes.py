@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from typing import Any
 
-import link
 import psutil
 import pytest
 from fleet import Federation, eventually
 from link import SERVER_SIDE, Network
+from secured import Secured
 
 NAMES = ("a", "b", "c")
 VERSIONS = 24
@@ -109,18 +108,11 @@ def test_a_client_that_is_stopped_holds_nobody_up_and_goes_on_when_it_is_continu
     assert run.numbers() == list(range(run.version() + 1))
 
 
-@pytest.fixture
-def network() -> Iterator[Network]:
-    if (reason := link.why_not()) is not None:
-        pytest.skip(reason)
-    made = Network()
-    yield made
-    made.close()
-
-
-def across(federation: Any, network: Network) -> Federation:
-    """A running federation whose client `c` is on the far side of a link."""
-    run: Federation = federation(STREAM | {"server.host": "0.0.0.0"})
+def across(secured: Any, network: Network) -> Federation:
+    """A running federation over TLS whose client `c` is on the far side of a link."""
+    run: Secured = secured(STREAM | {"server.host": "0.0.0.0"}, hosts=(SERVER_SIDE,))
+    for name in NAMES:
+        run.enroll(name)
     run.inside = dict.fromkeys(("server", "a", "b"), network.inside(network.server))
     run.inside["c"] = network.inside(network.far)
     run.start_server()
@@ -131,8 +123,8 @@ def across(federation: Any, network: Network) -> Federation:
     return run
 
 
-def test_a_network_that_is_cut_and_heals_costs_only_the_time_of_the_cut(federation, network: Network) -> None:
-    run = across(federation, network)
+def test_a_network_that_is_cut_and_heals_costs_only_the_time_of_the_cut(secured, network: Network) -> None:
+    run = across(secured, network)
     client = run.processes.pid("c")
     network.set(loss=1.0)
     eventually(lambda: state(run, "c") == "gone")
@@ -146,8 +138,8 @@ def test_a_network_that_is_cut_and_heals_costs_only_the_time_of_the_cut(federati
 
 
 @pytest.mark.e2e
-def test_over_a_slow_and_lossy_link_a_client_takes_part_at_its_own_pace(federation, network: Network) -> None:
-    run = across(federation, network)
+def test_over_a_slow_and_lossy_link_a_client_takes_part_at_its_own_pace(secured, network: Network) -> None:
+    run = across(secured, network)
     network.set(delay_s=0.15, loss=0.05)
     counted = {name: admitted(run, name) for name in NAMES}
     eventually(lambda: admitted(run, "c") > counted["c"] + 2)

@@ -66,7 +66,7 @@ def test_a_key_has_one_name_and_never_returns(tmp_path: Path) -> None:
     with pytest.raises(RosterError, match="is already the key of 'a'"):
         roster.enroll("b", A)
     roster.revoke("a")
-    with pytest.raises(RosterError, match="of 'a' was revoked on .*: a revoked key never counts again"):
+    with pytest.raises(RosterError, match=r"of 'a' was revoked on .*: a revoked key never counts again"):
         roster.enroll("a", A)
 
 
@@ -77,7 +77,7 @@ def test_revoking_what_is_not_there_names_what_is(tmp_path: Path) -> None:
     roster.enroll("a", A)
     with pytest.raises(RosterError, match="no key of 'z' is registered; registered: a"):
         roster.revoke("z")
-    with pytest.raises(RosterError, match=f"'a' has {fingerprint(A)[:12]}.*, not SHA256:other"):
+    with pytest.raises(RosterError, match=r"'a' has SHA256:\S+, not SHA256:other"):
         roster.revoke("a", "SHA256:other")
 
 

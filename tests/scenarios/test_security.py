@@ -1,0 +1,362 @@
+"""Who is let in, and what is refused, by a real server over TLS; most tests share one."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import subprocess
+import sys
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from fleet import Federation, eventually
+from flwr.app import Context, Message, MessageType, RecordDict
+from link import SERVER_SIDE, Network
+from secured import Secured
+
+from client.app import build
+from client.wire import Wire
+from common import wire
+from common.flwr_private import FleetConnection, ShutOut, Unreachable
+from common.keys import pem, read_private
+from common.messages import Description, Evaluation, Task, Update
+from common.moments import Moments
+from common.processes import Processes
+from common.schema import Schema
+from common.scoring import ErrorSummary
+from common.sketch import ScoreSketch
+from flockwatch.certs import Certificates
+from server.link import flower_environment
+
+pytestmark = pytest.mark.xdist_group("security")
+
+STREAM = {
+    "federation.mode": "asynchronous",
+    "federation.buffer": "1",
+    "federation.min_clients": "1",
+    "federation.max_rounds": "1000000",
+    "gate.norm_limit": "null",
+}
+PASSWORD = "correct-horse-battery"
+PROTOBUF = {"content-type": "application/protobuf"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """A running server with one registered client, `a`, that has trained."""
+    with Processes() as processes:
+        made = Secured(tmp_path_factory.mktemp("secured"), processes, STREAM)
+        made.enroll("a")
+        made.start_server()
+        made.start_client(made.rows("a"))
+        eventually(lambda: made.version() >= 1)
+        yield made
+
+
+class Edge:
+    """Answers as an edge does, with updates that change nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.wire = name, Wire()
+        self._rows = np.ones((100, 3), np.float32)
+        self._errors = self._rows.mean(axis=1)
+
+    def describe(self) -> Description:
+        schema, moments = Schema(("f0", "f1", "f2")), Moments.of(self._rows)
+        return Description(self.name, self.name, schema, moments, True, False, self.wire.codecs, "")
+
+    def evaluate(self, task: Task) -> Evaluation:
+        error, scores = ErrorSummary.of(self._errors), ScoreSketch.of(self._errors)
+        return Evaluation(self.name, task.manifest.version, 100, error, scores, False)
+
+    def train(self, task: Task) -> Update:
+        nothing = {n: np.zeros(shape, np.float32) for n, shape in task.manifest.architecture.shapes.items()}
+        return Update(**vars(self.evaluate(task)), loss=0.1, train_s=0.001, difference=nothing)
+
+
+class Node:
+    """A client in this program: its messages are answered one by one, as the test says."""
+
+    def __init__(self, run: Secured, name: str) -> None:
+        key = read_private(run.certs / "clients" / f"{name}.key")
+        self.connection = FleetConnection(run.address, (run.certs / "ca.pem").read_bytes(), key)
+
+    def __enter__(self) -> Node:
+        self.connection.open()
+        self._done = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._beating.join()
+        self.connection.close()
+
+    def _beat(self) -> None:
+        while not self._done.wait(1.0):
+            with suppress(Unreachable):
+                self.connection.heartbeat()
+
+    def next(self, edge: Edge) -> Message:
+        """The reply to the next message, not sent yet."""
+        received = eventually(self.connection.receive)
+        context = Context(1, self.connection.node_id, {}, RecordDict(), {})
+        return build(lambda _: edge)(received[0], context)  # type: ignore[arg-type,return-value]
+
+    def send(self, reply: Message) -> None:
+        self.connection.send(reply, True, 0.0)
+
+
+def admitted(run: Federation, name: str) -> int:
+    return int(run.clients().get(name, {}).get("admitted", 0))
+
+
+def serverapp_log(run: Federation) -> str:
+    return (run.state / "run.log").read_text()
+
+
+def superlink_port(run: Federation) -> int:
+    return int(re.findall(r"superlink ready address=127.0.0.1:(\d+)", run.log("server"))[-1])
+
+
+def test_a_registered_client_learns_and_superlink_listens_to_this_machine_alone(run: Secured) -> None:
+    before = admitted(run, "a")
+    eventually(lambda: admitted(run, "a") > before)
+    server = psutil.Process(run.processes.pid("server"))
+    heard = {
+        (c.laddr.ip, c.laddr.port)
+        for process in [server, *server.children(recursive=True)]
+        for c in process.net_connections("tcp")
+        if c.status == psutil.CONN_LISTEN
+    }
+    assert ("127.0.0.1", run.port) in heard
+    assert ("127.0.0.1", superlink_port(run)) in heard
+    assert {ip for ip, _ in heard} == {"127.0.0.1"}
+
+
+def test_a_client_comes_in_once_it_is_registered_and_is_out_once_it_is_revoked(run: Secured) -> None:
+    public = run.key("c")
+    run.start_client(run.rows("c"))
+    eventually(lambda: re.search(r"the key SHA256:\S+ is not registered: flockwatch enroll", run.log("c")))
+    eventually(lambda: re.search(r"refused peer=127.0.0.1 .* is not registered", run.log("server")))
+    assert admitted(run, "c") == 0
+    assert "may take part" in run.operate("enroll", "c", str(public))
+    eventually(lambda: admitted(run, "c") > 1)
+    assert "c is shut out" in run.operate("revoke", "c")
+    eventually(lambda: re.search(r"of 'c' was revoked on 20", run.log("c")))
+    eventually(lambda: re.search(r"refused peer=127.0.0.1 client=c .* was revoked on", run.log("server")))
+    eventually(lambda: run.clients()["c"]["state"] == "gone")
+    counted, others = admitted(run, "c"), admitted(run, "a")
+    eventually(lambda: admitted(run, "a") > others + 2)
+    assert admitted(run, "c") == counted
+    assert run.processes.exit_code("c") is None  # its detector would go on, too
+    with pytest.raises(ShutOut, match="was revoked on"):  # nor is it let in anew
+        Node(run, "c").__enter__()
+    run.processes.end(["c"])
+
+
+def test_without_a_key_there_is_no_way_in(run: Secured) -> None:
+    answer = asked(run, "/v1/fleet/pull-messages")
+    assert (answer.status_code, "names no key" in answer.json()["detail"]) == (403, True)
+    done = flockwatch(
+        "client", "--data", str(run.rows("nokey")), "--server", run.address, "--ca", str(run.certs / "ca.pem")
+    )
+    assert done.returncode == 2
+    assert "'tls_ca' and 'key' go together" in done.stderr
+
+
+def test_wrong_ca_and_plain_http_are_named_on_both_sides(run: Secured) -> None:
+    list(Certificates(run.folder / "other").make([], []))
+    run.enroll("strayed")
+    run.flags["strayed"] += ["--ca", str(run.folder / "other" / "ca.pem")]
+    run.start_client(run.rows("strayed"))
+    run.start_client(run.rows("plain"))
+    eventually(lambda: "from another CA than client.tls_ca" in run.log("strayed"))
+    eventually(lambda: "the client does not trust the CA" in run.log("server"))
+    eventually(lambda: "set client.tls_ca and client.key" in run.log("plain"))
+    eventually(lambda: "plain HTTP where TLS is spoken" in run.log("server"))
+    run.processes.end(["strayed", "plain"])
+    assert {"strayed", "plain"} & run.clients().keys() == set()
+
+
+@pytest.mark.parametrize("call", ["list-nodes", "register-node", "start-run"])
+def test_not_even_a_registered_client_reaches_the_control_api(run: Secured, call: str) -> None:
+    path = f"/v1/control/{call}"
+    key = pem(read_private(run.certs / "clients" / "a.key").public_key())
+    answer = asked(run, path, {"flwr-public-key": b64encode(key).decode()})
+    assert answer.status_code == 403
+    assert "clients reach the Fleet API" in answer.json()["detail"]
+    # It is there, on the operator's side, and asks for no credentials: this is why.
+    inside = httpx.post(f"http://127.0.0.1:{superlink_port(run)}{path}", headers=PROTOBUF)
+    assert inside.status_code not in (401, 403, 404)
+
+
+def test_an_update_that_comes_twice_counts_once_whoever_sends_it(run: Secured) -> None:
+    run.enroll("r")
+    run.enroll("thief")
+    edge, sent = Edge("r"), 0
+    with Node(run, "r") as node, Node(run, "thief") as thief:
+        while sent < 3:
+            reply = node.next(edge)
+            node.send(reply)
+            if reply.metadata.message_type == MessageType.TRAIN:
+                sent += 1
+                node.send(reply)
+                thief.send(reply)  # as heard on the wire, had it been in the clear
+                eventually(lambda wanted=sent: admitted(run, "r") >= wanted)
+                for one in (node, thief):
+                    one.send(reply)  # and once more, now that it is part of a version
+        others = admitted(run, "a")
+        eventually(lambda: admitted(run, "a") > others + 2)
+    assert admitted(run, "r") == sent
+    assert sum(reply["client"] == "r" for r in run.rounds() for reply in r["replies"]) == sent
+    assert admitted(run, "thief") == 0
+
+
+def test_a_client_has_the_name_that_its_key_is_registered_for(run: Secured) -> None:
+    run.enroll("honest")
+    with Node(run, "honest") as node:
+        node.send(node.next(Edge("a")))
+        reason = "it says that it is 'a', but its key is that of 'honest'"
+        eventually(lambda: ("refused", reason) in run.notes())
+    others = admitted(run, "a")
+    eventually(lambda: admitted(run, "a") > others)
+
+
+def test_an_update_in_anothers_name_is_not_used(run: Secured) -> None:
+    run.enroll("liar")
+    edge = Edge("liar")
+    with Node(run, "liar") as node:
+        while (reply := node.next(edge)).metadata.message_type != MessageType.TRAIN:
+            node.send(reply)
+            edge = Edge("liar")
+            edge.evaluate = lambda task: Edge("a").evaluate(task)  # type: ignore[method-assign]
+        node.send(reply)
+        eventually(lambda: any("it says that it is of 'a'" in text for _, text in run.notes()))
+    assert admitted(run, "liar") == 0
+
+
+def test_a_newer_client_is_told_apart_on_both_sides(run: Secured) -> None:
+    run.enroll("newer")
+    ours, theirs = wire.PROTOCOL, wire.PROTOCOL + 1
+    newer = f"from common import wire; wire.PROTOCOL = {theirs}; from flockwatch.cli import main; main()"
+    command = [
+        sys.executable, "-c", newer, "client", "--data", str(run.rows("newer")), "--server", run.address,
+        "--state", str(run.folder / "newer"), *run.flags["newer"],
+    ]  # fmt: skip
+    environment = flower_environment(run.folder / "newer-flower")
+    run.processes.start("newer", command, run.folder / "newer.log", environment)
+    words = f"Describe of protocol {ours}, but this program speaks {theirs}: upgrade the older side"
+    eventually(lambda: words in run.log("newer"))
+    eventually(lambda: words in serverapp_log(run))
+    run.processes.end(["newer"])
+    assert "newer" not in run.clients()
+
+
+def test_an_answer_of_a_newer_protocol_is_named_by_the_server(
+    run: Secured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.enroll("future")
+
+    class Future(Edge):
+        def describe(self) -> Description:
+            monkeypatch.setattr(wire, "PROTOCOL", wire.PROTOCOL + 1)  # from here on, what it packs
+            return super().describe()
+
+    with Node(run, "future") as node:
+        reply = node.next(Future("future"))
+        monkeypatch.undo()
+        node.send(reply)
+        words = f"Description of protocol {wire.PROTOCOL + 1}, but this program speaks {wire.PROTOCOL}"
+        eventually(lambda: words in serverapp_log(run))
+
+
+def test_no_secret_is_in_any_log(run: Secured) -> None:
+    addresses = {
+        "--source": f"mqtt://user:{PASSWORD}@127.0.0.1:9/x",
+        "--sink": f"https://u:{PASSWORD}@127.0.0.1:9/h",
+    }
+    run.enroll("live")
+    run.flags["live"] += [word for item in addresses.items() for word in item] + ["--verbose"]
+    run.start_client(run.rows("live"))
+    eventually(lambda: (run.folder / "live" / "trainer.log").exists() and run.log("live"))
+    eventually(lambda: "client ready" in (run.folder / "live" / "trainer.log").read_text())
+    run.processes.end(["live"])
+    keys = [path for path in run.folder.rglob("*.key") if path.is_file()]
+    secrets = {line for path in keys for line in path.read_text().splitlines() if "-----" not in line}
+    logs = list(run.folder.rglob("*.log"))
+    assert len(secrets) > 20
+    assert len(logs) >= 4
+    # The first line of OpenSSH's form is the same for all keys of a curve.
+    secrets -= {line for line in secrets if line.startswith("b3BlbnNzaC1rZXktdjE")}
+    for log in logs:
+        text = log.read_text(errors="replace")
+        assert PASSWORD not in text, log
+        assert "PRIVATE KEY" not in text, log
+        assert not [line for line in secrets if line in text], log
+
+
+# Servers of their own.
+
+
+def test_a_server_does_not_start_with_a_certificate_that_expired(tmp_path: Path) -> None:
+    list(Certificates(tmp_path).make([], [], days=-1))
+    done = flockwatch(
+        "server", "--state", str(tmp_path / "server"), "--certificate", str(tmp_path / "server.pem"),
+        "--key", str(tmp_path / "server.key"),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert re.search(r"flockwatch: \S+server.pem: expired on 20", done.stderr)
+
+
+def test_a_server_does_not_listen_to_other_machines_without_tls(tmp_path: Path) -> None:
+    done = flockwatch("server", "--state", str(tmp_path / "server"), "--host", "0.0.0.0")
+    assert done.returncode == 2
+    assert "there is no TLS: set server.tls_certificate and server.tls_key" in done.stderr
+
+
+def test_from_an_edges_network_only_the_fleet_api_is_reached(secured, network: Network) -> None:
+    run: Secured = secured(STREAM | {"server.host": "0.0.0.0"}, hosts=(SERVER_SIDE,))
+    run.inside["server"] = network.inside(network.server)
+    run.start_server()
+    eventually(lambda: "superlink ready" in run.log("server"))
+    asked = f"""
+import socket, ssl, sys
+from http.client import HTTPSConnection
+context = ssl.create_default_context(cafile={str(run.certs / "ca.pem")!r})
+for path in ("/v1/control/list-nodes", "/v1/runtime/pull-messages", "/health", "/v1/fleet/pull-messages"):
+    link = HTTPSConnection({SERVER_SIDE!r}, {run.port}, context=context, timeout=10)
+    link.request("POST", path, b"", {PROTOBUF!r})
+    answer = link.getresponse()
+    print(path, answer.status, answer.read().decode())
+try:
+    socket.create_connection(({SERVER_SIDE!r}, {superlink_port(run)}), 10)
+except OSError as error:
+    print("superlink", error)
+"""
+    command = [*network.inside(network.far), sys.executable, "-c", asked]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    assert len(said) == 5
+    assert all("403" in line and "clients reach the Fleet API" in line for line in said[:3])
+    assert "403" in said[3]
+    assert "names no key" in said[3]
+    assert "Connection refused" in said[4]
+
+
+def asked(run: Secured, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+    """What the server answers to a request that only a client's machine could make."""
+    context = ssl.create_default_context(cafile=str(run.certs / "ca.pem"))
+    return httpx.post(f"https://{run.address}{path}", headers=PROTOBUF | (headers or {}), verify=context)
+
+
+def flockwatch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flockwatch", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
