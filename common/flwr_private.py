@@ -427,7 +427,9 @@ class _translated_errors:
                     case 403 if REFUSED_HEADER.decode() in response.headers:
                         raise ShutOut(_detail(response)) from error
                     case 401:
-                        raise Forgotten("the server does not know this node") from error
+                        raise Forgotten(
+                            "the server does not know this node, or the clocks differ by minutes"
+                        ) from error
                     case 403:
                         raise RunOver from error
                     case 429 | 500 | 502 | 503 | 504:

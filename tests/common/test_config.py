@@ -201,6 +201,8 @@ IMPOSSIBLE = [
     ({"data": {"label": "ts"}}, ["'data'", "'label'", "'timestamp'", "three columns"]),
     ({"data": {"features": ["cpu", "label"]}}, ["'data'", "'features'", "'label'", "label column"]),
     ({"data": {"features": ["cpu"], "ignore": ["cpu"]}}, ["'data'", "'cpu'", "'features'", "'ignore'"]),
+    ({"server": {"tls_key": "k"}}, ["'server'", "'tls_certificate' and 'tls_key' go together"]),
+    ({"client": {"tls_ca": "c"}}, ["'client'", "'tls_ca' and 'key' go together"]),
     ({"local": {"partition": "column"}}, ["'local'", "partition: column", "column: NAME"]),
     ({"local": {"column": "site"}}, ["'local'", "partition: column", "column: NAME"]),
 ]

@@ -15,6 +15,7 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import HEARTBEAT_PATIENCE, SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import run_to_proto
+from flwr.proto.control_pb2 import RegisterNodeRequest
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     ActivateNodeResponse,
@@ -56,9 +57,12 @@ from common.flwr_private import (
     RunOver,
     Unreachable,
     beats,
+    public_keys,
     pull,
     push_inline,
+    registration,
 )
+from common.keys import new_private, pem
 
 SOURCE = Path(flwr_private.__file__)
 NODE_ID, RUN_ID = 7, 11
@@ -327,6 +331,33 @@ def test_two_connections_are_two_nodes(superlink: FakeSuperLink) -> None:
         connection.close()
     keys = [body for path, body in superlink.requests if path.endswith("/register-node")]
     assert len(set(keys)) == 2
+
+
+def test_a_node_with_a_key_of_its_own_is_registered_by_others_and_stays_so(superlink: FakeSuperLink) -> None:
+    key = new_private()
+    for _ in range(2):
+        connection = FleetConnection(superlink.address, key=key)
+        connection.open()
+        connection.close()
+    assert superlink.paths() == ["activate-node", "deactivate-node"] * 2
+    activated = ActivateNodeRequest.FromString(superlink.requests[0][1])
+    assert activated.public_key == pem(key.public_key())
+
+
+def test_a_key_that_is_in_use_is_tried_again_later(superlink: FakeSuperLink) -> None:
+    superlink.answers["/v1/fleet/activate-node"] = (412, b"{}")
+    known, new = FleetConnection(superlink.address, key=new_private()), FleetConnection(superlink.address)
+    with pytest.raises(Unreachable, match=r"holds the key's last connection for alive, .* 20 s"):
+        known.open()
+    with pytest.raises(Refused, match="412"):
+        new.open()
+    known.close()
+    new.close()
+
+
+def test_a_registration_is_what_the_control_api_reads() -> None:
+    request = RegisterNodeRequest.FromString(registration("edge-7", b"key"))
+    assert (request.name, request.public_key) == ("edge-7", b"key")
 
 
 def test_a_run_tells_its_app(connection: FleetConnection) -> None:
@@ -618,6 +649,12 @@ def test_a_nodes_last_beat_is_told_from_how_long_it_counts_as_online(
     nodes = [NodeInfo(node_id=7, online_until=1000.0, heartbeat_interval=10.0)]
     monkeypatch.setattr(grid, "get_nodes", lambda: nodes)
     assert beats(grid) == {7: 1000.0 - HEARTBEAT_PATIENCE * 10.0}
+
+
+def test_a_nodes_key_is_told(grid: HttpGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "get_nodes", lambda: [NodeInfo(node_id=7, public_key=b"key")])
+    assert public_keys(grid) == {7: b"key"}
+    assert public_keys(Recorder()) == {}
 
 
 def test_another_grid_tells_no_beats(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -458,6 +458,17 @@ def test_of_two_clients_of_one_name_the_second_is_refused_until_the_first_left()
     assert "refused" not in run.waiting()
 
 
+def test_a_client_has_no_other_name_than_its_key() -> None:
+    run = Run()
+    run.join("a")
+    run.do(NodesSeen(frozenset({1, 9})))
+    number = run.state.numbers
+    (asked,) = run.do(Described(9, number, "a", "another", FEATURES, owner="b"))
+    assert asked == Asked(9, refused="it says that it is 'a', but its key is that of 'b'")
+    assert run.state.members[1].status == "ready"
+    assert run.state.members[9].status == "refused"
+
+
 def test_a_client_that_comes_back_as_another_node_replaces_itself() -> None:
     run = Run(min_clients=2)
     run.join("a", "b")
