@@ -95,10 +95,10 @@ class Gateway:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        path, headers = scope["raw_path"], dict(scope["headers"])
+        path, keys = scope["raw_path"], [value for name, value in scope["headers"] if name == KEY_HEADER]
         try:
-            entry = self._entry(headers.get(KEY_HEADER))
-            refused = self._refusal(scope["method"], path, headers, entry)
+            entry = self._roster.find(keys[0]) if self._roster is not None and keys else None
+            refused = self._refusal(scope["method"], path, keys, entry)
             if refused is None and entry is not None and path == ACTIVATE:
                 await self._introduce(entry)
         except RosterError as error:
@@ -118,21 +118,18 @@ class Gateway:
         """Close the connections to SuperLink."""
         await self._pool.aclose()
 
-    def _entry(self, key: bytes | None) -> Entry | None:
-        return self._roster.find(key) if self._roster is not None and key is not None else None
-
-    def _refusal(
-        self, method: str, path: bytes, headers: dict[bytes, bytes], entry: Entry | None
-    ) -> str | None:
+    def _refusal(self, method: str, path: bytes, keys: list[bytes], entry: Entry | None) -> str | None:
         """Why a request is not passed on; None for one that is."""
         if method != "POST" or FLEET.fullmatch(path) is None:
             return "clients reach the Fleet API, POST /v1/fleet/..., and nothing else"
         if self._roster is None:
             return None
-        if KEY_HEADER not in headers:
+        if not keys:
             return "the request names no key: set client.key, and have its .pub file enrolled"
+        if len(keys) > 1:  # the one that is looked up must be the one that SuperLink verifies
+            return "the request names more than one key"
         if entry is None:
-            return f"the key {_shown(headers[KEY_HEADER])} is not registered: flockwatch enroll NAME KEY.pub"
+            return f"the key {_shown(keys[0])} is not registered: flockwatch enroll NAME KEY.pub"
         if entry.revoked is not None:
             return f"the key {entry.fingerprint} of '{entry.client}' was revoked on {entry.revoked}"
         if path in SELF_SERVICE:

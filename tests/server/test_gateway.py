@@ -195,6 +195,23 @@ def test_no_key_an_unknown_key_and_a_revoked_one_are_called_so(
     assert "client=a" in said[3]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_revoked_client_does_not_come_in_behind_the_key_of_another(enrolled: Front, order: int) -> None:
+    enrolled.roster.enroll("b", OTHER.public_key())
+    enrolled.roster.revoke("b")
+    context = ssl.create_default_context(cafile=str(enrolled.ca))
+    connection = HTTPSConnection("127.0.0.1", enrolled.listener.port, context=context, timeout=10)
+    connection.putrequest("POST", FLEET)
+    for key in (KEY, OTHER)[::order]:
+        connection.putheader("flwr-public-key", b64encode(pem(key.public_key())).decode())
+    connection.putheader("content-length", "0")
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert "more than one key" in reason((answer.status, answer.read()))
+    connection.close()
+    assert enrolled.upstream.paths == []
+
+
 def test_a_refusal_that_comes_again_is_logged_once(front: Front, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "server.gateway")
     for _ in range(5):
