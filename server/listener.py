@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 START_WITHIN_S = 10.0
 KEEP_ALIVE_S = 75
 """An idle client keeps its connection: a new one costs a TLS handshake."""
-END_WITHIN_S = 3
+END_WITHIN_S = 1
 
 IN_WORDS = {
     "HTTP_REQUEST": "plain HTTP where TLS is spoken: the client needs client.tls_ca",
