@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from fleet import Federation
 
-from common.keys import read_public
+from common.keys import read_private, read_public
 from common.processes import Processes
 from flockwatch.certs import Certificates
 from server.roster import Roster
@@ -33,6 +34,9 @@ class Secured(Federation):
         list(Certificates(self.certs).make([], [name]))
         self.flags[name] = self.credentials(name)
         return self.certs / "clients" / f"{name}.pub"
+
+    def private(self, name: str) -> EllipticCurvePrivateKey:
+        return read_private(self.certs / "clients" / f"{name}.key")
 
     def credentials(self, name: str) -> list[str]:
         return ["--ca", str(self.certs / "ca.pem"), "--key", str(self.certs / "clients" / f"{name}.key")]

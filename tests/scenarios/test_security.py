@@ -25,7 +25,7 @@ from client.app import build
 from client.wire import Wire
 from common import wire
 from common.flwr_private import FleetConnection, ShutOut, Unreachable
-from common.keys import pem, read_private
+from common.keys import pem
 from common.messages import Description, Evaluation, Task, Update
 from common.moments import Moments
 from common.processes import Processes
@@ -85,8 +85,8 @@ class Node:
     """A client in this program: its messages are answered one by one, as the test says."""
 
     def __init__(self, run: Secured, name: str) -> None:
-        key = read_private(run.certs / "clients" / f"{name}.key")
-        self.connection = FleetConnection(run.address, (run.certs / "ca.pem").read_bytes(), key)
+        roots = (run.certs / "ca.pem").read_bytes()
+        self.connection = FleetConnection(run.address, roots, run.private(name))
 
     def __enter__(self) -> Node:
         self.connection.open()
@@ -158,8 +158,10 @@ def test_a_client_comes_in_once_it_is_registered_and_is_out_once_it_is_revoked(r
     eventually(lambda: admitted(run, "a") > others + 2)
     assert admitted(run, "c") == counted
     assert run.processes.exit_code("c") is None  # its detector would go on, too
-    with pytest.raises(ShutOut, match="was revoked on"):  # nor is it let in anew
-        Node(run, "c").__enter__()
+    anew = FleetConnection(run.address, (run.certs / "ca.pem").read_bytes(), run.private("c"))
+    with pytest.raises(ShutOut, match="was revoked on"):
+        anew.open()
+    anew.close()
     run.processes.end(["c"])
 
 
@@ -190,7 +192,7 @@ def test_wrong_ca_and_plain_http_are_named_on_both_sides(run: Secured) -> None:
 @pytest.mark.parametrize("call", ["list-nodes", "register-node", "start-run"])
 def test_not_even_a_registered_client_reaches_the_control_api(run: Secured, call: str) -> None:
     path = f"/v1/control/{call}"
-    key = pem(read_private(run.certs / "clients" / "a.key").public_key())
+    key = pem(run.private("a").public_key())
     answer = asked(run, path, {"flwr-public-key": b64encode(key).decode()})
     assert answer.status_code == 403
     assert "clients reach the Fleet API" in answer.json()["detail"]
