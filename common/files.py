@@ -6,15 +6,20 @@ import os
 from pathlib import Path
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Replace the file by `content`: after a crash it holds the old content or the new, and it is on disk.
+
+    Args:
+        path: The file.
+        content: All of it.
+        mode: Of the new file, less the umask: 0o600 where others must not read it.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; the old file is untouched.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from common.budget import Budget
 
@@ -266,7 +274,32 @@ class ServerSettings(Section):
     keep_versions: Annotated[int, Field(ge=2)] = 10
     """Newest versions that stay on disk."""
     status: Annotated[str, Field(pattern=ADDRESS)] | None = None
-    """`HOST:PORT` that serves /status, /metrics and /healthz. None: not served."""
+    """`HOST:PORT` that serves the status page, /status, /metrics and /healthz. None: not served."""
+    alerts_token: Annotated[str, Field(min_length=16, max_length=256, pattern=r"^[!-~]+$")] | None = None
+    """What an edge has to show to post its alerts to /alerts of `status` (`docs/status.md`).
+
+    None: the server takes no alerts.
+    """
+    database: str | None = None
+    """Where history is kept: `postgresql://[USER[:PASSWORD]@]HOST[:PORT]/NAME`, or `sqlite:///FILE`.
+
+    None: `history.sqlite` in the state folder.
+    """
+
+    @field_validator("alerts_token", mode="wrap")
+    @classmethod
+    def _is_a_token(cls, token: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(token)
+        except ValidationError:  # whose message would show it
+            raise ValueError("expected a text of 16 to 256 printable ASCII letters, no space") from None
+
+    @field_validator("database")
+    @classmethod
+    def _is_a_database(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("postgresql://", "sqlite:///")):
+            raise ValueError("expected postgresql://[USER[:PASSWORD]@]HOST[:PORT]/NAME or sqlite:///FILE")
+        return url
 
     @model_validator(mode="after")
     def _certificate_has_its_key(self) -> Self:

@@ -65,10 +65,15 @@ def run(settings: Settings) -> int:
             live.stretch(source.partition)
     folder.mkdir(parents=True, exist_ok=True)
     settings = settings.with_values(
-        server={"host": "127.0.0.1", "port": free_port(), "state": folder / "server"},
+        server={
+            "host": "127.0.0.1",
+            "port": free_port(),
+            "state": folder / "server",
+            "database": None,
+        },
         federation={"min_clients": len(sources)},
     )
-    write_atomic(folder / "settings.yaml", yaml.safe_dump(settings.dump(), sort_keys=False).encode())
+    write_atomic(folder / "settings.yaml", yaml.safe_dump(settings.dump(), sort_keys=False).encode(), 0o600)
     console.print(f"{len(sources)} clients, a process each; logs and results in {folder}")
     machines = [live.Machine.of(s.partition, folder / "clients") for s in sources if settings.local.live]
     with Processes() as processes:

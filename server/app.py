@@ -7,6 +7,7 @@ Run configuration: `config` names a settings file on the server's machine (empty
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from pathlib import Path
 
 from flwr.app import Context
@@ -38,12 +39,13 @@ def main(grid: Grid, context: Context) -> None:
         handlers=[logging.FileHandler(folder / "run.log"), logging.StreamHandler()],
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    with Lease(folder) as lease:
+    history = History(settings.server.database or folder / "history.sqlite")
+    with Lease(folder) as lease, closing(history):
         strategy = FlockStrategy(
             inner=aggregation.chosen(settings),
             settings=settings,
             registry=Registry(folder / "versions", settings.server.keep_versions),
-            history=History(folder / "history.sqlite"),
+            history=history,
             shown=folder / "fleet.json",
             roster=Roster(folder) if settings.server.tls_certificate is not None else None,
         )

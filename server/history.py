@@ -1,39 +1,33 @@
-"""What happened: rounds, replies and waits, in a SQLite database that others may read while it grows."""
+"""What happened: rounds, replies, waits and alerts, in a database that others may read while it grows."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
+import logging
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
 from common.scoring import ErrorSummary
 from common.traffic import Traffic
+from server import database
+from server.database import NOTES, NOTICES, REPLIES, ROUNDS
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS rounds (
-    number INTEGER, kind TEXT, version INTEGER, ended_at REAL, wall_s REAL, sampled INTEGER, answered INTEGER,
-    error REAL, bytes_up INTEGER, bytes_down INTEGER, failed TEXT, encode_s REAL, decode_s REAL
-);
-CREATE TABLE IF NOT EXISTS replies (
-    round INTEGER REFERENCES rounds (rowid), version INTEGER, client TEXT, rows INTEGER, error TEXT,
-    loss REAL, train_s REAL, bytes_up INTEGER, codec TEXT, sent_bytes INTEGER, received_bytes INTEGER,
-    replies_bytes INTEGER, encode_s REAL, decode_s REAL
-);
-CREATE TABLE IF NOT EXISTS notes (at REAL, kind TEXT, text TEXT);
-"""
+log = logging.getLogger(__name__)
 
-_LATER = {
-    "rounds": {"encode_s": "REAL", "decode_s": "REAL"},
-    "replies": {
-        "codec": "TEXT", "sent_bytes": "INTEGER", "received_bytes": "INTEGER", "replies_bytes": "INTEGER",
-        "encode_s": "REAL", "decode_s": "REAL",
-    },
-}  # fmt: skip
-"""Columns that a database of an earlier flockwatch does not have."""
+RETRY_S = 5.0
+"""From one attempt to write, in vain, to the next."""
+MOST_PENDING = 10_000
+"""Records that wait in memory while the database cannot be written; beyond it the oldest are lost."""
+MOST_NOTICES = 100_000
+"""Of alerts, that are kept."""
 
 
 @dataclass(frozen=True)
@@ -76,71 +70,195 @@ class RoundRow:
 
 
 class History:
-    """The database. One process writes; any number may read."""
+    """The database, by file or by URL.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._database = sqlite3.connect(path)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = NORMAL")
-        self._database.executescript(_TABLES)
-        for table, columns in _LATER.items():
-            known = {row[1] for row in self._database.execute(f"PRAGMA table_info({table})")}
-            for column in columns.keys() - known:
-                self._database.execute(f"ALTER TABLE {table} ADD COLUMN {column} {columns[column]}")
-        self._database.row_factory = sqlite3.Row
+    A database that is away for a while does not end a run: what happened meanwhile is kept in memory, and
+    written once it is back.
+
+    Raises:
+        DatabaseError: the URL is wrong; later, what cannot be read.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self._where = where
+        self._engine = database.engine(where)
+        self._prepared = False
+        self._pending: deque[Callable[[sa.Connection], object]] = deque(maxlen=MOST_PENDING)
+        self._retry_at = 0.0
+
+    def check(self) -> None:
+        """Connect, and make what tables are missing.
+
+        Raises:
+            DatabaseError: it cannot be used.
+        """
+        with self._session():
+            pass
 
     def add_round(self, row: RoundRow, replies: list[ReplyRow]) -> None:
         """Record a finished round and the replies that it used."""
-        with self._database:
-            inserted = self._database.execute(
-                "INSERT INTO rounds (number, kind, version, ended_at, wall_s, sampled, answered, error, "
-                "bytes_up, bytes_down, failed, encode_s, decode_s) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (row.number, row.kind, row.version, time.time(), row.wall_s, row.sampled, len(replies),
-                 row.error, row.bytes_up, row.bytes_down, json.dumps(dict(row.failed)), row.encode_s,
-                 row.decode_s),
-            )  # fmt: skip
-            self._database.executemany(
-                "INSERT INTO replies (round, version, client, rows, error, loss, train_s, bytes_up, codec, "
-                "sent_bytes, received_bytes, replies_bytes, encode_s, decode_s) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (inserted.lastrowid, r.version, r.client, r.rows, json.dumps(asdict(r.error)), r.loss,
-                     r.train_s, r.bytes_up, r.codec, r.traffic.sent_bytes, r.traffic.received_bytes,
-                     r.traffic.replies_bytes, r.traffic.encode_s, r.traffic.decode_s)
-                    for r in replies
-                ],
-            )  # fmt: skip
+        finished = {
+            **vars(row), "failed": json.dumps(dict(row.failed)), "ended_at": time.time(),
+            "answered": len(replies),
+        }  # fmt: skip
+        used = [_columns(reply) for reply in replies]
+
+        def write(connection: sa.Connection) -> None:
+            number = _added(connection, ROUNDS.insert().values(finished))
+            if used:
+                connection.execute(REPLIES.insert(), [{**reply, "round": number} for reply in used])
+
+        self._write(write)
 
     def note(self, kind: str, text: str) -> None:
         """Record something worth telling: `waiting`, `refused`, `stopped`."""
-        with self._database:
-            self._database.execute("INSERT INTO notes VALUES (?, ?, ?)", (time.time(), kind, text))
+        values = {"at": time.time(), "kind": kind, "text": text}
+        self._write(lambda connection: connection.execute(NOTES.insert().values(values)))
+
+    def add_notice(self, client: str, incident: str, kind: str, content: str) -> bool:
+        """Record what an edge told of an incident; False if it is known already.
+
+        Raises:
+            DatabaseError: it is not recorded.
+        """
+        values = {
+            "client": client, "incident": incident, "kind": kind, "received_at": time.time(),
+            "content": content,
+        }  # fmt: skip
+        try:
+            with self._session() as connection:
+                number = _added(connection, NOTICES.insert().values(values))
+                connection.execute(NOTICES.delete().where(NOTICES.c.rowid <= number - MOST_NOTICES))
+        except IntegrityError:
+            return False
+        return True
 
     def last_note(self) -> tuple[str, str] | None:
         """Kind and text of the newest note."""
-        row = self._database.execute("SELECT kind, text FROM notes ORDER BY rowid DESC LIMIT 1").fetchone()
-        return (row["kind"], row["text"]) if row else None
+        with self._session() as connection:
+            newest = sa.select(NOTES).order_by(NOTES.c.rowid.desc()).limit(1)
+            row = connection.execute(newest).one_or_none()
+        return (row.kind, row.text) if row else None
 
     def newest_round(self) -> dict[str, Any] | None:
         """The round that was recorded last, without its replies."""
-        row = self._database.execute("SELECT * FROM rounds ORDER BY rowid DESC LIMIT 1").fetchone()
-        return dict(row) if row else None
+        found = self.newest_rounds(1)
+        return found[0] if found else None
+
+    def newest_rounds(self, most: int, after: int = 0) -> list[dict[str, Any]]:
+        """The rounds that were recorded last, oldest first, without their replies.
+
+        Args:
+            most: So many at most.
+            after: Only those recorded after this one, by its `rowid`.
+        """
+        newest = sa.select(ROUNDS).where(ROUNDS.c.rowid > after).order_by(ROUNDS.c.rowid.desc()).limit(most)
+        with self._session() as connection:
+            found = connection.execute(newest).mappings().all()
+        return [{**row, "failed": json.loads(row["failed"])} for row in reversed(found)]
 
     def rounds(self) -> list[dict[str, Any]]:
         """All rounds, oldest first, each with the replies that it used."""
+        with self._session() as connection:
+            rounds = connection.execute(sa.select(ROUNDS).order_by(ROUNDS.c.rowid)).mappings().all()
+            rows = connection.execute(sa.select(REPLIES).order_by(REPLIES.c.rowid)).mappings().all()
         replies: dict[int, list[dict[str, Any]]] = {}
-        for row in self._database.execute("SELECT * FROM replies ORDER BY rowid"):
+        for row in rows:
             reply = {**row, "error": json.loads(row["error"])}
+            del reply["rowid"]
             replies.setdefault(reply.pop("round"), []).append(reply)
         found = []
-        for row in self._database.execute("SELECT rowid AS id, * FROM rounds ORDER BY rowid"):
-            values = {**row, "failed": json.loads(row["failed"]), "replies": replies.get(row["id"], [])}
-            del values["id"]
+        for row in rounds:
+            values = {**row, "failed": json.loads(row["failed"]), "replies": replies.get(row["rowid"], [])}
+            del values["rowid"]
             found.append(values)
         return found
 
+    def newest_id(self, table: sa.Table) -> int:
+        """The `rowid` of what was recorded last; 0 if there is nothing."""
+        with self._session() as connection:
+            return connection.execute(sa.select(sa.func.max(table.c.rowid))).scalar() or 0
+
+    def notices(self, most: int) -> list[dict[str, Any]]:
+        """What edges told: of every incident that has not ended, and of the others as much as is newest.
+
+        Args:
+            most: Notices, of either kind of incident.
+
+        Returns:
+            Rows of the table, newest first.
+        """
+        end = NOTICES.alias()
+        ended = sa.exists().where(
+            end.c.client == NOTICES.c.client, end.c.incident == NOTICES.c.incident,
+            end.c.kind == "incident_ended",
+        )  # fmt: skip
+        newest = sa.select(NOTICES).order_by(NOTICES.c.rowid.desc()).limit(most)
+        with self._session() as connection:
+            found = [*connection.execute(newest.where(~ended)).mappings()]
+            found += connection.execute(newest.where(ended)).mappings()
+        return [dict(row) for row in sorted(found, key=lambda row: row["rowid"], reverse=True)]
+
     def close(self) -> None:
-        """Close the database."""
-        self._database.close()
+        """Write what is still pending, if the database takes it, and let go of it."""
+        self._retry_at = 0.0
+        self._flush()
+        if self._pending:
+            log.error("history lost records=%d", len(self._pending))
+        self._engine.dispose()
+
+    @contextmanager
+    def _session(self) -> Iterator[sa.Connection]:
+        try:
+            with self._connection() as connection:
+                yield connection
+        except IntegrityError:
+            raise
+        except DBAPIError as error:
+            raise database.problem(self._where, error) from error
+
+    @contextmanager
+    def _connection(self) -> Iterator[sa.Connection]:
+        """In a transaction, with all tables there."""
+        with self._engine.begin() as connection:
+            if not self._prepared:
+                database.prepare(connection)
+            yield connection
+        self._prepared = True
+
+    def _write(self, work: Callable[[sa.Connection], object]) -> None:
+        self._pending.append(work)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write what is pending, oldest first, as far as the database takes it."""
+        if time.monotonic() < self._retry_at:
+            return
+        while self._pending:
+            try:
+                with self._connection() as connection:
+                    self._pending[0](connection)
+            except OperationalError as error:
+                said = database.problem(self._where, error)
+                log.warning("history not written pending=%d reason=%s", len(self._pending), said)
+                self._retry_at = time.monotonic() + RETRY_S
+                return
+            except BaseException:
+                self._pending.popleft()
+                raise
+            self._pending.popleft()
+
+
+def _added(connection: sa.Connection, row: sa.Insert) -> int:
+    """Insert a row; returns its `rowid`."""
+    key = connection.execute(row).inserted_primary_key
+    assert key is not None  # noqa: S101  every table has one
+    return int(key[0])
+
+
+def _columns(reply: ReplyRow) -> dict[str, Any]:
+    """A reply as its row in the table."""
+    values = {**vars(reply), "error": json.dumps(asdict(reply.error))}
+    traffic: Traffic = values.pop("traffic")
+    named = ("sent_bytes", "received_bytes", "replies_bytes", "encode_s", "decode_s")
+    return {**values, **{name: getattr(traffic, name) for name in named}}

@@ -166,6 +166,9 @@ WRONG = [
     ("server.port: 65536", ["'server.port' is 65536", "less than or equal to 65535"]),
     ("server.state: 5", ["'server.state' is 5", "path"]),
     ("server.keep_versions: 1", ["'server.keep_versions' is 1", "greater than or equal to 2"]),
+    ("server.database: mysql://h/d", ["'server.database'", "postgresql://", "sqlite:///"]),
+    ("server.alerts_token: short", ["'server.alerts_token'", "16 to 256"]),
+    ("server.alerts_token: 12345678901234567890", ["'server.alerts_token'", "a text"]),
     ("client.name: ../edge", ["'client.name' is '../edge'", "pattern"]),
     ("client.server: localhost", ["'client.server' is 'localhost'", "pattern"]),
     ("client.server: 'http://edge:8000'", ["'client.server' is 'http://edge:8000'", "pattern"]),
@@ -394,3 +397,11 @@ def test_no_default_is_infinite() -> None:
     numbers = [v for section in Settings().dump().values() for v in section.values() if isinstance(v, float)]
     assert numbers
     assert all(math.isfinite(number) for number in numbers)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["server.database=mysql://u:hidden@h/d", "server.alerts_token=hidden", 'server.alerts_token="hid den"'],
+)
+def test_a_secret_that_is_wrong_is_not_shown(flag: str) -> None:
+    assert "hid" not in refusal(flags=(flag,)).replace(flag.partition("=")[0], "")

@@ -42,6 +42,13 @@ def test_an_old_file_is_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_secret_is_its_owners_alone_from_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"open")
+    write_atomic(path, b"secret", 0o600)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from common.processes import Processes
 from common.schema import Schema
 from common.settings import DataSettings
 from server import view
+from server.database import DatabaseError
 from server.history import History
 from server.link import flower_environment
 from server.registry import Registry
@@ -59,6 +61,8 @@ class Federation:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._flags = [f for item in (SMALL | settings).items() for f in ("--set", "=".join(item))]
+        self.config: Path | None = None
+        """A settings file of the server."""
         self.inside: dict[str, list[str]] = {}
         """By process: the start of a command that runs it somewhere else, such as in a namespace."""
 
@@ -66,7 +70,8 @@ class Federation:
         """By process: further flags."""
 
     def start_server(self, name: str = "server") -> None:
-        flags = ["--port", str(self.port), "--state", str(self.state), *self._flags]
+        config = ["--config", str(self.config)] if self.config else []
+        flags = [*config, "--port", str(self.port), "--state", str(self.state), *self._flags]
         self._start(name, ["server", *flags])
 
     def start_client(
@@ -99,8 +104,9 @@ class Federation:
 
     def rounds(self) -> list[dict[str, Any]]:
         try:
-            return History(self.state / "history.sqlite").rounds()
-        except sqlite3.OperationalError:  # not there yet
+            with closing(History(self.state / "history.sqlite")) as history:
+                return history.rounds()
+        except DatabaseError:  # not there yet
             return []
 
     def notes(self) -> list[tuple[str, str]]:

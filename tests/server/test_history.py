@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from common.scoring import ErrorSummary
+from server.database import NOTICES, ROUNDS
 from server.history import History, ReplyRow, RoundRow
+from tests.contracts.postgres import Postgres
 
 
 def reply(client: str, mean: float = 0.5, **changes: Any) -> ReplyRow:
@@ -36,14 +39,23 @@ def finished(number: int, **changes: Any) -> RoundRow:
     return RoundRow(**{"number": number, **values, **changes})
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """A database that is empty: a file, or the URL of one in a real PostgreSQL."""
+    if request.param == "sqlite":
+        return tmp_path / "history.sqlite"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.new_database()
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "history.sqlite"
 
 
 @pytest.fixture
-def history(path: Path) -> Iterator[History]:
-    opened = History(path)
+def history(where: Path | str) -> Iterator[History]:
+    opened = History(where)
     yield opened
     opened.close()
 
@@ -95,11 +107,13 @@ def test_a_round_that_failed_has_no_replies_and_no_error(history: History) -> No
 
 
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
-def test_a_round_that_is_done_again_after_a_restart_keeps_its_own_replies(path: Path, kind: str) -> None:
+def test_a_round_that_is_done_again_after_a_restart_keeps_its_own_replies(
+    where: Path | str, kind: str
+) -> None:
     for client in ("before", "after"):
-        with closing(History(path)) as history:
+        with closing(History(where)) as history:
             history.add_round(finished(5, kind=kind), [reply(client)])
-    with closing(History(path)) as history:
+    with closing(History(where)) as history:
         found = [[r["client"] for r in row["replies"]] for row in history.rounds()]
     assert found == [["before"], ["after"]]
 
@@ -120,7 +134,7 @@ def test_the_last_note_is_the_newest(history: History) -> None:
 
 
 def test_any_text_can_be_noted(history: History) -> None:
-    text = '\'); DROP TABLE rounds; -- \N{SNOWMAN} \n "quoted"'
+    text = '\'); DROP TABLE rounds; -- \N{SNOWMAN} \n "quoted" :name %s %(name)s'
     history.note(text, text)
     history.add_round(finished(1, failed={text: text}), [reply(text)])
     assert history.last_note() == (text, text)
@@ -128,37 +142,94 @@ def test_any_text_can_be_noted(history: History) -> None:
     assert history.rounds()[0]["replies"][0]["client"] == text
 
 
+def test_what_no_database_takes_is_replaced(history: History) -> None:
+    history.note("not used", "a\0b\ud800c")
+    history.add_round(finished(1, failed={"x\0": "\ud800"}), [reply("n\0")])
+    assert history.last_note() == ("not used", "a\N{REPLACEMENT CHARACTER}b?c")
+    (row,) = history.rounds()
+    assert row["failed"] == {"x\0": "\ud800"}
+    assert row["replies"][0]["client"] == "n\N{REPLACEMENT CHARACTER}"
+
+
+def test_numbers_of_any_size_are_kept(history: History) -> None:
+    history.add_round(finished(2**40, error=1e-300, bytes_up=2**50), [reply("a", rows=2**40)])
+    (row,) = history.rounds()
+    assert (row["number"], row["error"], row["bytes_up"]) == (2**40, 1e-300, 2**50)
+    assert row["replies"][0]["rows"] == 2**40
+
+
+def test_newest_rounds_are_those_after_one_that_is_known(history: History) -> None:
+    for number in range(1, 6):
+        history.add_round(finished(number), [reply("a")])
+    everything = history.newest_rounds(100)
+    assert [row["number"] for row in everything] == [1, 2, 3, 4, 5]
+    assert [row["number"] for row in history.newest_rounds(2)] == [4, 5]
+    assert [row["number"] for row in history.newest_rounds(100, everything[3]["rowid"])] == [5]
+    assert history.newest_rounds(100, history.newest_id(ROUNDS)) == []
+
+
+def test_a_notice_is_kept_once(history: History) -> None:
+    assert history.newest_id(NOTICES) == 0
+    assert history.add_notice("a", "1", "incident_started", "{}")
+    assert not history.add_notice("a", "1", "incident_started", "{}")
+    assert history.add_notice("a", "1", "incident_ended", "{}")
+    assert history.add_notice("b", "1", "incident_started", "{}")
+    assert [(n["client"], n["kind"]) for n in history.notices(10)] == [
+        ("b", "incident_started"), ("a", "incident_ended"), ("a", "incident_started"),
+    ]  # fmt: skip
+
+
+def test_an_incident_that_goes_on_is_not_pushed_out_by_others(history: History) -> None:
+    history.add_notice("a", "open", "incident_started", "{}")
+    for number in range(5):
+        history.add_notice("b", str(number), "incident_started", "{}")
+        history.add_notice("b", str(number), "incident_ended", "{}")
+    assert [n["incident"] for n in history.notices(3)] == ["4", "4", "3", "open"]
+
+
+def test_the_oldest_notices_are_let_go(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.history.MOST_NOTICES", 3)
+    for number in range(6):
+        history.add_notice("a", str(number), "incident_started", "{}")
+    assert [n["incident"] for n in history.notices(10)] == ["5", "4", "3"]
+
+
 def test_a_round_is_recorded_whole_or_not_at_all(history: History) -> None:
     history.add_round(finished(1), [reply("a")])
-    with pytest.raises(sqlite3.Error):
+    with pytest.raises((DBAPIError, TypeError)):
         history.add_round(finished(2), [reply("b"), reply("c", rows=object())])
     assert [row["number"] for row in history.rounds()] == [1]
     history.add_round(finished(2), [reply("b")])
     assert [r["client"] for r in history.rounds()[1]["replies"]] == ["b"]
 
 
-def test_a_restart_goes_on_with_what_is_there(path: Path) -> None:
+def test_a_restart_goes_on_with_what_is_there(where: Path | str) -> None:
     for number in (1, 2):
-        with closing(History(path)) as history:
+        with closing(History(where)) as history:
             history.add_round(finished(number), [reply("a")])
             history.note("stopped", str(number))
-    with closing(History(path)) as history:
+    with closing(History(where)) as history:
         assert [row["number"] for row in history.rounds()] == [1, 2]
         assert history.last_note() == ("stopped", "2")
 
 
-def test_others_read_while_it_grows(history: History, path: Path) -> None:
-    with closing(History(path)) as reader:
+def test_others_read_while_it_grows(history: History, where: Path | str) -> None:
+    with closing(History(where)) as reader:
         for number in range(1, 6):
             history.add_round(finished(number), [reply("a")])
             assert len(reader.rounds()) == number
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as plain:
-        plain.execute("BEGIN")
-        assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (5,)
-        history.add_round(finished(6), [reply("a")])  # an open reader does not lock the writer out
-        assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (5,)
-        plain.rollback()
-        assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (6,)
+
+
+def test_an_open_reader_does_not_lock_the_writer_out(path: Path) -> None:
+    with closing(History(path)) as history:
+        history.add_round(finished(5), [reply("a")])
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as plain:
+            plain.execute("BEGIN")
+            assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (1,)
+            history.add_round(finished(6), [reply("a")])
+            assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (1,)
+            plain.rollback()
+            assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (2,)
 
 
 def test_rounds_outlive_a_process_that_is_killed(path: Path) -> None:
