@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     _flag(server, "--state", "server.state", "folder for versions and history", path=True)
     _flag(server, "--certificate", "server.tls_certificate", "PEM that clients are shown", path=True)
     _flag(server, "--key", "server.tls_key", "its private key", path=True)
-    _flag(server, "--status", "server.status", "HOST:PORT of /status, /metrics and /healthz", path=True)
+    _flag(server, "--status", "server.status", "HOST:PORT of the status page and /metrics", path=True)
 
     status = _command(commands, "status", _status, "print how a running federation and its clients are")
     _flag(status, "--address", "server.status", "where the server serves /status", path=True)

@@ -13,10 +13,11 @@ import yaml
 from common.files import write_atomic
 from common.settings import Settings
 from server.entrance import Entrance
+from server.history import History
 from server.lease import Lease
 from server.link import LinkError, SuperLink
+from server.site import Site
 from server.status import ServerStatus
-from server.status import serve as serve_status
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def serve(settings: Settings, stop: threading.Event) -> str:
     Raises:
         ConfigError: it would listen to other machines without TLS.
         CertificateError: the certificate cannot work.
+        DatabaseError: there is no way to the database.
         LinkError: SuperLink cannot be started or the ServerApp cannot be kept alive.
         ListenError: the address cannot be listened on.
         OSError: the state folder cannot be written.
@@ -51,19 +53,23 @@ def serve(settings: Settings, stop: threading.Event) -> str:
     folder = settings.server.state.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     config_file = folder / "settings.yaml"
-    write_atomic(config_file, yaml.safe_dump(settings.dump(), sort_keys=False).encode())
+    write_atomic(config_file, yaml.safe_dump(settings.dump(), sort_keys=False).encode(), 0o600)
     lease = Lease(folder)
     if lease.held:
         raise LinkError(f"{folder}: another server works on this state folder")
     lease.clear()
     entrance = Entrance(settings.server, folder)
     link = SuperLink(folder, entrance.superlink_host, entrance.superlink_port)
+    history = History(settings.server.database or folder / "history.sqlite")
+    history.check()
     run_config = {"config": str(config_file), "state": str(folder)}
     fruitless, newest, refusals = 0, "", 0
     status = ServerStatus(folder, lambda: link.alive)
     with ExitStack() as closing:
+        closing.callback(history.close)
         if settings.server.status is not None:
-            closing.callback(serve_status(settings.server.status, status).close)
+            site = Site(settings.server.status, status, history, settings.server.alerts_token)
+            closing.callback(site.close)
         closing.callback(link.end)
         closing.callback(entrance.close)
         entrance.open()

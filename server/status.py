@@ -1,4 +1,4 @@
-"""`/status`, `/metrics` and `/healthz` of a federation, served by the `server` process.
+"""The state of a federation as the `server` process shows it: `/status`, `/metrics` and `/healthz`.
 
 Not by the ServerApp, which may be dead, or on its way up, when somebody asks: what it wrote last is read from
 disk, and how old that is tells whether it still does its work.
@@ -6,18 +6,16 @@ disk, and how old that is tells whether it still does its work.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.exposition import generate_latest
 
-from common.pages import Pages
 from server import view
 
 STALE_S = 60.0
@@ -40,6 +38,8 @@ class ServerStatus:
         self._started = time.time()
         self.restarts = 0
         """Times the run was submitted again."""
+        self.notices: Counter[str] = Counter()
+        """Of alerts, that edges have posted since the process began, by kind."""
 
     def status(self) -> dict[str, Any]:
         """The body of `/status`."""
@@ -49,6 +49,7 @@ class ServerStatus:
             "superlink": "up" if self._alive() else "down",
             "restarts": self.restarts,
             "silent_s": round(time.time() - (at if at is not None else self._started), 3),
+            "notices": dict(self.notices),
             **shown,
         }
 
@@ -77,6 +78,10 @@ def metrics(status: Mapping[str, Any]) -> Iterable[Metric]:
             yield GaugeMetricFamily(f"flockwatch_server_{name}", text, value=value)
     text = "Times the run was submitted again"
     yield CounterMetricFamily("flockwatch_server_restarts", text, value=status["restarts"])
+    told = CounterMetricFamily("flockwatch_server_notices", "Of alerts, posted by edges", labels=["kind"])
+    for kind, number in status["notices"].items():
+        told.add_metric([kind], number)
+    yield told
     count = Counter(client["state"] for client in clients.values())
     states = GaugeMetricFamily(
         "flockwatch_server_clients", "Clients by what they are doing", labels=["state"]
@@ -140,33 +145,22 @@ def _traffic(clients: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
     yield spent
 
 
-def serve(address: str, status: ServerStatus) -> Pages:
-    """Serve a run's pages at `HOST:PORT`.
+class Scrape:
+    """`/metrics` as text.
 
-    Raises:
-        OSError: the address is in use, or not this machine's.
+    Args:
+        status: Of the run.
     """
-    host, _, port = address.rpartition(":")
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(status))
 
-    def shown() -> tuple[HTTPStatus, str, bytes]:
-        return HTTPStatus.OK, "application/json", json.dumps(status.status(), indent=1).encode()
-
-    def healthz() -> tuple[HTTPStatus, str, bytes]:
-        code, body = status.health()
-        return code, "application/json", json.dumps(body, indent=1).encode()
-
-    def scraped() -> tuple[HTTPStatus, str, bytes]:
-        return HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry)
-
-    pages = {"/status": shown, "/metrics": scraped, "/healthz": healthz}
-    return Pages(host.strip("[]"), int(port), pages)
-
-
-class _Collector:
     def __init__(self, status: ServerStatus) -> None:
         self._status = status
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
 
-    def collect(self) -> Sequence[Metric]:
-        return list(metrics(self._status.status()))
+    def collect(self) -> Iterable[Metric]:
+        """The status at this moment, for Prometheus' library."""
+        return metrics(self._status.status())
+
+    def text(self) -> bytes:
+        """In Prometheus' text format 0.0.4."""
+        return generate_latest(self._registry)

@@ -43,7 +43,10 @@ ONLY_IN = {
     "uvicorn": {"server/listener.py"},
     "datasketches": {"common/sketch.py", "client/drift.py"},
     "paho": {"client/mqtt.py", "client/sources/mqtt.py", "client/sinks/mqtt.py"},
-    "prometheus_client": {"client/status.py", "server/status.py"},
+    "prometheus_client": {"client/status.py", "server/site.py", "server/status.py"},
+    "sqlalchemy": {"server/database.py", "server/history.py"},
+    "starlette": {"server/site.py"},
+    "uvicorn": {"server/site.py"},
 }
 FLWR_PUBLIC = {
     "flwr.app",

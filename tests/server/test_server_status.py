@@ -12,9 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from common.settings import FederationSettings
 from flockwatch import cli
 from flockwatch.fleet_table import StatusUnavailable, fetch
-from server import status as pages
 from server import view
 from server.fleet import Fleet
+from server.history import History
+from server.site import Site
 from server.state import Member, State, Work
 from server.status import STALE_S, ServerStatus
 
@@ -75,7 +76,7 @@ def get(port: int, path: str) -> bytes:
 
 
 def test_prometheus_reads_every_clients_figures(folder: Path) -> None:
-    server = pages.serve("127.0.0.1:0", ServerStatus(folder, lambda: True))
+    server = Site("127.0.0.1:0", ServerStatus(folder, lambda: True), History(folder / "history.sqlite"))
     try:
         text = get(server.port, "/metrics").decode()
         shown = json.loads(get(server.port, "/status"))
@@ -121,7 +122,7 @@ def test_before_the_first_run_there_is_a_status_too(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_a_row_for_each_client(folder: Path, capsys: Any) -> None:
-    server = pages.serve("127.0.0.1:0", ServerStatus(folder, lambda: True))
+    server = Site("127.0.0.1:0", ServerStatus(folder, lambda: True), History(folder / "history.sqlite"))
     try:
         assert cli.main(["status", "--address", f"127.0.0.1:{server.port}"]) == 0
     finally:

@@ -1,0 +1,200 @@
+"""The server's pages over HTTP: the status page and what it is made of, probes, and the alerts of edges."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server import notices
+from server.database import NOTICES, ROUNDS, DatabaseError
+from server.history import History
+from server.notices import MOST_BYTES, NotANotice
+from server.status import Scrape, ServerStatus
+
+PAGE = Path(__file__).parent / "page"
+MOST_ROUNDS = 2000
+"""That `/rounds` gives at once: the newest."""
+MOST_SHOWN = 100
+"""Notices of incidents that go on, and of those that have ended, that `/incidents` is made of."""
+POST_WITHIN_S = 10.0
+MOST_CONNECTIONS = 256
+START_WITHIN_S = 10.0
+END_WITHIN_S = 2
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+class Site:
+    """Serves a run's pages at `HOST:PORT` until closed.
+
+    Args:
+        address: To listen on; port 0: any free one.
+        status: Of the run.
+        history: Where rounds and incidents are read, and alerts are kept.
+        token: That an edge shows to post alerts. None: none are taken.
+
+    Raises:
+        OSError: the address is in use, or not this machine's.
+    """
+
+    def __init__(
+        self, address: str, status: ServerStatus, history: History, token: str | None = None
+    ) -> None:
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, int(port)), family=family)
+        self.port = int(self._socket.getsockname()[1])
+        config = uvicorn.Config(
+            _application(status, history, token), lifespan="off", ws="none", log_config=None,
+            log_level="warning", access_log=False, server_header=False, limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=END_WITHIN_S,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), name="site", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        deadline = time.monotonic() + START_WITHIN_S
+        while not self._server.started and self._thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)  # uvicorn does not end in order before it has begun
+        self._server.should_exit = True
+        self._thread.join(2 * END_WITHIN_S)
+        self._socket.close()
+
+
+def _application(status: ServerStatus, history: History, token: str | None) -> Starlette:
+    scrape, process = Scrape(status), secrets.token_hex(4)
+
+    def page(request: Request) -> Response:
+        return FileResponse(PAGE / "index.html")
+
+    def state(request: Request) -> Response:
+        return _json(status.status())
+
+    def health(request: Request) -> Response:
+        code, body = status.health()
+        return _json(body, code)
+
+    def metrics(request: Request) -> Response:
+        return Response(scrape.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    def rounds(request: Request) -> Response:
+        try:
+            after = int(request.query_params.get("after", "0"))
+        except ValueError:
+            return PlainTextResponse("after: expected the id of a round\n", 400)
+        found = history.newest_rounds(MOST_ROUNDS, min(max(after, 0), 2**62))
+        return _json({"newest": history.newest_id(ROUNDS), "rounds": found})
+
+    def incidents(request: Request) -> Response:
+        tag = f'"{process}-{history.newest_id(NOTICES)}"'
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        found = notices.incidents(history.notices(MOST_SHOWN))
+        return _json({"taken": token is not None, "incidents": found}, headers={"ETag": tag})
+
+    async def alerts(request: Request) -> Response:
+        if token is None:
+            return PlainTextResponse("this server takes no alerts: server.alerts_token is not set\n", 403)
+        if not notices.admits(token, request.headers.get("authorization", "")):
+            text = "this is not the server's server.alerts_token\n"
+            return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
+        try:
+            async with asyncio.timeout(POST_WITHIN_S):
+                content = await _body(request)
+            if content is None:
+                return PlainTextResponse(f"more than {MOST_BYTES} bytes\n", 413)
+            notice = notices.parse(content)
+        except TimeoutError:
+            return PlainTextResponse(f"not whole after {POST_WITHIN_S:.0f} s\n", 408)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except NotANotice as error:
+            return PlainTextResponse(f"{error}\n", 422)
+        if await run_in_threadpool(notices.record, history, notice):
+            status.notices[notice.kind] += 1
+        return Response(status_code=204)
+
+    def unavailable(request: Request, error: Exception) -> Response:
+        return PlainTextResponse(f"{error}\n", 503)
+
+    routes = [
+        Route("/", page), Route("/status", state), Route("/healthz", health), Route("/metrics", metrics),
+        Route("/rounds", rounds), Route("/incidents", incidents), Route("/alerts", alerts, methods=["POST"]),
+        Mount("/page", StaticFiles(directory=PAGE)),
+    ]  # fmt: skip
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(_Guarded)],
+        exception_handlers={DatabaseError: unavailable},
+    )
+
+
+class _Guarded:
+    """Every answer says what a browser may do with it: nothing but what comes from here."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, guarded)
+
+
+async def _body(request: Request) -> bytes | None:
+    """All that was posted; None if it is too much."""
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > MOST_BYTES:
+            return None
+    return bytes(content)
+
+
+def _json(values: Mapping[str, Any], code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    text = json.dumps(_plain(values), indent=1, allow_nan=False)
+    return Response(text, code, headers, "application/json")
+
+
+def _plain(value: Any) -> Any:
+    """Values that JSON has: a number that is not finite becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,150 @@
+"""What a person sees of a federation: real processes, a real Chromium, a real PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+from fleet import Federation, eventually, free_port
+from live import Machine
+from playwright.sync_api import Page, expect
+
+from common.processes import Processes
+from server.history import History
+from tests.contracts.browser import DESK, PHONE, tab
+from tests.contracts.postgres import PASSWORD, Postgres
+
+TOKEN = "one-token-of-the-fleet"
+
+
+def version(page: Page) -> int:
+    """The newest version, as the page shows it."""
+    return int(page.locator("#figures dd").first.inner_text())
+
+
+def row_of(page: Page, client: str) -> str:
+    return f"#client-table tbody tr:has(th span:text-is('{client}'))"
+
+
+def test_a_run_is_seen_as_it_goes(
+    federation: Callable[..., Federation], processes: Processes, tmp_path: Path
+) -> None:
+    port = free_port()
+    status = {"server.status": f"127.0.0.1:{port}", "server.alerts_token": TOKEN}
+    fleet = federation({"federation.max_rounds": "100000", **status})
+    told = f"http://edge:{TOKEN}@127.0.0.1:{port}/alerts"
+    edges = [
+        Machine(tmp_path, processes, name, fleet.address, sinks=(told,)) for name in ("edge-1", "edge-2")
+    ]
+    fleet.start_server()
+    eventually(lambda: fleet.log("run") or "superlink ready" in fleet.log("server"))
+    with tab() as opened:
+        page = opened.page
+        page.goto(f"http://127.0.0.1:{port}/")
+        expect(page.locator("#clients-none")).to_be_visible()
+        for edge in edges:
+            edge.start()
+            edge.feed(800)
+
+        # Rounds grow.
+        expect(page.locator("#readout")).to_contain_text(
+            re.compile(r"Round [1-9]\d* · error 0"), timeout=90_000
+        )
+        first = version(page)
+        eventually(lambda: version(page) >= first + 3)
+        expect(page.locator("#chart path.line")).to_have_count(1)
+        expect(page.locator("#client-table tbody tr")).to_have_count(2)
+
+        # An alert, with what it is about.
+        eventually(lambda: (edges[0].health()["version"] or 0) > 0)
+        edges[0].feed(8, fault=True)
+        incident = page.locator("details", has=page.locator(".cause", has_text="f2"))
+        expect(incident.locator("summary")).to_contain_text("edge-1", timeout=30_000)
+        expect(incident.locator(".chip")).to_have_text("open")
+        if incident.get_attribute("open") is None:
+            incident.locator("summary").click()
+        causes = incident.locator("tbody tr")
+        expect(causes).to_have_count(4)
+        expect(causes.first.locator("th")).to_have_text("f2")
+        share, seen, expected = causes.first.locator("td").all_inner_texts()
+        assert int(share.removesuffix(" %")) > 50
+        assert float(seen) > 190 > float(expected.replace("\N{MINUS SIGN}", "-"))
+        expect(page).to_have_title(re.compile(r"^\(1\) "))
+        edges[0].feed(60)
+        expect(incident.locator(".chip")).to_have_text("ended", timeout=30_000)
+
+        # A client turns away and comes back.
+        edges[1].kill()
+        expect(page.locator(row_of(page, "edge-2"))).to_have_attribute("data-state", "gone", timeout=60_000)
+        page.get_by_role("button", name="gone 1").click()
+        expect(page.locator("#client-table tbody tr")).to_have_count(1)
+        edges[1].start()
+        back = re.compile("working|idle")
+        expect(page.locator(row_of(page, "edge-2"))).to_have_attribute("data-state", back, timeout=90_000)
+        expect(page.locator("#client-table tbody tr")).to_have_count(2)
+
+        # At phone width, with the keyboard.
+        page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+        assert opened.overflow() <= 0
+        page.locator("#chart").focus()
+        page.keyboard.press("Home")
+        expect(page.locator("#readout")).to_contain_text("Round 1 ·")
+        page.keyboard.press("Escape")
+        page.set_viewport_size(DESK)  # type: ignore[arg-type]
+        assert opened.errors == []
+
+        # The server is started again: the page says so meanwhile, and goes on from what was.
+        before = version(page)
+        processes.end(["server"])
+        expect(page.locator("#lost")).to_contain_text("The server cannot be reached", timeout=30_000)
+        fleet.start_server()
+        expect(page.locator("#lost")).to_be_hidden(timeout=60_000)
+        eventually(lambda: version(page) > before, 120)
+        opened.errors.clear()
+        page.reload()
+        expect(incident.locator(".chip")).to_have_text("ended")
+        page.locator("#chart").focus()
+        page.keyboard.press("Home")
+        expect(page.locator("#readout")).to_contain_text("Round 1 ·")
+        assert opened.errors == []
+
+
+def test_history_in_postgresql_outlives_the_server_and_gives_no_password_away(
+    federation: Callable[..., Federation], tmp_path: Path
+) -> None:
+    postgres = Postgres()
+    try:
+        settings = tmp_path / "settings.yaml"
+        settings.write_text(json.dumps({"server": {"database": postgres.url()}}))
+        fleet = federation({"federation.max_rounds": "3"})
+        fleet.config = settings
+        fleet.start_server()
+        words = [word for p in psutil.Process().children(recursive=True) for word in p.cmdline()]
+        for name in ("a", "b"):
+            fleet.start_client(fleet.rows(name))
+        fleet.finish()
+        with closing(History(postgres.url())) as history:
+            rounds = history.rounds()
+        assert [row["version"] for row in rounds if row["kind"] == "train"] == [1, 2, 3]
+        assert {reply["client"] for row in rounds for reply in row["replies"]} == {"a", "b"}
+        assert not list(fleet.state.glob("history.sqlite*"))
+        secrets = (PASSWORD, "s3cret%2Fword")
+        assert not [word for word in words if any(secret in word for secret in secrets)]
+        for path in tmp_path.rglob("*"):
+            if path.is_file() and any(secret.encode() in path.read_bytes() for secret in secrets):
+                assert path == settings or (path.name, path.stat().st_mode & 0o77) == ("settings.yaml", 0)
+    finally:
+        postgres.remove()
+
+
+def test_a_server_whose_database_is_not_there_says_so(federation: Callable[..., Federation]) -> None:
+    fleet = federation({"server.database": "postgresql://u:hidden@127.0.0.1:1/d"})
+    fleet.start_server()
+    eventually(lambda: fleet.processes.exit_code("server") is not None)
+    assert fleet.processes.exit_code("server") == 1
+    assert "postgresql://u:***@127.0.0.1:1/d" in fleet.log("server")
+    assert "hidden" not in fleet.log("server")
