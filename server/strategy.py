@@ -30,8 +30,9 @@ from server.chain import Chain
 from server.exchange import Exchange, Reply
 from server.first import first_version
 from server.fleet import Fleet
-from server.history import History, RoundRow
-from server.ledger import Entry, Ledger, reply_row, weighted_error
+from server.history import History
+from server.journal import Journal
+from server.ledger import Entry, Ledger, weighted_error
 from server.progress import progress_of, resumed
 from server.registry import Registry
 from server.roster import Roster
@@ -59,7 +60,6 @@ from server.state import (
 )
 from server.tasks import name_of
 from server.terms import Fates, down, terms
-from server.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +70,8 @@ FASTEST_POLL_S, SLOWEST_POLL_S = 0.02, 0.25
 POLL_SHARE = 0.05
 """The wait before the next poll for replies, as a share of the time since the last one."""
 
-SHOW_EVERY_S = 1.0
-"""How often the state is written for `/status`."""
-
 USUAL_WEIGHT = 0.1
 """Of the newest time between two replies in the running mean."""
-
-TELL_WAIT_EVERY_S = 5.0
-"""How often the log says what the run waits for."""
 
 
 class FlockStrategy(Strategy):
@@ -106,20 +100,15 @@ class FlockStrategy(Strategy):
         self._inner = inner
         self._settings = settings
         self._registry = registry
-        self._history = history
         self._clock = clock
-        self._shown = shown
         self._roster = roster
         self._fleet = Fleet(view.saved_clients(shown) if shown else None)
         self._state = State(features=settings.data.features)
         self._manifest: Manifest | None = None
         self._descriptions: dict[Node, Description] = {}
-        self._silent: dict[Node, str] = {}
-        """Why nodes do not say who they are."""
         self._ledger = Ledger(self._fleet, settings.gate)
         self._chain, self._fates = Chain(), Fates()
-        self._since = clock()
-        self._bytes_down, self._encode_s, self._decode_s = 0, 0.0, 0.0
+        self._journal = Journal(history, self._fleet, settings.federation, clock, shown)
         self._outgoing: dict[tuple[int, Kind], tuple[Manifest, list[Order]]] = {}
         self._resume()
 
@@ -161,7 +150,7 @@ class FlockStrategy(Strategy):
         """
         self.summary()
         exchange = Exchange(grid, self._chain, self._roster)
-        nodes_at = told_at = shown_at = progress_at = self._clock()
+        nodes_at = progress_at = self._clock()
         usual_s = FASTEST_POLL_S
         while self._state.stopped is None:
             now = self._clock()
@@ -170,24 +159,19 @@ class FlockStrategy(Strategy):
                 self._forget(exchange)
                 nodes_at = now + NODES_EVERY_S
             replies = exchange.replies()
-            self._bytes_down += exchange.taken_bytes_down()
+            self._journal.sent(exchange.taken_bytes_down())
             self._handle([event for reply in replies for event in self._events_of(reply)], exchange)
             if replies:
                 usual_s += USUAL_WEIGHT * ((now - progress_at) / len(replies) - usual_s)
                 progress_at = now
             self._handle([Tick()], exchange)
-            if now >= told_at + TELL_WAIT_EVERY_S:
-                self._tell_wait(now)
-                told_at = now
-            if now >= shown_at + SHOW_EVERY_S:
-                self._show(now)
-                shown_at = now
+            self._journal.meanwhile(self._state, self._connected())
             since_progress_s = self._clock() - progress_at
             # Where replies come in a stream, half of the usual time between two: each poll costs SuperLink as
             # much as a client's, and it is the fleet that it should have time for.
             stream_s = usual_s / 2 if self._settings.federation.mode == "asynchronous" else 0.0
             time.sleep(min(max(POLL_SHARE * since_progress_s, stream_s, FASTEST_POLL_S), SLOWEST_POLL_S))
-        self._show(self._clock())
+        self._journal.show(self._state, self._connected())
         result = Result()
         if self._manifest is not None:
             result.arrays = aggregation.as_arrays(self._manifest.weights)
@@ -223,21 +207,20 @@ class FlockStrategy(Strategy):
                 )
             ]
         if sent.kind is None:
-            self._tell_silence(sent.node, reply.problem)
+            self._journal.silent(sent.node, reply.problem, self._state.members)
             return [Silent(sent.node, reply.problem)]
         name, problem, fault = name_of(self._state, sent.node), reply.problem, reply.fault
         if answer is not None:
             assert self._manifest is not None  # noqa: S101  tasks were sent with it
-            started = time.perf_counter()
             try:
                 self._check_name(sent.node, answer.client)
-                answer = admit(answer, sent.version, self._manifest)
-                self._decode_s += time.perf_counter() - started
+                with self._journal.decoding():
+                    answer = admit(answer, sent.version, self._manifest)
                 self._ledger.enter(sent, answer, reply)
                 return [Answered(sent.node, sent.number, answer.drifted)]
             except NotAdmitted as error:
                 problem, fault = f"not admitted: {error}", error.kind
-        self._refuse(name, fault, problem, sent.number)
+        self._journal.not_used(name, sent.number, fault, problem)
         return [] if fault == "twice" else [Failed(sent.node, sent.number, problem)]
 
     def _check_name(self, node: Node, client: str) -> None:
@@ -249,19 +232,6 @@ class FlockStrategy(Strategy):
         member = self._state.members.get(node)
         if member is not None and member.name and member.name != client:
             raise NotAdmitted("name", f"it says that it is of '{client}'")
-
-    def _tell_silence(self, node: Node, reason: str) -> None:
-        """Say once why a client cannot say who it is: it may be older or newer than this server."""
-        if self._silent.get(node) != reason:
-            self._silent = {n: why for n, why in self._silent.items() if n in self._state.members}
-            self._silent[node] = reason
-            log.warning("a client does not say who it is node=%d reason=%s", node, reason)
-            self._history.note("refused", f"a client that does not say who it is: {reason}")
-
-    def _refuse(self, name: str, fault: str, problem: str, number: int) -> None:
-        log.warning("reply not used client=%s task=%d reason=%s", name, number, problem)
-        self._fleet.refused(name, fault)
-        self._history.note("not used", f"{name}: {problem}")
 
     def _handle(self, happened: Iterable[Event], exchange: Exchange) -> None:
         """Step the coordinator, and do what it says until nothing more follows.
@@ -278,8 +248,7 @@ class FlockStrategy(Strategy):
                     case Ask(node, _, refused):
                         questions.append(action)
                         if refused:
-                            log.warning("client refused client=%s reason=%s", self._name(node), refused)
-                            self._history.note("refused", refused)
+                            self._journal.refused(self._name(node), refused)
                     case Send():
                         self._send(action)
                     case Fold():
@@ -287,19 +256,18 @@ class FlockStrategy(Strategy):
                     case Drop(number, node, reason):
                         self._drop(number, node, reason)
                     case Measured():
-                        self._record("evaluate", self._state.version + 1, self._ledger.measured(), {})
+                        version = self._state.version
+                        self._journal.closed("evaluate", version + 1, version, self._ledger.measured(), {})
                     case Abandon(number, failed):
-                        log.warning("round failed round=%d reasons=%s", number, dict(failed))
-                        self._record("train", number, [], failed)
+                        self._journal.abandoned(number, self._state.version, self._named(failed))
                     case Stop(reason):
-                        log.info("stopped version=%d reason=%s", self._state.version, reason)
-                        self._history.note("stopped", reason)
+                        self._journal.stopped(self._state.version, reason)
         self._ledger.keep_only({held.number for held in self._state.buffer})
         exchange.ask(questions)
         for (_, kind), (manifest, orders) in self._outgoing.items():
             order = Send(kind, tuple(orders))
             exchange.send(order, manifest, self._settings.federation.wait_s, self._terms)
-            self._bytes_down += exchange.taken_bytes_down()
+            self._journal.sent(exchange.taken_bytes_down())
             log.info("sent kind=%s version=%d clients=%d", kind, manifest.version, len(orders))
         self._outgoing.clear()
 
@@ -307,7 +275,7 @@ class FlockStrategy(Strategy):
         self._manifest = self._manifest or self._first_version()
         self._ledger.forget_measured()
         if self._state.round is not None:
-            self._since, self._bytes_down = self._clock(), 0
+            self._journal.opened()
         key = (self._manifest.version, order.kind)
         self._outgoing.setdefault(key, (self._manifest, []))[1].extend(order.orders)
 
@@ -338,34 +306,31 @@ class FlockStrategy(Strategy):
         assert current is not None  # noqa: S101  it was sent
         entries, refused = self._ledger.taken(action.shares)
         for entry, reason in refused:
-            self._refuse(entry.answer.client, "norm", reason, entry.number)
-        failed = {**action.failed, **{entry.node: reason for entry, reason in refused}}
+            self._journal.not_used(entry.answer.client, entry.number, "norm", reason)
+        failed = self._named({**action.failed, **{entry.node: reason for entry, reason in refused}})
         try:
             if not entries:
                 raise NothingMade("no update was left by the gate")
             weights = aggregation.fold(self._inner, number, current.weights, [e.part for e in entries])
         except NothingMade as error:
-            log.error("no version was made version=%d reason=%s", number, error)
-            self._history.note("not folded", str(error))
-            self._record("train", number, [], failed)
+            self._journal.not_folded(number, current.version, str(error), failed)
             return NotFolded(str(error))
         self._fleet.folded((e.update, e.staleness, e.clipped) for e in entries)
         # Stepping first gives the progress that belongs to the new version; the event is handled after.
         event = self._folded(entries)
         after, _ = coordinator.step(self._state, event, self._clock(), self._settings.federation)
         scores = self._fleet.scores(self._connected() | {e.answer.client for e in entries}, current.scores)
-        started = time.perf_counter()
-        codec = down(
-            self._settings.compression, size_of(current.architecture.shapes),
-            self._fleet.speeds(self._connected()).values(),
-        )  # fmt: skip
-        weights, block = self._chain.encoded(current, weights, codec)
-        self._encode_s += time.perf_counter() - started
+        with self._journal.encoding():
+            codec = down(
+                self._settings.compression, size_of(current.architecture.shapes),
+                self._fleet.speeds(self._connected()).values(),
+            )  # fmt: skip
+            weights, block = self._chain.encoded(current, weights, codec)
         self._manifest = replace(current, version=number, weights=weights, scores=scores)
         for entry in entries:
             self._fates.folded(entry.answer.client, entry.update.serial)
         self._publish(self._manifest, after, self._chain.extend(current, self._manifest, block))
-        self._record("train", number, entries, failed, event.error)
+        self._journal.closed("train", number, number, entries, failed, event.error)
         return event
 
     def _folded(self, entries: list[Entry]) -> Folded:
@@ -386,9 +351,7 @@ class FlockStrategy(Strategy):
         name = name_of(self._state, node)
         if (entry := self._ledger.drop(number)) is not None:
             name = entry.answer.client
-            self._fleet.dropped(name)
-        log.info("update dropped client=%s task=%d reason=%s", name, number, reason)
-        self._history.note("dropped", f"{name}: {reason}")
+        self._journal.dropped(name, number, reason, admitted=entry is not None)
 
     def _forget(self, exchange: Exchange) -> None:
         exchange.forget_all_but({work.number for work in self._state.tasks.values()})
@@ -398,48 +361,8 @@ class FlockStrategy(Strategy):
     def _connected(self) -> set[str]:
         return {m.name for m in self._state.members.values() if m.status == "ready"}
 
-    # What is told: the log, the history, and the state that is shown.
-
-    def _record(
-        self,
-        kind: str,
-        number: int,
-        used: list[Entry],
-        failed: Mapping[Node, str],
-        error: float | None = None,
-    ) -> None:
-        assert self._manifest is not None  # noqa: S101  tasks were sent with it
-        row = RoundRow(
-            number=number,
-            kind=kind,
-            version=self._manifest.version,
-            wall_s=self._clock() - self._since,
-            sampled=len(used) + len(failed),
-            error=error if error is not None else weighted_error(used) if used else None,
-            bytes_up=sum(entry.bytes_up for entry in used),
-            bytes_down=self._bytes_down,
-            encode_s=self._encode_s,
-            decode_s=self._decode_s,
-            failed={self._name(node): reason for node, reason in failed.items()},
-        )
-        self._history.add_round(row, [reply_row(entry) for entry in used])
-        self._since = self._clock()
-        self._bytes_down, self._encode_s, self._decode_s = 0, 0.0, 0.0
-        log.info(
-            "round closed round=%d kind=%s version=%d error=%s answered=%d failed=%d wall_s=%.3f",
-            number, kind, row.version, row.error, len(used), len(failed), row.wall_s,
-        )  # fmt: skip
-
-    def _tell_wait(self, now: float) -> None:
-        waiting = waiting_for(self._state, now, self._settings.federation)
-        if waiting:
-            log.info("waiting %s", waiting)
-            self._history.note("waiting", waiting)
-
-    def _show(self, now: float) -> None:
-        if self._shown is not None:
-            self._fleet.measure(self._connected())
-            view.write(self._shown, view.of(self._state, self._fleet, now, self._settings.federation))
+    def _named(self, failed: Mapping[Node, str]) -> dict[str, str]:
+        return {self._name(node): reason for node, reason in failed.items()}
 
     def _name(self, node: Node) -> str:
         description = self._descriptions.get(node)
