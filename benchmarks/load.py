@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -33,11 +34,12 @@ LOOK_EVERY_S = 1.0
 SETTLED = 0.25
 """Share of the updates from which growth counts: every client has connected and taken part by then."""
 
-PARTS = {"SuperLink": "flower-superlink", "ServerApp": "flwr-serverapp"}
+PARTS = {"SuperLink": "server.superlink", "ServerApp": "flwr-serverapp"}
 
 
 def main() -> None:
     """Start the server, then the clients, and watch."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by a signal"))  # with all that it started
     with tempfile.TemporaryDirectory(prefix="bench-load-") as name, Processes(grace_s=20) as processes:
         samples = _run(Path(name), processes)
     updates = samples[:, 0]
@@ -76,7 +78,7 @@ def _run(folder: Path, processes: Processes) -> np.ndarray:
         model={"window": 4, "hidden": (32, 8, 32)},
         federation={
             "mode": "asynchronous", "buffer": 32, "min_clients": CLIENTS // 2, "max_rounds": 10**6,
-            "patience": 0, "in_flight": 64, "quorum": 0.1,
+            "patience": 0, "quorum": 0.1,
         },
         server={"port": port, "state": folder / "server"},
     )  # fmt: skip

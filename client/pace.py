@@ -18,6 +18,12 @@ QUIET_SHARE = 0.5
 POLL_SHARE = 0.1
 """The time between polls, as a share of the usual gap, or of the time since the last message if longer."""
 
+FLEET_SHARE = 0.2
+"""The longest time between polls, as a share of the usual gap, where that is more than `SLOWEST_S`.
+
+A client that is served once in half a minute has many others beside it.
+"""
+
 WEIGHT = 0.5
 """Weight of the newest gap in the running mean; one that is shorter than the mean is believed at once."""
 
@@ -29,7 +35,7 @@ PROMPT_S = 0.15
 LONGEST_BUSY_S = 5.0
 
 FASTEST_BEAT_S = 2.0
-BEATS_SHARE = 20.0
+BEATS_SHARE = 60.0
 """The time between heartbeats, as a multiple of what one takes."""
 
 
@@ -64,7 +70,8 @@ class Pace:
         idle_s, usual_s = now - self._since, self._gap_s or 0.0
         quiet_s = QUIET_SHARE * usual_s - idle_s
         polling_s = POLL_SHARE * max(usual_s if idle_s < 2 * usual_s else 0.0, 0.5 * idle_s)
-        return min(max(quiet_s, polling_s, FASTEST_S), SLOWEST_S)
+        longest_s = min(max(SLOWEST_S, FLEET_SHARE * usual_s), LONGEST_BUSY_S)
+        return min(max(quiet_s, polling_s, FASTEST_S), longest_s)
 
 
 class Courtesy:
@@ -95,8 +102,8 @@ def beat_interval_s(took_s: float, promised_s: float) -> float:
     Often, so that the server soon notices when they stop; seldom where the server is slow to take them,
     for then the fleet's beats are too many together. Never less often than promised allows.
 
-    >>> beat_interval_s(0.01, 10.0), beat_interval_s(0.25, 10.0), beat_interval_s(3.0, 10.0)
-    (2.0, 5.0, 8.0)
+    >>> beat_interval_s(0.01, 10.0), beat_interval_s(0.1, 10.0), beat_interval_s(3.0, 10.0)
+    (2.0, 6.0, 8.0)
     """
     return min(max(FASTEST_BEAT_S, BEATS_SHARE * took_s), 0.8 * promised_s)
 

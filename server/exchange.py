@@ -112,13 +112,8 @@ class Exchange:
 
     def ask(self, questions: Sequence[Ask]) -> None:
         """Ask clients who they are; one that is refused is told why there is no work for it."""
-        messages = [
-            Message(_content(Describe(q.refused)), q.node, MessageType.QUERY, ttl=ASK_TTL_S)
-            for q in questions
-        ]
-        if messages:
-            sent = [Sent(q.node, q.number, None) for q in questions]
-            self._remember(self._grid.push_messages(messages), sent)
+        sent = [Sent(q.node, q.number, None) for q in questions]
+        self._post([(one, _question(q)) for one, q in zip(sent, questions, strict=True)])
 
     def send(
         self,
@@ -170,20 +165,17 @@ class Exchange:
         return self._chain.path(held, task.manifest, description.codecs)
 
     def _push(self, parcels: Sequence[tuple[Sent, RecordDict]]) -> None:
-        """Send tasks: with their content inside to the nodes that understand that."""
-        for inline in (True, False):
-            chosen = [(s, c) for s, c in parcels if self._is_inline(s.node) == inline]
-            messages = [
-                Message(
-                    content, sent.node, MessageType.TRAIN if sent.kind == "train" else MessageType.EVALUATE,
-                    ttl=sent.ttl_s, group_id=str(sent.version),
-                )
-                for sent, content in chosen
-            ]  # fmt: skip
-            push = partial(push_inline, self._grid) if inline else self._grid.push_messages
-            if messages:
-                self._remember(push(messages), [sent for sent, _ in chosen])
+        """Send tasks."""
+        self._post([(sent, _order(sent, content)) for sent, content in parcels])
         self._bytes_down += sum(len(_packed(content)) for _, content in parcels)
+
+    def _post(self, mail: Sequence[tuple[Sent, Message]]) -> None:
+        """Send messages: with their content inside to the nodes that are known to understand that."""
+        for inline in (True, False):
+            chosen = [(sent, message) for sent, message in mail if self._is_inline(sent.node) == inline]
+            push = partial(push_inline, self._grid) if inline else self._grid.push_messages
+            if chosen:
+                self._remember(push([message for _, message in chosen]), [sent for sent, _ in chosen])
 
     def _is_inline(self, node: Node) -> bool:
         return node in self._described and self._described[node].inline
@@ -247,6 +239,15 @@ def _unpack(content: bytes, kind: str) -> Description | Update | Evaluation:
             return Update.unpack(content)
         case _:
             return Evaluation.unpack(content)
+
+
+def _question(ask: Ask) -> Message:
+    return Message(_content(Describe(ask.refused)), ask.node, MessageType.QUERY, ttl=ASK_TTL_S)
+
+
+def _order(sent: Sent, content: RecordDict) -> Message:
+    kind = MessageType.TRAIN if sent.kind == "train" else MessageType.EVALUATE
+    return Message(content, sent.node, kind, ttl=sent.ttl_s, group_id=str(sent.version))
 
 
 def _content(message: Describe | Task | Change) -> RecordDict:

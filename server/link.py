@@ -23,6 +23,9 @@ READY_WITHIN_S = 60.0
 SUBMIT_WITHIN_S = 60.0
 END_WITHIN_S = 5.0
 
+ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
+"""glibc gives threads heaps of their own, and SuperLink has forty, each as large as the most it ever held."""
+
 
 class LinkError(RuntimeError):
     """SuperLink could not be started, or would not take the run."""
@@ -48,10 +51,10 @@ def free_port() -> int:
 
 
 class SuperLink:
-    """One `flower-superlink` with its state in SQLite.
+    """One `server.superlink`.
 
     Args:
-        folder: Where its database, its log and Flower's home are kept.
+        folder: Where its log and Flower's home are kept.
         host: Address to listen on.
         port: Port to listen on.
     """
@@ -59,7 +62,7 @@ class SuperLink:
     def __init__(self, folder: Path, host: str, port: int) -> None:
         self._folder = folder.resolve()
         self._host, self._port = host, port
-        self._environment = flower_environment(self._folder / "flower")
+        self._environment = flower_environment(self._folder / "flower") | ONE_HEAP
         self._processes = Processes(grace_s=END_WITHIN_S)
         self._started = False
 
@@ -84,9 +87,8 @@ class SuperLink:
         self._processes.start(
             "superlink",
             [
-                self._command("flower-superlink"), "--insecure",
+                sys.executable, "-P", "-m", "server.superlink", "--insecure",
                 "--host", self._host, "--port", str(self._port),
-                "--database", str(self._folder / "superlink.sqlite"),
                 "--disable-runtime-dependency-installation",
             ],
             self._folder / "superlink.log",

@@ -50,7 +50,7 @@ def goes_on(run: Federation, versions: int = 3) -> None:
 
 
 @pytest.mark.parametrize(
-    "victim", [pytest.param("flwr-serverapp", marks=pytest.mark.e2e), "flower-superlink", "server"]
+    "victim", [pytest.param("flwr-serverapp", marks=pytest.mark.e2e), "server.superlink", "server"]
 )
 def test_whatever_part_of_the_server_dies_the_run_ends_with_all_its_versions(federation, victim: str) -> None:
     run = streaming(federation, federation__max_rounds=str(VERSIONS))
