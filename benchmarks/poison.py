@@ -85,14 +85,14 @@ def main() -> None:
     parts = fleet.partitions(CLIENTS, ROWS)
     with tempfile.TemporaryDirectory(prefix="bench-poison-") as name:
         folder = Path(name)
+        honest_only = slice(CLIENTS - POISONED)
         clean = {s: _guarded(folder / f"clean-{s}", _edges(parts), s, parts) for s in STRATEGIES}
         honest = {
-            s: _guarded(folder / f"honest-{s}", _edges(parts)[: CLIENTS - POISONED], s, parts)
-            for s in STRATEGIES
+            s: _guarded(folder / f"honest-{s}", _edges(parts)[honest_only], s, parts) for s in STRATEGIES
         }
         rows = [
-            ["as they should", "", *(_text(clean[s]) for s in STRATEGIES)],
-            ["nothing at all", "", *(_text(honest[s]) for s in STRATEGIES)],
+            ["what they learned", _text(_bare(_edges(parts), parts)), *map(_text, clean.values())],
+            ["nothing at all", _text(_bare(_edges(parts)[honest_only], parts)), *map(_text, honest.values())],
         ]
         figures = {}
         worst = dict.fromkeys(STRATEGIES, 0.0)
@@ -102,7 +102,7 @@ def main() -> None:
             found = {s: _guarded(folder / f"{i}-{s}", _edges(parts, spoil), s, parts) for s in STRATEGIES}
             worst = {s: max(worst[s], found[s] / clean[s]) for s in STRATEGIES}
             cells = [f"{_text(found[s])} ({100 * (found[s] / clean[s] - 1):+.0f} %)" for s in STRATEGIES]
-            rows.append([attack, f"{_text(bare)}{' broken' if broken else ''}", *cells])
+            rows.append([attack, f"{_text(bare)}{' !' if broken else ''}", *cells])
             figures[attack] = {
                 "fedavg_no_gate": round(bare, 5) if math.isfinite(bare) else None, "broken": broken,
                 **{s: round(found[s], 5) for s in STRATEGIES},
@@ -110,8 +110,8 @@ def main() -> None:
     publish(
         "poison",
         f"Final error after {ROUNDS} rounds on the held-out rows of the {CLIENTS - POISONED} honest clients; "
-        "in brackets: against the same strategy's run in which all do as they should",
-        [f"{POISONED} of {CLIENTS} clients send", "FedAvg, no gate", *(f"gate, {s}" for s in STRATEGIES)],
+        f"in brackets: against the same strategy's run in which nobody lies; !: {BROKEN} times fedavg's",
+        [f"{POISONED} of {CLIENTS} send", "fedavg, no gate", *(f"gate, {s}" for s in STRATEGIES)],
         rows,
         clean={s: round(error, 5) for s, error in clean.items()},
         honest_alone={s: round(error, 5) for s, error in honest.items()},
