@@ -15,15 +15,21 @@ RETRY_S = 5.0
 UNANSWERED_S = 30.0
 """Wait before a client that has not answered is asked again: a busy one must not find a heap of questions."""
 
+MOST_ASKED = 32
+"""Clients whose answer is waited for at a time.
+
+A question to a client that is not known yet is many requests. If hundreds came at once to a server that is
+busy, all would be too late, and asked again.
+"""
+
 
 def nodes_seen(state: State, event: NodesSeen, now: float, actions: list[Action]) -> State:
     """Clients that are gone are awaited no longer; new ones are asked who they are."""
     for node in sorted(state.members.keys() - event.nodes):
         state = _lost(state, node, "disconnected")
     for node in sorted(event.nodes - state.members.keys()):
-        member = Member("asked", 0.0, seen=state.numbers + 1)
-        state = _asked(put(state, node, member), node, now, actions)
-    return state
+        state = put(state, node, Member("asked", now, seen=state.numbers + 1))
+    return ask_again(state, now, actions)
 
 
 def described(state: State, event: Described, now: float, actions: list[Action]) -> State:
@@ -64,9 +70,12 @@ def silent(state: State, event: Silent, now: float) -> State:
 
 
 def ask_again(state: State, now: float, actions: list[Action]) -> State:
-    """Ask those once more that were refused, or have not answered."""
-    for node, member in state.members.items():
-        if member.status != "ready" and now >= member.ask_again:
+    """Ask those who are new, and once more those who were refused or have not answered; not all at once."""
+    due = [n for n, m in state.members.items() if m.status != "ready" and now >= m.ask_again]
+    if due:
+        asked = sum(m.status == "asked" and now < m.ask_again for m in state.members.values())
+        due.sort(key=lambda node: state.members[node].ask_again)
+        for node in due[: max(0, MOST_ASKED - asked)]:
             state = _asked(state, node, now, actions)
     return state
 

@@ -9,7 +9,7 @@ import pytest
 
 from common.settings import FederationSettings
 from server.coordinator import ROUND_PAUSE_S, step
-from server.members import RETRY_S, UNANSWERED_S
+from server.members import MOST_ASKED, RETRY_S, UNANSWERED_S
 from server.progress import progress_of, resumed
 from server.state import (
     Abandon,
@@ -186,6 +186,19 @@ def test_a_node_that_does_not_say_who_it_is_is_asked_again() -> None:
     assert run.after(0.2) == [Asked(1)]
     assert run.after(UNANSWERED_S - 0.1) == []
     assert run.after(0.2) == [Asked(1)]
+
+
+def test_a_fleet_that_comes_at_once_is_asked_some_at_a_time() -> None:
+    run = Run(min_clients=1000)
+    nodes = frozenset(range(1, 3 * MOST_ASKED + 1))
+    first = run.do(NodesSeen(nodes))
+    assert first == [Asked(node) for node in range(1, MOST_ASKED + 1)]
+    assert run.do(NodesSeen(nodes), Tick()) == []
+    assert run.describe(5, "e", "i", FEATURES) == []
+    assert run.after(0.1) == [Asked(MOST_ASKED + 1)]
+    # Those who never answer do not keep the others from being asked.
+    asked = {asked.node for asked in run.after(UNANSWERED_S) + run.after(UNANSWERED_S)}
+    assert asked >= set(range(MOST_ASKED + 2, 3 * MOST_ASKED))
 
 
 def test_a_description_of_a_node_that_has_left_is_nothing() -> None:
