@@ -21,9 +21,8 @@ import yaml
 from benchmarks.results import publish
 from common.processes import Processes
 from common.settings import Settings
-from flockwatch.local import _free_port
 from server import view
-from server.link import flower_environment
+from server.link import flower_environment, free_port
 
 CLIENTS, PROCESSES = int(os.environ.get("FLOCKWATCH_LOAD_CLIENTS", "300")), 3
 UPDATES = int(os.environ.get("FLOCKWATCH_LOAD_UPDATES", "10000"))
@@ -73,7 +72,7 @@ def main() -> None:
 
 def _run(folder: Path, processes: Processes) -> np.ndarray:
     """Samples of (updates, time, and for each part its resident bytes and processor seconds)."""
-    port = _free_port()
+    port = free_port()
     settings = Settings().with_values(
         model={"window": 4, "hidden": (32, 8, 32)},
         federation={

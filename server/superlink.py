@@ -1,7 +1,7 @@
 """Flower's SuperLink as flockwatch runs it: `python -m server.superlink`, with `flower-superlink`'s flags.
 
 What it does and who may ask for what is Flower's. Three things are changed, since a fleet is limited by the
-processor time that SuperLink needs for a request (docs/decisions/0013-lean-superlink.md): its state is in
+processor time that SuperLink needs for a request (docs/decisions/0015-lean-superlink.md): its state is in
 memory, it keeps nothing of messages that have come and gone, and a request passes only the checks that are
 meant for its kind. And it keeps connections open for as long as clients may be silent.
 """

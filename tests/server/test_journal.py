@@ -119,6 +119,15 @@ def test_what_is_not_used_is_noted_and_counted(desk: Desk) -> None:
     assert (row["number"], row["version"], row["failed"]) == (3, 2, {"a": "NaN"})
 
 
+def test_why_a_client_does_not_say_who_it_is_is_told_once(desk: Desk) -> None:
+    for reason in ("protocol 3", "protocol 3", "protocol 9"):
+        desk.journal.silent(7, reason, {7})
+    desk.journal.silent(8, "protocol 3", {8})  # 7 has left,
+    desk.journal.silent(7, "protocol 9", {7, 8})  # and is here again
+    told = [text.rpartition(": ")[2] for kind, text in desk.notes if kind == "refused"]
+    assert told == ["protocol 3", "protocol 9", "protocol 3", "protocol 9"]
+
+
 def test_the_state_is_shown_and_the_wait_told_each_in_its_rhythm(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
