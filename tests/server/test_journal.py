@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,8 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.now = 100.0
-        self.history = History(folder / "history.sqlite")
+        self._file = folder / "history.sqlite"
+        self.history = History(self._file)
         self.fleet = Fleet()
         self.shown = folder / "fleet.json"
         rules = FederationSettings(min_clients=2)
@@ -34,12 +38,15 @@ class Desk:
 
     @property
     def notes(self) -> list[tuple[str, str]]:
-        return [tuple(row) for row in self.history._database.execute("SELECT kind, text FROM notes")]
+        with closing(sqlite3.connect(self._file)) as database:
+            return database.execute("SELECT kind, text FROM notes ORDER BY rowid").fetchall()
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.history.close()
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +154,6 @@ def test_the_state_is_shown_and_the_wait_told_each_in_its_rhythm(
 
 
 def test_without_a_file_nothing_is_shown(tmp_path: Path) -> None:
-    journal = Journal(History(tmp_path / "history.sqlite"), Fleet(), FederationSettings(), lambda: 0.0, None)
-    journal.show(State(), set())
+    with closing(History(tmp_path / "history.sqlite")) as history:
+        Journal(history, Fleet(), FederationSettings(), lambda: 0.0, None).show(State(), set())
     assert [path.name for path in tmp_path.glob("*.json")] == []
