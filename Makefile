@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test check e2e bench bench-rounds bench-memory bench-score bench-swaps bench-budget \
-	bench-stragglers bench-poison bench-load bench-wire bench-gateway lock clean
+	bench-stragglers bench-poison bench-load bench-wire bench-gateway bench-quality lock clean
 
 demo: $(VENV)/.ready  ## three machines learn together, and a table says what it was worth
 	$(BIN)/flockwatch local --config configs/demo.yaml
@@ -22,9 +22,9 @@ e2e: $(VENV)/.ready  ## long tests on real data
 	$(BIN)/python -m pytest -m e2e
 
 bench: bench-rounds bench-memory bench-score bench-swaps bench-budget \
-	bench-stragglers bench-poison bench-load bench-wire bench-gateway  ## what the README claims, measured again
+	bench-stragglers bench-poison bench-load bench-wire bench-gateway bench-quality  ## what the README claims, measured again
 
-bench-rounds bench-memory bench-score bench-swaps bench-budget bench-stragglers bench-poison bench-load bench-wire bench-gateway: bench-%: $(VENV)/.ready
+bench-rounds bench-memory bench-score bench-swaps bench-budget bench-stragglers bench-poison bench-load bench-wire bench-gateway bench-quality: bench-%: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.$*
 
 bench-score: $(VENV)/.peers

@@ -14,21 +14,16 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.results import publish
 from client.buffer import Kept
 from client.data import Partition, files, read
-from client.detector import Detector
-from client.incidents import Notice
-from client.keeper import Keeper
-from client.shadow import AtOnce
-from client.store import Store
 from client.trial import rescored
 from common.manifest import Manifest
 from common.settings import Settings
+from flockwatch.quality.stream import replayed, scored
+from flockwatch.quality.vus import runs
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
 ROUNDS = 30
@@ -36,8 +31,6 @@ INTERVAL_S = 300.0
 """The servers' rows are five minutes apart."""
 DAY = 86400 / INTERVAL_S
 QUANTILE = 0.995
-STEP = 64
-"""Events between two looks of the keeper."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +50,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-budget-") as place:
         manifest = _trained(Path(place))
         rows, figures = [], {}
-        for number, file in enumerate(files(DATA)):
+        for file in files(DATA):
             partition = read(file, settings.data)
-            faults = _spans(partition.test_labels == 1)
+            faults = runs(partition.test_labels == 1)
             kinds = {
-                "budget": _replayed(partition, manifest, settings, Path(place) / f"budget-{number}"),
+                "budget": _replayed(partition, manifest, settings),
                 "quantile": _replayed(
                     partition, manifest,
                     settings.with_values(threshold={"value": _quantile(partition, manifest)}),
-                    Path(place) / f"quantile-{number}",
                 ),
             }  # fmt: skip
             figures[partition.name] = {name: round(a.false_per_day, 2) for name, a in kinds.items()}
@@ -107,34 +99,12 @@ def _trained(folder: Path) -> Manifest:
     return Manifest.unpack(newest.read_bytes())
 
 
-def _replayed(partition: Partition, manifest: Manifest, settings: Settings, folder: Path) -> Alerts:
+def _replayed(partition: Partition, manifest: Manifest, settings: Settings) -> Alerts:
     """The alerts on the test rows, once the training rows have passed through the same detector."""
-    folder.mkdir()
-    detector = Detector(partition.name, partition.schema, settings.data, settings.live)
-    store = Store(folder)
-    store.offer(manifest.pack())
-    keeper = Keeper(detector, settings, folder, store, [], trial=AtOnce)
-    keeper.tick(save=False)
-    notices: list[Notice] = []
-    rows = np.concatenate([partition.rows, partition.test_rows])
-    lines = [
-        msgspec.json.encode({"ts": INTERVAL_S * i, **dict(zip(partition.schema.features, row, strict=True))})
-        for i, row in enumerate(rows.astype(float).tolist())
-    ]
-    for start in range(0, len(lines), STEP):
-        notices += detector.step(lines[start : start + STEP], 0.0).notices
-        keeper.tick(save=False)
-    if (last := detector.incidents.end()) is not None:
-        notices.append(last)
-    first = len(partition.rows)
-    spans = [
-        slice(int(n.started / INTERVAL_S) - first, int((n.ended or 0.0) / INTERVAL_S) - first + 1)
-        for n in notices
-        if n.kind == "incident_ended" and n.started >= INTERVAL_S * first
-    ]
+    spans = replayed(scored(manifest, partition), settings, INTERVAL_S).incidents
     labels = partition.test_labels == 1
     false = sum(not labels[span].any() for span in spans)
-    found = sum(any(s.start < f.stop and f.start < s.stop for s in spans) for f in _spans(labels))
+    found = sum(any(s.start < f.stop and f.start < s.stop for s in spans) for f in runs(labels))
     return Alerts(false * DAY / int((~labels).sum()), found)
 
 
@@ -144,12 +114,6 @@ def _quantile(partition: Partition, manifest: Manifest) -> float:
     breaks = np.zeros(len(held), np.bool_)
     breaks[0] = True
     return float(np.quantile(rescored(manifest.aligned(partition.schema), Kept(held, breaks)), QUANTILE))
-
-
-def _spans(flags: NDArray[np.bool_]) -> list[slice]:
-    """Where runs of true begin and end."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
-    return [slice(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
 if __name__ == "__main__":

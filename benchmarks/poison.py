@@ -6,29 +6,22 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import fleet
-from benchmarks.memory_grid import MemoryGrid, take_task
 from benchmarks.results import publish
-from client.app import build
 from client.edge import Edge
-from client.trainer import Trainer
 from common.architecture import Architecture
 from common.manifest import Manifest, ManifestError
 from common.messages import Task, Update
 from common.moments import Moments, Scaler
 from common.scoring import scores
-from common.settings import Settings, TrainingSettings
+from common.settings import Settings
 from common.weights import Weights, add, scale
-from server import aggregation
-from server.history import History
-from server.registry import Registry
-from server.strategy import FlockStrategy
+from flockwatch.quality.federation import SharingEdge, federate
 
 CLIENTS, POISONED = 8, 2
 ROWS = 1_200
@@ -52,20 +45,7 @@ ATTACKS: dict[str, Callable[[Weights], Weights]] = {
 }
 
 
-@cache
-def _trainer(architecture: Architecture, settings: TrainingSettings) -> Trainer:
-    return Trainer(architecture, settings)
-
-
-class Honest(Edge):
-    """A client that shares one compiled trainer with the others of this process."""
-
-    def warm(self, architecture: Architecture, settings: TrainingSettings) -> Trainer:
-        """The trainer of all: it is given weights for each task, so nothing of one client reaches another."""
-        return _trainer(architecture, settings)
-
-
-class Poisoner(Honest):
+class Poisoner(SharingEdge):
     """A client that answers with something else than what it learned."""
 
     attack: Callable[[Weights], Weights]
@@ -79,7 +59,6 @@ class Poisoner(Honest):
 
 def main() -> None:
     """Every attack under every strategy, and the table."""
-    take_task()
     for name in ("server", "flwr"):  # each refusal is a line, and there are hundreds
         logging.getLogger(name).setLevel(logging.CRITICAL)
     parts = fleet.partitions(CLIENTS, ROWS)
@@ -138,7 +117,7 @@ def _edges(parts: list[fleet.Partition], attack: Callable[[Weights], Weights] | 
     edges: list[Edge] = []
     for i, part in enumerate(parts):
         if attack is None or i < CLIENTS - POISONED:
-            edges.append(Honest(part, part.name))
+            edges.append(SharingEdge(part, part.name))
         else:
             poisoner = Poisoner(part, part.name)
             poisoner.attack = attack
@@ -148,17 +127,7 @@ def _edges(parts: list[fleet.Partition], attack: Callable[[Weights], Weights] | 
 
 def _guarded(folder: Path, edges: list[Edge], strategy: str, parts: list[fleet.Partition]) -> float:
     """The final error of a run of flockwatch."""
-    folder.mkdir(parents=True)
-    settings = _settings(strategy, len(edges))
-    apps = {i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}
-    registry = Registry(folder / "versions", 2)
-    flock = FlockStrategy(
-        aggregation.chosen(settings), settings, registry, History(folder / "history.sqlite")
-    )
-    flock.start(MemoryGrid(apps))
-    newest = registry.latest()
-    assert newest is not None
-    return _error(newest[0], parts)
+    return _error(federate(edges, _settings(strategy, len(edges)), folder), parts)
 
 
 def _bare(edges: list[Edge], parts: list[fleet.Partition]) -> float:

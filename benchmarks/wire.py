@@ -18,30 +18,24 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks import fleet
-from benchmarks.memory_grid import MemoryGrid, take_task
 from benchmarks.results import publish
-from client.app import build
 from client.data import Partition, files, read
-from client.edge import Edge
 from common.architecture import Architecture
 from common.manifest import Manifest
 from common.moments import Scaler
 from common.scoring import scores
-from common.settings import Settings, TrainingSettings
-from server import aggregation
+from common.settings import Settings
+from flockwatch.quality.federation import SharingEdge, federate
 from server.history import History
-from server.registry import Registry
-from server.strategy import FlockStrategy
 
 if TYPE_CHECKING:
-    from client.trainer import Trainer
+    pass
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
 SEEDS = (0, 1, 2)
@@ -159,39 +153,17 @@ def _bytes(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 # Detection, in one process.
 
 
-class _Sharing(Edge):
-    """An edge that shares its Keras model with the others of this process."""
-
-    def warm(self, architecture: Architecture, settings: TrainingSettings) -> Trainer:
-        """The one trainer of this model and these settings."""
-        return _trainer(architecture, settings.model_dump_json())
-
-
-@cache
-def _trainer(architecture: Architecture, settings: str) -> Trainer:
-    from client.trainer import Trainer
-
-    return Trainer(architecture, TrainingSettings.model_validate_json(settings))
-
-
 def _quality(model: str, codec: str) -> list[tuple[float, float]]:
     """Of each seed: average precision on labelled test rows, and the error on held-out ones."""
     logging.disable(logging.INFO)
-    take_task()
     parts = _partitions(CLIENTS)
     found: list[tuple[float, float]] = []
     for seed in SEEDS:
         chosen = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
-        edges = [_Sharing(part, part.name) for part in parts]
-        apps = {i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}
         with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
-            registry = Registry(Path(name) / "versions", 2)
-            history = History(Path(name) / "history.sqlite")
-            FlockStrategy(aggregation.chosen(chosen), chosen, registry, history).start(MemoryGrid(apps))
-            newest = registry.latest()
-            error = history.rounds()[-1]["error"]
-        assert newest is not None
-        found.append((_precision(newest[0], parts), error))
+            manifest = federate([SharingEdge(part, part.name) for part in parts], chosen, Path(name))
+            error = History(Path(name) / "history.sqlite").rounds()[-1]["error"]
+        found.append((_precision(manifest, parts), error))
     return found
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from client import tables
+from client.decoding import seconds
 from client.names import ENDINGS, client_name, natural
 from client.tables import NUMBER, DataError
 from common.schema import Schema, SchemaError
@@ -135,6 +136,25 @@ def read_column(path: Path, column: str, settings: DataSettings) -> tuple[NDArra
     values = np.array(text.to_pylist(), np.str_)
     testing = _testing(table, settings, path)
     return values[~testing], values[testing]
+
+
+def read_interval_s(path: Path, settings: DataSettings) -> float | None:
+    """Seconds from one row to the next, their median; None where rows have no time that says so.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    table = tables.table(path)
+    if settings.timestamp not in table.column_names:
+        return None
+    column = table.column(settings.timestamp)
+    if pa.types.is_temporal(column.type):
+        column = pc.cast(pc.cast(column, pa.timestamp("ns")), pa.int64())
+    found = [seconds(cell) for cell in column.to_pylist()]
+    times = np.array([np.nan if time is None else time for time in found])
+    steps = np.diff(times[np.isfinite(times)])
+    median = float(np.median(steps)) if len(steps) else 0.0
+    return median if median > 0 else None
 
 
 def write(partition: Partition, path: Path, settings: DataSettings) -> Path:

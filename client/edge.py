@@ -159,6 +159,16 @@ class Edge:
         found = scores(manifest.architecture, manifest.weights, events)
         return Judgement(self.name, prepared.cut, limit, len(found), int((found > limit).sum()))
 
+    def adopted(self, manifest: Manifest) -> Manifest:
+        """The version as a detector on this machine works with it: with this client's scaling.
+
+        Raises:
+            SchemaError: the federation's features are not this client's.
+        """
+        if ScalingSettings.model_validate(manifest.settings["scaling"]).by == "client":
+            return replace(manifest, moments=self._moments(manifest))
+        return manifest
+
     def warm(self, architecture: Architecture, settings: TrainingSettings) -> Trainer:
         """The trainer for this model: the one that is kept, unless the model has changed.
 
@@ -186,10 +196,8 @@ class Edge:
         if self._store is None or manifest.version == 0 or manifest.hash == self._offered:
             return
         self._offered = manifest.hash
-        if ScalingSettings.model_validate(manifest.settings["scaling"]).by == "client":
-            manifest = replace(manifest, moments=self._moments(manifest))
         try:
-            self._store.offer(manifest.pack())
+            self._store.offer(self.adopted(manifest).pack())
         except OSError as error:
             self._offered = ""
             log.warning("version not offered version=%d reason=%s", manifest.version, error)

@@ -62,6 +62,7 @@ from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpI
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -95,6 +96,9 @@ CONTROL_REGISTER = b"/v1/control/register-node"
 
 REFUSED_HEADER = b"flockwatch-refused"
 """Marks a refusal of the server's gateway, among those of SuperLink."""
+
+TASK = {"_run_id": 1, "_node_id": 1, "_task_id": 1}
+"""Flower stamps messages with the task that makes them, which it keeps in attributes of `TaskIdentity`."""
 
 
 class Unreachable(ConnectionError):
@@ -255,6 +259,12 @@ class FleetConnection:
             if self.node_id and self._registers_itself:
                 self._client.UnregisterNode(UnregisterNodeFleetRequest(node_id=self.node_id))
         self._client.close()
+
+
+def take_task() -> None:
+    """Stamp the messages of this process as those of one task, where Flower has not started it for one."""
+    for name, value in TASK.items():
+        setattr(TaskIdentity, name, value)
 
 
 def beats(grid: Grid) -> dict[int, float | None]:

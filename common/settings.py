@@ -364,6 +364,23 @@ class LocalSettings(Section):
         return self
 
 
+class EvaluateSettings(Section):
+    """`flockwatch evaluate`: detection quality on a folder of labelled files (`docs/quality.md`)."""
+
+    data: FilePath | None = None
+    """A folder with one labelled file a client."""
+    seeds: PositiveInt = 3
+    """Runs of every row, with seeds counted up from `training.seed`."""
+    new_client_rows: PositiveInt | None = None
+    """Training rows, the newest, of clients that no federation has met; these are measured too. None: not."""
+    folds: Annotated[int, Field(ge=2)] = 4
+    """Of new clients: a federation of all others for each such share of the clients."""
+    workers: PositiveInt | None = None
+    """Processes at work. None: one for each core."""
+    runs: FilePath = Path("runs")
+    """Each evaluation gets a folder of its own in here."""
+
+
 class Settings(Section):
     """Everything that can be set. Immutable once loaded.
 
@@ -384,6 +401,7 @@ class Settings(Section):
     server: ServerSettings = ServerSettings()
     client: ClientSettings = ClientSettings()
     local: LocalSettings = LocalSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
 
     @model_validator(mode="after")
     def _strategy_has_what_it_needs(self) -> Self:

@@ -133,6 +133,18 @@ def _parser() -> argparse.ArgumentParser:
     _flag(local, "--partition", "local.partition", "how: iid, contiguous, column, dirichlet")
     _flag(local, "--column", "local.column", "the column that names each row's client")
     _flag(local, "--runs", "local.runs", "folder for the run's folder", path=True)
+
+    evaluate = _command(
+        commands, "evaluate", _evaluate, "measure how well a fleet detects, on a folder of labelled files"
+    )
+    _flag(evaluate, "--data", "evaluate.data", "folder with one labelled file a client", path=True)
+    _flag(evaluate, "--seeds", "evaluate.seeds", "runs of each row")
+    evaluate.add_argument(
+        "--new-client", dest="evaluate.new_client_rows", metavar="ROWS",
+        help="also measure clients new to the fleet, with so many rows each [evaluate.new_client_rows]",
+    )  # fmt: skip
+    _flag(evaluate, "--workers", "evaluate.workers", "processes at work")
+    _flag(evaluate, "--runs", "evaluate.runs", "folder for the evaluation's folder", path=True)
     return parser
 
 
@@ -324,6 +336,13 @@ def _local(settings: Settings, given: argparse.Namespace) -> int:
     from flockwatch.local import run
 
     # Ended by a signal or by an error, the processes that it started end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    return run(settings)
+
+
+def _evaluate(settings: Settings, given: argparse.Namespace) -> int:
+    from flockwatch.quality.evaluation import run
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return run(settings)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 import yaml
@@ -22,7 +20,6 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from client.comparison import Comparison
 from client.data import Partition
 from client.edge import Edge
 from common.files import write_atomic
@@ -31,7 +28,9 @@ from common.processes import Processes
 from common.settings import Settings
 from flockwatch import live
 from flockwatch.partitions import Source, gather
+from flockwatch.quality.comparison import Comparison
 from flockwatch.report import report, table
+from flockwatch.runs import new_folder, terminal
 from server.history import History
 from server.link import flower_environment, free_port
 from server.registry import Registry
@@ -39,8 +38,6 @@ from server.registry import Registry
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.1
-PLAIN_WIDTH = 110
-"""Columns of the output where it is not a terminal."""
 
 
 class RunFailed(RuntimeError):
@@ -54,10 +51,8 @@ def run(settings: Settings) -> int:
         ConfigError, DataError, PartitionError, SchemaError: before any process starts.
         RunFailed: the server ended with an error.
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
-    folder = _new_folder(settings.local.runs)
+    console = terminal()
+    folder = new_folder(settings.local.runs)
     sources = gather(settings, folder / "data")
     for source in sources:
         source.partition.aligned(sources[0].partition.schema)
@@ -178,7 +173,7 @@ def _compare(
     """The rivals' figures, where there are labels to judge by and the libraries to train with."""
     if not settings.local.compare or all(p.test_labels is None for p in partitions):
         return []
-    from client.comparison import compare
+    from flockwatch.quality.comparison import compare
 
     with console.status("comparing") as status:
         return compare(
@@ -199,10 +194,3 @@ def _show(found: dict[str, object], console: Console) -> None:
 
 def _history(folder: Path) -> History:
     return History(folder / "server" / "history.sqlite")
-
-
-def _new_folder(runs: Path) -> Path:
-    """A folder for this run that does not exist yet, named by the time. It is made by what is put into it."""
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    names = itertools.chain([stamp], (f"{stamp}-{attempt}" for attempt in itertools.count(2)))
-    return next(runs / name for name in names if not (runs / name).exists())

@@ -14,7 +14,7 @@ from common.manifest import Manifest
 from common.settings import Settings
 
 if TYPE_CHECKING:
-    from client.comparison import Comparison
+    from flockwatch.quality.comparison import Comparison
 
 WAYS = ("federated", "local_only", "pooled", "random")
 

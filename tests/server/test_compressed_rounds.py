@@ -13,11 +13,11 @@ from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 
 from benchmarks.light_clients import LightEdge
-from benchmarks.memory_grid import TASK, MemoryGrid
 from client.app import build
 from client.wire import Wire
 from common.changes import Change, Missing
 from common.compression.choice import Block
+from common.flwr_private import TASK
 from common.manifest import Manifest
 from common.messages import CONTENT, RECORD, Task, Update
 from common.settings import Settings
@@ -25,6 +25,7 @@ from common.weights import Weights, add, norm, scale, subtract
 from common.wire import name_in
 from server import aggregation
 from server.history import History
+from server.memory_grid import MemoryGrid
 from server.registry import Registry
 from server.strategy import FlockStrategy
 
@@ -64,7 +65,7 @@ def settings(rounds: int = 6, **changes: Any) -> Settings:
 
 
 def run(folder: Path, chosen: Settings, edges: list[Recorded]) -> MemoryGrid:
-    grid = MemoryGrid({i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)})
+    grid = MemoryGrid({i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}, keep=True)
     history = History(folder / "history.sqlite")
     strategy = FlockStrategy(
         aggregation.chosen(chosen),

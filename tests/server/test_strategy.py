@@ -15,12 +15,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
-from benchmarks.memory_grid import TASK, MemoryGrid
 from client.app import build
 from client.data import Partition
 from client.edge import Edge
 from client.trainer import Trainer
 from common.architecture import Architecture
+from common.flwr_private import TASK
 from common.manifest import Manifest
 from common.messages import Task
 from common.moments import Moments, Scaler
@@ -29,6 +29,7 @@ from common.settings import Settings
 from common.weights import add, weighted_mean
 from server import aggregation, view
 from server.history import History
+from server.memory_grid import MemoryGrid
 from server.registry import Registry
 from server.strategy import FlockStrategy
 

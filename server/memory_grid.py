@@ -8,25 +8,23 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
-
-TASK = {"_run_id": 1, "_node_id": 1, "_task_id": 1}
-"""Flower stamps messages with the task that makes them, which it keeps in attributes of `TaskIdentity`."""
-
-
-def take_task() -> None:
-    """Stamp the messages of this process as those of one task."""
-    for name, value in TASK.items():
-        setattr(TaskIdentity, name, value)
 
 
 class MemoryGrid(Grid):
-    """Hands messages to ClientApps in this process; a reply is there at the next pull."""
+    """Hands messages to ClientApps in this process; a reply is there at the next pull.
 
-    def __init__(self, apps: dict[int, ClientApp]) -> None:
+    The process must have taken a task (`common.flwr_private.take_task`).
+
+    Args:
+        apps: By the number of the node.
+        keep: Whether `log` keeps every message that is sent.
+    """
+
+    def __init__(self, apps: dict[int, ClientApp], keep: bool = False) -> None:
         self._apps = apps
-        self._replies: dict[str, Message] = {}
+        self._keep = keep
         self.log: list[Message] = []
+        self._replies: dict[str, Message] = {}
 
     def set_run(self, run: Any) -> None:
         """Not used."""
@@ -51,7 +49,8 @@ class MemoryGrid(Grid):
             node = message.metadata.dst_node_id
             context = Context(1, node, {}, RecordDict(), {}, 1)
             self._replies[message.object_id] = self._apps[node](message, context)
-            self.log.append(message)
+            if self._keep:
+                self.log.append(message)
             ids.append(message.object_id)
         return ids
 

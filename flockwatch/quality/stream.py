@@ -1,0 +1,129 @@
+"""One client's events as a detector meets them: the training rows, then the test rows, each with a score."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data import Partition
+from client.detector import Detector
+from client.incidents import Notice
+from client.keeper import Keeper
+from client.scorer import MOST, Scorer
+from client.shadow import AtOnce
+from client.store import Store
+from common.architecture import Architecture
+from common.manifest import Manifest
+from common.moments import Moments
+from common.schema import Schema
+from common.settings import Settings
+from common.sketch import ScoreSketch
+
+Floats = NDArray[np.float32]
+
+STEP = 64
+"""Events between two looks of the keeper: a machine with an event each five minutes looks after each one."""
+_SCHEMA = Schema(("root_of_score",))
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scores of one client's stream, the higher the more anomalous."""
+
+    training: Floats
+    """Shape (training rows,); NaN before the first whole window."""
+    test: Floats
+    """Shape (test rows,)."""
+    normal: ScoreSketch
+    """Of held-out training rows, of all clients that the scores' model was made with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """What a live detector made of the test events."""
+
+    flagged: NDArray[np.bool_]
+    """Shape (test rows,): whether the score was above the threshold."""
+    thresholds: Floats
+    """Shape (test rows,): what it was compared with."""
+    incidents: list[slice]
+    """Those that begin with a test event, each from its first alert to its last."""
+
+
+def scored(manifest: Manifest, partition: Partition) -> Scored:
+    """The stream as the live detector's own scorer scores it by a version.
+
+    Args:
+        manifest: As this client works with it (`Edge.adopted`).
+        partition: The client's rows.
+    """
+    scorer = Scorer(manifest)
+    part = partition.aligned(manifest.schema)
+    rows = np.concatenate([part.rows, part.test_rows])
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.concatenate([scorer.many(rows[i : i + MOST]) for i in range(0, len(rows), MOST)])
+    return Scored(found[: len(part.rows)], found[len(part.rows) :], manifest.scores)
+
+
+def replayed(stream: Scored, settings: Settings, interval_s: float) -> Replay:
+    """Pass the scores through the live detector and its keeper, which find the threshold as they go.
+
+    The detector gets one value an event, the root of the score, and a version that reconstructs nothing, so
+    that its squared error is the score again: every row of a table is judged by the same live code.
+
+    Args:
+        stream: Scores of the training and test events; those of test events are finite and not negative.
+        settings: Sections `threshold` and `live`.
+        interval_s: From one event to the next.
+    """
+    settings = settings.with_values(threshold={"interval_s": interval_s})
+    values = np.concatenate([stream.training, stream.test]).astype(np.float64)
+    numbers = np.flatnonzero(np.isfinite(values))
+    roots = np.sqrt(values[numbers]).tolist()
+    lines = [
+        msgspec.json.encode({"ts": interval_s * number, _SCHEMA.features[0]: root})
+        for number, root in zip(numbers.tolist(), roots, strict=True)
+    ]
+    flagged = np.zeros(len(values), np.bool_)
+    thresholds = np.full(len(values), np.nan, np.float32)
+    notices: list[Notice] = []
+    with tempfile.TemporaryDirectory(prefix="flockwatch-replay-") as name:
+        store = Store(Path(name))
+        store.offer(_identity(stream.normal, settings).pack())
+        detector = Detector("replay", _SCHEMA, settings.data, settings.live)
+        keeper = Keeper(detector, settings, Path(name), store, [], trial=AtOnce)
+        keeper.tick(save=False)
+        if detector.live is None:
+            raise ValueError(f"no version was taken up: {keeper.problems}")
+        for start in range(0, len(lines), STEP):
+            outcome = detector.step(lines[start : start + STEP], 0.0)
+            block = numbers[start : start + STEP]
+            flagged[block] = [verdict.anomaly for verdict in outcome.verdicts]
+            thresholds[block] = detector.live.threshold
+            notices += outcome.notices
+            keeper.tick(save=False)
+        if (last := detector.incidents.end()) is not None:
+            notices.append(last)
+        keeper.stop()
+    first = len(stream.training)
+    spans = [
+        slice(round(n.started / interval_s) - first, round((n.ended or 0.0) / interval_s) - first + 1)
+        for n in notices
+        if n.kind == "incident_ended"
+    ]
+    return Replay(flagged[first:], thresholds[first:], [span for span in spans if span.start >= 0])
+
+
+def _identity(normal: ScoreSketch, settings: Settings) -> Manifest:
+    """A version whose score of an event is its one value, squared."""
+    architecture = Architecture(features=1, window=1, hidden=(1,))
+    given = settings.model_dump(mode="json", include={"model", "training", "scaling", "threshold"})
+    nothing = {name: np.zeros(shape, np.float32) for name, shape in architecture.shapes.items()}
+    given["scaling"] = {"by": "none", "clip": None}
+    one = Moments.of(np.zeros((1, 1), np.float32))
+    return replace(Manifest(1, _SCHEMA, architecture, nothing, one, given), scores=normal)

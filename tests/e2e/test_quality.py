@@ -1,0 +1,56 @@
+"""`flockwatch evaluate` on the real telemetry of twelve servers, one seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[3] / "shared" / "data")) / "asd"
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    if not DATA.is_dir():
+        pytest.skip(f"no real data: {DATA} does not exist; FLOCKWATCH_DATA can name the folder above it")
+    runs = tmp_path_factory.mktemp("runs")
+    sixty = ("--set", "federation.max_rounds=60", "--set", "federation.patience=0")
+    command = [
+        sys.executable, "-m", "flockwatch", "evaluate", "--data", str(DATA), "--runs", str(runs),
+        "--seeds", "1", "--set", "threshold.interval_s=300", *sixty,
+    ]  # fmt: skip
+    subprocess.run(command, check=True, timeout=1100, capture_output=True)
+    (file,) = runs.glob("*/quality.json")
+    values: dict[str, Any] = json.loads(file.read_text())
+    return values
+
+
+@pytest.mark.parametrize(
+    ("row", "auroc", "average_precision"),
+    [("local_only", 0.779, 0.315), ("local_fleet_scaler", 0.812, 0.390), ("pooled", 0.795, 0.359)],
+)
+def test_autoencoders_without_a_federation_are_as_good_as_plain_keras(
+    row: str, auroc: float, average_precision: float, found: dict[str, Any]
+) -> None:
+    assert found["rows"][row]["auroc"]["mean"] == pytest.approx(auroc, abs=0.02)
+    assert found["rows"][row]["average_precision"]["mean"] == pytest.approx(average_precision, abs=0.03)
+
+
+def test_chance_is_what_the_labels_say(found: dict[str, Any]) -> None:
+    share = found["labelled_rows"] / found["test_rows"]
+    for row in ("random", "always"):
+        assert found["rows"][row]["average_precision"]["mean"] == pytest.approx(share, abs=0.01)
+        assert found["rows"][row]["auroc"]["mean"] == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_federation_is_far_ahead_of_chance_and_keeps_its_budget(found: dict[str, Any]) -> None:
+    federated = found["rows"]["federated"]
+    assert federated["average_precision"]["mean"] > 5 * found["rows"]["random"]["average_precision"]["mean"]
+    assert 0.5 <= federated["false_alerts_per_day"]["median"] <= 2

@@ -1,0 +1,190 @@
+"""`flockwatch evaluate` from files to figures, on a small generated fleet."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client import telemetry
+from client.data import DataError, Partition, read_interval_s, write
+from common.config import ConfigError
+from common.schema import Schema, SchemaError
+from common.settings import DataSettings, Settings
+from flockwatch.cli import main
+from flockwatch.quality.evaluation import INTERVAL_S, labelled
+from flockwatch.quality.outcome import line, margins
+from flockwatch.quality.protocol import ROWS, Judged
+
+SMALL = {
+    "model.window": "2", "model.hidden": "[8, 4, 8]", "training.batch_size": "64",
+    "federation.max_rounds": "15", "federation.patience": "0",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What an evaluation printed, and its folder."""
+    place = tmp_path_factory.mktemp("evaluate")
+    telemetry.write(telemetry.record(4, 300, 700, seed=5), place / "data")
+    flags = [flag for item in SMALL.items() for flag in ("--set", "=".join(item))]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "flockwatch", "evaluate", "--data", str(place / "data"), "--seeds", "2",
+            "--new-client", "100", "--runs", str(place / "runs"), *flags,
+        ],
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder,) = (place / "runs").iterdir()
+    return done.stdout, folder
+
+
+@pytest.fixture(scope="module")
+def figures(run: tuple[str, Path]) -> dict[str, Any]:
+    return json.loads((run[1] / "quality.json").read_text())
+
+
+def test_every_row_has_every_figure_and_a_spread(figures: dict[str, Any]) -> None:
+    assert list(figures["rows"]) == list(ROWS)
+    assert (figures["clients"], figures["seeds"], figures["rounds"]) == (4, [0, 1], [15, 15])
+    assert figures["interval_s"] == [60.0]  # from the files' own times
+    for row, found in figures["rows"].items():
+        for name in ("auroc", "average_precision", "vus_pr", "best_f1", "f1", "event_recall"):
+            assert 0 <= found[name]["worst"] <= found[name]["median"] <= 1
+            assert found[name]["spread"] is not None
+        assert (found["false_alerts_per_day"]["mean"] is None) == (row == "always")
+    assert figures["rows"]["distance"]["auroc"]["spread"] == 0
+    assert figures["rows"]["random"]["auroc"]["spread"] > 0
+    assert figures["rows"]["federated"]["auroc"]["mean"] > figures["rows"]["random"]["auroc"]["mean"] + 0.03
+
+
+def test_means_are_those_of_the_clients(figures: dict[str, Any]) -> None:
+    assert len(figures["by_client"]) == 4
+    for row in ROWS:
+        of_clients = [client[row]["auroc"] for client in figures["by_client"].values()]
+        assert figures["rows"][row]["auroc"]["mean"] == pytest.approx(np.mean(of_clients))
+
+
+def test_new_clients_are_all_clients_once(figures: dict[str, Any]) -> None:
+    new = figures["new_clients"]
+    assert new["training_rows_of_each"] == 100
+    assert set(new["rows"]) == {"local_only", "local_fleet_scaler", "federated"}
+    assert new["rows"]["federated"]["auroc"]["mean"] > 0.5
+
+
+def test_the_table_names_every_row_and_the_margin(run: tuple[str, Path], figures: dict[str, Any]) -> None:
+    said = run[0]
+    for name in (
+        "random scores",
+        "one-class SVM",
+        "pooled: all data in one place",
+        "federated",
+        "New clients",
+    ):
+        assert name in said
+    assert f"{figures['rows']['federated']['auroc']['mean']:.3f} +-" in said
+    assert f"AP: federated {figures['margin']['average_precision']['mean']:+.3f}" in said
+    assert "15, 15 rounds" in said
+
+
+def test_pictures_are_there(run: tuple[str, Path]) -> None:
+    names = {path.name for path in run[1].iterdir()}
+    assert {"quality.json", "precision-recall.png"} < names
+    assert sum(name.startswith("timeline-") for name in names) == 4
+    assert all(p.read_bytes()[:4] == b"\x89PNG" for p in run[1].glob("*.png"))
+
+
+def test_the_line_for_programs_has_the_claimed_names(figures: dict[str, Any]) -> None:
+    said = line(figures)
+    for name in ("federated", "local", "local_fleet_scaler", "pooled"):
+        for figure in ("ap", "auroc"):
+            assert 0 < said[f"{name}_{figure}"] < 1
+            assert said[f"{name}_{figure}_spread"] >= 0
+    assert said["new_clients"]["federated_ap"] > 0
+    best = max(said[f"{name}_ap"] for name in ("local", "local_fleet_scaler", "pooled"))
+    assert said["margin_ap"] == pytest.approx(said["federated_ap"] - best, abs=2e-4)
+
+
+def test_a_margin_is_against_the_best_rival_seed_by_seed() -> None:
+    def judged(value: float) -> list[Judged]:
+        figures = dict.fromkeys(("average_precision", "auroc", "vus_pr"), value)
+        return [Judged("a", figures, np.zeros(1, np.float32), np.zeros(1, np.float32))]
+
+    runs = {
+        "federated": {0: judged(0.5), 1: judged(0.7)},
+        "pooled": {0: judged(0.4), 1: judged(0.65)},
+        "local_only": {0: judged(0.6), 1: judged(0.1)},
+    }
+    found = margins(runs, ["pooled", "local_only"])["auroc"]
+    assert found["over"] == "pooled"
+    assert found["mean"] == pytest.approx(0.075)
+    assert found["spread"] == pytest.approx(np.std([0.1, 0.05], ddof=1))
+
+
+# What is wrong with the data is said before anything is worked out.
+
+
+def file(folder: Path, name: str, labels: bool = True, features: tuple[str, ...] = ("a", "b")) -> None:
+    rows = np.random.default_rng(0).random((60, len(features))).astype(np.float32)
+    known = np.zeros(20, np.int8) if labels else None
+    folder.mkdir(exist_ok=True)
+    part = Partition(name, Schema(features), rows[:40], rows[40:], known)
+    write(part, folder / f"{name}.parquet", DataSettings())
+
+
+def settings(folder: Path | None) -> Settings:
+    return Settings().with_values(evaluate={"data": folder})
+
+
+def test_a_folder_must_be_named() -> None:
+    with pytest.raises(ConfigError, match=r"'evaluate\.data' is not set"):
+        labelled(settings(None))
+
+
+def test_a_file_without_labels_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file(tmp_path / "data", "one")
+    file(tmp_path / "data", "two", labels=False)
+    with pytest.raises(DataError, match=r"two\.parquet: no labelled test rows; expected 'split' with 1"):
+        labelled(settings(tmp_path / "data"))
+    assert main(["evaluate", "--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs")]) == 2
+    assert "two.parquet: no labelled test rows" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_clients_of_other_features_are_named_and_an_order_is_no_difference(tmp_path: Path) -> None:
+    file(tmp_path / "data", "one")
+    file(tmp_path / "data", "two", features=("b", "a"))
+    assert {c.partition.schema for c in labelled(settings(tmp_path / "data"))} == {Schema(("a", "b"))}
+    file(tmp_path / "data", "three", features=("a", "c"))
+    with pytest.raises(SchemaError, match="client 'three'"):
+        labelled(settings(tmp_path / "data"))
+
+
+def test_the_interval_is_the_settings_or_the_files_or_a_minute(tmp_path: Path) -> None:
+    file(tmp_path / "data", "one")
+    assert [c.interval_s for c in labelled(settings(tmp_path / "data"))] == [INTERVAL_S]
+    chosen = settings(tmp_path / "data").with_values(threshold={"interval_s": 5.0})
+    assert [c.interval_s for c in labelled(chosen)] == [5.0]
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ("0,300,600,5000,5300", 300.0),
+        ("2026-01-01T00:00:00Z,2026-01-01T00:00:10Z,2026-01-01T00:00:20Z", 10.0),
+        ("1700000000000,1700000001000,1700000002500", 1.25),
+        ("noon,later,never", None),
+        ("7,7,7", None),
+        ("7", None),
+    ],
+)
+def test_times_of_rows_say_how_far_they_are_apart(times: str, expected: float | None, tmp_path: Path) -> None:
+    path = tmp_path / "one.csv"
+    path.write_text("ts,a\n" + "".join(f"{time},1\n" for time in times.split(",")))
+    assert read_interval_s(path, DataSettings()) == expected

@@ -1,0 +1,107 @@
+"""Scores and thresholds of a stream are those of the live detector."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from client import telemetry
+from client.data import Partition
+from client.detector import Detector
+from client.edge import Edge
+from client.keeper import Keeper
+from client.shadow import AtOnce
+from client.store import Store
+from common.architecture import Architecture
+from common.manifest import Manifest
+from common.moments import Moments, Scaler
+from common.scoring import scores
+from common.settings import Settings
+from common.sketch import ScoreSketch
+from flockwatch.quality.stream import STEP, Scored, replayed, scored
+
+MINUTE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def machine() -> Partition:
+    return telemetry.fleet(1, 1200, 800, seed=3)[0]
+
+
+def version(machine: Partition, by: str = "fleet") -> Manifest:
+    """A version that is not trained, but scores; its fleet's moments are not the machine's."""
+    settings = Settings().with_values(model={"window": 5, "hidden": (8,)}, scaling={"by": by})
+    architecture = Architecture.of(settings.model, len(machine.schema))
+    kept = settings.model_dump(mode="json", include={"model", "training", "scaling", "threshold"})
+    fleet = Moments.of(machine.rows * np.float32(2) + np.float32(1))
+    made = Manifest(3, machine.schema, architecture, architecture.first_weights(1), fleet, kept)
+    held = Scaler.of(fleet).apply(machine.rows[-120:])
+    return replace(made, scores=ScoreSketch.of(scores(architecture, made.weights, held)))
+
+
+@pytest.mark.parametrize("by", ["fleet", "client"])
+def test_a_stream_is_scored_under_the_clients_scaling_from_its_first_window_on(
+    by: str, machine: Partition
+) -> None:
+    manifest = version(machine, by)
+    found = scored(Edge(machine, "one").adopted(manifest), machine)
+    scaler = Scaler.of(manifest.moments if by == "fleet" else Moments.of(machine.rows))
+    rows = scaler.apply(np.concatenate([machine.rows, machine.test_rows]))
+    by_hand = scores(manifest.architecture, manifest.weights, rows)
+    assert (len(found.training), len(found.test)) == (1200, 800)
+    assert np.isnan(found.training[:4]).all()
+    np.testing.assert_allclose(np.concatenate([found.training[4:], found.test]), by_hand, rtol=1e-4)
+
+
+def test_a_replay_of_scores_is_what_the_detector_makes_of_the_rows_themselves(
+    machine: Partition, tmp_path: Path
+) -> None:
+    settings = Settings().with_values(threshold={"interval_s": MINUTE_S, "budget": "4 per day"})
+    manifest = version(machine)
+    detector = Detector("live", machine.schema, settings.data, settings.live)
+    store = Store(tmp_path)
+    store.offer(manifest.pack())
+    keeper = Keeper(detector, settings, tmp_path, store, [], trial=AtOnce)
+    keeper.tick(save=False)
+    rows = np.concatenate([machine.rows, machine.test_rows]).astype(float).tolist()
+    lines = [
+        msgspec.json.encode({"ts": MINUTE_S * i, **dict(zip(machine.schema.features, row, strict=True))})
+        for i, row in enumerate(rows)
+    ]
+    # The replay skips events without a score: so that both look at the same moments, the first look is early.
+    verdicts = detector.step(lines[: STEP + 4], 0.0).verdicts
+    keeper.tick(save=False)
+    thresholds = []
+    for start in range(STEP + 4, len(lines), STEP):
+        assert detector.live is not None
+        thresholds += [detector.live.threshold] * len(lines[start : start + STEP])
+        verdicts += detector.step(lines[start : start + STEP], 0.0).verdicts
+        keeper.tick(save=False)
+
+    found = replayed(scored(manifest, machine), settings, MINUTE_S)
+    live = np.array([v.anomaly for v in verdicts[1200:]])
+    assert live.any()
+    np.testing.assert_array_equal(found.flagged, live)
+    np.testing.assert_allclose(found.thresholds, thresholds[-800:], rtol=1e-4)
+    assert len({round(float(t), 6) for t in found.thresholds}) > 3  # it moved with the stream
+
+
+def test_incidents_are_numbered_by_test_events() -> None:
+    rng = np.random.default_rng(0)
+    training, test = rng.random(3000, np.float32), rng.random(500, np.float32) / 2
+    test[100:103] = test[300] = 1e4
+    found = replayed(Scored(training, test, ScoreSketch.of(rng.random(500))), Settings(), 300.0)
+    assert [(span.start, span.stop) for span in found.incidents] == [(100, 103), (300, 301)]
+    assert np.flatnonzero(found.flagged).tolist() == [100, 101, 102, 300]
+
+
+def test_a_fixed_threshold_is_used_as_it_is() -> None:
+    rng = np.random.default_rng(0)
+    stream = Scored(rng.random(500, np.float32), rng.random(200, np.float32), ScoreSketch.of(rng.random(100)))
+    found = replayed(stream, Settings().with_values(threshold={"value": 0.75}), 60.0)
+    np.testing.assert_allclose(found.thresholds, 0.75)
+    np.testing.assert_array_equal(found.flagged, stream.test > 0.75)
