@@ -1,4 +1,5 @@
-"""Codecs by name: `none`, `float16`, `int8`, `topk:0.01`, `topk_int8:0.01`, `lowrank:2`, `sign`; or `+zstd`.
+"""Codecs by name: `none`, `float16`, `int8`, `topk:0.01`, `topk_int8:0.01`,
+`ternary:0.1`, `lowrank:2`, `sign`; or `+zstd`.
 
 A name with its parameter is what settings become and what travels: `Task.codec`, `Block.codec`.
 """
@@ -19,16 +20,20 @@ from common.compression.int8 import Int8
 from common.compression.lowrank import MOST_RANK, LowRank
 from common.compression.sign import Sign
 from common.compression.squeezed import Squeezed
+from common.compression.ternary import Ternary
 from common.compression.topk import TopK
 from common.compression.topk_int8 import TopKInt8
 from common.weights import Shapes, Weights
 
 NONE, ZSTD = "none", "+zstd"
 PLAIN: dict[str, Callable[[], Codec]] = {NONE: Float32, "float16": Float16, "int8": Int8, "sign": Sign}
-SHARED: dict[str, Callable[[float], Codec]] = {"topk": TopK, "topk_int8": TopKInt8}
+SHARED: dict[str, Callable[[float], Codec]] = {"topk": TopK, "topk_int8": TopKInt8, "ternary": Ternary}
 """Codecs whose parameter is the share of values that they keep."""
 RANKED: dict[str, Callable[[int], Codec]] = {"lowrank": LowRank}
 NAMES = (*PLAIN, *SHARED, *RANKED)
+
+DENSE = (NONE, "ternary")
+"""Nothing is left in them for Zstandard to squeeze: a frame would only make them longer."""
 
 STATELESS = (NONE, "float16", "int8")
 """Good without error feedback: for clients that keep nothing from one message to the next."""
@@ -95,11 +100,11 @@ def name_of(spec: str) -> str:
 def spec_of(name: str, share: float, rank: int, zstd: bool) -> str:
     """A name with its parameter.
 
-    >>> spec_of("topk", 0.02, 1, True), spec_of("none", 0.02, 1, True)
-    ('topk:0.02+zstd', 'none')
+    >>> spec_of("topk", 0.02, 1, True), spec_of("ternary", 0.1, 1, True)
+    ('topk:0.02+zstd', 'ternary:0.1')
     """
     parameter = f":{share:g}" if name in SHARED else f":{rank}" if name in RANKED else ""
-    return f"{name}{parameter}{ZSTD if zstd and name != NONE else ''}"
+    return f"{name}{parameter}{ZSTD if zstd and name not in DENSE else ''}"
 
 
 def supported(spec: str, names: Collection[str]) -> str:
