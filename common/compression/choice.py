@@ -1,5 +1,4 @@
-"""Codecs by name: `none`, `float16`, `int8`, `topk:0.01`, `topk_int8:0.01`,
-`ternary:0.1`, `lowrank:2`, `sign`; or `+zstd`.
+"""Codecs by name, with a parameter and `+zstd` where they have one: `none`, `ternary:0.1`, `lowrank:2`, `int8+zstd`.
 
 A name with its parameter is what settings become and what travels: `Task.codec`, `Block.codec`.
 """

@@ -110,7 +110,6 @@ def used(name: str) -> Any:
         ("remove_content_from_message", ["message"], []),
         ("run_from_proto", ["proto"], []),
         ("public_key_to_bytes", ["key"], []),
-        ("generate_key_pairs", [], []),
         ("RuntimeVersionHttpInterceptor", [], ["component_name"]),
         ("NodeAuthHttpInterceptor", ["private", "public"], []),
     ],
