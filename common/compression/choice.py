@@ -1,4 +1,4 @@
-"""Codecs by name, with a parameter and `+zstd` where they have one: `none`, `ternary:0.1`, `lowrank:2`, `int8+zstd`.
+"""Codecs by name, with their parameter: `none`, `ternary:0.1`, `lowrank:2`, `sign`; `+zstd` squeezes what one makes.
 
 A name with its parameter is what settings become and what travels: `Task.codec`, `Block.codec`.
 """
