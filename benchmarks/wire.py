@@ -2,10 +2,11 @@
 
 Bytes come from real processes: a server and two clients on real servers' rows, counted by the clients on
 their sockets. Average precision and final error come from the same strategy, gate, codecs and edges within
-one process (`memory_grid`), where three seeds take minutes and not hours.
+one warm process for each seed (`memory_grid`). Last, the same run is timed with and without compression where
+one client is behind a link of 128 kbit/s and 100 ms.
 
-The parts are processes of their own (`python -m benchmarks.wire PART [CODEC...]` prints one as JSON lines),
-so that on a shared machine they can be run apart; `python -m benchmarks.wire --from FILE...` makes the table.
+The parts are processes of their own, as many at a time as there are processors; `python -m benchmarks.wire
+PART [CODEC...]` prints one as JSON lines, and `python -m benchmarks.wire --from FILE...` makes the table.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,7 @@ from client.app import build
 from client.data import Partition, files, read
 from client.edge import Edge
 from common.architecture import Architecture
+from common.compression.codec import size_of
 from common.manifest import Manifest
 from common.moments import Scaler
 from common.scoring import scores
@@ -39,6 +42,7 @@ from server import aggregation
 from server.history import History
 from server.registry import Registry
 from server.strategy import FlockStrategy
+from tests.scenarios.link import SERVER_SIDE, Network, why_not
 
 if TYPE_CHECKING:
     from client.trainer import Trainer
@@ -53,28 +57,45 @@ SOCKET_LIMIT_S = 240.0
 MODELS: Mapping[str, tuple[int, ...]] = {"asd": (64, 16, 64), "large": (760, 142, 760)}
 """Hidden widths: 26,702 weights by default, and half a million."""
 
-ROUNDS = {"asd": 20, "large": 10}
+ROUNDS = {"asd": 75, "large": 60}
+JUDGED = 10
+"""Versions, the last ones, whose average precision is averaged: from one to the next it moves by a percent."""
 
-CODECS: Mapping[str, Mapping[str, Any]] = {
+ALIKE: Mapping[str, Mapping[str, Any]] = {
     "none": {},
     "float16": {"up": "float16"},
     "int8": {"up": "int8"},
     "sign": {"up": "sign"},
     "lowrank 1": {"up": "lowrank", "up_rank": 1},
     "topk_int8 2 %": {"up": "topk_int8", "up_share": 0.02},
-    "topk_int8 1 %": {"up": "topk_int8", "up_share": 0.01},
-    "topk_int8 2 %, down 10 %": {
-        "up": "topk_int8",
-        "up_share": 0.02,
-        "down": "topk_int8",
-        "down_share": 0.1,
+}
+CODECS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "asd": {
+        **ALIKE,
+        "ternary 10 %": {"up": "ternary", "up_share": 0.1},
+        "ternary 10 %, down 20 %": {
+            "up": "ternary", "up_share": 0.1, "down": "ternary", "down_share": 0.2,
+        },
     },
-}
-CHOSEN = {
-    "asd": tuple(CODECS),
-    "large": ("none", "sign", "topk_int8 1 %"),
-}
-PARTS = tuple(f"{kind}-{model}" for model in MODELS for kind in ("socket", "quality"))
+    "large": {
+        **ALIKE,
+        "ternary 4 %": {"up": "ternary", "up_share": 0.04},
+        "ternary 4 %, down 20 %": {
+            "up": "ternary", "up_share": 0.04, "down": "ternary", "down_share": 0.2,
+        },
+    },
+}  # fmt: skip
+
+LINK_ROUNDS, LINK_LIMIT_S = 8, 400.0
+LINK_DELAY_S, LINK_BYTES_PER_S = 0.1, 128_000 / 8
+LINK_CODECS = ("none", "ternary 10 %, down 20 %")
+
+PARTS = (
+    *(f"quality-{model}-{seed}" for model in ("large", "asd") for seed in SEEDS),
+    *(f"socket-{model}" for model in MODELS),
+)
+LINK = "link"
+"""The part that runs alone, since it is timed."""
 
 
 def main() -> None:
@@ -82,27 +103,44 @@ def main() -> None:
     if not DATA.is_dir():
         sys.exit(f"no real data: {DATA} does not exist; FLOCKWATCH_DATA can name the folder above it")
     given = sys.argv[1:]
-    if given and given[0] in PARTS:
-        kind, _, model = given[0].partition("-")
-        codecs = given[1:] or CHOSEN[model]
-        for codec in codecs:
-            figures = _socket(model, codec) if kind == "socket" else _quality(model, codec)
-            print(json.dumps({"part": given[0], "codec": codec, "figures": figures}), flush=True)
+    if given and given[0] in (*PARTS, LINK):
+        _run(given[0], given[1:])
         return
     if given[:1] == ["--from"]:
         lines = [Path(name).read_text() for name in given[1:]]
     else:
-        command = [sys.executable, "-m", "benchmarks.wire"]
-        lines = [
-            subprocess.run([*command, part], check=True, stdout=subprocess.PIPE, text=True).stdout
-            for part in PARTS
-        ]
-    found: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            lines = list(pool.map(_alone, PARTS))
+        lines.append(_alone(LINK))
+    found: dict[str, dict[str, Any]] = {part: {} for part in (*PARTS, LINK)}
     for line in "\n".join(lines).splitlines():
         if line.startswith("{"):
             one = json.loads(line)
             found[one["part"]][one["codec"]] = one["figures"]
     _publish(found)
+
+
+def _alone(part: str) -> str:
+    """What a part prints, run as a process."""
+    command = [sys.executable, "-m", "benchmarks.wire", part]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _run(part: str, codecs: Sequence[str]) -> None:
+    kind, model, seed = (*part.split("-"), "asd", "0")[:3]
+    if part == LINK and (reason := why_not()) is not None:
+        print(f"no link of 128 kbit/s: {reason}", file=sys.stderr)
+        return
+    for codec in codecs or (LINK_CODECS if part == LINK else CODECS[model]):
+        figures: Any
+        match kind:
+            case "quality":
+                figures = _quality(model, codec, int(seed))
+            case "socket":
+                figures = _socket(model, codec)
+            case _:
+                figures = _over_the_link(codec)
+        print(json.dumps({"part": part, "codec": codec, "figures": figures}), flush=True)
 
 
 def _partitions(count: int) -> list[Partition]:
@@ -114,7 +152,7 @@ def _settings(model: str, codec: str, seed: int, rounds: int, clients: int) -> S
         model={"hidden": MODELS[model]},
         training={"seed": seed},
         federation={"max_rounds": rounds, "min_clients": clients, "patience": 0},
-        compression=dict(CODECS[codec]),
+        compression=dict(CODECS[model][codec]),
     )
 
 
@@ -123,21 +161,43 @@ def _settings(model: str, codec: str, seed: int, rounds: int, clients: int) -> S
 
 def _socket(model: str, codec: str) -> dict[str, float]:
     """Bytes of an update's request, payload down, and what a round moves in all."""
-    chosen = _settings(model, codec, 0, SOCKET_ROUNDS, SOCKET_CLIENTS).dump()
-    sections = ("model", "training", "federation", "compression")
     with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
         folder = Path(name) / "run"
+        _processes(folder, _settings(model, codec, 0, SOCKET_ROUNDS, SOCKET_CLIENTS), SOCKET_LIMIT_S)
+        return _bytes(History(folder / "server" / "history.sqlite").rounds())
 
-        def command(number: int, data: Path, address: str, folder: Path = folder) -> list[str]:
-            return [
-                sys.executable, "-m", "flockwatch", "client", "--data", str(data), "--server", address,
-                "--state", str(folder / f"state-{number}"),
-            ]  # fmt: skip
 
-        parts = _partitions(SOCKET_CLIENTS)
-        fleet.run(folder, parts, {s: chosen[s] for s in sections}, command, SOCKET_LIMIT_S)
-        rounds = History(folder / "server" / "history.sqlite").rounds()
-    return _bytes(rounds)
+def _over_the_link(codec: str) -> dict[str, float]:
+    """Seconds from the first task to the last version, where one of two clients is behind a slow link."""
+    chosen = _settings("asd", codec, 0, LINK_ROUNDS, SOCKET_CLIENTS)
+    network = Network()
+    try:
+        network.set(delay_s=LINK_DELAY_S, bytes_per_s=LINK_BYTES_PER_S)
+        with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
+            curve = _processes(Path(name) / "run", chosen, LINK_LIMIT_S, network)
+    finally:
+        network.close()
+    if len(curve.times) <= LINK_ROUNDS:
+        raise RuntimeError(f"{len(curve.times) - 1} of {LINK_ROUNDS} rounds in {LINK_LIMIT_S:.0f} s")
+    return {"run_s": round(float(curve.times[-1]), 1)}
+
+
+def _processes(folder: Path, chosen: Settings, limit_s: float, network: Network | None = None) -> fleet.Curve:
+    """Run a server and clients until the last round; with a network the last client is on its far side."""
+    sections = {name: chosen.dump()[name] for name in ("model", "training", "federation", "compression")}
+    near = network.inside(network.server) if network is not None else []
+    far = network.inside(network.far) if network is not None else []
+
+    def command(number: int, data: Path, address: str) -> list[str]:
+        return [
+            *(far if number == SOCKET_CLIENTS - 1 else near),
+            sys.executable, "-m", "flockwatch", "client", "--data", str(data), "--server", address,
+            "--state", str(folder / f"state-{number}"),
+        ]  # fmt: skip
+
+    host = SERVER_SIDE if network is not None else "127.0.0.1"
+    parts = _partitions(SOCKET_CLIENTS)
+    return fleet.run(folder, parts, sections, command, limit_s, host=host, inside=near)
 
 
 def _bytes(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -174,25 +234,22 @@ def _trainer(architecture: Architecture, settings: str) -> Trainer:
     return Trainer(architecture, TrainingSettings.model_validate_json(settings))
 
 
-def _quality(model: str, codec: str) -> list[tuple[float, float]]:
-    """Of each seed: average precision on labelled test rows, and the error on held-out ones."""
+def _quality(model: str, codec: str, seed: int) -> dict[str, float]:
+    """Average precision on labelled test rows, and the last version's error on held-out ones."""
     logging.disable(logging.INFO)
     take_task()
     parts = _partitions(CLIENTS)
-    found: list[tuple[float, float]] = []
-    for seed in SEEDS:
-        chosen = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
-        edges = [_Sharing(part, part.name) for part in parts]
-        apps = {i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}
-        with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
-            registry = Registry(Path(name) / "versions", 2)
-            history = History(Path(name) / "history.sqlite")
-            FlockStrategy(aggregation.chosen(chosen), chosen, registry, history).start(MemoryGrid(apps))
-            newest = registry.latest()
-            error = history.rounds()[-1]["error"]
-        assert newest is not None
-        found.append((_precision(newest[0], parts), error))
-    return found
+    chosen = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
+    edges = [_Sharing(part, part.name) for part in parts]
+    apps = {i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}
+    with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
+        versions = Path(name) / "versions"
+        history = History(Path(name) / "history.sqlite")
+        inner = aggregation.chosen(chosen)
+        FlockStrategy(inner, chosen, Registry(versions, JUDGED), history).start(MemoryGrid(apps))
+        newest = sorted(versions.glob("v*.safetensors"))[-JUDGED:]
+        judged = [_precision(Manifest.unpack(path.read_bytes()), parts) for path in newest]
+        return {"ap": float(np.mean(judged)), "error": history.rounds()[-1]["error"]}
 
 
 def _precision(manifest: Manifest, parts: Sequence[Partition]) -> float:
@@ -214,43 +271,56 @@ def _publish(found: Mapping[str, Any]) -> None:
     """The table and the JSON line."""
     rows, figures = [], []
     for model in MODELS:
-        measured = found[f"socket-{model}"].keys() & found[f"quality-{model}"].keys()
-        if "none" not in measured:
+        seeds = [found[f"quality-{model}-{seed}"] for seed in SEEDS]
+        complete = found[f"socket-{model}"].keys() & set.intersection(*(set(seed) for seed in seeds))
+        if "none" not in complete:
             continue
         features = len(_partitions(1)[0].schema)
         shape = Architecture.of(_settings(model, "none", 0, 1, 1).model, features)
-        weights = sum(int(np.prod(s)) for s in shape.shapes.values())
         plain = found[f"socket-{model}"]["none"]["bytes_up"]
-        base = np.array(found[f"quality-{model}"]["none"])
-        for codec in (name for name in CHOSEN[model] if name in measured):
-            wire, quality = found[f"socket-{model}"][codec], np.array(found[f"quality-{model}"][codec])
-            ap, error = quality.mean(axis=0)
+        for codec in (name for name in CODECS[model] if name in complete):
+            wire = found[f"socket-{model}"][codec]
+            ap, base = (np.array([seed[name]["ap"] for seed in seeds]) for name in (codec, "none"))
             # Seed by seed, since seeds differ more than codecs do.
-            losses = 100 * (1 - quality[:, 0] / base[:, 0])
+            losses = 100 * (1 - ap / base)
             figure = {
-                "model": model, "weights": weights, "codec": codec, **wire,
+                "model": model, "weights": size_of(shape.shapes), "codec": codec,
+                "rounds": ROUNDS[model], "seeds": len(SEEDS), **wire,
                 "ratio_up": round(plain / wire["bytes_up"], 1),
                 "overhead_up": wire["bytes_up"] - wire["payload_up"],
-                "ap": round(float(ap), 4), "ap_loss_percent": round(float(losses.mean()), 2),
-                "ap_loss_spread": round(float(losses.std(ddof=1)), 2), "error": round(float(error), 5),
+                "ap": round(float(ap.mean()), 4), "ap_loss_percent": round(float(losses.mean()), 2),
+                "ap_loss_spread": round(float(losses.std(ddof=1)), 2),
+                "error": round(float(np.mean([seed[codec]["error"] for seed in seeds])), 5),
             }  # fmt: skip
             figures.append(figure)
             rows.append([
                 f"{model}: {codec}", f"{wire['bytes_up']:,.0f}", f"{figure['ratio_up']:.1f}",
-                f"{wire['payload_down']:,.0f}", f"{ap:.4f}",
-                f"{losses.mean():+.2f} ± {losses.std(ddof=1):.2f}", f"{error:.4f}",
+                f"{wire['payload_down']:,.0f}", f"{figure['ap']:.4f}",
+                f"{losses.mean():+.2f} ± {losses.std(ddof=1):.2f}", f"{figure['error']:.4f}",
                 f"{wire['encode_ms']:.1f}",
             ])  # fmt: skip
+    title = (
+        f"An update of asd's model and of one of half a million weights: bytes of its request on the socket; "
+        f"average precision over {CLIENTS} servers and {len(SEEDS)} seeds, mean of the last {JUDGED} of "
+        f"{ROUNDS['asd']} and {ROUNDS['large']} versions"
+    )
+    timed = {codec: one["run_s"] for codec, one in found[LINK].items()}
+    if set(LINK_CODECS) <= timed.keys():
+        plain_s, compressed_s = (timed[codec] for codec in LINK_CODECS)
+        title += (
+            f". Over 128 kbit/s and 100 ms {LINK_ROUNDS} rounds take {plain_s:.1f} s without compression and "
+            f"{compressed_s:.1f} s with {LINK_CODECS[1]}: {plain_s / compressed_s:.1f} times sooner"
+        )
+        for figure in figures:
+            if figure["model"] == "asd" and figure["codec"] in timed:
+                figure["link_s"] = timed[figure["codec"]]
+                figure["link_ratio"] = round(plain_s / figure["link_s"], 1)
     publish(
         "wire",
-        f"An update of asd's model and of one of half a million weights: bytes of its request on the socket; "
-        f"average precision over {CLIENTS} servers and {len(SEEDS)} seeds after {ROUNDS['asd']} and "
-        f"{ROUNDS['large']} rounds",
+        title,
         ["", "bytes up", "ratio", "task, bytes", "AP", "AP loss %", "error", "encode ms"],
         rows,
-        seeds=len(SEEDS),
-        rounds=ROUNDS,
-        measured=figures,
+        figures,
     )
 
 

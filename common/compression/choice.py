@@ -1,4 +1,4 @@
-"""Codecs by name, with their parameter: `none`, `ternary:0.1`, `lowrank:2`, `sign`; `+zstd` squeezes what one makes.
+"""Codecs by name and parameter: `none`, `ternary:0.1`, `lowrank:2`, `sign`; and `+zstd` after any of them.
 
 A name with its parameter is what settings become and what travels: `Task.codec`, `Block.codec`.
 """
