@@ -130,13 +130,13 @@ class CompressionSettings(Section):
 
     up: Codec = "none"
     """Of updates. auto: by the model's size and each client's measured link."""
-    up_share: Fraction = 0.02
+    up_share: Fraction = 0.08
     """topk, topk_int8, ternary: share of the values that an update keeps; the rest waits for the next one."""
     up_rank: Annotated[int, Field(ge=1, le=4)] = 2
     """lowrank: directions of each matrix that an update keeps."""
     down: Codec = "none"
     """Of new versions, to clients that hold an earlier one. none: whole versions."""
-    down_share: Fraction = 0.1
+    down_share: Fraction = 0.2
     """As `up_share`, for new versions."""
     down_rank: Annotated[int, Field(ge=1, le=4)] = 4
     """As `up_rank`, for new versions."""
