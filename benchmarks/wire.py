@@ -58,6 +58,8 @@ MODELS: Mapping[str, tuple[int, ...]] = {"asd": (64, 16, 64), "large": (760, 142
 """Hidden widths: 26,702 weights by default, and half a million."""
 
 ROUNDS = {"asd": 100, "large": 60}
+ROWS = {"asd": 1, "large": 3}
+"""One in so many of the training rows, the newest: ten days of them keep the large model's runs short."""
 JUDGED = 10
 """Versions, the last ones, whose average precision is averaged: it moves by a percent each time."""
 
@@ -143,8 +145,16 @@ def _run(part: str, codecs: Sequence[str]) -> None:
         print(json.dumps({"part": part, "codec": codec, "figures": figures}), flush=True)
 
 
-def _partitions(count: int) -> list[Partition]:
-    return [read(file, Settings().data) for file in files(DATA)[:count]]
+def _partitions(model: str, count: int) -> list[Partition]:
+    whole = [read(file, Settings().data) for file in files(DATA)[:count]]
+    return [
+        part.take(
+            part.name,
+            np.arange(len(part.rows) - len(part.rows) // ROWS[model], len(part.rows)),
+            np.arange(len(part.test_rows)),
+        )
+        for part in whole
+    ]
 
 
 def _settings(model: str, codec: str, seed: int, rounds: int, clients: int) -> Settings:
@@ -163,7 +173,7 @@ def _socket(model: str, codec: str) -> dict[str, float]:
     """Bytes of an update's request, payload down, and what a round moves in all."""
     with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
         folder = Path(name) / "run"
-        _processes(folder, _settings(model, codec, 0, SOCKET_ROUNDS, SOCKET_CLIENTS), SOCKET_LIMIT_S)
+        _processes(model, folder, _settings(model, codec, 0, SOCKET_ROUNDS, SOCKET_CLIENTS), SOCKET_LIMIT_S)
         return _bytes(History(folder / "server" / "history.sqlite").rounds())
 
 
@@ -174,7 +184,7 @@ def _over_the_link(codec: str) -> dict[str, float]:
     try:
         network.set(delay_s=LINK_DELAY_S, bytes_per_s=LINK_BYTES_PER_S)
         with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
-            curve = _processes(Path(name) / "run", chosen, LINK_LIMIT_S, network)
+            curve = _processes("asd", Path(name) / "run", chosen, LINK_LIMIT_S, network)
     finally:
         network.close()
     if len(curve.times) <= LINK_ROUNDS:
@@ -182,7 +192,9 @@ def _over_the_link(codec: str) -> dict[str, float]:
     return {"run_s": round(float(curve.times[-1]), 1)}
 
 
-def _processes(folder: Path, chosen: Settings, limit_s: float, network: Network | None = None) -> fleet.Curve:
+def _processes(
+    model: str, folder: Path, chosen: Settings, limit_s: float, network: Network | None = None
+) -> fleet.Curve:
     """Run a server and clients until the last round; with a network the last client is on its far side."""
     sections = {name: chosen.dump()[name] for name in ("model", "training", "federation", "compression")}
     near = network.inside(network.server) if network is not None else []
@@ -196,7 +208,7 @@ def _processes(folder: Path, chosen: Settings, limit_s: float, network: Network 
         ]  # fmt: skip
 
     host = SERVER_SIDE if network is not None else "127.0.0.1"
-    parts = _partitions(SOCKET_CLIENTS)
+    parts = _partitions(model, SOCKET_CLIENTS)
     return fleet.run(folder, parts, sections, command, limit_s, host=host, inside=near)
 
 
@@ -238,7 +250,7 @@ def _quality(model: str, codec: str, seed: int) -> dict[str, float]:
     """Average precision on labelled test rows, and the last version's error on held-out ones."""
     logging.disable(logging.INFO)
     take_task()
-    parts = _partitions(CLIENTS)
+    parts = _partitions(model, CLIENTS)
     chosen = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
     edges = [_Sharing(part, part.name) for part in parts]
     apps = {i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}
@@ -275,7 +287,7 @@ def _publish(found: Mapping[str, Any]) -> None:
         complete = found[f"socket-{model}"].keys() & set.intersection(*(set(seed) for seed in seeds))
         if "none" not in complete:
             continue
-        features = len(_partitions(1)[0].schema)
+        features = len(_partitions(model, 1)[0].schema)
         shape = Architecture.of(_settings(model, "none", 0, 1, 1).model, features)
         plain = found[f"socket-{model}"]["none"]["bytes_up"]
         for codec in (name for name in CODECS[model] if name in complete):
