@@ -19,8 +19,7 @@ from common.processes import Processes
 from common.schema import Schema
 from common.scoring import scores
 from common.settings import DataSettings, Settings
-from flockwatch.local import _free_port
-from server.link import flower_environment
+from server.link import flower_environment, free_port
 
 FEATURES = 24
 FACTORS = 6
@@ -89,9 +88,12 @@ def run(
     """
     folder.mkdir(parents=True)
     files = [write(part, folder / f"{part.name}.parquet", DataSettings()) for part in parts]
-    port = _free_port()
+    port = free_port()
     sections = {name: dict(section) for name, section in values.items()}
-    sections["server"] = {"host": host, "port": port, "state": folder / "server", "keep_versions": 100_000}
+    sections["server"] = {
+        "host": host, "port": port, "state": folder / "server", "keep_versions": 100_000,
+        "insecure": host != "127.0.0.1",
+    }  # fmt: skip
     sections["federation"] = {"min_clients": len(parts), "max_rounds": 100_000, "patience": 0} | sections.get(
         "federation", {}
     )
