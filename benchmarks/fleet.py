@@ -71,6 +71,8 @@ def run(
     client: Callable[[int, Path, str], list[str]],
     budget_s: float,
     meanwhile: Callable[[Processes, Callable[[int], None], float], None] = lambda *_: None,
+    host: str = "127.0.0.1",
+    inside: Sequence[str] = (),
 ) -> Curve:
     """Run a fleet for so many seconds from its first task on, or until its server ends.
 
@@ -81,19 +83,24 @@ def run(
         client: The command of a client: its number, its data file, the server's address.
         budget_s: Seconds.
         meanwhile: Called every tenth of a second with the processes, what starts a client, and the time.
+        host: Where the server listens.
+        inside: The start of the server's command, where it runs in a network namespace.
     """
     folder.mkdir(parents=True)
     files = [write(part, folder / f"{part.name}.parquet", DataSettings()) for part in parts]
     port = free_port()
     sections = {name: dict(section) for name, section in values.items()}
-    sections["server"] = {"port": port, "state": folder / "server", "keep_versions": 100_000}
+    sections["server"] = {
+        "host": host, "port": port, "state": folder / "server", "keep_versions": 100_000,
+        "insecure": host != "127.0.0.1",
+    }  # fmt: skip
     sections["federation"] = {"min_clients": len(parts), "max_rounds": 100_000, "patience": 0} | sections.get(
         "federation", {}
     )
     config = folder / "settings.yaml"
     config.write_text(yaml.safe_dump(Settings().with_values(**sections).dump()))
     with Processes(grace_s=10) as processes:
-        command = [sys.executable, "-m", "flockwatch", "server", "--config", str(config)]
+        command = [*inside, sys.executable, "-m", "flockwatch", "server", "--config", str(config)]
         environment = flower_environment(folder / "server" / "flower")
         processes.start("server", command, folder / "server.log", environment)
 
@@ -101,7 +108,7 @@ def run(
             name = parts[number].name
             processes.start(
                 name,
-                client(number, files[number], f"127.0.0.1:{port}"),
+                client(number, files[number], f"{host}:{port}"),
                 folder / f"{name}.log",
                 flower_environment(folder / name / "flower"),
             )

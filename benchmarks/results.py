@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,17 @@ KEPT = Path(__file__).parent / "results"
 
 
 def publish(
-    name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], **figures: Any
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    listed: Sequence[Mapping[str, Any]] | None = None,
+    **figures: Any,
 ) -> None:
-    """Print the table and the figures as one JSON line, and keep that line in `results/NAME.json`."""
+    """Print the table and the figures as one JSON line, and keep that line in `results/NAME.json`.
+
+    The line is a list where figures are `listed`, else an object.
+    """
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, justify="left" if column == columns[0] else "right")
@@ -25,7 +33,7 @@ def publish(
         table.add_row(*row)
     console = Console(width=110)
     console.print(title, table, sep="\n")
-    line = json.dumps(figures)
+    line = json.dumps(figures if listed is None else listed)
     KEPT.mkdir(exist_ok=True)
     (KEPT / f"{name}.json").write_text(line + "\n")
     print(line)

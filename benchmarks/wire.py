@@ -2,10 +2,11 @@
 
 Bytes come from real processes: a server and two clients on real servers' rows, counted by the clients on
 their sockets. Average precision and final error come from the same strategy, gate, codecs and edges within
-one process (`memory_grid`), where three seeds take minutes and not hours.
+one warm process for each seed (`memory_grid`). Last, the same run is timed with and without compression where
+one client is behind a link of 128 kbit/s and 100 ms.
 
-The parts are processes of their own (`python -m benchmarks.wire PART [CODEC...]` prints one as JSON lines),
-so that on a shared machine they can be run apart; `python -m benchmarks.wire --from FILE...` makes the table.
+The parts are processes of their own, as many at a time as there are processors; `python -m benchmarks.wire
+PART [CODEC...]` prints one as JSON lines, and `python -m benchmarks.wire --from FILE...` makes the table.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -27,15 +29,14 @@ from benchmarks import fleet
 from benchmarks.results import publish
 from client.data import Partition, files, read
 from common.architecture import Architecture
+from common.compression.codec import size_of
 from common.manifest import Manifest
 from common.moments import Scaler
 from common.scoring import scores
 from common.settings import Settings
 from flockwatch.quality.federation import SharingEdge, federate
 from server.history import History
-
-if TYPE_CHECKING:
-    pass
+from tests.scenarios.link import SERVER_SIDE, Network, why_not
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
 SEEDS = (0, 1, 2)
@@ -47,28 +48,47 @@ SOCKET_LIMIT_S = 240.0
 MODELS: Mapping[str, tuple[int, ...]] = {"asd": (64, 16, 64), "large": (760, 142, 760)}
 """Hidden widths: 26,702 weights by default, and half a million."""
 
-ROUNDS = {"asd": 20, "large": 10}
+ROUNDS = {"asd": 100, "large": 60}
+ROWS = {"asd": 1, "large": 3}
+"""One in so many of the training rows, the newest: ten days of them keep the large model's runs short."""
+JUDGED = 10
+"""Versions, the last ones, whose average precision is averaged: it moves by a percent each time."""
 
-CODECS: Mapping[str, Mapping[str, Any]] = {
+ALIKE: Mapping[str, Mapping[str, Any]] = {
     "none": {},
     "float16": {"up": "float16"},
     "int8": {"up": "int8"},
     "sign": {"up": "sign"},
     "lowrank 1": {"up": "lowrank", "up_rank": 1},
     "topk_int8 2 %": {"up": "topk_int8", "up_share": 0.02},
-    "topk_int8 1 %": {"up": "topk_int8", "up_share": 0.01},
-    "topk_int8 2 %, down 10 %": {
-        "up": "topk_int8",
-        "up_share": 0.02,
-        "down": "topk_int8",
-        "down_share": 0.1,
+}
+CODECS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "asd": {
+        **ALIKE,
+        "ternary 8 %": {"up": "ternary", "up_share": 0.08},
+        "ternary 8 %, down 20 %": {
+            "up": "ternary", "up_share": 0.08, "down": "ternary", "down_share": 0.2,
+        },
     },
-}
-CHOSEN = {
-    "asd": tuple(CODECS),
-    "large": ("none", "sign", "topk_int8 1 %"),
-}
-PARTS = tuple(f"{kind}-{model}" for model in MODELS for kind in ("socket", "quality"))
+    "large": {
+        **ALIKE,
+        "ternary 4 %": {"up": "ternary", "up_share": 0.04},
+        "ternary 4 %, down 20 %": {
+            "up": "ternary", "up_share": 0.04, "down": "ternary", "down_share": 0.2,
+        },
+    },
+}  # fmt: skip
+
+LINK_ROUNDS, LINK_LIMIT_S = 8, 400.0
+LINK_DELAY_S, LINK_BYTES_PER_S = 0.1, 128_000 / 8
+LINK_CODECS = ("none", "ternary 8 %, down 20 %")
+
+PARTS = (
+    *(f"quality-{model}-{seed}" for model in ("large", "asd") for seed in SEEDS),
+    *(f"socket-{model}" for model in MODELS),
+)
+LINK = "link"
+"""The part that runs alone, since it is timed."""
 
 
 def main() -> None:
@@ -76,22 +96,16 @@ def main() -> None:
     if not DATA.is_dir():
         sys.exit(f"no real data: {DATA} does not exist; FLOCKWATCH_DATA can name the folder above it")
     given = sys.argv[1:]
-    if given and given[0] in PARTS:
-        kind, _, model = given[0].partition("-")
-        codecs = given[1:] or CHOSEN[model]
-        for codec in codecs:
-            figures = _socket(model, codec) if kind == "socket" else _quality(model, codec)
-            print(json.dumps({"part": given[0], "codec": codec, "figures": figures}), flush=True)
+    if given and given[0] in (*PARTS, LINK):
+        _run(given[0], given[1:])
         return
     if given[:1] == ["--from"]:
         lines = [Path(name).read_text() for name in given[1:]]
     else:
-        command = [sys.executable, "-m", "benchmarks.wire"]
-        lines = [
-            subprocess.run([*command, part], check=True, stdout=subprocess.PIPE, text=True).stdout
-            for part in PARTS
-        ]
-    found: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            lines = list(pool.map(_alone, PARTS))
+        lines.append(_alone(LINK))
+    found: dict[str, dict[str, Any]] = {part: {} for part in (*PARTS, LINK)}
     for line in "\n".join(lines).splitlines():
         if line.startswith("{"):
             one = json.loads(line)
@@ -99,8 +113,39 @@ def main() -> None:
     _publish(found)
 
 
-def _partitions(count: int) -> list[Partition]:
-    return [read(file, Settings().data) for file in files(DATA)[:count]]
+def _alone(part: str) -> str:
+    """What a part prints, run as a process."""
+    command = [sys.executable, "-m", "benchmarks.wire", part]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _run(part: str, codecs: Sequence[str]) -> None:
+    kind, model, seed = (*part.split("-"), "asd", "0")[:3]
+    if part == LINK and (reason := why_not()) is not None:
+        print(f"no link of 128 kbit/s: {reason}", file=sys.stderr)
+        return
+    for codec in codecs or (LINK_CODECS if part == LINK else CODECS[model]):
+        figures: Any
+        match kind:
+            case "quality":
+                figures = _quality(model, codec, int(seed))
+            case "socket":
+                figures = _socket(model, codec)
+            case _:
+                figures = _over_the_link(codec)
+        print(json.dumps({"part": part, "codec": codec, "figures": figures}), flush=True)
+
+
+def _partitions(model: str, count: int) -> list[Partition]:
+    whole = [read(file, Settings().data) for file in files(DATA)[:count]]
+    return [
+        part.take(
+            part.name,
+            np.arange(len(part.rows) - len(part.rows) // ROWS[model], len(part.rows)),
+            np.arange(len(part.test_rows)),
+        )
+        for part in whole
+    ]
 
 
 def _settings(model: str, codec: str, seed: int, rounds: int, clients: int) -> Settings:
@@ -108,7 +153,7 @@ def _settings(model: str, codec: str, seed: int, rounds: int, clients: int) -> S
         model={"hidden": MODELS[model]},
         training={"seed": seed},
         federation={"max_rounds": rounds, "min_clients": clients, "patience": 0},
-        compression=dict(CODECS[codec]),
+        compression=dict(CODECS[model][codec]),
     )
 
 
@@ -117,21 +162,45 @@ def _settings(model: str, codec: str, seed: int, rounds: int, clients: int) -> S
 
 def _socket(model: str, codec: str) -> dict[str, float]:
     """Bytes of an update's request, payload down, and what a round moves in all."""
-    chosen = _settings(model, codec, 0, SOCKET_ROUNDS, SOCKET_CLIENTS).dump()
-    sections = ("model", "training", "federation", "compression")
     with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
         folder = Path(name) / "run"
+        _processes(model, folder, _settings(model, codec, 0, SOCKET_ROUNDS, SOCKET_CLIENTS), SOCKET_LIMIT_S)
+        return _bytes(History(folder / "server" / "history.sqlite").rounds())
 
-        def command(number: int, data: Path, address: str, folder: Path = folder) -> list[str]:
-            return [
-                sys.executable, "-m", "flockwatch", "client", "--data", str(data), "--server", address,
-                "--state", str(folder / f"state-{number}"),
-            ]  # fmt: skip
 
-        parts = _partitions(SOCKET_CLIENTS)
-        fleet.run(folder, parts, {s: chosen[s] for s in sections}, command, SOCKET_LIMIT_S)
-        rounds = History(folder / "server" / "history.sqlite").rounds()
-    return _bytes(rounds)
+def _over_the_link(codec: str) -> dict[str, float]:
+    """Seconds from the first task to the last version, where one of two clients is behind a slow link."""
+    chosen = _settings("asd", codec, 0, LINK_ROUNDS, SOCKET_CLIENTS)
+    network = Network()
+    try:
+        network.set(delay_s=LINK_DELAY_S, bytes_per_s=LINK_BYTES_PER_S)
+        with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
+            curve = _processes("asd", Path(name) / "run", chosen, LINK_LIMIT_S, network)
+    finally:
+        network.close()
+    if len(curve.times) <= LINK_ROUNDS:
+        raise RuntimeError(f"{len(curve.times) - 1} of {LINK_ROUNDS} rounds in {LINK_LIMIT_S:.0f} s")
+    return {"run_s": round(float(curve.times[-1]), 1)}
+
+
+def _processes(
+    model: str, folder: Path, chosen: Settings, limit_s: float, network: Network | None = None
+) -> fleet.Curve:
+    """Run a server and clients until the last round; with a network the last client is on its far side."""
+    sections = {name: chosen.dump()[name] for name in ("model", "training", "federation", "compression")}
+    near = network.inside(network.server) if network is not None else []
+    far = network.inside(network.far) if network is not None else []
+
+    def command(number: int, data: Path, address: str) -> list[str]:
+        return [
+            *(far if number == SOCKET_CLIENTS - 1 else near),
+            sys.executable, "-m", "flockwatch", "client", "--data", str(data), "--server", address,
+            "--state", str(folder / f"state-{number}"),
+        ]  # fmt: skip
+
+    host = SERVER_SIDE if network is not None else "127.0.0.1"
+    parts = _partitions(model, SOCKET_CLIENTS)
+    return fleet.run(folder, parts, sections, command, limit_s, host=host, inside=near)
 
 
 def _bytes(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -153,18 +222,19 @@ def _bytes(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 # Detection, in one process.
 
 
-def _quality(model: str, codec: str) -> list[tuple[float, float]]:
-    """Of each seed: average precision on labelled test rows, and the error on held-out ones."""
+def _quality(model: str, codec: str, seed: int) -> dict[str, float]:
+    """Average precision on labelled test rows, and the last version's error on held-out ones."""
     logging.disable(logging.INFO)
-    parts = _partitions(CLIENTS)
-    found: list[tuple[float, float]] = []
-    for seed in SEEDS:
-        chosen = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
-        with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
-            manifest = federate([SharingEdge(part, part.name) for part in parts], chosen, Path(name))
-            error = History(Path(name) / "history.sqlite").rounds()[-1]["error"]
-        found.append((_precision(manifest, parts), error))
-    return found
+    parts = _partitions(model, CLIENTS)
+    chosen = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
+    with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
+        federate([SharingEdge(part, part.name) for part in parts], chosen, Path(name))
+        newest = sorted((Path(name) / "versions").glob("v*.safetensors"))[-JUDGED:]
+        judged = [_precision(Manifest.unpack(path.read_bytes()), parts) for path in newest]
+        return {
+            "ap": float(np.mean(judged)),
+            "error": History(Path(name) / "history.sqlite").rounds()[-1]["error"],
+        }
 
 
 def _precision(manifest: Manifest, parts: Sequence[Partition]) -> float:
@@ -186,43 +256,56 @@ def _publish(found: Mapping[str, Any]) -> None:
     """The table and the JSON line."""
     rows, figures = [], []
     for model in MODELS:
-        measured = found[f"socket-{model}"].keys() & found[f"quality-{model}"].keys()
-        if "none" not in measured:
+        seeds = [found[f"quality-{model}-{seed}"] for seed in SEEDS]
+        complete = found[f"socket-{model}"].keys() & set.intersection(*(set(seed) for seed in seeds))
+        if "none" not in complete:
             continue
-        features = len(_partitions(1)[0].schema)
+        features = len(_partitions(model, 1)[0].schema)
         shape = Architecture.of(_settings(model, "none", 0, 1, 1).model, features)
-        weights = sum(int(np.prod(s)) for s in shape.shapes.values())
         plain = found[f"socket-{model}"]["none"]["bytes_up"]
-        base = np.array(found[f"quality-{model}"]["none"])
-        for codec in (name for name in CHOSEN[model] if name in measured):
-            wire, quality = found[f"socket-{model}"][codec], np.array(found[f"quality-{model}"][codec])
-            ap, error = quality.mean(axis=0)
+        for codec in (name for name in CODECS[model] if name in complete):
+            wire = found[f"socket-{model}"][codec]
+            ap, base = (np.array([seed[name]["ap"] for seed in seeds]) for name in (codec, "none"))
             # Seed by seed, since seeds differ more than codecs do.
-            losses = 100 * (1 - quality[:, 0] / base[:, 0])
+            losses = 100 * (1 - ap / base)
             figure = {
-                "model": model, "weights": weights, "codec": codec, **wire,
+                "model": model, "weights": size_of(shape.shapes), "codec": codec,
+                "rounds": ROUNDS[model], "seeds": len(SEEDS), **wire,
                 "ratio_up": round(plain / wire["bytes_up"], 1),
                 "overhead_up": wire["bytes_up"] - wire["payload_up"],
-                "ap": round(float(ap), 4), "ap_loss_percent": round(float(losses.mean()), 2),
-                "ap_loss_spread": round(float(losses.std(ddof=1)), 2), "error": round(float(error), 5),
+                "ap": round(float(ap.mean()), 4), "ap_loss_percent": round(float(losses.mean()), 2),
+                "ap_loss_spread": round(float(losses.std(ddof=1)), 2),
+                "error": round(float(np.mean([seed[codec]["error"] for seed in seeds])), 5),
             }  # fmt: skip
             figures.append(figure)
             rows.append([
                 f"{model}: {codec}", f"{wire['bytes_up']:,.0f}", f"{figure['ratio_up']:.1f}",
-                f"{wire['payload_down']:,.0f}", f"{ap:.4f}",
-                f"{losses.mean():+.2f} ± {losses.std(ddof=1):.2f}", f"{error:.4f}",
+                f"{wire['payload_down']:,.0f}", f"{figure['ap']:.4f}",
+                f"{losses.mean():+.2f} ± {losses.std(ddof=1):.2f}", f"{figure['error']:.4f}",
                 f"{wire['encode_ms']:.1f}",
             ])  # fmt: skip
+    title = (
+        f"An update of asd's model and of one of half a million weights: bytes of its request on the socket; "
+        f"average precision over {CLIENTS} servers and {len(SEEDS)} seeds, mean of the last {JUDGED} of "
+        f"{ROUNDS['asd']} and {ROUNDS['large']} versions"
+    )
+    timed = {codec: one["run_s"] for codec, one in found[LINK].items()}
+    if set(LINK_CODECS) <= timed.keys():
+        plain_s, compressed_s = (timed[codec] for codec in LINK_CODECS)
+        title += (
+            f". Over 128 kbit/s and 100 ms {LINK_ROUNDS} rounds take {plain_s:.1f} s without compression and "
+            f"{compressed_s:.1f} s with {LINK_CODECS[1]}: {plain_s / compressed_s:.1f} times sooner"
+        )
+        for figure in figures:
+            if figure["model"] == "asd" and figure["codec"] in timed:
+                figure["link_s"] = timed[figure["codec"]]
+                figure["link_ratio"] = round(plain_s / figure["link_s"], 1)
     publish(
         "wire",
-        f"An update of asd's model and of one of half a million weights: bytes of its request on the socket; "
-        f"average precision over {CLIENTS} servers and {len(SEEDS)} seeds after {ROUNDS['asd']} and "
-        f"{ROUNDS['large']} rounds",
+        title,
         ["", "bytes up", "ratio", "task, bytes", "AP", "AP loss %", "error", "encode ms"],
         rows,
-        seeds=len(SEEDS),
-        rounds=ROUNDS,
-        measured=figures,
+        figures,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import httpcore
 import httpx
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Error, Message
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import HEARTBEAT_PATIENCE, ErrorCode
@@ -59,7 +59,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
     push_objects,
 )
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -82,6 +82,9 @@ FIRST_BACKOFF_S, LONGEST_FETCH_S = 0.01, 60.0
 """A message can be seen before its objects have arrived: the first wait for them, and the longest."""
 
 LARGEST_REQUEST_BYTES = 16 * 2**20
+
+SPARED_HEADERS = ("accept-encoding", "connection", "user-agent")
+"""That httpx sends with every request, and that SuperLink does not read."""
 
 
 KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.encode()
@@ -137,12 +140,12 @@ class FleetConnection:
         self,
         address: str,
         root_certificates: bytes | None = None,
-        key: EllipticCurvePrivateKey | None = None,
+        key: ec.EllipticCurvePrivateKey | None = None,
         meter: Meter | None = None,
     ) -> None:
         self._meter = meter or Meter()
         self._registers_itself = key is None
-        private_key, public_key = generate_key_pairs() if key is None else (key, key.public_key())
+        private_key, public_key = _key_pair() if key is None else (key, key.public_key())
         self._public_key = public_key_to_bytes(public_key)
         self._client = FleetHttpClient.from_server_address(
             address,
@@ -154,6 +157,8 @@ class FleetConnection:
             ],
         )
         _count(self._client, self._meter)
+        for header in SPARED_HEADERS:
+            del self._client._client.headers[header]
         self._node = Node()
         self._announced: tuple[ProtoMessage, ObjectTree] | None = None
 
@@ -378,6 +383,12 @@ def _batches(
         size += proto.ByteSize()
     if batch:
         yield batch
+
+
+def _key_pair() -> tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]:
+    """New keys. Flower's own are of P-384: key and signature make every request 90 bytes longer."""
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    return private_key, private_key.public_key()
 
 
 def _count(client: FleetHttpClient, meter: Meter) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -38,6 +38,7 @@ _SCORES, _DIFFERENCE, _BLOCK = "scores", "difference/", "block"
 class Describe(Packed):
     """Who are you, and what do your features look like?"""
 
+    introduces: ClassVar[bool] = True
     refused: str | None = None
     """Why the server has no work for this client; None for one that is welcome."""
 
@@ -60,6 +61,7 @@ class _Introduction:
 class Description(Packed):
     """A client's name, its features, and their moments over the rows that it trains on."""
 
+    introduces: ClassVar[bool] = True
     client: str
     instance: str
     """Random, kept with the client's state: tells a client that returns from another of its name."""

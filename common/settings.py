@@ -21,7 +21,7 @@ from common.budget import Budget
 Strategy = Literal[
     "fedavg", "fedprox", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum", "multikrum"
 ]
-Codec = Literal["none", "float16", "int8", "sign", "topk", "topk_int8", "lowrank", "auto"]
+Codec = Literal["none", "float16", "int8", "sign", "topk", "topk_int8", "ternary", "lowrank", "auto"]
 Activation = Literal["relu", "tanh", "sigmoid", "elu", "linear"]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -138,13 +138,13 @@ class CompressionSettings(Section):
 
     up: Codec = "none"
     """Of updates. auto: by the model's size and each client's measured link."""
-    up_share: Fraction = 0.02
-    """topk, topk_int8: share of the values that an update keeps; the rest waits for the next one."""
+    up_share: Fraction = 0.08
+    """topk, topk_int8, ternary: share of the values that an update keeps; the rest waits for the next one."""
     up_rank: Annotated[int, Field(ge=1, le=4)] = 2
     """lowrank: directions of each matrix that an update keeps."""
     down: Codec = "none"
     """Of new versions, to clients that hold an earlier one. none: whole versions."""
-    down_share: Fraction = 0.1
+    down_share: Fraction = 0.2
     """As `up_share`, for new versions."""
     down_rank: Annotated[int, Field(ge=1, le=4)] = 4
     """As `up_rank`, for new versions."""

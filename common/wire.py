@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
 from common.bundle import BundleError, checked, pack, unpack
 from common.zstd import MAGIC, ZstdError, squeeze, unsqueeze
 
-PROTOCOL = 4
+PROTOCOL = 5
 
 RECORD, CONTENT = "flockwatch", "content"
 """A Flower message holds one record with one value: a message, packed."""
 
 MOST_SQUEEZED = 64 * 1024
 """Larger messages are weights, which hardly shrink. So a squeezed one never needs more memory than this."""
+
+WORDS = b"".join([
+    rb'{"__metadata__":{"flockwatch":"{\"again\": 0, \"hash\": \"\", \"message\": \"Change\", ',
+    rb'\"protocol\": 5, \"steps\": [[1, \"ternary:0.1\"]], \"terms\": {\"codec\": \"ternary:0.1\", ',
+    rb'\"keep\": true, \"scores\": false, \"used\": [], \"waiting\": []}, \"version\": 1}"},"step/1":',
+    rb'{"dtype":"U8","shape":[2',
+    rb'{"__metadata__":{"flockwatch":"{\"client\": \"client-1\", \"codec\": \"ternary:0.1\", ',
+    rb'\"drifted\": false, \"error\": {\"count\": 1, \"max\": 0.0, \"mean\": 0.0, \"p50\": 0.0, ',
+    rb'\"p95\": 0.0, \"p99\": 0.0}, \"loss\": 0.0, \"message\": \"Update\", \"protocol\": 5, \"rows\": 1, ',
+    rb'\"serial\": 1, \"traffic\": {\"decode_s\": 0.0, \"encode_s\": 0.0, \"received_bytes\": 1, ',
+    rb'\"replies_bytes\": 1, \"sent_bytes\": 1, \"timed_bytes\": 0, \"timed_s\": 0.0}, \"train_s\": 0.0, ',
+    rb'\"version\": 1}"},"block":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},',
+    rb'"scores":{"dtype":"U8","shape":[8],"data_offsets":[2,10]}}      ',
+])  # fmt: skip
+"""How changes and updates are worded: what they say so need not be sent. Part of the protocol."""
 
 Fields = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
@@ -31,11 +46,16 @@ class ProtocolError(ValueError):
 class Packed:
     """A message that packs its fields as JSON and its arrays as safetensors."""
 
+    introduces: ClassVar[bool] = False
+    """Whether it is among the first that two sides exchange: a side of another protocol shall read it too."""
+
     def pack(self) -> bytes:
         """The message as bytes."""
         fields, arrays = self._parts()
         content = pack({**fields, "message": type(self).__name__, "protocol": PROTOCOL}, arrays)
-        return min(content, squeeze(content), key=len) if len(content) <= MOST_SQUEEZED else content
+        if len(content) > MOST_SQUEEZED:
+            return content
+        return min(content, squeeze(content, b"" if self.introduces else WORDS), key=len)
 
     @classmethod
     def unpack(cls, content: bytes) -> Self:
@@ -74,7 +94,7 @@ def opened(content: bytes) -> bytes:
     Raises:
         ZstdError: it was, and cannot be opened, or is larger than any message that is.
     """
-    return unsqueeze(content, MOST_SQUEEZED) if content.startswith(MAGIC) else content
+    return unsqueeze(content, MOST_SQUEEZED, WORDS) if content.startswith(MAGIC) else content
 
 
 def name_in(content: bytes) -> str:

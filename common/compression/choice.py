@@ -1,4 +1,4 @@
-"""Codecs by name: `none`, `float16`, `int8`, `topk:0.01`, `topk_int8:0.01`, `lowrank:2`, `sign`; or `+zstd`.
+"""Codecs by name and parameter: `none`, `ternary:0.1`, `lowrank:2`, `sign`; and `+zstd` after any of them.
 
 A name with its parameter is what settings become and what travels: `Task.codec`, `Block.codec`.
 """
@@ -19,16 +19,20 @@ from common.compression.int8 import Int8
 from common.compression.lowrank import MOST_RANK, LowRank
 from common.compression.sign import Sign
 from common.compression.squeezed import Squeezed
+from common.compression.ternary import Ternary
 from common.compression.topk import TopK
 from common.compression.topk_int8 import TopKInt8
 from common.weights import Shapes, Weights
 
 NONE, ZSTD = "none", "+zstd"
 PLAIN: dict[str, Callable[[], Codec]] = {NONE: Float32, "float16": Float16, "int8": Int8, "sign": Sign}
-SHARED: dict[str, Callable[[float], Codec]] = {"topk": TopK, "topk_int8": TopKInt8}
+SHARED: dict[str, Callable[[float], Codec]] = {"topk": TopK, "topk_int8": TopKInt8, "ternary": Ternary}
 """Codecs whose parameter is the share of values that they keep."""
 RANKED: dict[str, Callable[[int], Codec]] = {"lowrank": LowRank}
 NAMES = (*PLAIN, *SHARED, *RANKED)
+
+DENSE = (NONE, "ternary")
+"""Nothing is left in them for Zstandard to squeeze: a frame would only make them longer."""
 
 STATELESS = (NONE, "float16", "int8")
 """Good without error feedback: for clients that keep nothing from one message to the next."""
@@ -95,11 +99,11 @@ def name_of(spec: str) -> str:
 def spec_of(name: str, share: float, rank: int, zstd: bool) -> str:
     """A name with its parameter.
 
-    >>> spec_of("topk", 0.02, 1, True), spec_of("none", 0.02, 1, True)
-    ('topk:0.02+zstd', 'none')
+    >>> spec_of("topk", 0.02, 1, True), spec_of("ternary", 0.1, 1, True)
+    ('topk:0.02+zstd', 'ternary:0.1')
     """
     parameter = f":{share:g}" if name in SHARED else f":{rank}" if name in RANKED else ""
-    return f"{name}{parameter}{ZSTD if zstd and name != NONE else ''}"
+    return f"{name}{parameter}{ZSTD if zstd and name not in DENSE else ''}"
 
 
 def supported(spec: str, names: Collection[str]) -> str:
@@ -113,21 +117,24 @@ def supported(spec: str, names: Collection[str]) -> str:
 FAST_S = 0.05
 """A whole model that takes no longer than this on its link is not worth an error."""
 
+LARGE = 100_000
+"""Parameters of models from which on half the share is enough, as `make bench-wire` measures."""
+
 
 def automatic(parameters: int, bytes_per_s: float | None, share: float, zstd: bool) -> str:
     """A codec by the model's size and the link's measured speed (None: not yet known).
 
-    Lossless where the whole update is sent in an instant; half precision, which nobody notices, where a few
-    times that; else the strongest values, whose bytes shrink with the share.
+    Lossless where the whole update is sent in an instant; half precision, which nobody notices, where that
+    takes twice as long; else the directions of the strongest values.
 
-    >>> automatic(7_000, 1e7, 0.02, True), automatic(500_000, 1e5, 0.02, True)
-    ('none', 'topk_int8:0.02+zstd')
+    >>> automatic(7_000, 1e7, 0.08, True), automatic(500_000, 1e5, 0.08, True)
+    ('none', 'ternary:0.04')
     """
     seconds = math.inf if bytes_per_s is None else 4 * parameters / bytes_per_s
     if seconds <= FAST_S:
         return NONE
-    name = "float16" if seconds <= 2 * FAST_S else "topk_int8"
-    return spec_of(name, share, 1, zstd)
+    name = "float16" if seconds <= 2 * FAST_S else "ternary"
+    return spec_of(name, share if parameters < LARGE else share / 2, 1, zstd)
 
 
 def rng_of(*parts: object) -> np.random.Generator:

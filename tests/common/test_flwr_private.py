@@ -63,6 +63,7 @@ from common.flwr_private import (
     registration,
 )
 from common.keys import new_private, pem
+from common.traffic import Meter
 
 SOURCE = Path(flwr_private.__file__)
 NODE_ID, RUN_ID = 7, 11
@@ -110,7 +111,6 @@ def used(name: str) -> Any:
         ("remove_content_from_message", ["message"], []),
         ("run_from_proto", ["proto"], []),
         ("public_key_to_bytes", ["key"], []),
-        ("generate_key_pairs", [], []),
         ("RuntimeVersionHttpInterceptor", [], ["component_name"]),
         ("NodeAuthHttpInterceptor", ["private", "public"], []),
     ],
@@ -322,6 +322,19 @@ def test_a_node_registers_lives_and_signs_off(superlink: FakeSuperLink) -> None:
         "register-node", "activate-node", "send-node-heartbeat", "pull-messages", "deactivate-node",
         "unregister-node",
     ]  # fmt: skip
+
+
+def test_little_travels_around_a_reply(superlink: FakeSuperLink, grid: HttpGrid) -> None:
+    """1,160 bytes with Flower's own choice of keys and the headers that httpx adds."""
+    meter = Meter()
+    connection = FleetConnection(superlink.address, meter=meter)
+    connection.open()
+    push_inline(grid, [question()])
+    asked, inline = received(connection)
+    before = meter.traffic.replies_bytes
+    connection.send(Message(content(bytes(2000)), reply_to=asked), inline, 0.5)
+    assert meter.traffic.replies_bytes - before < 2000 + 1070
+    connection.close()
 
 
 def test_two_connections_are_two_nodes(superlink: FakeSuperLink) -> None:

@@ -32,7 +32,7 @@ from common.sketch import ScoreSketch
 from common.traffic import Traffic
 from common.weights import digest, is_finite
 from common.wire import MOST_SQUEEZED, opened
-from common.zstd import MAGIC, squeeze
+from common.zstd import MAGIC, squeeze, unsqueeze
 
 SUMMARY = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
 ARCHITECTURE = Architecture(2, window=1, hidden=(3,))
@@ -328,6 +328,26 @@ def test_an_encoded_update_comes_back_and_is_decoded() -> None:
     assert digest(back.decoded(ARCHITECTURE.shapes).difference) == digest(block.decoded(ARCHITECTURE.shapes))
     with pytest.raises(CompressionError):
         back.decoded({"w": (3,)})
+
+
+def test_of_an_update_little_travels_but_its_block() -> None:
+    """The rest is 500 bytes where nothing is known beforehand of how messages are worded."""
+    own = np.random.default_rng(0)
+    error = ErrorSummary.of(own.gamma(1, 1, 864).astype(np.float32))
+    traffic = Traffic(123456, 654321, 77777, 43210, 1.234567, 0.012345, 0.023456)
+    sent = update(
+        error=error, scores=ScoreSketch(), difference={}, serial=2**39, traffic=traffic,
+        block=Block("ternary:0.1", own.bytes(2000)),
+    )  # fmt: skip
+    assert len(sent.pack()) - 2000 < 300
+
+
+@pytest.mark.parametrize("name", ["Describe", "Description"])
+def test_whoever_speaks_another_protocol_can_read_an_introduction(name: str) -> None:
+    """It must tell whose program is too old; so it is squeezed as every protocol squeezes."""
+    packed = MESSAGES[name].pack()
+    content = unsqueeze(packed, MOST_SQUEEZED) if packed.startswith(MAGIC) else packed
+    assert bundle.unpack(content)[0]["protocol"] == PROTOCOL
 
 
 def test_a_squeezed_message_may_not_grow_without_end() -> None:

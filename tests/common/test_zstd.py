@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import given
@@ -12,6 +13,17 @@ from common.zstd import MAGIC, ZstdError, squeeze, unsqueeze
 def test_what_was_squeezed_comes_back(content: bytes) -> None:
     assert squeeze(content).startswith(MAGIC)
     assert unsqueeze(squeeze(content), len(content)) == content
+
+
+@given(st.binary(max_size=500), st.binary(min_size=8, max_size=500))
+def test_with_words_that_both_sides_have_it_comes_back_too(content: bytes, words: bytes) -> None:
+    assert unsqueeze(squeeze(content, words), len(content), words) == content
+    assert unsqueeze(squeeze(content), len(content), words) == content
+
+
+def test_words_that_both_sides_have_are_not_sent() -> None:
+    words = np.random.default_rng(0).bytes(400)
+    assert len(squeeze(words, words)) < 40 < 400 < len(squeeze(words))
 
 
 def test_a_frame_may_not_hold_more_than_is_allowed() -> None:

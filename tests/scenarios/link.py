@@ -1,12 +1,14 @@
 """Two network namespaces joined by a link that can be slow, lossy or cut; it runs in user space.
 
-Run as a program it is the link itself: two TAP devices, and `DELAY_S LOSS` for each line on standard input.
+Run as a program it is the link itself: two TAP devices, and `DELAY_S LOSS BYTES_PER_S` for each line on
+standard input.
 """
 
 from __future__ import annotations
 
 import fcntl
 import heapq
+import math
 import os
 import random
 import select
@@ -72,10 +74,10 @@ class Network:
         """The start of a command that runs in a namespace."""
         return ["nsenter", f"--net=/run/netns/{name}"]
 
-    def set(self, delay_s: float = 0.0, loss: float = 0.0) -> None:
-        """From now on delay each frame so long, each way, and lose this share of them."""
+    def set(self, delay_s: float = 0.0, loss: float = 0.0, bytes_per_s: float = math.inf) -> None:
+        """From now on delay frames, lose this share of them, and carry so many bytes a second each way."""
         assert self._link.stdin is not None
-        self._link.stdin.write(f"{delay_s} {loss}\n")
+        self._link.stdin.write(f"{delay_s} {loss} {bytes_per_s}\n")
         self._link.stdin.flush()
 
     def close(self) -> None:
@@ -102,7 +104,8 @@ def _tap(name: str) -> int:
 def _carry(near: int, far: int) -> None:
     other = {near: far, far: near}
     waiting: list[tuple[float, int, int, bytes]] = []
-    delay_s, loss, count = 0.0, 0.0, 0
+    delay_s, loss, bytes_per_s, count = 0.0, 0.0, math.inf, 0
+    free_at = {near: 0.0, far: 0.0}
     while True:
         wait_s = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
         for source in select.select([near, far, sys.stdin], [], [], wait_s)[0]:
@@ -110,13 +113,14 @@ def _carry(near: int, far: int) -> None:
                 line = sys.stdin.readline()
                 if not line:
                     return
-                delay_s, loss = map(float, line.split())
+                delay_s, loss, bytes_per_s = map(float, line.split())
                 continue
             with suppress(OSError):  # the device is down, or was moved
                 frame = os.read(source, 65536)
                 if random.random() >= loss:
                     count += 1
-                    heapq.heappush(waiting, (time.monotonic() + delay_s, count, other[source], frame))
+                    free_at[source] = max(free_at[source], time.monotonic()) + len(frame) / bytes_per_s
+                    heapq.heappush(waiting, (free_at[source] + delay_s, count, other[source], frame))
         while waiting and waiting[0][0] <= time.monotonic():
             _, _, sink, frame = heapq.heappop(waiting)
             with suppress(OSError):

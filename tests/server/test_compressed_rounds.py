@@ -29,7 +29,7 @@ from server.memory_grid import MemoryGrid
 from server.registry import Registry
 from server.strategy import FlockStrategy
 
-CODECS = ["float16", "int8", "sign", "topk", "topk_int8", "lowrank", "auto"]
+CODECS = ["float16", "int8", "sign", "topk", "topk_int8", "ternary", "lowrank", "auto"]
 
 
 @pytest.fixture(autouse=True)

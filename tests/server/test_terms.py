@@ -41,9 +41,9 @@ def test_each_direction_has_its_own_parameters() -> None:
 
 def test_auto_goes_by_each_link_up_and_by_the_slowest_down() -> None:
     settings = CompressionSettings(up="auto", down="auto", zstd=False)
-    assert [up(settings, 26_000, s) for s in (1e9, 1e4)] == ["none", "topk_int8:0.02"]
+    assert [up(settings, 26_000, s) for s in (1e9, 1e4)] == ["none", "ternary:0.08"]
     assert down(settings, 26_000, [1e9, 1e9]) == "none"
-    assert down(settings, 26_000, [1e9, 1e4]) == "topk_int8:0.1"
+    assert down(settings, 26_000, [1e9, 1e4]) == "ternary:0.2"
 
 
 def test_only_who_can_follow_changes_is_asked_to_keep_a_version() -> None:

@@ -17,7 +17,10 @@ from common.compression.codec import arrays as arrays_of
 from common.weights import Shapes, Weights, shapes
 from common.zstd import squeeze
 
-SPECS = ["none", "float16", "int8", "sign", "topk:0.1", "topk:1", "topk_int8:0.1", "lowrank:1", "lowrank:4"]
+SPECS = [
+    "none", "float16", "int8", "sign", "topk:0.1", "topk:1", "topk_int8:0.1", "ternary:0.1", "ternary:1",
+    "lowrank:1", "lowrank:4",
+]  # fmt: skip
 ALL = [spec + zstd for spec in SPECS for zstd in ("", "+zstd")]
 SHAPES: Shapes = {"dense_0/kernel": (9, 7), "dense_0/bias": (7,), "scale": ()}
 

@@ -10,7 +10,7 @@ from common.compression.feedback import Feedback
 from common.weights import Weights, add, norm, subtract
 
 SHAPES = {"kernel": (12, 5), "bias": (5,)}
-LOSSY = ["float16", "int8", "sign", "topk:0.05", "topk_int8:0.05", "lowrank:1"]
+LOSSY = ["float16", "int8", "sign", "topk:0.05", "topk_int8:0.05", "ternary:0.05", "lowrank:1"]
 
 
 def update(seed: int) -> Weights:
