@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from common.bundle import BundleError, checked, pack, unpack
 from common.zstd import MAGIC, ZstdError, squeeze, unsqueeze
 
-PROTOCOL = 4
+PROTOCOL = 5
 
 RECORD, CONTENT = "flockwatch", "content"
 """A Flower message holds one record with one value: a message, packed."""

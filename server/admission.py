@@ -56,6 +56,9 @@ def admit(answer: Update | Evaluation, version: int, current: Manifest) -> Updat
         raise NotAdmitted("rows", f"it counts {answer.rows} rows")
     if not math.isfinite(answer.error.mean) or answer.error.mean < 0:
         raise NotAdmitted("error", f"its reconstruction error is {answer.error.mean}")
+    if answer.residuals.count and len(answer.residuals.squares) != current.architecture.inputs:
+        found, expected_inputs = len(answer.residuals.squares), current.architecture.inputs
+        raise NotAdmitted("residuals", f"they are of {found} inputs, the model has {expected_inputs}")
     if isinstance(answer, Update):
         expected = current.architecture.shapes
         try:

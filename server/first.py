@@ -11,7 +11,7 @@ from common.moments import Moments
 from common.schema import Schema
 from common.settings import Settings
 
-TRAINED_UNDER = {"model", "training", "scaling", "threshold"}
+TRAINED_UNDER = {"model", "training", "scaling", "scoring", "threshold"}
 """The sections of the settings that travel with a version."""
 
 

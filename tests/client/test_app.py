@@ -46,7 +46,7 @@ def answer():
 
 def task() -> bytes:
     shape = Architecture(2, 1, (2,))
-    settings = Settings().model_dump(mode="json", include={"training", "scaling", "threshold"})
+    settings = Settings().model_dump(mode="json", include={"training", "scaling", "scoring", "threshold"})
     return Task(
         Manifest(0, Schema(("a", "b")), shape, shape.first_weights(0), Moments.of(ROWS), settings)
     ).pack()

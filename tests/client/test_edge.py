@@ -35,7 +35,7 @@ def edge(rows: np.ndarray = ROWS, test: np.ndarray | None = None, schema: Schema
 def task(schema: Schema = SCHEMA, **changes: dict[str, object]) -> Task:
     settings = Settings().with_values(**{"model": {"window": 3, "hidden": (4,)}, **changes})
     shape = Architecture.of(settings.model, 2)
-    kept = settings.model_dump(mode="json", include={"model", "training", "scaling", "threshold"})
+    kept = settings.model_dump(mode="json", include={"model", "training", "scaling", "scoring", "threshold"})
     fleet = Moments.of(np.array([[0.0, 0.0], [4.0, 40.0]]))
     return Task(Manifest(3, schema, shape, shape.first_weights(1), fleet, kept))
 
