@@ -107,7 +107,7 @@ class Terms:
     waiting: tuple[int, ...] = ()
     """Those that wait to be. Any other that was sent is lost, and its error is to be taken back."""
     scores: bool = True
-    """Whether an update shall carry its scores and residuals, which may be far larger than all the rest of it."""
+    """Whether an update shall carry its scores and residuals, which may be far larger than the rest of it."""
 
 
 @dataclass(frozen=True)

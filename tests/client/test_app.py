@@ -76,7 +76,7 @@ def test_a_task_to_evaluate_is_answered_with_an_evaluation(answer) -> None:
         (task()[:-5], "Task"),
         (b"", "Task"),
         (Describe().pack(), "expected a Task, received a Describe"),
-        (pack({"message": "Task", "protocol": 1}, {}), "protocol 1, but this program speaks 4"),
+        (pack({"message": "Task", "protocol": 1}, {}), "protocol 1, but this program speaks 5"),
         ("text", "is str, expected bytes"),
     ],
 )

@@ -137,8 +137,8 @@ def test_a_manifest_without_one_of_its_arrays_is_refused(name: str) -> None:
 
 
 def test_another_format_is_named() -> None:
-    with pytest.raises(ManifestError, match="format 3; this program reads format 2"):
-        Manifest.unpack(sealed({**FIELDS, "format": 3}))
+    with pytest.raises(ManifestError, match="format 2; this program reads format 3"):
+        Manifest.unpack(sealed({**FIELDS, "format": 2}))
 
 
 KINDS: list[Any] = [None, True, -1, 0, 1.5, "", "x", [], ["x"], [[]], {}, {"hidden": ["x"]}, {"hidden": 3}]
