@@ -80,7 +80,9 @@ class Edge:
         self._partition = partition
         self._folder = folder
         self._store = Store(folder) if folder is not None else None
-        self._offered = ""
+        self._newest = ""
+        self._pending: Manifest | None = None
+        self._busy_until = 0.0
         self._own_moments = Moments.of(self._normal().rows)
         self._trainer: Trainer | None = None
 
@@ -100,7 +102,7 @@ class Edge:
         """
         prepared = self._prepare(task.manifest)
         found = prepared.held_out(task.manifest)
-        self._offer(task.manifest)
+        self._wait_to_offer(task.manifest)
         return Evaluation(
             client=self.name,
             version=task.manifest.version,
@@ -123,7 +125,7 @@ class Edge:
         manifest = task.manifest
         prepared = self._prepare(manifest)
         found = prepared.held_out(manifest)
-        self._offer(manifest)
+        self._wait_to_offer(manifest)
         settings = TrainingSettings.model_validate(manifest.settings["training"])
         trainer = self.warm(manifest.architecture, settings)
         again = f"/{task.again}" if task.again else ""
@@ -228,16 +230,25 @@ class Edge:
     def _drifted(self) -> bool:
         return self._store is not None and self._store.drifted
 
-    def _offer(self, manifest: Manifest) -> None:
-        """Put a trained version on trial with the detector, if there is one, with this client's scaling."""
-        if self._store is None or manifest.version == 0 or manifest.hash == self._offered:
+    def rest(self) -> None:
+        """Between messages: put the newest version on trial with the detector, if there is one.
+
+        Making it this client's own takes time, so at most a tenth of all time goes into it.
+        """
+        manifest, started = self._pending, time.monotonic()
+        if self._store is None or manifest is None or started < self._busy_until:
             return
-        self._offered = manifest.hash
         try:
             self._store.offer(self.adopted(manifest).pack())
-        except OSError as error:
-            self._offered = ""
+            self._pending = None
+        except (OSError, DataError) as error:
             log.warning("version not offered version=%d reason=%s", manifest.version, error)
+        ended = time.monotonic()
+        self._busy_until = ended + 9 * (ended - started)
+
+    def _wait_to_offer(self, manifest: Manifest) -> None:
+        if self._store is not None and manifest.version and manifest.hash != self._newest:
+            self._newest, self._pending = manifest.hash, manifest
 
     @staticmethod
     def _told(found: Measured, manifest: Manifest) -> Residuals:

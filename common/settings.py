@@ -67,6 +67,8 @@ class TrainingSettings(Section):
     0: all rows are trained on, and the error is measured on them.
     """
     seed: Annotated[int, Field(ge=0)] = 0
+    frozen: Annotated[int, Field(ge=0)] = 0
+    """The first so many layers keep the weights that version 0 has, as of a model of another fleet."""
 
 
 class ScalingSettings(Section):
@@ -117,6 +119,10 @@ class FederationSettings(Section):
     """Which of Flower's strategies makes one version of many updates; `aggregation` has its parameters."""
     max_rounds: PositiveInt = 200
     """The run ends after this many versions at the latest."""
+    start_from: FilePath | None = None
+    """A version of another fleet, whose weights version 0 has for the features that both fleets have."""
+    start_names: Annotated[dict[str, str], Field(strict=False)] = {}
+    """What that fleet calls a feature, by what it is called here; others have the same name in both."""
     fraction: Fraction = 1.0
     """Synchronous: share of the connected clients that a round samples."""
     min_clients: PositiveInt = 2
@@ -431,6 +437,13 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _strategy_has_what_it_needs(self) -> Self:
+        layers = len(self.model.hidden) + 1
+        if self.training.frozen >= layers:
+            raise ValueError(
+                f"'training.frozen' is {self.training.frozen}, but the model has {layers} layers"
+            )
+        if self.federation.start_names and self.federation.start_from is None:
+            raise ValueError("'federation.start_names' needs 'federation.start_from'")
         if self.federation.strategy == "fedprox" and not self.training.proximal_mu:
             raise ValueError("'federation.strategy' fedprox needs 'training.proximal_mu' above 0")
         return self

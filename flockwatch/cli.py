@@ -28,6 +28,7 @@ WRONG_INPUT_ERRORS = {
     "IdentityError",
     "KeyFileError",
     "ManifestError",
+    "TransferError",
     "PartitionError",
     "RosterError",
     "SchemaError",

@@ -181,18 +181,47 @@ def test_no_window_spans_a_break(tmp_path: Path) -> None:
 def test_trained_versions_are_offered_to_the_detector_once(tmp_path: Path) -> None:
     given, one, store = task(), live_edge(tmp_path, ROWS), Store(tmp_path)
     one.evaluate(Task(replace(given.manifest, version=0)))
+    one.rest()
     assert store.candidate() is None
     one.evaluate(given)
+    one.rest()
     offered = store.candidate()
     assert offered is not None and offered.hash == given.manifest.hash
     store.accept(offered)
     one.evaluate(given)
+    one.rest()
     assert store.candidate() is None
+
+
+def test_of_versions_that_come_faster_than_they_can_be_made_its_own_a_client_offers_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("client.edge.time.monotonic", lambda: now[0])
+    given, one, store = task(), live_edge(tmp_path, ROWS), Store(tmp_path)
+    adopted = one.adopted
+
+    def slowly(manifest: Manifest) -> Manifest:
+        now[0] += 2.0
+        return adopted(manifest)
+
+    monkeypatch.setattr(one, "adopted", slowly)
+    for version in (1, 2, 3):
+        one.evaluate(Task(replace(given.manifest, version=version)))
+        one.rest()
+        now[0] += 5.0
+    first = store.candidate()
+    assert first is not None and first.version == 1
+    now[0] += 8.0
+    one.rest()
+    last = store.candidate()
+    assert last is not None and last.version == 3
 
 
 def test_a_client_with_its_own_scale_gives_it_to_the_detector(tmp_path: Path) -> None:
     given, one = task(scaling={"by": "client"}), live_edge(tmp_path, ROWS)
     one.evaluate(given)
+    one.rest()
     offered = Store(tmp_path).candidate()
     assert offered is not None
     np.testing.assert_allclose(offered.moments.mean, ROWS.mean(axis=0), rtol=1e-5)
