@@ -28,12 +28,12 @@ WRONG_INPUT_ERRORS = {
     "IdentityError",
     "KeyFileError",
     "ManifestError",
-    "TransferError",
     "PartitionError",
     "RosterError",
     "SchemaError",
     "SourceError",
     "StoreError",
+    "TransferError",
 }
 """By name: importing them all would load what a machine that only detects does not have."""
 FAILED = 1
