@@ -189,9 +189,7 @@ class Edge:
         if not scoring.normalise:
             return replace(manifest, weights=weights, residuals=Residuals())
         own = measured(manifest.architecture, weights, prepared.rows, prepared.training_starts).residuals
-        return replace(
-            manifest, weights=weights, residuals=own.merge(manifest.residuals.counting(scoring.prior))
-        )
+        return replace(manifest, weights=weights, residuals=own.leaning(manifest.residuals, scoring.prior))
 
     def _tuned(self, manifest: Manifest, prepared: _Prepared, scoring: ScoringSettings) -> Weights:
         if not scoring.personal_epochs:

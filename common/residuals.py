@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 FLOOR = 0.01
 """Share of the mean over all inputs that is added to each input's usual error: some hardly ever vary."""
 
+SMALLEST = float(np.finfo(np.float32).tiny)
+
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
@@ -49,9 +51,17 @@ class Residuals:
             return self if self.count else other
         return Residuals(self.count + other.count, self.squares + other.squares)
 
-    def counting(self, count: int) -> Residuals:
-        """The same mean errors, as if of so many windows."""
-        return Residuals(count, self.squares * (count / self.count)) if self.count and count else Residuals()
+    def leaning(self, fleet: Residuals, prior: int) -> Residuals:
+        """A client's own usual errors, drawn towards the fleet's: the more, the fewer windows they are of.
+
+        Of `n` windows of its own it takes `n / (n + prior)`. Both are mixed as logarithms, since inputs that
+        are twice as hard here and half as hard there are as hard as usual.
+        """
+        if not self.count or not fleet.count:
+            return self if self.count else fleet
+        share = self.count / (self.count + prior)
+        mixed = np.exp(share * np.log(self._usual()) + (1 - share) * np.log(fleet._usual()))
+        return Residuals(self.count, self.count * mixed)
 
     def select(self, inputs: NDArray[np.integer]) -> Residuals:
         """Of some inputs, in this order."""
@@ -65,10 +75,15 @@ class Residuals:
         >>> Residuals.of(np.array([[1.0, 4.0]])).precision(2).round(2).tolist()
         [0.98, 0.25]
         """
-        usual = self.squares / max(self.count, 1)
-        if not len(usual) or usual.mean() < np.finfo(np.float32).tiny:
+        if not self.count or self.squares.mean() / self.count < SMALLEST:
             return np.ones(inputs, np.float32)
-        found: NDArray[np.float32] = (1 / (usual + FLOOR * usual.mean())).astype(np.float32)
+        found: NDArray[np.float32] = (1 / self._usual()).astype(np.float32)
+        return found
+
+    def _usual(self) -> NDArray[np.float64]:
+        """Mean squared error of each input, none of them near 0."""
+        usual = self.squares / self.count
+        found: NDArray[np.float64] = usual + max(FLOOR * usual.mean(), SMALLEST)
         return found
 
     def packed(self) -> NDArray[np.float64]:
