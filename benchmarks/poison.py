@@ -159,7 +159,9 @@ def _first(parts: list[fleet.Partition]) -> Manifest:
         architecture=architecture,
         weights=architecture.first_weights(settings.training.seed),
         moments=Moments.merge_all(Moments.of(part.rows) for part in parts),
-        settings=settings.model_dump(mode="json", include={"model", "training", "scaling", "threshold"}),
+        settings=settings.model_dump(
+            mode="json", include={"model", "training", "scaling", "scoring", "threshold"}
+        ),
     )
 
 

@@ -51,6 +51,8 @@ def version(number: int, seed: int = 0) -> Manifest:
         architecture=architecture,
         weights=weights,
         moments=moments,
-        settings=SETTINGS.model_dump(mode="json", include={"model", "training", "scaling", "threshold"}),
+        settings=SETTINGS.model_dump(
+            mode="json", include={"model", "training", "scaling", "scoring", "threshold"}
+        ),
         scores=ScoreSketch.of(scores(architecture, weights, scaled)),
     )

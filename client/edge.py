@@ -21,11 +21,12 @@ from common.architecture import Architecture
 from common.manifest import Manifest
 from common.messages import Description, Evaluation, Task, Update
 from common.moments import Moments, Scaler
-from common.scoring import ErrorSummary, scores, window_starts
-from common.settings import ScalingSettings, ThresholdSettings, TrainingSettings
+from common.residuals import Residuals
+from common.scoring import ErrorSummary, Measured, measured, scores, window_starts
+from common.settings import ScalingSettings, ScoringSettings, ThresholdSettings, TrainingSettings
 from common.sketch import ScoreSketch
 from common.threshold import threshold
-from common.weights import subtract
+from common.weights import Weights, subtract
 
 if TYPE_CHECKING:
     from client.trainer import Trainer
@@ -79,7 +80,9 @@ class Edge:
         self._partition = partition
         self._folder = folder
         self._store = Store(folder) if folder is not None else None
-        self._offered = ""
+        self._newest = ""
+        self._pending: Manifest | None = None
+        self._busy_until = 0.0
         self._own_moments = Moments.of(self._normal().rows)
         self._trainer: Trainer | None = None
 
@@ -98,15 +101,16 @@ class Edge:
             DataError: there are too few rows for one window on each side.
         """
         prepared = self._prepare(task.manifest)
-        errors = prepared.errors(task.manifest)
-        self._offer(task.manifest)
+        found = prepared.held_out(task.manifest)
+        self._wait_to_offer(task.manifest)
         return Evaluation(
             client=self.name,
             version=task.manifest.version,
             rows=prepared.cut,
-            error=ErrorSummary.of(errors),
-            scores=ScoreSketch.of(errors),
+            error=ErrorSummary.of(found.errors),
+            scores=ScoreSketch.of(found.scores),
             drifted=self._drifted,
+            residuals=self._told(found, task.manifest),
         )
 
     def train(self, task: Task) -> Update:
@@ -120,8 +124,8 @@ class Edge:
         started = time.perf_counter()
         manifest = task.manifest
         prepared = self._prepare(manifest)
-        errors = prepared.errors(manifest)
-        self._offer(manifest)
+        found = prepared.held_out(manifest)
+        self._wait_to_offer(manifest)
         settings = TrainingSettings.model_validate(manifest.settings["training"])
         trainer = self.warm(manifest.architecture, settings)
         again = f"/{task.again}" if task.again else ""
@@ -133,8 +137,9 @@ class Edge:
             client=self.name,
             version=manifest.version,
             rows=prepared.cut,
-            error=ErrorSummary.of(errors),
-            scores=ScoreSketch.of(errors) if task.terms.scores else ScoreSketch(),
+            error=ErrorSummary.of(found.errors),
+            scores=ScoreSketch.of(found.scores) if task.terms.scores else ScoreSketch(),
+            residuals=self._told(found, manifest) if task.terms.scores else Residuals(),
             drifted=self._drifted,
             loss=loss,
             train_s=time.perf_counter() - started,
@@ -149,25 +154,57 @@ class Edge:
             DataError: there are too few rows for one window on each side.
         """
         prepared = self._prepare(manifest)
+        manifest = self.adopted(manifest)
         partition = self._partition.aligned(manifest.schema)
         events = self._scaler(manifest).apply(
             partition.test_rows if len(partition.test_rows) else partition.rows
         )
         limit = threshold(
-            ThresholdSettings.model_validate(manifest.settings["threshold"]), prepared.errors(manifest)
+            ThresholdSettings.model_validate(manifest.settings["threshold"]),
+            prepared.held_out(manifest).scores,
         )
-        found = scores(manifest.architecture, manifest.weights, events)
+        found = scores(manifest.architecture, manifest.weights, events, None, manifest.precision)
         return Judgement(self.name, prepared.cut, limit, len(found), int((found > limit).sum()))
 
     def adopted(self, manifest: Manifest) -> Manifest:
-        """The version as a detector on this machine works with it: with this client's scaling.
+        """The version as a detector on this machine works with it: scaled, tuned and weighed for this client.
+
+        Of what this client's own rows say, it takes a share of `n / (n + prior)`, n being their windows: of
+        the weights that they tune the version to, and of the inputs' usual errors. The rest is the fleet's.
+
+        Source: the share is that of a normal mean under a conjugate prior (Efron and Morris 1973).
 
         Raises:
             SchemaError: the federation's features are not this client's.
+            DataError: there are too few rows for one window on each side.
         """
-        if ScalingSettings.model_validate(manifest.settings["scaling"]).by == "client":
-            return replace(manifest, moments=self._moments(manifest))
-        return manifest
+        by = ScalingSettings.model_validate(manifest.settings["scaling"]).by
+        scoring = ScoringSettings.model_validate(manifest.settings["scoring"])
+        prepared = self._prepare(manifest)
+        if by == "client":
+            manifest = replace(manifest, moments=self._moments(manifest))
+        elif by == "shared":
+            manifest = replace(manifest, moments=manifest.moments.around(self._moments(manifest)))
+        weights = self._tuned(manifest, prepared, scoring)
+        if not scoring.normalise:
+            return replace(manifest, weights=weights, residuals=Residuals())
+        own = measured(manifest.architecture, weights, prepared.rows, prepared.training_starts).residuals
+        return replace(manifest, weights=weights, residuals=own.leaning(manifest.residuals, scoring.prior))
+
+    def _tuned(self, manifest: Manifest, prepared: _Prepared, scoring: ScoringSettings) -> Weights:
+        if not scoring.personal_epochs:
+            return manifest.weights
+        settings = TrainingSettings.model_validate(manifest.settings["training"])
+        seed = zlib.crc32(f"{self.name}/{manifest.version}/{settings.seed}/personal".encode())
+        try:
+            tuned, _ = self.warm(manifest.architecture, settings).fit(
+                manifest.weights, prepared.rows, scoring.personal_epochs, seed, prepared.training_starts
+            )
+        except TrainingUnavailable:
+            return manifest.weights
+        own = len(prepared.training_starts) / (len(prepared.training_starts) + scoring.prior)
+        mixed = {n: (1 - own) * w + own * tuned[n] for n, w in manifest.weights.items()}
+        return {n: array.astype(np.float32) for n, array in mixed.items()}
 
     def warm(self, architecture: Architecture, settings: TrainingSettings) -> Trainer:
         """The trainer for this model: the one that is kept, unless the model has changed.
@@ -191,16 +228,31 @@ class Edge:
     def _drifted(self) -> bool:
         return self._store is not None and self._store.drifted
 
-    def _offer(self, manifest: Manifest) -> None:
-        """Put a trained version on trial with the detector, if there is one, with this client's scaling."""
-        if self._store is None or manifest.version == 0 or manifest.hash == self._offered:
+    def rest(self) -> None:
+        """Between messages: put the newest version on trial with the detector, if there is one.
+
+        Making it this client's own takes time, so at most a tenth of all time goes into it.
+        """
+        manifest, started = self._pending, time.monotonic()
+        if self._store is None or manifest is None or started < self._busy_until:
             return
-        self._offered = manifest.hash
         try:
             self._store.offer(self.adopted(manifest).pack())
-        except OSError as error:
-            self._offered = ""
+            self._pending = None
+        except (OSError, DataError) as error:
             log.warning("version not offered version=%d reason=%s", manifest.version, error)
+        ended = time.monotonic()
+        self._busy_until = ended + 9 * (ended - started)
+
+    def _wait_to_offer(self, manifest: Manifest) -> None:
+        if self._store is not None and manifest.version and manifest.hash != self._newest:
+            self._newest, self._pending = manifest.hash, manifest
+
+    @staticmethod
+    def _told(found: Measured, manifest: Manifest) -> Residuals:
+        """What the fleet learns of this client's residuals: sums over windows, and nothing if unused."""
+        scoring = ScoringSettings.model_validate(manifest.settings["scoring"])
+        return found.residuals if scoring.normalise else Residuals()
 
     def _normal(self) -> Kept:
         """All rows that may be trained on: the history, then what the detector has kept."""
@@ -246,6 +298,8 @@ class _Prepared:
     training_starts: NDArray[np.int32]
     held_out_starts: NDArray[np.int32]
 
-    def errors(self, manifest: Manifest) -> Rows:
-        """The scores of the held-out windows."""
-        return scores(manifest.architecture, manifest.weights, self.rows, self.held_out_starts)
+    def held_out(self, manifest: Manifest) -> Measured:
+        """What a version makes of the held-out windows."""
+        return measured(
+            manifest.architecture, manifest.weights, self.rows, self.held_out_starts, manifest.precision
+        )

@@ -133,7 +133,7 @@ def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) ->
         import client.trainer  # noqa: F401
     wire = Wire(folder)
     edge = Edge(partition, identity.instance, inline=True, folder=folder if live else None, wire=wire)
-    link = Link(settings.client.server, build(lambda _: edge), roots, key)
+    link = Link(settings.client.server, build(lambda _: edge), roots, key, edge.rest)
     on_ready(link.stop)
     try:
         if not stopped.is_set():

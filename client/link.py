@@ -11,6 +11,7 @@ import random
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -46,6 +47,7 @@ class Link:
         app: Answers the messages.
         root_certificates: CA certificates in PEM to verify the server with; None for plain HTTP.
         key: The client's own; None: a new one for each connection.
+        idle: Work of the client's own, done when no message waits for it.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class Link:
         app: ClientApp,
         root_certificates: bytes | None = None,
         key: EllipticCurvePrivateKey | None = None,
+        idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._address = address
         self._app = app
         self._root_certificates, self._key = root_certificates, key
+        self._idle = idle
         self._stop = threading.Event()
         self._states: dict[int, RecordDict] = {}
         self._runs: dict[int, tuple[str, int]] = {}
@@ -104,8 +108,10 @@ class Link:
                     continue
                 self._failures = 0
                 if received is None:
+                    answered_s = time.monotonic() - asked
+                    self._idle()
                     now = time.monotonic()
-                    self._stop.wait(max(pace.wait_s(now), courtesy.wait_s(now - asked)))
+                    self._stop.wait(max(pace.wait_s(now), courtesy.wait_s(answered_s)))
                     continue
                 pace.received(time.monotonic())
                 self._handle(connection, *received)

@@ -27,7 +27,7 @@ class Explanation(NamedTuple):
     """Why a window scored as it did, feature by feature, each of shape (features,)."""
 
     share: Floats
-    """Of the error; they sum to 1."""
+    """Of the score; they sum to 1."""
     expected: Floats
     """The last event's values as the model reconstructs them, in the features' own units."""
 
@@ -65,7 +65,9 @@ class Scorer:
                 zip(manifest.architecture.widths[1:], manifest.architecture.activations, strict=True)
             )
         ]
-        self._share = 1 / inputs
+        # A score is the mean of squares, each times its input's precision.
+        self._weight = manifest.precision / inputs
+        self._root = np.sqrt(self._weight)
 
     def follow(self, rows: Floats) -> None:
         """Go on after these rows of shape (n, features): what matters of them is the last `window - 1`."""
@@ -97,7 +99,8 @@ class Scorer:
                 output[:] = activate(activation, output)
             hidden = output
         np.subtract(hidden, inputs, out=hidden)
-        score = float(np.dot(hidden, hidden)) * self._share
+        np.multiply(hidden, self._root, out=hidden)
+        score = float(np.dot(hidden, hidden))
         return score if score <= LARGEST else LARGEST
 
     def many(self, rows: Floats) -> Floats:
@@ -111,7 +114,8 @@ class Scorer:
         if self._end - start >= self.window:
             inputs = windows(self._rows[start : self._end], self.window)
             difference = reconstruct(self._architecture, self._weights, inputs) - inputs
-            found = np.einsum("ij,ij->i", difference, difference) * np.float32(self._share)
+            difference *= self._root
+            found = np.einsum("ij,ij->i", difference, difference)
             scores[-len(found) :] = np.where(found <= LARGEST, found, np.float32(LARGEST))
         return scores
 
@@ -120,7 +124,7 @@ class Scorer:
         limit = np.float32(1e12)  # beyond it squares overflow, and shares are no numbers
         inputs = np.clip(np.nan_to_num(self._scaler.apply(rows)), -limit, limit).reshape(1, -1)
         output = reconstruct(self._architecture, self._weights, inputs)
-        error = np.square(output - inputs).reshape(rows.shape).sum(axis=0)
+        error = (np.square(output - inputs) * self._weight).reshape(rows.shape).sum(axis=0)
         total = error.sum()
         expected = output.reshape(rows.shape)[-1] * self._scaler.std + self._scaler.mean
         return Explanation(error / total if total > 0 else error, expected)

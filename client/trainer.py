@@ -48,6 +48,8 @@ class Trainer:
         self.architecture = architecture
         self.settings = settings
         self._model = build(architecture)
+        for layer in self._model.layers[: settings.frozen]:
+            layer.trainable = False
         self._optimizer = _OPTIMIZERS[settings.optimizer](settings.learning_rate)
         self._optimizer.build(self._model.trainable_variables)
         self._fresh = [variable.numpy() for variable in self._optimizer.variables]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from client.buffer import Kept
 from client.drift import calibration
 from common.manifest import Manifest
 from common.moments import Scaler
+from common.residuals import Residuals
 from common.scoring import scores, window_starts
 from common.settings import ScalingSettings
 from common.sketch import ScoreSketch, SketchError
@@ -71,13 +72,17 @@ def examined(
     recent = found[-ON_TRIAL:]
     if not np.isfinite(found).all():
         return Findings(f"{int((~np.isfinite(found)).sum())} of {len(found)} recent scores are not finite")
-    live_scores = rescored(live, kept.newest(ON_TRIAL)) if live is not None else found[:0]
+    newest = kept.newest(ON_TRIAL)
+    live_scores = rescored(live, newest) if live is not None else found[:0]
     sketch = ScoreSketch.of(found)
     try:
         threshold = limit.of(new.scores, Evidence(sketch))
     except SketchError as error:
         return Findings(str(error))
-    wrong = objection(recent, threshold, live.version if live else 0, live_scores, live_threshold)
+    # Scores that are weighed by a version's own residuals are near 1 whatever it is worth: errors are not.
+    errors = (_error(new, newest), _error(live, newest)) if live is not None and len(live_scores) else None
+    version = live.version if live else 0
+    wrong = objection(recent, threshold, version, live_scores, live_threshold, errors)
     return Findings(wrong, len(found), sketch, calibration(found))
 
 
@@ -86,7 +91,12 @@ def rescored(manifest: Manifest, kept: Kept) -> NDArray[np.float32]:
     scaling = ScalingSettings.model_validate(manifest.settings["scaling"])
     scaled = Scaler.chosen(scaling, manifest.moments, manifest.moments).apply(kept.rows)
     starts = window_starts(kept.breaks, manifest.architecture.window)
-    return scores(manifest.architecture, manifest.weights, scaled, starts)
+    return scores(manifest.architecture, manifest.weights, scaled, starts, manifest.precision)
+
+
+def _error(manifest: Manifest, kept: Kept) -> float:
+    """The mean squared reconstruction error of all whole windows, at least one, by a version."""
+    return float(rescored(replace(manifest, residuals=Residuals()), kept).mean())
 
 
 def objection(
@@ -95,6 +105,7 @@ def objection(
     live_version: int,
     live_scores: NDArray[np.float32],
     live_threshold: float,
+    errors: tuple[float, float] | None = None,
 ) -> str | None:
     """Why a version must not replace the one at work; None if it may.
 
@@ -104,6 +115,7 @@ def objection(
         live_version: The version at work, if there is one.
         live_scores: Its scores of the same events; none where no version is at work.
         live_threshold: Its threshold.
+        errors: Mean reconstruction errors of both on these events; None: the means of the scores.
     """
     if len(new_scores) < ENOUGH:
         return None
@@ -112,7 +124,7 @@ def objection(
     if rate > max(WORST_RATE, 2 * live_rate):
         return f"it would have raised alerts on {rate:.1%} of {len(new_scores)} recent normal events"
     if len(live_scores) >= ENOUGH:
-        error, live_error = float(np.mean(new_scores)), float(np.mean(live_scores))
+        error, live_error = errors or (float(np.mean(new_scores)), float(np.mean(live_scores)))
         if error > WORST_ERROR * live_error:
             return (
                 f"its mean error on {len(new_scores)} recent normal events is {error:.4g}, "

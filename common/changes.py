@@ -13,6 +13,7 @@ from common.compression.choice import Block
 from common.compression.codec import CompressionError
 from common.manifest import Manifest, ManifestError
 from common.messages import Task, Terms
+from common.residuals import Residuals
 from common.sketch import ScoreSketch
 from common.weights import add
 from common.wire import Arrays, Fields, Packed
@@ -80,6 +81,8 @@ class Change(Packed):
     """
     scores: ScoreSketch
     """The version's."""
+    residuals: Residuals
+    """The version's."""
     again: int
     terms: Terms
 
@@ -88,7 +91,15 @@ class Change(Packed):
         """The task, told to a client that holds the version that the first step starts from."""
         manifest = task.manifest
         blocks = tuple((step.version, step.block) for step in steps)
-        return cls(manifest.version, manifest.hash, blocks, manifest.scores, task.again, task.terms)
+        return cls(
+            manifest.version,
+            manifest.hash,
+            blocks,
+            manifest.scores,
+            manifest.residuals,
+            task.again,
+            task.terms,
+        )
 
     def applied(self, held: Manifest) -> Task:
         """The task, from the version that is held.
@@ -105,7 +116,9 @@ class Change(Packed):
                 for version, block in self.steps:
                     if version > held.version:
                         weights = add(weights, block.decoded(held.architecture.shapes))
-            manifest = replace(held, version=self.version, weights=weights, scores=self.scores)
+            manifest = replace(
+                held, version=self.version, weights=weights, scores=self.scores, residuals=self.residuals
+            )
         except (CompressionError, ManifestError) as error:
             raise CannotChange(str(error)) from error
         if manifest.hash != self.hash:
@@ -116,14 +129,16 @@ class Change(Packed):
         named = tuple((version, block.codec) for version, block in self.steps)
         header = dataclasses.asdict(_Header(self.again, self.terms, self.version, self.hash, named))
         arrays = {f"step/{version}": np.frombuffer(block.content, np.uint8) for version, block in self.steps}
-        return header, arrays | {"scores": np.frombuffer(self.scores.pack(), np.uint8)}
+        arrays["scores"] = np.frombuffer(self.scores.pack(), np.uint8)
+        return header, arrays | {"residuals": self.residuals.packed()}
 
     @classmethod
     def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
         said = checked(_Header, fields)
         steps = tuple((v, Block(codec, arrays[f"step/{v}"].tobytes())) for v, codec in said.steps)
         scores = ScoreSketch.unpack(arrays["scores"].tobytes())
-        return cls(said.version, said.hash, steps, scores, said.again, said.terms)
+        residuals = Residuals.unpacked(arrays["residuals"])
+        return cls(said.version, said.hash, steps, scores, residuals, said.again, said.terms)
 
 
 @dataclass(frozen=True)

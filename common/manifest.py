@@ -10,17 +10,19 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import NonNegativeInt
 
 from common.architecture import Architecture
 from common.bundle import checked, pack, unpack
 from common.moments import Moments
+from common.residuals import Residuals
 from common.schema import Schema
 from common.sketch import ScoreSketch
 from common.weights import Weights, digest, is_finite, shapes
 
-FORMAT = 2
-_MOMENTS = ("mean", "m2", "minimum", "maximum")
+FORMAT = 3
+_MOMENTS = ("mean", "m2", "minimum", "maximum", "within")
 
 
 class ManifestError(ValueError):
@@ -55,6 +57,9 @@ class Manifest:
     """The settings that the version was trained under, as plain values."""
     scores: ScoreSketch = field(default_factory=ScoreSketch)
     """The fleet's scores of held-out normal rows, under the version before this one; may be empty."""
+    residuals: Residuals = field(default_factory=Residuals)
+    """What each input's error is weighed by: the fleet's on the same rows, or in a version that a client has
+    made its own (`Edge.adopted`), that client's."""
 
     def __post_init__(self) -> None:
         counts = {len(self.schema), self.architecture.features, len(self.moments.mean)}
@@ -64,8 +69,17 @@ class Manifest:
             raise ManifestError(
                 f"weights have shapes {shapes(self.weights)}, the architecture {self.architecture.shapes}"
             )
+        if self.residuals.count and len(self.residuals.squares) != self.architecture.inputs:
+            raise ManifestError(
+                f"residuals of {len(self.residuals.squares)} inputs, the model has {self.architecture.inputs}"
+            )
         if not is_finite(self.weights):
             raise ManifestError(f"weights of version {self.version} are not finite")
+
+    @cached_property
+    def precision(self) -> NDArray[np.float32]:
+        """What the squared error of each input is multiplied by in a score; shape (inputs,)."""
+        return self.residuals.precision(self.architecture.inputs)
 
     @cached_property
     def hash(self) -> str:
@@ -88,7 +102,10 @@ class Manifest:
         weights["dense_0/kernel"] = weights["dense_0/kernel"][inputs]
         for part in ("kernel", "bias"):
             weights[f"dense_{last}/{part}"] = weights[f"dense_{last}/{part}"][..., inputs]
-        return replace(self, schema=schema, weights=weights, moments=self.moments.select(order))
+        return replace(
+            self, schema=schema, weights=weights, moments=self.moments.select(order),
+            residuals=self.residuals.select(inputs),
+        )  # fmt: skip
 
     def pack(self) -> bytes:
         """The manifest as the content of one safetensors file."""
@@ -116,6 +133,7 @@ class Manifest:
                 moments=Moments(header.count, *(arrays[f"moments/{name}"] for name in _MOMENTS)),
                 settings=header.settings,
                 scores=ScoreSketch.unpack(arrays["scores"].tobytes()),
+                residuals=Residuals.unpacked(arrays["residuals"]),
             )
         except ManifestError:
             raise
@@ -141,6 +159,7 @@ class Manifest:
         }
 
     def _arrays(self) -> dict[str, Any]:
-        named = {f"weights/{name}": array for name, array in self.weights.items()}
+        named: dict[str, Any] = {f"weights/{name}": array for name, array in self.weights.items()}
+        named["residuals"] = self.residuals.packed()
         named["scores"] = np.frombuffer(self.scores.pack(), np.uint8)
         return named | {f"moments/{name}": np.asarray(getattr(self.moments, name)) for name in _MOMENTS}

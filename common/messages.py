@@ -21,6 +21,7 @@ from common.bundle import checked
 from common.compression.choice import STATELESS, Block
 from common.manifest import Manifest, ManifestError
 from common.moments import Moments
+from common.residuals import Residuals
 from common.schema import Schema
 from common.scoring import ErrorSummary
 from common.sketch import ScoreSketch
@@ -30,8 +31,8 @@ from common.wire import CONTENT, PROTOCOL, RECORD, Arrays, Fields, Packed, Proto
 
 __all__ = ["CONTENT", "PROTOCOL", "RECORD", "ProtocolError"]
 
-_COLUMNS = ("mean", "m2", "minimum", "maximum")
-_SCORES, _DIFFERENCE, _BLOCK = "scores", "difference/", "block"
+_COLUMNS = ("mean", "m2", "minimum", "maximum", "within")
+_SCORES, _RESIDUALS, _DIFFERENCE, _BLOCK = "scores", "residuals", "difference/", "block"
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Terms:
     waiting: tuple[int, ...] = ()
     """Those that wait to be. Any other that was sent is lost, and its error is to be taken back."""
     scores: bool = True
-    """Whether an update shall carry its scores, which may be many times as large as all the rest of it."""
+    """Whether an update shall carry its scores and residuals, which may be far larger than the rest of it."""
 
 
 @dataclass(frozen=True)
@@ -180,13 +181,17 @@ class Evaluation(Packed):
     """Whether the client's stream no longer looks as it did: it asks for training."""
     traffic: Traffic = dataclasses.field(default=Traffic(), kw_only=True)
     """The client's, up to before this answer."""
+    residuals: Residuals = dataclasses.field(default_factory=Residuals, kw_only=True)
+    """Of the held-out rows, as `scores`."""
 
     def _parts(self) -> tuple[Fields, Arrays]:
-        return _fields(_Measurement, self), {_SCORES: np.frombuffer(self.scores.pack(), np.uint8)}
+        scores = np.frombuffer(self.scores.pack(), np.uint8)
+        return _fields(_Measurement, self), {_SCORES: scores, _RESIDUALS: self.residuals.packed()}
 
     @classmethod
     def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
-        return cls(**vars(checked(_Measurement, fields)), scores=_sketch(arrays))
+        said = vars(checked(_Measurement, fields))
+        return cls(**said, scores=_sketch(arrays), residuals=Residuals.unpacked(arrays[_RESIDUALS]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +232,8 @@ class Update(Evaluation):
         codec = said.pop("codec")
         block = None if codec is None else Block(codec, arrays[_BLOCK].tobytes())
         difference = {n.removeprefix(_DIFFERENCE): a for n, a in arrays.items() if n.startswith(_DIFFERENCE)}
-        return cls(**said, scores=_sketch(arrays), difference=difference, block=block)
+        residuals = Residuals.unpacked(arrays[_RESIDUALS])
+        return cls(**said, scores=_sketch(arrays), residuals=residuals, difference=difference, block=block)
 
 
 def _fields(header: type[_Measurement], answer: Evaluation, *but: str) -> Fields:

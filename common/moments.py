@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Self
 
@@ -33,23 +33,27 @@ class Moments:
     """Sum of squared differences from the mean."""
     minimum: NDArray[np.float64]
     maximum: NDArray[np.float64]
+    within: NDArray[np.float64]
+    """As `m2`, but of each client's rows from that client's own mean: how far clients differ is left out."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"moments of {self.count} rows; expected at least one")
         columns = {"m2": self.m2, "minimum": self.minimum, "maximum": self.maximum, "mean": self.mean}
+        columns["within"] = self.within
         for name, column in columns.items():
             if column.ndim != 1 or column.shape != self.mean.shape or not np.isfinite(column).all():
                 raise ValueError(f"moments: '{name}' is not {self.mean.size} finite values")
-        if (self.m2 < 0).any():
-            raise ValueError("moments: 'm2' is negative, which no sum of squares is")
+        for name in ("m2", "within"):
+            if (columns[name] < 0).any():
+                raise ValueError(f"moments: '{name}' is negative, which no sum of squares is")
 
     @classmethod
     def of(cls, rows: NDArray[np.floating]) -> Self:
-        """Moments of rows of shape (n, features), n >= 1."""
+        """Moments of one client's rows, of shape (n, features), n >= 1."""
         mean = rows.mean(axis=0, dtype=np.float64)
         m2 = np.square(rows - mean, dtype=np.float64).sum(axis=0)
-        return cls(len(rows), mean, m2, rows.min(axis=0).astype(float), rows.max(axis=0).astype(float))
+        return cls(len(rows), mean, m2, rows.min(axis=0).astype(float), rows.max(axis=0).astype(float), m2)
 
     @classmethod
     def merge_all(cls, parts: Iterable[Moments]) -> Moments:
@@ -69,13 +73,20 @@ class Moments:
             self.m2 + other.m2 + np.square(delta) * (self.count * other.count / count),
             np.minimum(self.minimum, other.minimum),
             np.maximum(self.maximum, other.maximum),
+            self.within + other.within,
         )
+
+    def around(self, own: Moments) -> Moments:
+        """A client's own mean with this fleet's spread within clients.
+
+        Where machines work at different points, the distance between those points is no noise.
+        """
+        return replace(self, mean=own.mean, m2=self.within)
 
     def select(self, columns: list[int]) -> Moments:
         """The moments of some features, in the order of `columns`."""
-        return Moments(
-            self.count, self.mean[columns], self.m2[columns], self.minimum[columns], self.maximum[columns]
-        )
+        arrays = (self.mean, self.m2, self.minimum, self.maximum, self.within)
+        return Moments(self.count, *(array[columns] for array in arrays))
 
     @property
     def variance(self) -> NDArray[np.float64]:
@@ -114,7 +125,8 @@ class Scaler:
         """The scaler that the settings ask for."""
         if settings.by == "none":
             return cls.none(len(own.mean))
-        return cls.of(fleet if settings.by == "fleet" else own, settings.clip)
+        moments = {"fleet": fleet, "client": own, "shared": fleet.around(own)}[settings.by]
+        return cls.of(moments, settings.clip)
 
     def apply(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scaled copy of rows of shape (n, features)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from common.architecture import Architecture
+from common.residuals import Residuals
 from common.settings import Activation
 from common.weights import Weights
 
@@ -78,29 +80,65 @@ def window_starts(breaks: NDArray[np.bool_], window: int) -> NDArray[np.int32]:
     return unbroken
 
 
-def scores(
-    architecture: Architecture, weights: Weights, rows: Floats, starts: NDArray[np.int32] | None = None
-) -> Floats:
-    """Mean squared reconstruction error of windows of scaled rows.
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a model makes of windows of normal rows."""
+
+    errors: Floats
+    """Shape (windows,): mean squared reconstruction error."""
+    scores: Floats
+    """Shape (windows,): the same with each input weighed by its precision."""
+    residuals: Residuals
+
+
+def measured(
+    architecture: Architecture,
+    weights: Weights,
+    rows: Floats,
+    starts: NDArray[np.int32] | None = None,
+    precision: Floats | None = None,
+) -> Measured:
+    """Errors of windows of scaled rows, by window and by input.
 
     Args:
         architecture: The model's shape.
         weights: Its weights.
         rows: Scaled rows in time order, shape (n, features).
         starts: Where windows begin; None: at every row.
-
-    Returns:
-        Shape (windows,): the score of the event that ends each window.
+        precision: What each input's squared error is multiplied by, shape (inputs,); None: 1.
     """
+    errors, weighed, residuals = [np.empty(0, np.float32)], [np.empty(0, np.float32)], Residuals()
+    for squares in _squares(architecture, weights, rows, starts):
+        errors.append(squares.mean(axis=1))
+        weighed.append(errors[-1] if precision is None else (squares * precision).mean(axis=1))
+        residuals = residuals.merge(Residuals.of(squares))
+    return Measured(np.concatenate(errors), np.concatenate(weighed), residuals)
+
+
+def scores(
+    architecture: Architecture,
+    weights: Weights,
+    rows: Floats,
+    starts: NDArray[np.int32] | None = None,
+    precision: Floats | None = None,
+) -> Floats:
+    """The score of the event that ends each window, shape (windows,): arguments as of `measured`."""
+    found = [np.empty(0, np.float32)]
+    for squares in _squares(architecture, weights, rows, starts):
+        found.append((squares if precision is None else squares * precision).mean(axis=1))
+    return np.concatenate(found)
+
+
+def _squares(
+    architecture: Architecture, weights: Weights, rows: Floats, starts: NDArray[np.int32] | None
+) -> Iterator[Floats]:
+    """Squared errors of all windows, block by block, each of shape (windows, inputs)."""
     if starts is None:
         starts = np.arange(max(0, len(rows) - architecture.window + 1), dtype=np.int32)
     offsets = np.arange(architecture.window, dtype=np.int32)
-    found = [np.empty(0, np.float32)]
     for first in range(0, len(starts), BLOCK):
         block = rows[starts[first : first + BLOCK, None] + offsets].reshape(-1, architecture.inputs)
-        difference = reconstruct(architecture, weights, block) - block
-        found.append(np.square(difference).mean(axis=1))
-    return np.concatenate(found)
+        yield np.square(reconstruct(architecture, weights, block) - block)
 
 
 def activate(activation: Activation, x: Floats) -> Floats:

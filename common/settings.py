@@ -67,20 +67,47 @@ class TrainingSettings(Section):
     0: all rows are trained on, and the error is measured on them.
     """
     seed: Annotated[int, Field(ge=0)] = 0
+    frozen: Annotated[int, Field(ge=0)] = 0
+    """The first so many layers keep the weights that version 0 has, as of a model of another fleet."""
 
 
 class ScalingSettings(Section):
     """How inputs are scaled: by moments of the whole fleet, of each client alone, or not at all."""
 
-    by: Literal["fleet", "client", "none"] = "fleet"
-    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    by: Literal["shared", "fleet", "client", "none"] = "shared"
+    """shared: each client's own mean, and the spread that rows have about their client's mean in the fleet.
+    fleet: mean and spread of all rows together. client: each client's own.
+    """
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 10.0
     """Largest scaled magnitude, in standard deviations; larger ones are cut off. None: no limit."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_scale_no_clip(cls, values: Any) -> Any:
+        return {"clip": None, **values} if isinstance(values, dict) and values.get("by") == "none" else values
 
     @model_validator(mode="after")
     def _clip_needs_a_scale(self) -> Self:
         if self.by == "none" and self.clip is not None:
-            raise ValueError("'clip' counts standard deviations, so it needs 'by' to be fleet or client")
+            raise ValueError(
+                "'clip' counts standard deviations, so it needs 'by' to be shared, fleet or client"
+            )
         return self
+
+
+class ScoringSettings(Section):
+    """What a client makes of a version before it scores its own stream by it (decision 11)."""
+
+    normalise: bool = True
+    """Whether each input's squared error is divided by its usual size on normal rows: an input that is hard
+    to reconstruct does not drown the others.
+    """
+    personal_epochs: Annotated[int, Field(ge=0)] = 5
+    """Passes over its own rows in which a client tunes a version for itself. 0: it takes it as it is."""
+    prior: PositiveInt = 1000
+    """Windows of its own with which a client trusts them as much as the fleet: of `n`, it takes `n / (n +
+    prior)` of what it learned from its own rows, and the rest from the fleet.
+    """
 
 
 class FederationSettings(Section):
@@ -92,6 +119,10 @@ class FederationSettings(Section):
     """Which of Flower's strategies makes one version of many updates; `aggregation` has its parameters."""
     max_rounds: PositiveInt = 200
     """The run ends after this many versions at the latest."""
+    start_from: FilePath | None = None
+    """A version of another fleet, whose weights version 0 has for the features that both fleets have."""
+    start_names: Annotated[dict[str, str], Field(strict=False)] = {}
+    """What that fleet calls a feature, by what it is called here; others have the same name in both."""
     fraction: Fraction = 1.0
     """Synchronous: share of the connected clients that a round samples."""
     min_clients: PositiveInt = 2
@@ -391,6 +422,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     scaling: ScalingSettings = ScalingSettings()
+    scoring: ScoringSettings = ScoringSettings()
     federation: FederationSettings = FederationSettings()
     aggregation: AggregationSettings = AggregationSettings()
     compression: CompressionSettings = CompressionSettings()
@@ -405,6 +437,13 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _strategy_has_what_it_needs(self) -> Self:
+        layers = len(self.model.hidden) + 1
+        if self.training.frozen >= layers:
+            raise ValueError(
+                f"'training.frozen' is {self.training.frozen}, but the model has {layers} layers"
+            )
+        if self.federation.start_names and self.federation.start_from is None:
+            raise ValueError("'federation.start_names' needs 'federation.start_from'")
         if self.federation.strategy == "fedprox" and not self.training.proximal_mu:
             raise ValueError("'federation.strategy' fedprox needs 'training.proximal_mu' above 0")
         return self

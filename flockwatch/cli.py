@@ -33,6 +33,7 @@ WRONG_INPUT_ERRORS = {
     "SchemaError",
     "SourceError",
     "StoreError",
+    "TransferError",
 }
 """By name: importing them all would load what a machine that only detects does not have."""
 FAILED = 1

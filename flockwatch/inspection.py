@@ -32,6 +32,7 @@ def description(file: Path) -> str:
         f"{shape.activation}, output {shape.output_activation}",
         f"weights       {sum(w.size for w in manifest.weights.values())}, norm {norm(manifest.weights):.4g}",
         f"scores        {manifest.scores.count} of held-out events",
+        f"residuals     {manifest.residuals.count} windows",
     ]
     if manifest.scores.count:
         budget = Budget.parse(manifest.settings["threshold"]["budget"])

@@ -15,6 +15,9 @@ from common.weights import add, is_finite, shapes
 MOST_ROWS = 10**12
 """No machine trains on more; a larger count would only outweigh all others."""
 
+LARGEST_ERROR = float(np.finfo(np.float32).max)
+"""Of one input, squared: as large as a score can be."""
+
 ENOUGH_NORMS = 4
 """With fewer clients nobody can say which norm is out of line."""
 
@@ -56,6 +59,12 @@ def admit(answer: Update | Evaluation, version: int, current: Manifest) -> Updat
         raise NotAdmitted("rows", f"it counts {answer.rows} rows")
     if not math.isfinite(answer.error.mean) or answer.error.mean < 0:
         raise NotAdmitted("error", f"its reconstruction error is {answer.error.mean}")
+    if answer.residuals.count:
+        found, inputs = answer.residuals, current.architecture.inputs
+        if len(found.squares) != inputs:
+            raise NotAdmitted("residuals", f"they are of {len(found.squares)} inputs, the model has {inputs}")
+        if found.count > MOST_ROWS or (found.squares > LARGEST_ERROR * found.count).any():
+            raise NotAdmitted("residuals", f"their mean over {found.count} windows is out of all proportion")
     if isinstance(answer, Update):
         expected = current.architecture.shapes
         try:

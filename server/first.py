@@ -5,31 +5,52 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from common.architecture import Architecture
-from common.manifest import Manifest
+from common.manifest import Manifest, ManifestError
 from common.messages import Description
 from common.moments import Moments
 from common.schema import Schema
 from common.settings import Settings
+from common.transfer import TransferError, transferred
 
-TRAINED_UNDER = {"model", "training", "scaling", "threshold"}
+TRAINED_UNDER = {"model", "training", "scaling", "scoring", "threshold"}
 """The sections of the settings that travel with a version."""
+
+
+def start(settings: Settings) -> Manifest | None:
+    """The version of another fleet that the settings name, if they do.
+
+    Raises:
+        TransferError: it cannot be read.
+    """
+    file = settings.federation.start_from
+    try:
+        return Manifest.unpack(file.read_bytes()) if file is not None else None
+    except (OSError, ManifestError) as error:
+        raise TransferError(f"'federation.start_from' {file}: {error}") from error
 
 
 def first_version(
     features: tuple[str, ...], descriptions: Iterable[Description], settings: Settings
 ) -> Manifest:
-    """Version 0, with the moments of all clients that are described."""
+    """Version 0, with the moments of all clients that are described.
+
+    Raises:
+        TransferError: it cannot start from the version of another fleet that the settings name.
+    """
     schema = Schema(features)
     moments = Moments.merge_all(
         d.moments.select(schema.align(d.schema.features))
         for d in sorted(descriptions, key=lambda d: d.client)
     )
     architecture = Architecture.of(settings.model, len(schema))
+    weights, federation = architecture.first_weights(settings.training.seed), settings.federation
+    if (source := start(settings)) is not None:
+        weights = transferred(source, schema, architecture, federation.start_names, settings.training.seed)
     return Manifest(
         version=0,
         schema=schema,
         architecture=architecture,
-        weights=architecture.first_weights(settings.training.seed),
+        weights=weights,
         moments=moments,
         settings=settings.model_dump(mode="json", include=TRAINED_UNDER),
     )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.messages import Evaluation, Update
+from common.residuals import Residuals
 from common.sketch import ScoreSketch
 from common.traffic import Traffic
 from common.weights import Weights, norm
@@ -76,6 +77,7 @@ class Fleet:
             for name, values in (saved or {}).items()
         }
         self._scores: dict[str, ScoreSketch] = {}
+        self._residuals: dict[str, Residuals] = {}
         self._unmeasured: set[str] = set()
         self._scored: dict[str, int] = {}
         self._direction: Weights | None = None
@@ -97,6 +99,7 @@ class Fleet:
             changes["norm"] = norm(answer.difference)
         if answer.scores.count or answer.client not in self._scores:
             self._scores[answer.client] = answer.scores
+            self._residuals[answer.client] = answer.residuals
             self._scored[answer.client] = answer.version
             self._unmeasured.add(answer.client)
         self._change(answer.client, **changes)
@@ -157,8 +160,12 @@ class Fleet:
         version stand in for them.
         """
         parts = [self._scores[name] for name in sorted(clients) if name in self._scores]
-        missing = any(name not in self._scores and self._record(name).admitted for name in clients)
-        return ScoreSketch.merge_all([*parts, before] if missing else parts)
+        return ScoreSketch.merge_all([*parts, before] if self._awaited(clients) else parts)
+
+    def residuals(self, clients: Collection[str], before: Residuals) -> Residuals:
+        """The newest residuals of these clients together, as `scores`."""
+        parts = [self._residuals[name] for name in sorted(clients) if name in self._residuals]
+        return Residuals.merge_all([*parts, before] if self._awaited(clients) else parts)
 
     def measure(self, clients: Collection[str]) -> None:
         """Bring the distance from the fleet up to date, of each client that was heard since the last time."""
@@ -175,6 +182,9 @@ class Fleet:
             for name, r in self.records.items()
         }
 
+    def _awaited(self, clients: Collection[str]) -> bool:
+        return any(name not in self._scores and self._record(name).admitted for name in clients)
+
     def _record(self, client: str) -> Record:
         return self.records.get(client, Record())
 
@@ -184,6 +194,7 @@ class Fleet:
             oldest = min(self.records, key=lambda name: self.records[name].heard)
             self.records.pop(oldest)
             self._scores.pop(oldest, None)
+            self._residuals.pop(oldest, None)
             self._unmeasured.discard(oldest)
             self._scored.pop(oldest, None)
 

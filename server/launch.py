@@ -13,6 +13,7 @@ import yaml
 from common.files import write_atomic
 from common.settings import Settings
 from server.entrance import Entrance
+from server.first import start
 from server.history import History
 from server.lease import Lease
 from server.link import LinkError, SuperLink
@@ -48,8 +49,12 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         DatabaseError: there is no way to the database.
         LinkError: SuperLink cannot be started or the ServerApp cannot be kept alive.
         ListenError: the address cannot be listened on.
+        TransferError: the version to start from cannot be read.
         OSError: the state folder cannot be written.
     """
+    if (source := settings.federation.start_from) is not None:
+        settings = settings.with_values(federation={"start_from": source.resolve()})
+        start(settings)
     folder = settings.server.state.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     config_file = folder / "settings.yaml"

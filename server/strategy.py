@@ -319,14 +319,16 @@ class FlockStrategy(Strategy):
         # Stepping first gives the progress that belongs to the new version; the event is handled after.
         event = self._folded(entries)
         after, _ = coordinator.step(self._state, event, self._clock(), self._settings.federation)
-        scores = self._fleet.scores(self._connected() | {e.answer.client for e in entries}, current.scores)
+        heard = self._connected() | {e.answer.client for e in entries}
+        scores = self._fleet.scores(heard, current.scores)
+        residuals = self._fleet.residuals(heard, current.residuals)
         with self._journal.encoding():
             codec = down(
                 self._settings.compression, size_of(current.architecture.shapes),
                 self._fleet.speeds(self._connected()).values(),
             )  # fmt: skip
             weights, block = self._chain.encoded(current, weights, codec)
-        self._manifest = replace(current, version=number, weights=weights, scores=scores)
+        self._manifest = replace(current, version=number, weights=weights, scores=scores, residuals=residuals)
         for entry in entries:
             self._fates.folded(entry.answer.client, entry.update.serial)
         self._publish(self._manifest, after, self._chain.extend(current, self._manifest, block))

@@ -46,7 +46,7 @@ def answer():
 
 def task() -> bytes:
     shape = Architecture(2, 1, (2,))
-    settings = Settings().model_dump(mode="json", include={"training", "scaling", "threshold"})
+    settings = Settings().model_dump(mode="json", include={"training", "scaling", "scoring", "threshold"})
     return Task(
         Manifest(0, Schema(("a", "b")), shape, shape.first_weights(0), Moments.of(ROWS), settings)
     ).pack()
@@ -76,7 +76,7 @@ def test_a_task_to_evaluate_is_answered_with_an_evaluation(answer) -> None:
         (task()[:-5], "Task"),
         (b"", "Task"),
         (Describe().pack(), "expected a Task, received a Describe"),
-        (pack({"message": "Task", "protocol": 1}, {}), "protocol 1, but this program speaks 4"),
+        (pack({"message": "Task", "protocol": 1}, {}), "protocol 1, but this program speaks 5"),
         ("text", "is str, expected bytes"),
     ],
 )

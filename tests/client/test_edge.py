@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from common.architecture import Architecture
 from common.manifest import Manifest
 from common.messages import Task, Terms
 from common.moments import Moments, Scaler
+from common.residuals import Residuals
 from common.schema import Schema, SchemaError
-from common.scoring import scores
-from common.settings import Settings
+from common.scoring import measured, scores
+from common.settings import ScalingSettings, Settings
 from common.weights import norm
 
 SCHEMA = Schema(("a", "b"))
@@ -33,9 +35,14 @@ def edge(rows: np.ndarray = ROWS, test: np.ndarray | None = None, schema: Schema
 
 
 def task(schema: Schema = SCHEMA, **changes: dict[str, object]) -> Task:
-    settings = Settings().with_values(**{"model": {"window": 3, "hidden": (4,)}, **changes})
+    plain: dict[str, dict[str, object]] = {
+        "model": {"window": 3, "hidden": (4,)},
+        "scaling": {"by": "fleet", "clip": None},
+        "scoring": {"normalise": False, "personal_epochs": 0},
+    }
+    settings = Settings().with_values(**(plain | changes))
     shape = Architecture.of(settings.model, 2)
-    kept = settings.model_dump(mode="json", include={"model", "training", "scaling", "threshold"})
+    kept = settings.model_dump(mode="json", include={"model", "training", "scaling", "scoring", "threshold"})
     fleet = Moments.of(np.array([[0.0, 0.0], [4.0, 40.0]]))
     return Task(Manifest(3, schema, shape, shape.first_weights(1), fleet, kept))
 
@@ -174,18 +181,47 @@ def test_no_window_spans_a_break(tmp_path: Path) -> None:
 def test_trained_versions_are_offered_to_the_detector_once(tmp_path: Path) -> None:
     given, one, store = task(), live_edge(tmp_path, ROWS), Store(tmp_path)
     one.evaluate(Task(replace(given.manifest, version=0)))
+    one.rest()
     assert store.candidate() is None
     one.evaluate(given)
+    one.rest()
     offered = store.candidate()
     assert offered is not None and offered.hash == given.manifest.hash
     store.accept(offered)
     one.evaluate(given)
+    one.rest()
     assert store.candidate() is None
+
+
+def test_of_versions_that_come_faster_than_they_can_be_made_its_own_a_client_offers_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("client.edge.time.monotonic", lambda: now[0])
+    given, one, store = task(), live_edge(tmp_path, ROWS), Store(tmp_path)
+    adopted = one.adopted
+
+    def slowly(manifest: Manifest) -> Manifest:
+        now[0] += 2.0
+        return adopted(manifest)
+
+    monkeypatch.setattr(one, "adopted", slowly)
+    for version in (1, 2, 3):
+        one.evaluate(Task(replace(given.manifest, version=version)))
+        one.rest()
+        now[0] += 5.0
+    first = store.candidate()
+    assert first is not None and first.version == 1
+    now[0] += 8.0
+    one.rest()
+    last = store.candidate()
+    assert last is not None and last.version == 3
 
 
 def test_a_client_with_its_own_scale_gives_it_to_the_detector(tmp_path: Path) -> None:
     given, one = task(scaling={"by": "client"}), live_edge(tmp_path, ROWS)
     one.evaluate(given)
+    one.rest()
     offered = Store(tmp_path).candidate()
     assert offered is not None
     np.testing.assert_allclose(offered.moments.mean, ROWS.mean(axis=0), rtol=1e-5)
@@ -205,3 +241,75 @@ def test_scores_of_held_out_rows_are_sketched() -> None:
     for answer in (edge().evaluate(given), edge().train(given)):
         assert answer.scores.count == 8
         assert answer.scores.quantile(1.0) == pytest.approx(expected.max(), rel=1e-5)
+
+
+def shared(**scoring: object) -> Task:
+    given = task(
+        scaling={"by": "shared", "clip": 10.0}, scoring={"personal_epochs": 3, "prior": 90, **scoring}
+    )
+    return Task(replace(given.manifest, residuals=Residuals.of(np.full((1000, 6), 2.0))))
+
+
+def test_a_client_takes_a_share_of_what_its_own_rows_tune() -> None:
+    given = shared().manifest
+    taken = edge().adopted(given)
+    trusting = edge().adopted(shared(prior=10**9).manifest)
+    tuned = edge().adopted(shared(prior=1).manifest)
+    share = 88 / (88 + 90)
+    for name, array in given.weights.items():
+        assert not np.array_equal(array, tuned.weights[name])
+        whole = array + (tuned.weights[name] - array) * (89 / 88)
+        np.testing.assert_allclose(taken.weights[name], array + share * (whole - array), atol=1e-5)
+        np.testing.assert_allclose(trusting.weights[name], array, atol=1e-5)
+    np.testing.assert_allclose(trusting.precision, 1 / (2.02 * 1.01), rtol=1e-3)
+
+
+def test_the_version_of_a_client_has_its_mean_and_the_fleets_spread() -> None:
+    given = shared().manifest
+    taken = edge().adopted(given)
+    np.testing.assert_allclose(taken.moments.mean, ROWS.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(taken.moments.variance, given.moments.within / given.moments.count)
+    assert edge().adopted(given).hash == taken.hash
+
+
+def test_its_own_rows_score_one_on_average_under_the_version_that_a_client_has_made_its_own() -> None:
+    taken = edge().adopted(shared(prior=1).manifest)
+    scaled = Scaler.chosen(ScalingSettings(), taken.moments, taken.moments).apply(ROWS[:90])
+    found = scores(taken.architecture, taken.weights, scaled, None, taken.precision)
+    assert found.mean() == pytest.approx(1, rel=0.05)
+
+
+def test_a_version_is_taken_as_it_is_where_nothing_is_to_be_personal() -> None:
+    given = task().manifest
+    assert edge().adopted(given).hash == given.hash
+
+
+def test_without_tensorflow_a_version_is_weighed_but_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "client.trainer", None)
+    given = shared().manifest
+    taken = edge().adopted(given)
+    assert all(np.array_equal(taken.weights[n], given.weights[n]) for n in given.weights)
+    assert not np.array_equal(taken.precision, given.precision)
+
+
+def test_neither_held_out_nor_test_rows_change_what_a_client_makes_of_a_version() -> None:
+    given, other = shared().manifest, ROWS.copy()
+    other[90:] = ROWS[:10]
+    clean, same = edge().adopted(given), edge(other, test=other[:50]).adopted(given)
+    assert same.moments.count == clean.moments.count
+    fixed = task(scaling={"by": "fleet"}, scoring={"normalise": True, "personal_epochs": 2}).manifest
+    assert edge().adopted(fixed).hash == edge(other, test=other[:50]).adopted(fixed).hash
+
+
+def test_residuals_travel_as_sums_over_windows_and_no_row_does() -> None:
+    given = shared()
+    for answer in (edge().evaluate(given), edge().train(given)):
+        scaler = Scaler.chosen(ScalingSettings(), given.manifest.moments, Moments.of(ROWS))
+        found = measured(given.manifest.architecture, given.manifest.weights, scaler.apply(ROWS[90:]))
+        assert answer.residuals.count == 8
+        np.testing.assert_allclose(answer.residuals.squares, found.residuals.squares, rtol=1e-4)
+        packed, scaled = answer.pack(), scaler.apply(ROWS)
+        for row in [*ROWS, *scaled]:
+            assert row.tobytes() not in packed and row.astype(float).tobytes() not in packed
+    assert edge().train(Task(given.manifest, terms=Terms(scores=False))).residuals.count == 0
+    assert edge().evaluate(task()).residuals.count == 0

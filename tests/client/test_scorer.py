@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from client.scorer import _ROOM, LARGEST, Scorer
 from common.architecture import Architecture
 from common.manifest import Manifest
 from common.moments import Moments, Scaler
+from common.residuals import Residuals
 from common.schema import Schema
 from common.scoring import scores
 from common.settings import Settings
@@ -18,7 +21,8 @@ ROWS = (np.random.default_rng(0).standard_normal((300, 3)) * [1, 10, 0.1] + [0, 
 
 
 def manifest(window: int = 1, **changes: object) -> Manifest:
-    given = Settings().with_values(model={"window": window, "hidden": (4, 2), **changes})
+    plain = {"by": "fleet", "clip": None}
+    given = Settings().with_values(model={"window": window, "hidden": (4, 2), **changes}, scaling=plain)
     architecture = Architecture.of(given.model, 3)
     return Manifest(
         7,
@@ -121,3 +125,29 @@ def test_what_is_expected_is_in_the_features_own_units() -> None:
     weights = {name: np.zeros(shape, np.float32) for name, shape in layers.items()}
     zero = Manifest(1, version.schema, version.architecture, weights, version.moments, version.settings)
     np.testing.assert_allclose(Scorer(zero).explain(ROWS[:1]).expected, version.moments.mean, rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_an_input_weighs_what_its_usual_error_says(window: int) -> None:
+    plain = manifest(window)
+    squares = np.tile(np.arange(1.0, 3 * window + 1), (5, 1))
+    version = replace(plain, residuals=Residuals.of(squares))
+    wanted = scores(
+        plain.architecture, plain.weights, Scaler.of(plain.moments).apply(ROWS), None, version.precision
+    )
+    scorer = Scorer(version)
+    np.testing.assert_allclose(
+        Scorer(version).many(ROWS[:200])[window - 1 :], wanted[: 201 - window], rtol=1e-4
+    )
+    np.testing.assert_allclose([scorer.one(r) for r in ROWS][window - 1 :], wanted, rtol=1e-4)
+    assert not np.allclose(wanted, expected(plain, ROWS), rtol=0.05)
+
+
+def test_shares_are_of_the_score_and_not_of_the_error() -> None:
+    plain = manifest()
+    version = replace(plain, residuals=Residuals.of(np.array([[1e6, 1.0, 1.0]])))
+    before, after = Scorer(plain).explain(ROWS[:1]), Scorer(version).explain(ROWS[:1])
+    weighed = before.share * version.precision
+    np.testing.assert_allclose(after.share, weighed / weighed.sum(), rtol=1e-4)
+    assert after.share.sum() == pytest.approx(1)
+    np.testing.assert_allclose(after.expected, before.expected)

@@ -110,3 +110,10 @@ def test_the_proximal_term_keeps_weights_near_those_that_were_given() -> None:
 
     free, held, tight = moved(0.0), moved(0.3), moved(3.0)
     assert free > 1.3 * held > 1.3 * tight > 0
+
+
+def test_frozen_layers_keep_their_weights_and_the_others_learn() -> None:
+    first = SHAPE.first_weights(0)
+    trained, _ = trainer(frozen=2).fit(first, ROWS, epochs=2, seed=0)
+    kept = [name for name in first if np.array_equal(first[name], trained[name])]
+    assert kept == ["dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias"]

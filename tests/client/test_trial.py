@@ -9,7 +9,8 @@ from client.buffer import Kept
 from client.drift import Drift
 from client.trial import ENOUGH, Limit, examined, objection, rescored
 from common.architecture import Architecture
-from common.scoring import scores
+from common.moments import Scaler
+from common.scoring import measured, scores
 from common.sketch import ScoreSketch
 from tests.client.versions import rows, version
 
@@ -85,3 +86,16 @@ def test_windows_across_a_break_are_not_rescored(window: int) -> None:
     parts = [scores(architecture, given.weights, scaled[a:b]) for a, b in ((0, 20), (20, 50))]
     np.testing.assert_allclose(found, np.concatenate(parts), rtol=1e-3)
     assert len(found) == 50 - 2 * (window - 1)
+
+
+def test_a_worse_version_is_an_objection_though_its_own_residuals_make_its_scores_small() -> None:
+    live, worse, normal = version(1), version(2, scale=8.0), kept(500)
+    scaled = Scaler.of(worse.moments).apply(normal.rows)
+    errors = measured(worse.architecture, worse.weights, scaled).residuals
+    weighed = replace(worse, residuals=errors)
+    found = rescored(weighed, normal)
+    assert found.mean() == pytest.approx(1, rel=0.1) and found.mean() < rescored(live, normal).mean() * 2
+    live = replace(live, residuals=measured(live.architecture, live.weights, scaled).residuals)
+    limit = Limit(value=1e9, rate=0.001)
+    assert "times that of version 1" in str(examined(weighed, normal, limit, live, 1e9).wrong)
+    assert examined(live, normal, limit, weighed, 1e9).wrong is None

@@ -35,8 +35,12 @@ def lines(events: NDArray[np.float32], start: float = 1e9, step: float = 60.0) -
 def version(
     number: int = 1, window: int = 1, seed: int = 1, scale: float = 1.0, **settings: object
 ) -> Manifest:
-    """A version with random weights, `scale` times as large, and the sketch of its scores."""
-    given = Settings().with_values(model={"window": window, "hidden": (4, 2)}, **settings)  # type: ignore[arg-type]
+    """A version with random weights, `scale` times as large, and the sketch of its scores.
+
+    It is scaled by the moments that it holds, without a limit, unless the settings say otherwise.
+    """
+    changes = {"model": {"window": window, "hidden": (4, 2)}, "scaling": {"by": "fleet", "clip": None}}
+    given = Settings().with_values(**(changes | settings))  # type: ignore[arg-type]
     architecture = Architecture.of(given.model, 3)
     weights = {n: w * np.float32(scale) for n, w in architecture.first_weights(seed).items()}
     moments = Moments.of(rows(2000))

@@ -11,6 +11,7 @@ from common.changes import Step
 from common.compression.choice import Block, rng_of
 from common.manifest import Manifest
 from common.moments import Moments
+from common.residuals import Residuals
 from common.schema import Schema
 from common.sketch import ScoreSketch
 from common.weights import Weights, add
@@ -28,7 +29,8 @@ def following(before: Manifest, codec: str = "int8") -> tuple[Step, Manifest]:
     block = Block.of(codec, moved, rng_of(before.version))
     weights: Weights = add(before.weights, block.decoded(SHAPE.shapes))
     scores = ScoreSketch.of(np.arange(float(before.version)))
-    after = replace(before, version=before.version + 1, weights=weights, scores=scores)
+    residuals = Residuals.of(np.full((before.version, SHAPE.inputs), 0.5))
+    after = replace(before, version=before.version + 1, weights=weights, scores=scores, residuals=residuals)
     return Step(after.version, before.hash, after.hash, block), after
 
 

@@ -15,6 +15,7 @@ from common.architecture import Architecture
 from common.bundle import pack, unpack
 from common.manifest import Manifest, ManifestError
 from common.moments import Moments, Scaler
+from common.residuals import Residuals
 from common.schema import Schema, SchemaError
 from common.scoring import scores
 from common.sketch import ScoreSketch
@@ -37,6 +38,7 @@ def manifest(features: tuple[str, ...] = ("cpu", "mémoire"), seed: int = 0, **c
         "moments": Moments.of(rows),
         "settings": {"training": {"epochs": 2, "learning_rate": 0.001}, "model": {"hidden": [3]}},
         "scores": SCORES,
+        "residuals": Residuals.of(np.arange(1.0, 2 * len(features) + 1)[None]),
     }
     return Manifest(**{**values, **changes})
 
@@ -51,6 +53,7 @@ def contents(m: Manifest) -> dict[str, Any]:
         "moments": {n: v.tolist() if n != "count" else v for n, v in vars(m.moments).items()},
         "settings": m.settings,
         "scores": m.scores.pack().hex(),
+        "residuals": m.residuals.packed().tolist(),
     }
 
 
@@ -137,8 +140,8 @@ def test_a_manifest_without_one_of_its_arrays_is_refused(name: str) -> None:
 
 
 def test_another_format_is_named() -> None:
-    with pytest.raises(ManifestError, match="format 3; this program reads format 2"):
-        Manifest.unpack(sealed({**FIELDS, "format": 3}))
+    with pytest.raises(ManifestError, match="format 2; this program reads format 3"):
+        Manifest.unpack(sealed({**FIELDS, "format": 2}))
 
 
 KINDS: list[Any] = [None, True, -1, 0, 1.5, "", "x", [], ["x"], [[]], {}, {"hidden": ["x"]}, {"hidden": 3}]

@@ -26,6 +26,7 @@ from common.messages import (
     Update,
 )
 from common.moments import Moments
+from common.residuals import Residuals
 from common.schema import Schema
 from common.scoring import ErrorSummary
 from common.sketch import ScoreSketch
@@ -44,6 +45,7 @@ MEASURED: dict[str, Any] = {
     "rows": 100,
     "error": SUMMARY,
     "scores": SCORES,
+    "residuals": Residuals.of(np.array([[4.0, 9.0]])),
     "drifted": False,
 }
 
@@ -133,6 +135,7 @@ def test_an_evaluation_comes_back(
     for name in ("client", "version", "rows", "error", "drifted"):
         assert getattr(back, name) == getattr(sent, name)
     assert back.scores.pack() == SCORES.pack()
+    assert back.residuals.packed().tolist() == [1, 4, 9]
 
 
 @settings(deadline=None)

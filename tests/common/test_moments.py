@@ -164,7 +164,8 @@ def test_no_scaling_changes_nothing(rows: Rows) -> None:
     [
         ({"by": "fleet", "clip": 3.0}, 10.0, 3.0),
         ({"by": "client", "clip": 3.0}, 2.0, 3.0),
-        ({"by": "client"}, 2.0, None),
+        ({"by": "client", "clip": None}, 2.0, None),
+        ({"by": "shared"}, 2.0, 10.0),
         ({"by": "none"}, 0.0, None),
     ],
 )
@@ -172,3 +173,16 @@ def test_settings_choose_whose_moments_scale(values: dict[str, Any], mean: float
     fleet, own = (Moments.of(np.array([[m - 1.0], [m + 1.0]])) for m in (10.0, 2.0))
     scaler = Scaler.chosen(ScalingSettings(**values), fleet, own)
     assert (scaler.mean.tolist(), scaler.std.tolist(), scaler.clip) == ([mean], [1.0], clip)
+
+
+def test_clients_that_work_at_different_points_spread_no_wider_than_each_of_them() -> None:
+    rows = np.random.default_rng(0).standard_normal((2, 500, 3))
+    rows[1] += 100
+    here, there = map(Moments.of, rows)
+    fleet = here.merge(there)
+    np.testing.assert_allclose(fleet.within, here.m2 + there.m2)
+    assert (fleet.variance > 2000).all()
+    shared = fleet.around(here)
+    np.testing.assert_allclose(shared.mean, here.mean)
+    np.testing.assert_allclose(shared.variance, 1, rtol=0.2)
+    assert np.array_equal(fleet.around(shared).mean, shared.mean)

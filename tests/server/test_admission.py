@@ -11,6 +11,7 @@ from common.architecture import Architecture
 from common.manifest import Manifest
 from common.messages import Evaluation, Update
 from common.moments import Moments
+from common.residuals import Residuals
 from common.schema import Schema
 from common.scoring import ErrorSummary
 from common.sketch import ScoreSketch
@@ -65,8 +66,9 @@ def evaluation(**changes: Any) -> Evaluation:
         update(difference=difference(0.0)),
         update(error=replace(SUMMARY, mean=0.0)),
         update(difference=dict(reversed(difference().items()))),
+        update(residuals=Residuals.of(np.ones((3, ARCHITECTURE.inputs)))),
     ],
-    ids=["update", "evaluation", "one row", "nothing learned", "no error", "another order"],
+    ids=["update", "evaluation", "one row", "nothing learned", "no error", "another order", "residuals"],
 )
 def test_a_sound_answer_is_admitted(answer: Update | Evaluation) -> None:
     admit(answer, 3, asked())
@@ -83,6 +85,9 @@ def test_a_sound_answer_is_admitted(answer: Update | Evaluation) -> None:
         ({"error": replace(SUMMARY, mean=math.nan)}, "error is nan"),
         ({"error": replace(SUMMARY, mean=math.inf)}, "error is inf"),
         ({"error": replace(SUMMARY, mean=-0.1)}, "error is -0.1"),
+        ({"residuals": Residuals.of(np.ones((3, 5)))}, "of 5 inputs, the model has 2"),
+        ({"residuals": Residuals(1, np.full(2, 1e300))}, "over 1 windows is out of all proportion"),
+        ({"residuals": Residuals(10**13, np.ones(2))}, "out of all proportion"),
     ],
     ids=str,
 )

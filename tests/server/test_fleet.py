@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from common.messages import Update
+from common.residuals import Residuals
 from common.scoring import ErrorSummary
 from common.settings import GateSettings
 from common.sketch import ScoreSketch
@@ -129,3 +130,25 @@ def test_one_client_that_sends_often_does_not_move_what_is_usual() -> None:
     for _ in range(100):
         fleet.heard(update("liar", (1000.0, 0.0)))
     assert sorted(fleet.norms().values())[2] == 1.0
+
+
+def residuals(*squares: float) -> Residuals:
+    return Residuals.of(np.array([squares]))
+
+
+def test_the_fleets_residuals_are_those_that_its_clients_sent_last() -> None:
+    fleet = Fleet()
+    fleet.heard(update("a", scores=[1.0], residuals=residuals(1.0, 2.0)))
+    fleet.heard(update("b", scores=[1.0], residuals=residuals(10.0, 20.0)))
+    fleet.heard(update("gone", scores=[1.0], residuals=residuals(9.0, 9.0)))
+    fleet.heard(update("a", scores=[1.0], residuals=residuals(3.0, 4.0)))
+    fleet.heard(update("a"))  # was not asked for them
+    found = fleet.residuals(["a", "b"], Residuals())
+    assert (found.count, found.squares.tolist()) == (2, [13.0, 24.0])
+
+
+def test_after_a_restart_the_last_versions_residuals_stand_in_for_those_that_are_missing() -> None:
+    fleet, before = Fleet({"a": {"admitted": 1}}), residuals(5.0, 5.0)
+    assert fleet.residuals(["a"], before).squares.tolist() == [5.0, 5.0]
+    fleet.heard(update("a", scores=[1.0], residuals=residuals(1.0, 1.0)))
+    assert fleet.residuals(["a"], before).squares.tolist() == [1.0, 1.0]

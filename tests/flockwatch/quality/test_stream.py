@@ -34,9 +34,13 @@ def machine() -> Partition:
 
 def version(machine: Partition, by: str = "fleet") -> Manifest:
     """A version that is not trained, but scores; its fleet's moments are not the machine's."""
-    settings = Settings().with_values(model={"window": 5, "hidden": (8,)}, scaling={"by": by})
+    settings = Settings().with_values(
+        model={"window": 5, "hidden": (8,)},
+        scaling={"by": by, "clip": None},
+        scoring={"normalise": False, "personal_epochs": 0},
+    )
     architecture = Architecture.of(settings.model, len(machine.schema))
-    kept = settings.model_dump(mode="json", include={"model", "training", "scaling", "threshold"})
+    kept = settings.model_dump(mode="json", include={"model", "training", "scaling", "scoring", "threshold"})
     fleet = Moments.of(machine.rows * np.float32(2) + np.float32(1))
     made = Manifest(3, machine.schema, architecture, architecture.first_weights(1), fleet, kept)
     held = Scaler.of(fleet).apply(machine.rows[-120:])
