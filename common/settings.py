@@ -96,7 +96,7 @@ class ScalingSettings(Section):
 
 
 class ScoringSettings(Section):
-    """What a client makes of a version before it scores its own stream by it (decision 11)."""
+    """What a client makes of a version before it scores its own stream by it (decision 16)."""
 
     normalise: bool = True
     """Whether each input's squared error is divided by its usual size on normal rows: an input that is hard
