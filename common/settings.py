@@ -155,6 +155,8 @@ class FederationSettings(Section):
     staleness_free: Annotated[int, Field(ge=0)] = 4
     wait_s: Seconds = 600.0
     """The longest the server waits, for clients or for a quorum, before it ends the run and says why."""
+    interval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """At least so long from one version to the next, where a fleet learns for ever. 0: as fast as it can."""
     patience: Annotated[int, Field(ge=0)] = 10
     """Stop after this many rounds without improvement. 0: only `max_rounds` ends the run.
 

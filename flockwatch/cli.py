@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -126,6 +127,22 @@ def _parser() -> argparse.ArgumentParser:
 
     _keys_and_certificates(commands)
 
+    text = "generated machines send their telemetry to an MQTT broker, with a fault now and then"
+    play = commands.add_parser("play", help=text, description=text)
+    play.set_defaults(run=_play, config=None, set=[], verbose=False)
+    play.add_argument("broker", metavar="mqtt://HOST/TOPIC", help="machine NAME's events go to TOPIC/NAME")
+    play.add_argument("--machines", type=_positive(int), default=3, metavar="N", help="how many")
+    play.add_argument(
+        "--rate", type=_positive(float), default=5.0, metavar="N", help="events a second of each"
+    )
+    play.add_argument(
+        "--fault-every", type=_positive(float), default=60.0, metavar="SECONDS", help="to the next fault"
+    )
+    play.add_argument(
+        "--first-fault", type=_positive(float), default=120.0, metavar="SECONDS", help="to the first one"
+    )
+    play.add_argument("--seed", type=int, default=42, metavar="N", help="of the machines and their faults")
+
     local = _command(
         commands, "local", _local, "run a whole federation on this machine, one process a client"
     )
@@ -177,6 +194,18 @@ def _keys_and_certificates(commands: Any) -> None:
     )
     for parser in (enroll, revoke):
         _flag(parser, "--state", "server.state", "the server's state folder", path=True)
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """Reads a number above zero."""
+
+    def read(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+        return value
+
+    return read
 
 
 def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
@@ -331,6 +360,15 @@ def _revoke(settings: Settings, given: argparse.Namespace) -> int:
 def _check_name(name: str) -> None:
     if re.fullmatch(CLIENT_NAME, name) is None:
         raise ConfigError(f"'{name}' is no client's name: expected up to 64 letters, digits, '.', '_', '-'")
+
+
+def _play(settings: Settings, given: argparse.Namespace) -> int:
+    from flockwatch.play import play
+
+    stop = threading.Event()
+    _on_signal(stop.set)
+    play(given.broker, given.machines, given.rate, given.fault_every, given.first_fault, given.seed, stop)
+    return 0
 
 
 def _local(settings: Settings, given: argparse.Namespace) -> int:

@@ -80,7 +80,7 @@ def step(state: State, event: Event, now: float, settings: FederationSettings) -
         case Failed():
             state = _failed(state, event, now)
         case Folded():
-            state = _folded(state, event, settings)
+            state = _folded(state, event, now, settings)
         case NotFolded():
             state = replace(state, folding=False, not_before=now + ROUND_PAUSE_S)
         case Tick():
@@ -135,8 +135,11 @@ def _failed(state: State, event: Failed, now: float) -> State:
     return state
 
 
-def _folded(state: State, event: Folded, settings: FederationSettings) -> State:
-    state = replace(state, version=state.version + 1, folding=False, failed={}, waiting_since=None)
+def _folded(state: State, event: Folded, now: float, settings: FederationSettings) -> State:
+    state = replace(
+        state, version=state.version + 1, folding=False, failed={}, waiting_since=None,
+        paced_until=now + settings.interval_s,
+    )  # fmt: skip
     unjudged = state.unjudged + event.updates
     if settings.mode == "asynchronous" and unjudged < len(tasks.ready(state)) and not event.drifted:
         return replace(state, unjudged=unjudged)  # too few for a round's worth: one client is no measure
@@ -165,6 +168,8 @@ def _advance(state: State, now: float, settings: FederationSettings, actions: li
     if state.ending:
         actions.extend(Drop(h.number, h.node, "it came after the last fold") for h in state.buffer)
         state = replace(state, buffer=())
+    if now < state.paced_until and not state.ending:
+        return state
     if state.waiting_since is None:
         state = replace(state, waiting_since=now)
     begun = state.version > 0 or any(member.given >= 0 for member in state.members.values())

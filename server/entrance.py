@@ -79,10 +79,18 @@ class Entrance:
 
         settings = self._settings
         roster = Roster(self._folder) if settings.tls_certificate is not None else None
-        gateway = Gateway(self.superlink_port, roster)
+        gateway = Gateway(self.superlink_port, roster, self._alerts())
         self._listener = Listener(
             settings.host.strip("[]"), settings.port, gateway, settings.tls_certificate, settings.tls_key
         )
+
+    def _alerts(self) -> tuple[str, int] | None:
+        """Where the status address is reached from here, if it takes alerts."""
+        if self._settings.status is None or self._settings.alerts_token is None:
+            return None
+        host, _, port = self._settings.status.rpartition(":")
+        host = host.strip("[]")
+        return (LOOPBACK if _is_any(host) else host), int(port)
 
     def close(self) -> None:
         """Let nobody in any more."""

@@ -1,4 +1,4 @@
-"""What stands between the clients and SuperLink: passes on the Fleet API of registered clients, nothing else.
+"""What stands between the clients and the server: passes on the Fleet API of registered clients, and alerts.
 
 SuperLink's Control API asks for no credentials and shares its port with the Fleet API. So SuperLink listens
 on the loopback address, where the operator is, and clients reach this ASGI application
@@ -38,6 +38,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 FLEET = re.compile(rb"/v1/fleet/[a-z-]+")
+ALERTS = b"/alerts"
+"""Of the server's status address, which has its own token for it and is not the clients' to see."""
 
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"host", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect")
@@ -80,10 +82,11 @@ class Gateway:
     Args:
         port: SuperLink's, on the loopback address.
         roster: The registered clients. None: anybody who reaches it may take part.
+        alerts: Host and port of the status address, where edges post alerts; None: none are taken.
     """
 
-    def __init__(self, port: int, roster: Roster | None) -> None:
-        self._port, self._roster = port, roster
+    def __init__(self, port: int, roster: Roster | None, alerts: tuple[str, int] | None = None) -> None:
+        self._superlink, self._roster, self._alerts = ("127.0.0.1", port), roster, alerts
         self._pool = httpcore.AsyncConnectionPool(
             max_connections=MOST_CONNECTIONS,
             max_keepalive_connections=MOST_CONNECTIONS,
@@ -120,6 +123,8 @@ class Gateway:
 
     def _refusal(self, method: str, path: bytes, keys: list[bytes], entry: Entry | None) -> str | None:
         """Why a request is not passed on; None for one that is."""
+        if method == "POST" and path == ALERTS and self._alerts is not None:
+            return None
         if method != "POST" or FLEET.fullmatch(path) is None:
             return "clients reach the Fleet API, POST /v1/fleet/..., and nothing else"
         if self._roster is None:
@@ -182,10 +187,12 @@ class Gateway:
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             if begun:  # the client sees that its answer is cut short
                 raise
-            await _answer(send, HTTPStatus.SERVICE_UNAVAILABLE, f"SuperLink does not answer: {error!r}")
+            asked = "the status address" if scope["raw_path"] == ALERTS else "SuperLink"
+            await _answer(send, HTTPStatus.SERVICE_UNAVAILABLE, f"{asked} does not answer: {error!r}")
 
     def _url(self, path: bytes) -> httpcore.URL:
-        return httpcore.URL(scheme=b"http", host=b"127.0.0.1", port=self._port, target=path)
+        host, port = self._alerts if self._alerts is not None and path == ALERTS else self._superlink
+        return httpcore.URL(scheme=b"http", host=host.encode(), port=port, target=path)
 
 
 async def _body(receive: Receive) -> AsyncIterator[bytes]:

@@ -118,6 +118,8 @@ class State:
     waiting_since: float | None = None
     not_before: float = 0.0
     """No round opens before this time."""
+    paced_until: float = 0.0
+    """Nothing is begun for the next version before this time."""
     ending: str = ""
     """Why no more is trained: only the measurement of the final version remains. Empty before."""
     stopped: str | None = None

@@ -60,7 +60,8 @@ class Federation:
         self.state = folder / "server"
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
-        self._flags = [f for item in (SMALL | settings).items() for f in ("--set", "=".join(item))]
+        self.overrides = ["=".join(item) for item in (SMALL | settings).items()]
+        self._flags = [flag for item in self.overrides for flag in ("--set", item)]
         self.config: Path | None = None
         """A settings file of the server."""
         self.inside: dict[str, list[str]] = {}

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
 from fleet import Federation, eventually, free_port
 
+from common.config import load
 from server.link import SuperLink, flower_environment
 
+ROOT = Path(__file__).parents[2]
 FOREIGN_SERVER = """
 import json
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -65,6 +68,38 @@ def test_a_stock_supernode_takes_part_beside_a_resident_client(federation) -> No
     trained = [r for r in run.rounds() if r["kind"] == "train"]
     assert [{reply["client"] for reply in r["replies"]} for r in trained] == [{"resident", "stock"}] * 2
     assert all(reply["train_s"] > 0 for r in trained for reply in r["replies"])
+
+
+def test_flwr_run_submits_the_app_to_a_superlink_that_is_there(federation) -> None:
+    run: Federation = federation({"federation.max_rounds": "2"})
+    config = run.folder / "fleet.yaml"
+    config.write_text(yaml.safe_dump(load(None, run.overrides, {}).dump()))
+    link = SuperLink(run.folder, "127.0.0.1", run.port)
+    try:
+        link.start()
+        run.start_client(run.rows("resident"))
+        run.processes.start(
+            "supernode",
+            [
+                str(Path(sys.executable).parent / "flower-supernode"), "--insecure",
+                "--superlink", run.address, "--port", str(free_port()),
+                "--node-config", f'name="stock" data="{run.rows("rows")}"',
+            ],
+            run.folder / "supernode.log",
+            flower_environment(run.folder / "supernode-flower"),
+        )  # fmt: skip
+        flwr = str(Path(sys.executable).parent / "flwr")
+        subprocess.run(
+            [flwr, "run", str(ROOT), "here", "--run-config", f'config="{config}" state="{run.state}"'],
+            env=flower_environment(run.folder / "flower"), check=True, capture_output=True, text=True,
+            timeout=60,
+        )  # fmt: skip
+        eventually(lambda: [r for r in run.rounds() if r["kind"] == "evaluate"], within_s=240)
+    finally:
+        link.end()
+    trained = [r for r in run.rounds() if r["kind"] == "train"]
+    assert [{reply["client"] for reply in r["replies"]} for r in trained] == [{"resident", "stock"}] * 2
+    assert run.version() == 2
 
 
 def test_a_run_of_another_app_is_answered_with_an_error(federation) -> None:

@@ -293,3 +293,15 @@ def test_a_client_is_asked_again_while_it_does_not_say_who_it_is() -> None:
     run = streaming("ab")
     run.do(NodesSeen(frozenset({1, 2, 9})))
     assert run.after(UNANSWERED_S) == [Asked(9)]
+
+
+def test_with_an_interval_nobody_begins_and_nothing_is_folded_before_it_is_over() -> None:
+    run = streaming("abc", buffer=1, interval_s=30)
+    run.do(answered(run, 1))
+    assert run.state.version == 1
+    assert run.after(1) == []
+    assert run.do(answered(run, 2)) == []
+    assert run.state.version == 1
+    assert [type(action) for action in run.after(29)] == [Folding]
+    assert only(Sent, run.after(30)) == Sent("train", (1, 2))
+    assert run.state.version == 2

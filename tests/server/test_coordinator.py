@@ -330,6 +330,27 @@ def test_when_all_fail_the_round_is_abandoned_and_repeated_after_a_pause() -> No
     assert run.state.version == 0
 
 
+def test_with_an_interval_the_next_round_waits_for_it() -> None:
+    run = Run(interval_s=30)
+    run.join("a", "b")
+    assert run.answer(1, 2) == [Folding((1, 2), {})]
+    assert run.after(29.9) == []
+    assert run.after(0.1) == [Sent("train", (1, 2))]
+
+
+def test_an_interval_longer_than_the_patience_for_clients_ends_no_run() -> None:
+    run = Run(interval_s=10 * WAIT_S)
+    run.join("a", "b")
+    run.answer(1, 2)
+    assert run.after(10 * WAIT_S) == [Sent("train", (1, 2))]
+
+
+def test_the_last_measurement_waits_for_no_interval() -> None:
+    run = Run(interval_s=30, max_rounds=1)
+    run.join("a", "b")
+    assert run.answer(1, 2) == [Folding((1, 2), {}), Sent("evaluate", (1, 2))]
+
+
 def test_answers_below_the_quorum_are_abandoned_with_the_round() -> None:
     run = Run(min_clients=3, quorum=0.5)
     run.join("a", "b", "c")

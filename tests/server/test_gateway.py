@@ -74,12 +74,19 @@ class Upstream:
 class Front:
     """A gateway with TLS, its certificates, and its roster."""
 
-    def __init__(self, folder: Path, upstream: Upstream, days: int = 365, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        upstream: Upstream,
+        days: int = 365,
+        host: str = "127.0.0.1",
+        alerts: tuple[str, int] | None = None,
+    ) -> None:
         self.upstream = upstream
         list(Certificates(folder / "certs").make([], [], days))
         self.ca = folder / "certs" / "ca.pem"
         self.roster = Roster(folder)
-        gateway = Gateway(upstream.port, Roster(folder))
+        gateway = Gateway(upstream.port, Roster(folder), alerts)
         pair = folder / "certs" / "server.pem", folder / "certs" / "server.key"
         self.listener = Listener(host, 0, gateway, *pair)
         self.address = f"{host}:{self.listener.port}"
@@ -171,6 +178,39 @@ def test_whatever_is_not_the_fleet_api_stays_on_the_servers_side(enrolled: Front
     else:
         assert "clients reach the Fleet API, POST /v1/fleet/..., and nothing else" in reason(answer)
         assert enrolled.upstream.paths == []
+
+
+def test_alerts_go_to_the_status_address_and_nothing_else_of_it_is_reached(tmp_path: Path) -> None:
+    superlink, status = Upstream(), Upstream()
+    front = Front(tmp_path, superlink, alerts=("127.0.0.1", status.port))
+    try:
+        token = {"authorization": "Bearer of-the-fleet"}
+        assert front.ask("/alerts", token, b"a notice") == (200, b"a notice")
+        ((path, headers),) = status.asked
+        assert (path, headers["authorization"]) == ("/alerts", "Bearer of-the-fleet")
+        for other in ("/alerts/", "/status", "/", "/incidents", "/alerts/../status", "/alerts;x", "//alerts"):
+            assert front.ask(other, token)[0] == 403
+        assert front.ask("/alerts", token, method="GET")[0] == 403
+        assert (len(status.asked), superlink.asked) == (1, [])
+    finally:
+        front.listener.close()
+        superlink.close()
+        status.close()
+
+
+def test_a_status_address_that_does_not_answer_is_called_so(tmp_path: Path, upstream: Upstream) -> None:
+    front = Front(tmp_path, upstream, alerts=("127.0.0.1", free_port()))
+    try:
+        code, body = front.ask("/alerts")
+    finally:
+        front.listener.close()
+    assert code == 503
+    assert "the status address does not answer" in json.loads(body)["detail"]
+
+
+def test_without_a_place_for_alerts_they_are_refused(enrolled: Front) -> None:
+    assert enrolled.ask("/alerts")[0] == 403
+    assert enrolled.upstream.paths == []
 
 
 def test_another_method_is_refused(enrolled: Front) -> None:
