@@ -72,7 +72,7 @@ class Residuals:
 
         Ones, so that the score is the mean squared error, where nothing is known.
 
-        >>> Residuals.of(np.array([[1.0, 4.0]])).precision(2).round(2).tolist()
+        >>> Residuals.of(np.array([[1.0, 4.0]])).precision(2).astype(float).round(2).tolist()
         [0.98, 0.25]
         """
         if not self.count or self.squares.mean() / self.count < SMALLEST:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.memory_grid import TASK
 from flwr.app import Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from common.flwr_private import TASK
 from common.messages import Update
 from common.settings import FederationSettings
 from server.exchange import Reply, Sent
