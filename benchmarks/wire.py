@@ -51,8 +51,8 @@ MODELS: Mapping[str, tuple[int, ...]] = {"asd": (64, 16, 64), "large": (760, 142
 ROUNDS = {"asd": 100, "large": 60}
 ROWS = {"asd": 1, "large": 3}
 """One in so many of the training rows, the newest: ten days of them keep the large model's runs short."""
-JUDGED = 10
-"""Versions, the last ones, whose average precision is averaged: it moves by a percent each time."""
+JUDGED = Settings().server.keep_versions
+"""Versions, the last ones that are kept, whose average precision is averaged: one moves by a percent."""
 
 ALIKE: Mapping[str, Mapping[str, Any]] = {
     "none": {},
@@ -229,12 +229,12 @@ def _quality(model: str, codec: str, seed: int) -> dict[str, float]:
     chosen = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
     with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
         federate([SharingEdge(part, part.name) for part in parts], chosen, Path(name))
-        newest = sorted((Path(name) / "versions").glob("v*.safetensors"))[-JUDGED:]
+        newest = sorted(Path(name, "versions").glob("v*.safetensors"))[-JUDGED:]
         judged = [_precision(Manifest.unpack(path.read_bytes()), parts) for path in newest]
-        return {
-            "ap": float(np.mean(judged)),
-            "error": History(Path(name) / "history.sqlite").rounds()[-1]["error"],
-        }
+        history = History(Path(name, "history.sqlite"))
+        error = history.rounds()[-1]["error"]
+        history.close()
+    return {"ap": float(np.mean(judged)), "error": error}
 
 
 def _precision(manifest: Manifest, parts: Sequence[Partition]) -> float:
