@@ -129,6 +129,7 @@ class Link:
             "waiting for the server server=%s attempt=%d retry_in_s=%.1f reason=%s",
             self._address, self._failures, wait_s, error or type(error).__name__,
         )  # fmt: skip
+        self._idle()
         self._stop.wait(wait_s)
 
     def _beat(self, connection: FleetConnection, done: threading.Event) -> None:

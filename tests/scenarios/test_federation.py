@@ -17,6 +17,7 @@ from fleet import Federation, eventually
 from client.data import read
 from common.processes import MARKS
 from common.settings import DataSettings
+from common.wire import WORDS
 from common.zstd import MAGIC
 
 
@@ -68,10 +69,11 @@ class Recorder:
 
 def opened(heard: bytes) -> bytes:
     """What is in the messages that were squeezed."""
+    words = zstandard.ZstdCompressionDict(WORDS, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     found = []
     for start in (match.start() for match in re.finditer(re.escape(MAGIC), heard)):
         with suppress(zstandard.ZstdError):
-            found.append(zstandard.ZstdDecompressor().decompressobj().decompress(heard[start:]))
+            found.append(zstandard.ZstdDecompressor(dict_data=words).decompressobj().decompress(heard[start:]))
     assert len(found) > 10
     return b"".join(found)
 
