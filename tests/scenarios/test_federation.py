@@ -73,7 +73,9 @@ def opened(heard: bytes) -> bytes:
     found = []
     for start in (match.start() for match in re.finditer(re.escape(MAGIC), heard)):
         with suppress(zstandard.ZstdError):
-            found.append(zstandard.ZstdDecompressor(dict_data=words).decompressobj().decompress(heard[start:]))
+            found.append(
+                zstandard.ZstdDecompressor(dict_data=words).decompressobj().decompress(heard[start:])
+            )
     assert len(found) > 10
     return b"".join(found)
 
