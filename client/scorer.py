@@ -46,6 +46,7 @@ class Scorer:
         scaling = ScalingSettings.model_validate(manifest.settings["scaling"])
         # A client that scales by its own moments was given them with the version (see `Edge.adopted`).
         self._scaler = Scaler.chosen(scaling, manifest.moments, manifest.moments)
+        self._mean = self._scaler.mean
         self._inverse = (1 / self._scaler.std).astype(np.float32)
         self._limits = (np.float32(-scaling.clip), np.float32(scaling.clip)) if scaling.clip else None
         features = manifest.architecture.features
@@ -81,11 +82,7 @@ class Scorer:
         if end == len(self._rows):
             end = self._make_room()
         scaled = self._rows[end]
-        np.subtract(row, self._scaler.mean, out=scaled)
-        np.multiply(scaled, self._inverse, out=scaled)
-        if self._limits is not None:
-            np.maximum(scaled, self._limits[0], out=scaled)
-            np.minimum(scaled, self._limits[1], out=scaled)
+        self._scale(row, scaled)
         self._end = end = end + 1
         if end < self.window:
             return math.nan
@@ -108,7 +105,7 @@ class Scorer:
         if self._end + len(rows) > len(self._rows):
             self._make_room()
         first, self._end = self._end, self._end + len(rows)
-        self._rows[first : self._end] = self._scaler.apply(rows)
+        self._scale(rows, self._rows[first : self._end])
         scores = np.full(len(rows), np.nan, np.float32)
         start = max(0, first - self.window + 1)
         if self._end - start >= self.window:
@@ -128,6 +125,14 @@ class Scorer:
         total = error.sum()
         expected = output.reshape(rows.shape)[-1] * self._scaler.std + self._scaler.mean
         return Explanation(error / total if total > 0 else error, expected)
+
+    def _scale(self, rows: Floats, out: Floats) -> None:
+        """What `Scaler.apply` does, without allocating."""
+        np.subtract(rows, self._mean, out=out)
+        np.multiply(out, self._inverse, out=out)
+        if self._limits is not None:
+            np.maximum(out, self._limits[0], out=out)
+            np.minimum(out, self._limits[1], out=out)
 
     def _make_room(self) -> int:
         kept = min(self._end, self.window - 1)

@@ -59,7 +59,8 @@ def reconstruct(architecture: Architecture, weights: Weights, inputs: Floats) ->
     """The autoencoder's output for scaled windows of shape (n, window * features), the same shape."""
     hidden = inputs
     for layer, activation in enumerate(architecture.activations):
-        hidden = hidden @ weights[f"dense_{layer}/kernel"] + weights[f"dense_{layer}/bias"]
+        hidden = hidden @ weights[f"dense_{layer}/kernel"]
+        hidden += weights[f"dense_{layer}/bias"]
         hidden = activate(activation, hidden)
     return hidden
 
