@@ -1,23 +1,18 @@
-"""Serves the gateway to the clients, with TLS, in a thread of its own."""
+"""Serves the gateway to the clients, with TLS."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import socket
 import ssl
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from server.gateway import Gateway, Refusals
+from server.web import WebServer
 
 log = logging.getLogger(__name__)
 
-START_WITHIN_S = 10.0
 KEEP_ALIVE_S = 75
 """An idle client keeps its connection: a new one costs a TLS handshake."""
 END_WITHIN_S = 1
@@ -52,56 +47,32 @@ class Listener:
     def __init__(
         self, host: str, port: int, gateway: Gateway, certificate: Path | None = None, key: Path | None = None
     ) -> None:
-        self._gateway = gateway
         context = None if certificate is None else _context(certificate, key)
-        self._server = uvicorn.Server(
-            uvicorn.Config(
+        try:
+            self._web = WebServer(
+                "gateway",
                 gateway,
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                log_level=logging.WARNING,
-                access_log=False,
-                server_header=False,
+                host,
+                port,
+                END_WITHIN_S,
+                after=gateway.close,
                 date_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=END_WITHIN_S,
                 ssl_context_factory=None if context is None else lambda *_: context,
             )
-        )
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family, backlog=1024)
         except OSError as error:
             raise ListenError(
                 f"cannot listen on {host}:{port}: {error.strerror}; "
                 "set server.host and server.port to a free address"
             ) from error
-        self.port = int(self._socket.getsockname()[1])
-        self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
-        self._thread.start()
+        self.port = self._web.port
         spoken = "plain HTTP" if context is None else "TLS"
         log.info("clients are served address=%s:%d by=%s", host, self.port, spoken)
 
     def close(self) -> None:
         """Stop serving."""
-        deadline = time.monotonic() + START_WITHIN_S
-        while not self._server.started and self._thread.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        self._server.should_exit = True
-        self._thread.join(START_WITHIN_S)
-        self._socket.close()
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=self._server.config.get_loop_factory()) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        try:
-            await self._server.serve(sockets=[self._socket])
-        finally:
-            await self._gateway.close()
+        self._web.close()
 
 
 def _context(certificate: Path, key: Path | None) -> ssl.SSLContext:

@@ -6,14 +6,10 @@ import asyncio
 import json
 import math
 import secrets
-import socket
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -30,6 +26,7 @@ from server.database import NOTICES, ROUNDS, DatabaseError
 from server.history import History
 from server.notices import MOST_BYTES, NotANotice
 from server.status import Scrape, ServerStatus
+from server.web import WebServer
 
 PAGE = Path(__file__).parent / "page"
 MOST_ROUNDS = 2000
@@ -38,7 +35,6 @@ MOST_SHOWN = 100
 """Notices of incidents that go on, and of those that have ended, that `/incidents` is made of."""
 POST_WITHIN_S = 10.0
 MOST_CONNECTIONS = 256
-START_WITHIN_S = 10.0
 END_WITHIN_S = 2
 HEADERS = {
     "Content-Security-Policy": (
@@ -69,28 +65,19 @@ class Site:
     ) -> None:
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, int(port)), family=family)
-        self.port = int(self._socket.getsockname()[1])
-        config = uvicorn.Config(
-            _application(status, history, token), lifespan="off", ws="none", log_config=None,
-            log_level="warning", access_log=False, server_header=False, limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=END_WITHIN_S,
-        )  # fmt: skip
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._socket],), name="site", daemon=True
+        self._web = WebServer(
+            "site",
+            _application(status, history, token),
+            host,
+            int(port),
+            END_WITHIN_S,
+            limit_concurrency=MOST_CONNECTIONS,
         )
-        self._thread.start()
+        self.port = self._web.port
 
     def close(self) -> None:
         """Stop serving."""
-        deadline = time.monotonic() + START_WITHIN_S
-        while not self._server.started and self._thread.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.01)  # uvicorn does not end in order before it has begun
-        self._server.should_exit = True
-        self._thread.join(2 * END_WITHIN_S)
-        self._socket.close()
+        self._web.close()
 
 
 def _application(status: ServerStatus, history: History, token: str | None) -> Starlette:

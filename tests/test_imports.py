@@ -48,12 +48,12 @@ ONLY_IN = {
         "flockwatch/certs.py",
         "server/roster.py",
     },
-    "uvicorn": {"server/listener.py", "server/site.py", "server/superlink.py"},
+    "uvicorn": {"server/superlink.py", "server/web.py"},
     "datasketches": {"common/sketch.py", "client/drift.py"},
     "paho": {"client/mqtt.py", "client/sources/mqtt.py", "client/sinks/mqtt.py"},
     "prometheus_client": {"client/status.py", "server/site.py", "server/status.py"},
     "sqlalchemy": {"server/database.py", "server/history.py"},
-    "starlette": {"server/site.py", "server/superlink.py"},
+    "starlette": {"server/site.py", "server/superlink.py", "server/web.py"},
 }
 FLWR_PUBLIC = {
     "flwr.app",
