@@ -24,10 +24,10 @@ _ROOM = 4096
 
 
 class Explanation(NamedTuple):
-    """Why a window scored as it did, feature by feature, each of shape (features,)."""
+    """What is unusual about a window, feature by feature, each of shape (features,)."""
 
     share: Floats
-    """Of the score; they sum to 1."""
+    """Of the error, each feature weighed as in the score; they sum to 1."""
     expected: Floats
     """The last event's values as the model reconstructs them, in the features' own units."""
 
@@ -117,11 +117,16 @@ class Scorer:
         return scores
 
     def explain(self, rows: Floats) -> Explanation:
-        """What the score of the last of `rows`, shape (window, features), is made of."""
+        """What makes the last of `rows`, shape (window, features), unusual.
+
+        The model sees what it is scored by, cut off at the scaler's limits; how far off a feature is, is
+        measured without them, or the one that leads the others astray could not be told from them.
+        """
         limit = np.float32(1e12)  # beyond it squares overflow, and shares are no numbers
-        inputs = np.clip(np.nan_to_num(self._scaler.apply(rows)), -limit, limit).reshape(1, -1)
+        scaled = np.clip(np.nan_to_num((rows - self._mean) * self._inverse), -limit, limit).reshape(1, -1)
+        inputs = scaled if self._limits is None else np.clip(scaled, *self._limits)
         output = reconstruct(self._architecture, self._weights, inputs)
-        error = (np.square(output - inputs) * self._weight).reshape(rows.shape).sum(axis=0)
+        error = (np.square(output - scaled) * self._weight).reshape(rows.shape).sum(axis=0)
         total = error.sum()
         expected = output.reshape(rows.shape)[-1] * self._scaler.std + self._scaler.mean
         return Explanation(error / total if total > 0 else error, expected)

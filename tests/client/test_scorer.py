@@ -14,7 +14,7 @@ from common.manifest import Manifest
 from common.moments import Moments, Scaler
 from common.residuals import Residuals
 from common.schema import Schema
-from common.scoring import scores
+from common.scoring import reconstruct, scores
 from common.settings import Settings
 
 ROWS = (np.random.default_rng(0).standard_normal((300, 3)) * [1, 10, 0.1] + [0, 5, 1]).astype(np.float32)
@@ -119,6 +119,25 @@ def test_shares_of_the_error_sum_to_one_and_name_the_feature_that_is_off(window:
     assert why.share[2] > 0.9
 
 
+def test_a_feature_that_leads_others_astray_is_named_although_the_score_is_cut_off() -> None:
+    plain = manifest()
+    weights = {name: np.zeros_like(values) for name, values in plain.weights.items()}
+    weights["dense_0/kernel"][0, 0] = weights["dense_1/kernel"][0, 0] = 1
+    weights["dense_2/kernel"][0, 2] = 0.5  # the third feature is expected to be half of the first
+    version = replace(
+        plain,
+        weights=weights,
+        settings={**plain.settings, "scaling": {"by": "fleet", "clip": 10.0}},
+        residuals=Residuals.of(np.array([[1.0, 0.2, 0.002]])),
+    )
+    rows = ROWS[:1].copy()
+    rows[0, 0] += 1000
+    cut = np.clip(Scaler.of(plain.moments).apply(rows), -10, 10)
+    scored = (np.square(reconstruct(plain.architecture, weights, cut) - cut) * version.precision)[0]
+    assert scored.argmax() == 2  # of the score, the one that was led astray has the larger part
+    assert Scorer(version).explain(rows).share[0] > 0.9
+
+
 def test_what_is_expected_is_in_the_features_own_units() -> None:
     version = manifest()
     layers = version.architecture.shapes
@@ -143,7 +162,7 @@ def test_an_input_weighs_what_its_usual_error_says(window: int) -> None:
     assert not np.allclose(wanted, expected(plain, ROWS), rtol=0.05)
 
 
-def test_shares_are_of_the_score_and_not_of_the_error() -> None:
+def test_shares_are_of_the_weighed_error() -> None:
     plain = manifest()
     version = replace(plain, residuals=Residuals.of(np.array([[1e6, 1.0, 1.0]])))
     before, after = Scorer(plain).explain(ROWS[:1]), Scorer(version).explain(ROWS[:1])
