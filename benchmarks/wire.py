@@ -2,8 +2,9 @@
 
 Bytes come from real processes: a server and two clients on real servers' rows, counted by the clients on
 their sockets. Average precision and final error come from the same strategy, gate, codecs and edges within
-one warm process for each seed (`memory_grid`). Last, the same run is timed with and without compression where
-one client is behind a link of 128 kbit/s and 100 ms.
+one warm process for each seed (`memory_grid`); precision is that of the live detector's scores, by what each
+client makes of a version. Last, the same run is timed with and without compression where one client is behind
+a link of 128 kbit/s and 100 ms.
 
 The parts are processes of their own, as many at a time as there are processors; `python -m benchmarks.wire
 PART [CODEC...]` prints one as JSON lines, and `python -m benchmarks.wire --from FILE...` makes the table.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks import fleet
 from benchmarks.results import publish
@@ -31,10 +33,10 @@ from client.data import Partition, files, read
 from common.architecture import Architecture
 from common.compression.codec import size_of
 from common.manifest import Manifest
-from common.moments import Scaler
-from common.scoring import scores
 from common.settings import Settings
+from flockwatch.quality.evaluation import ONE_THREAD
 from flockwatch.quality.federation import SharingEdge, federate
+from flockwatch.quality.stream import scored
 from server.history import History
 from tests.scenarios.link import SERVER_SIDE, Network, why_not
 
@@ -51,11 +53,13 @@ MODELS: Mapping[str, tuple[int, ...]] = {"asd": (64, 16, 64), "large": (760, 142
 ROUNDS = {"asd": 100, "large": 60}
 ROWS = {"asd": 1, "large": 3}
 """One in so many of the training rows, the newest: ten days of them keep the large model's runs short."""
-JUDGED = Settings().server.keep_versions
-"""Versions, the last ones that are kept, whose average precision is averaged: one moves by a percent."""
+EARLY = 20
+"""The version that tells what a short run would lose: what error feedback holds back comes later."""
+JUDGED = 3
+"""Versions, the last ones, whose average precision is averaged: one moves by a percent."""
 
 ALIKE: Mapping[str, Mapping[str, Any]] = {
-    "none": {},
+    "none": {"up": "none"},
     "float16": {"up": "float16"},
     "int8": {"up": "int8"},
     "sign": {"up": "sign"},
@@ -116,7 +120,8 @@ def main() -> None:
 def _alone(part: str) -> str:
     """What a part prints, run as a process."""
     command = [sys.executable, "-m", "benchmarks.wire", part]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    threads = os.environ | dict.fromkeys(ONE_THREAD, "1")
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=threads).stdout
 
 
 def _run(part: str, codecs: Sequence[str]) -> None:
@@ -153,6 +158,7 @@ def _settings(model: str, codec: str, seed: int, rounds: int, clients: int) -> S
         model={"hidden": MODELS[model]},
         training={"seed": seed},
         federation={"max_rounds": rounds, "min_clients": clients, "patience": 0},
+        server={"keep_versions": rounds + 1},
         compression=dict(CODECS[model][codec]),
     )
 
@@ -227,29 +233,37 @@ def _quality(model: str, codec: str, seed: int) -> dict[str, float]:
     logging.disable(logging.INFO)
     parts = _partitions(model, CLIENTS)
     chosen = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
+    edges = [SharingEdge(part, part.name) for part in parts]
     with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
-        federate([SharingEdge(part, part.name) for part in parts], chosen, Path(name))
-        newest = sorted(Path(name, "versions").glob("v*.safetensors"))[-JUDGED:]
-        judged = [_precision(Manifest.unpack(path.read_bytes()), parts) for path in newest]
+        federate(edges, chosen, Path(name))
+        versions = sorted(Path(name, "versions").glob("v*.safetensors"))
+
+        def precision(version: Path) -> float:
+            manifest = Manifest.unpack(version.read_bytes())
+            own = [_precision(edge.adopted(manifest), part) for edge, part in zip(edges, parts, strict=True)]
+            return float(np.mean(own))
+
         history = History(Path(name, "history.sqlite"))
         error = history.rounds()[-1]["error"]
         history.close()
-    return {"ap": float(np.mean(judged)), "error": error}
+        return {
+            "ap_early": precision(versions[EARLY]),
+            "ap": float(np.mean([precision(version) for version in versions[-JUDGED:]])),
+            "error": error,
+        }
 
 
-def _precision(manifest: Manifest, parts: Sequence[Partition]) -> float:
-    """Mean average precision over the clients whose test rows have labels of both kinds."""
+def _precision(manifest: Manifest, part: Partition) -> float:
+    """Average precision of a client's own version over its test rows."""
     from sklearn.metrics import average_precision_score
 
-    found = []
-    for part in parts:
-        rows = Scaler.of(manifest.moments).apply(part.test_rows)
-        labels = part.test_labels
-        if labels is None or len(set(labels.tolist())) < 2:
-            continue
-        judged = scores(manifest.architecture, manifest.weights, rows)
-        found.append(average_precision_score(labels[manifest.architecture.window - 1 :], judged))
-    return float(np.mean(found))
+    return float(average_precision_score(part.test_labels, scored(manifest, part).test))
+
+
+def _losses(seeds: Sequence[Mapping[str, Any]], codec: str, figure: str) -> NDArray[np.float64]:
+    """Percent lost beside no compression, seed by seed, since seeds differ more than codecs do."""
+    kept = np.array([seed[codec][figure] / seed["none"][figure] for seed in seeds])
+    return 100 * (1 - kept)
 
 
 def _publish(found: Mapping[str, Any]) -> None:
@@ -265,23 +279,24 @@ def _publish(found: Mapping[str, Any]) -> None:
         plain = found[f"socket-{model}"]["none"]["bytes_up"]
         for codec in (name for name in CODECS[model] if name in complete):
             wire = found[f"socket-{model}"][codec]
-            ap, base = (np.array([seed[name]["ap"] for seed in seeds]) for name in (codec, "none"))
-            # Seed by seed, since seeds differ more than codecs do.
-            losses = 100 * (1 - ap / base)
+            losses, early = (_losses(seeds, codec, figure) for figure in ("ap", "ap_early"))
             figure = {
                 "model": model, "weights": size_of(shape.shapes), "codec": codec,
                 "rounds": ROUNDS[model], "seeds": len(SEEDS), **wire,
                 "ratio_up": round(plain / wire["bytes_up"], 1),
                 "overhead_up": wire["bytes_up"] - wire["payload_up"],
-                "ap": round(float(ap.mean()), 4), "ap_loss_percent": round(float(losses.mean()), 2),
+                "ap": round(float(np.mean([seed[codec]["ap"] for seed in seeds])), 4),
+                "ap_loss_percent": round(float(losses.mean()), 2),
                 "ap_loss_spread": round(float(losses.std(ddof=1)), 2),
+                f"ap_loss_percent_after_{EARLY}": round(float(early.mean()), 2),
                 "error": round(float(np.mean([seed[codec]["error"] for seed in seeds])), 5),
             }  # fmt: skip
             figures.append(figure)
             rows.append([
                 f"{model}: {codec}", f"{wire['bytes_up']:,.0f}", f"{figure['ratio_up']:.1f}",
                 f"{wire['payload_down']:,.0f}", f"{figure['ap']:.4f}",
-                f"{losses.mean():+.2f} ± {losses.std(ddof=1):.2f}", f"{figure['error']:.4f}",
+                f"{losses.mean():+.2f} ± {losses.std(ddof=1):.2f}", f"{early.mean():+.2f}",
+                f"{figure['error']:.4f}",
                 f"{wire['encode_ms']:.1f}",
             ])  # fmt: skip
     title = (
@@ -303,7 +318,7 @@ def _publish(found: Mapping[str, Any]) -> None:
     publish(
         "wire",
         title,
-        ["", "bytes up", "ratio", "task, bytes", "AP", "AP loss %", "error", "encode ms"],
+        ["", "bytes up", "ratio", "task, bytes", "AP", "AP loss %", f"after {EARLY}", "error", "encode ms"],
         rows,
         figures,
     )
