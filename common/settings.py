@@ -169,8 +169,9 @@ class FederationSettings(Section):
 class CompressionSettings(Section):
     """How differences of weights travel: `up` to the server, `down` to clients (`docs/compression.md`)."""
 
-    up: Codec = "none"
-    """Of updates. auto: by the model's size and each client's measured link."""
+    up: Codec = "int8"
+    """Of updates: by default what loses nothing that can be measured. auto: by the model's size and each
+    client's measured link."""
     up_share: Fraction = 0.08
     """topk, topk_int8, ternary: share of the values that an update keeps; the rest waits for the next one."""
     up_rank: Annotated[int, Field(ge=1, le=4)] = 2

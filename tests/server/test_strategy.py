@@ -47,6 +47,7 @@ def settings(**changes: Any) -> Settings:
         "model": {"window": 2, "hidden": (4,)},
         "training": {"batch_size": 16},
         "federation": {"max_rounds": 1, "min_clients": 1, "patience": 0},
+        "compression": {"up": "none"},  # so that sums are those by hand
     }
     merged = Settings().with_values(**base)
     return merged.with_values(**changes) if changes else merged
