@@ -124,8 +124,8 @@ LARGE = 100_000
 def automatic(parameters: int, bytes_per_s: float | None, share: float, zstd: bool) -> str:
     """A codec by the model's size and the link's measured speed (None: not yet known).
 
-    Lossless where the whole update is sent in an instant; rounded, which nobody notices, where a quarter of it
-    is; else the directions of the strongest values.
+    Lossless where the whole update is sent in an instant; rounded, which nobody notices, where a quarter is;
+    else the directions of the strongest values.
 
     >>> automatic(7_000, 1e7, 0.08, True), automatic(500_000, 1e5, 0.08, True)
     ('none', 'ternary:0.04')
