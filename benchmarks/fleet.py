@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from client.data import Partition, write
+from common.config import save
 from common.manifest import Manifest
 from common.moments import Moments, Scaler
 from common.processes import Processes
@@ -98,7 +98,7 @@ def run(
         "federation", {}
     )
     config = folder / "settings.yaml"
-    config.write_text(yaml.safe_dump(Settings().with_values(**sections).dump()))
+    save(Settings().with_values(**sections), config)
     with Processes(grace_s=10) as processes:
         command = [*inside, sys.executable, "-m", "flockwatch", "server", "--config", str(config)]
         environment = flower_environment(folder / "server" / "flower")

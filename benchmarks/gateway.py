@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.results import publish
-from common.flwr_private import FleetConnection
+from common.flwr_private.connection import FleetConnection
 from common.keys import new_private
 from flockwatch.certs import Certificates
 from server.gateway import Gateway

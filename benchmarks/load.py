@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import yaml
 
 from benchmarks.results import publish
+from common.config import save
 from common.processes import Processes
 from common.settings import Settings
 from server import view
@@ -82,7 +82,7 @@ def _run(folder: Path, processes: Processes) -> np.ndarray:
         server={"port": port, "state": folder / "server"},
     )  # fmt: skip
     config = folder / "settings.yaml"
-    config.write_text(yaml.safe_dump(settings.dump()))
+    save(settings, config)
     command = [sys.executable, "-m", "flockwatch", "server", "--config", str(config)]
     processes.start(
         "server", command, folder / "server.log", flower_environment(folder / "server" / "flower")

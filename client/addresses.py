@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
+from typing import Any
 from urllib.parse import unquote
 
 
@@ -50,6 +53,22 @@ class Address:
             )
         place, _, query = rest.partition("?")
         return cls(shown, text, scheme.lower(), place, query)
+
+    def kind(self, package: str, schemes: Mapping[str, str]) -> Any:
+        """What the scheme names, loaded now: who has no use for it need not have its libraries.
+
+        Args:
+            package: Where the modules are.
+            schemes: Module and class of each scheme, as `tcp:TcpSource`.
+
+        Raises:
+            AddressError: the scheme is none of these.
+        """
+        if self.scheme not in schemes:
+            expected = ", ".join(schemes)
+            raise AddressError(f"{self.text}: unknown scheme '{self.scheme}'; expected one of: {expected}")
+        module, _, name = schemes[self.scheme].partition(":")
+        return getattr(import_module(f"{package}.{module}"), name)
 
     @cached_property
     def options(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from client.edge import Edge
 from client.wire import Wire
 from common import config
 from common.changes import Missing
-from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError
+from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task
 from common.traffic import COUNTED, Traffic
 
 log = logging.getLogger(__name__)
@@ -39,19 +39,18 @@ def build(edge_of: Callable[[Context], Edge]) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        content, edge = _content(message), edge_of(context)
-        task = edge.wire.opened(content, edge.name)
-        if isinstance(task, Missing):
-            return _reply(task, message)
-        return _reply(_counted(edge.wire.packed(edge.train(task), task), edge, context), message)
+        return answered(message, context, lambda edge, task: edge.wire.packed(edge.train(task), task))
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
+        return answered(message, context, lambda edge, task: edge.evaluate(task))
+
+    def answered(message: Message, context: Context, work: Callable[[Edge, Task], Evaluation]) -> Message:
         content, edge = _content(message), edge_of(context)
         task = edge.wire.opened(content, edge.name)
         if isinstance(task, Missing):
             return _reply(task, message)
-        return _reply(_counted(edge.evaluate(task), edge, context), message)
+        return _reply(_counted(work(edge, task), edge, context), message)
 
     return app
 

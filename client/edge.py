@@ -59,7 +59,7 @@ class Edge:
     Args:
         partition: The client's rows; its name is the client's name.
         instance: Tells this client from another that claims its name (see `client.identity`).
-        inline: Whether messages may carry their content inside (see `common.flwr_private`).
+        inline: Whether messages may carry their content inside (see `common.flwr_private.packing`).
         folder: The state folder that a detector shares: its normal events are trained on too, and versions
             are offered to it. None: there is no detector.
         wire: What is kept so that messages can be small. None: in memory.

@@ -12,15 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from client import names
 from client.buffer import read as read_buffer
 from client.identity import Identity
 from client.supervisor import Supervisor
 from client.watch import Watch
-from common.config import ConfigError
-from common.files import write_atomic
+from common.config import ConfigError, save
 from common.manifest import Manifest, ManifestError
 from common.schema import Schema
 from common.settings import Settings
@@ -44,7 +42,7 @@ def watching(settings: Settings) -> Watch:
     # The trainer reads the settings as they are now, flags and environment and all.
     given = folder / "settings.yaml"
     own = settings.with_values(client={"name": name, "state": folder})
-    write_atomic(given, yaml.safe_dump(own.dump(), sort_keys=False).encode())
+    save(own, given)
     supervisor = Supervisor(
         [sys.executable, "-m", "flockwatch", "trainer", "--config", os.fspath(given)],
         folder / "trainer.log",

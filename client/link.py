@@ -19,15 +19,8 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.pace import FASTEST_BEAT_S, Courtesy, Pace, beat_interval_s, retry_interval_s
-from common.flwr_private import (
-    HEARTBEAT_INTERVAL_S,
-    FleetConnection,
-    Forgotten,
-    Refused,
-    RunOver,
-    ShutOut,
-    Unreachable,
-)
+from common.flwr_private.connection import HEARTBEAT_INTERVAL_S, FleetConnection
+from common.flwr_private.errors import Forgotten, Refused, RunOver, ShutOut, Unreachable
 from common.traffic import COUNTED, Meter
 
 log = logging.getLogger(__name__)

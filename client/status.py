@@ -16,7 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from common.pages import Pages
+from client.pages import Pages
 
 SHORTEST, LONGEST = 10, 31
 """Powers of two, in nanoseconds, that bound the latency histogram: 1 us to 2 s."""

@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from common.files import write_atomic
 from common.settings import Settings
-from common.strict_yaml import parse
+from common.strict_yaml import dump, parse
 
 ENV_PREFIX = "FLOCKWATCH_"
 
@@ -44,6 +45,17 @@ def load(
         _put(values, key, text, origin)
         origins[key] = origin
     return _validate(values, origins, str(path) if path else "the defaults")
+
+
+def save(settings: Settings, path: Path) -> None:
+    """Write settings to a YAML file that `load` reads as the same.
+
+    No other user can read it: an address may hold a password.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_atomic(path, dump(settings.dump()).encode(), 0o600)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

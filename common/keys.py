@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -89,13 +90,7 @@ def parse_public(content: bytes, source: str) -> EllipticCurvePublicKey:
     Raises:
         KeyFileError: it is none.
     """
-    try:
-        key = load_ssh_public_key(content)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{source}: expected a line 'ecdsa-sha2-nistp384 AAAA...': {error}") from error
-    if not isinstance(key, EllipticCurvePublicKey):
-        raise KeyFileError(f"{source}: expected an ecdsa key, found {content.split()[0].decode()}")
-    return key
+    return _public(load_ssh_public_key, content, f"{source}: expected a line 'ecdsa-sha2-nistp384 AAAA...'")
 
 
 def parse_pem(content: bytes) -> EllipticCurvePublicKey:
@@ -104,13 +99,7 @@ def parse_pem(content: bytes) -> EllipticCurvePublicKey:
     Raises:
         KeyFileError: it is none.
     """
-    try:
-        key = load_pem_public_key(content)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"expected a public key in PEM: {error}") from error
-    if not isinstance(key, EllipticCurvePublicKey):
-        raise KeyFileError(f"expected an elliptic curve key, found {type(key).__name__}")
-    return key
+    return _public(load_pem_public_key, content, "expected an elliptic curve key in PEM")
 
 
 def new_private() -> EllipticCurvePrivateKey:
@@ -154,6 +143,16 @@ def read(path: Path) -> bytes:
     if len(content) > LONGEST_FILE_BYTES:
         raise KeyFileError(f"{path}: is larger than any key or certificate")
     return content
+
+
+def _public(load: Callable[[bytes], object], content: bytes, expected: str) -> EllipticCurvePublicKey:
+    try:
+        key = load(content)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(f"{expected}: {error}") from error
+    if not isinstance(key, EllipticCurvePublicKey):
+        raise KeyFileError(f"{expected}, found {type(key).__name__}")
+    return key
 
 
 def _read_secret(path: Path) -> bytes:

@@ -22,6 +22,16 @@ def parse(text: str) -> Any:
     return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  it is a SafeLoader
 
 
+def dump(value: Any) -> str:
+    """A YAML text that `parse` reads as the same value, with keys in their order.
+
+    >>> print(dump({"rate": 1e5, "name": "1e5"}), end="")
+    rate: 100000.0
+    name: '1e5'
+    """
+    return str(yaml.dump(value, Dumper=_StrictDumper, sort_keys=False))
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a key that is set twice is an error, and 1e-3 is a number as in YAML 1.2."""
 
@@ -40,8 +50,13 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+class _StrictDumper(yaml.SafeDumper):
+    """Puts texts in quotes that the loader would take for something else."""
+
+
+for _kind in (_StrictLoader, _StrictDumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )

@@ -12,9 +12,8 @@ import secrets
 import shutil
 from pathlib import Path
 
-import yaml
-
 from common.keys import read_public
+from common.strict_yaml import dump
 from flockwatch.certs import Certificates
 from flockwatch.play import history
 from server.roster import Roster
@@ -58,7 +57,7 @@ def main() -> None:
 def server(certificates: Path, token: str) -> None:
     """The server's certificate and its part of the settings; the machines' keys are registered."""
     copied("server", certificates / "server.pem", certificates / "server.key")
-    write("server", "settings.yaml", yaml.safe_dump({"server": {"alerts_token": token}}))
+    write("server", "settings.yaml", dump({"server": {"alerts_token": token}}))
     roster = Roster(VOLUMES / "state")
     for name in TRAINING:
         roster.enroll(name, read_public(certificates / "clients" / f"{name}.pub"))
@@ -86,7 +85,7 @@ def machine(name: str, client: dict[str, str], pki: Path, password: str, token: 
         "client": {"name": name, "state": "/var/lib/flockwatch", **client},
         "live": {"source": source, "status": "0.0.0.0:9100", "sinks": ["stdout:", alerts]},
     }
-    write(name, "settings.yaml", yaml.safe_dump(settings))
+    write(name, "settings.yaml", dump(settings))
 
 
 def copied(volume: str, *files: Path) -> None:

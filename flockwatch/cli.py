@@ -1,4 +1,4 @@
-"""The command line: reads flags, loads settings, starts one part, and turns errors into exit codes."""
+"""The command line: reads flags, loads settings, runs one command, and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ import json
 import logging
 import math
 import os
-import re
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from common import config
-from common.config import ConfigError
-from common.settings import CLIENT_NAME, Settings
+from common.settings import Settings
+from flockwatch import commands
 
-WRONG_INPUT = 2
 WRONG_INPUT_ERRORS = {
     "AddressError",
     "CertificateError",
@@ -67,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.verbose:
             raise
         print(f"flockwatch: {error}", file=sys.stderr)
-        return WRONG_INPUT if _is_wrong_input(error) else FAILED
+        return commands.WRONG_INPUT if _is_wrong_input(error) else FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,9 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="flockwatch", description="Federated anomaly detection for fleets of edge machines."
     )
     parser.add_argument("--version", action="version", version=f"flockwatch {version('flockwatch')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    server = _command(commands, "server", _server, "run the federation's server until it has converged")
+    server = _command(parsers, commands.server, "run the federation's server until it has converged")
     _flag(server, "--host", "server.host", "address to listen on")
     _flag(server, "--port", "server.port", "port to listen on")
     _flag(server, "--state", "server.state", "folder for versions and history", path=True)
@@ -85,11 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     _flag(server, "--key", "server.tls_key", "its private key", path=True)
     _flag(server, "--status", "server.status", "HOST:PORT of the status page and /metrics", path=True)
 
-    status = _command(commands, "status", _status, "print how a running federation and its clients are")
+    status = _command(parsers, commands.status, "print how a running federation and its clients are")
     _flag(status, "--address", "server.status", "where the server serves /status", path=True)
 
     client = _command(
-        commands, "client", _client, "take part in a federation, and score this machine's own stream"
+        parsers, commands.client, "take part in a federation, and score this machine's own stream"
     )
     client.add_argument(
         "action", nargs="?", choices=["rollback"], help="rollback: work with an earlier version from now on"
@@ -98,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--to", metavar="VERSION", default=None,
         help="of rollback: the version, or 'newest' to undo it; without it the one before",
     )  # fmt: skip
-    trainer = _command(commands, "trainer", _trainer, "the training half of `client`, which starts it")
+    trainer = _command(parsers, commands.trainer, "the training half of `client`, which starts it")
     for parser_ in (client, trainer):
         _flag(parser_, "--data", "client.data", "CSV or Parquet file with this client's rows", path=True)
         _flag(parser_, "--name", "client.name", "the client's name, unique in the fleet")
@@ -107,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         _flag(parser_, "--ca", "client.tls_ca", "PEM of the CA of the server's certificate", path=True)
         _flag(parser_, "--key", "client.key", "this client's private key, enrolled at the server", path=True)
 
-    detect = _command(commands, "detect", _detect, "score a stream by one version; never train")
+    detect = _command(parsers, commands.detect, "score a stream by one version; never train")
     detect.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="the version")
     _flag(detect, "--name", "client.name", "the client's name in alerts")
     _flag(detect, "--state", "client.state", "folder for what the detector keeps", path=True)
@@ -119,17 +115,17 @@ def _parser() -> argparse.ArgumentParser:
             help="where alerts go; may be given several times [live.sinks]",
         )  # fmt: skip
 
-    inspect = commands.add_parser(
+    inspect = parsers.add_parser(
         "inspect", help="print what a version holds", description="print what a version holds"
     )
-    inspect.set_defaults(run=_inspect, config=None, set=[], verbose=False)
+    inspect.set_defaults(run=commands.inspect, config=None, set=[], verbose=False)
     inspect.add_argument("manifest", type=Path, metavar="FILE")
 
-    _keys_and_certificates(commands)
+    _keys_and_certificates(parsers)
 
     text = "generated machines send their telemetry to an MQTT broker, with a fault now and then"
-    play = commands.add_parser("play", help=text, description=text)
-    play.set_defaults(run=_play, config=None, set=[], verbose=False)
+    play = parsers.add_parser("play", help=text, description=text)
+    play.set_defaults(run=commands.play, config=None, set=[], verbose=False)
     play.add_argument("broker", metavar="mqtt://HOST/TOPIC", help="machine NAME's events go to TOPIC/NAME")
     play.add_argument("--machines", type=_positive(int), default=3, metavar="N", help="how many")
     play.add_argument(
@@ -143,9 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     play.add_argument("--seed", type=int, default=42, metavar="N", help="of the machines and their faults")
 
-    local = _command(
-        commands, "local", _local, "run a whole federation on this machine, one process a client"
-    )
+    local = _command(parsers, commands.local, "run a whole federation on this machine, one process a client")
     _flag(local, "--data", "local.data", "folder with one file a client, or one file to divide", path=True)
     _flag(local, "--clients", "local.clients", "among how many clients to divide one file")
     _flag(local, "--partition", "local.partition", "how: iid, contiguous, column, dirichlet")
@@ -153,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     _flag(local, "--runs", "local.runs", "folder for the run's folder", path=True)
 
     evaluate = _command(
-        commands, "evaluate", _evaluate, "measure how well a fleet detects, on a folder of labelled files"
+        parsers, commands.evaluate, "measure how well a fleet detects, on a folder of labelled files"
     )
     _flag(evaluate, "--data", "evaluate.data", "folder with one labelled file a client", path=True)
     _flag(evaluate, "--seeds", "evaluate.seeds", "runs of each row")
@@ -166,10 +160,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _keys_and_certificates(commands: Any) -> None:
+def _keys_and_certificates(parsers: Any) -> None:
     text = "make a CA, the server's certificate and clients' keys, or say what is wrong with them"
-    certs = commands.add_parser("certs", help=text, description=text)
-    certs.set_defaults(run=_certs, config=None, set=[], verbose=False)
+    certs = parsers.add_parser("certs", help=text, description=text)
+    certs.set_defaults(run=commands.certs, config=None, set=[], verbose=False)
     certs.add_argument("action", choices=["make", "check"], help="make: what is not there yet; then check")
     certs.add_argument("folder", type=Path, metavar="FOLDER")
     certs.add_argument(
@@ -184,10 +178,10 @@ def _keys_and_certificates(commands: Any) -> None:
         "--renew", action="store_true", help="make the server's certificate anew, by the same CA"
     )
 
-    enroll = _command(commands, "enroll", _enroll, "register a client's public key; without one, list them")
+    enroll = _command(parsers, commands.enroll, "register a client's public key; without one, list them")
     enroll.add_argument("client", nargs="?", metavar="NAME")
     enroll.add_argument("public_key", nargs="?", type=Path, metavar="KEY.pub")
-    revoke = _command(commands, "revoke", _revoke, "shut a client out, at once")
+    revoke = _command(parsers, commands.revoke, "shut a client out, at once")
     revoke.add_argument("client", metavar="NAME")
     revoke.add_argument(
         "--only", metavar="SHA256:...", help="fingerprint of the one key to revoke; without it, all of NAME"
@@ -208,8 +202,10 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     return read
 
 
-def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
+def _command(
+    parsers: Any, run: Callable[[Settings, argparse.Namespace], int], help_text: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = parsers.add_parser(run.__name__, help=help_text, description=help_text)
     parser.set_defaults(run=run)
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (YAML)")
     parser.add_argument(
@@ -233,159 +229,3 @@ def _flags(given: argparse.Namespace) -> list[str]:
 def _is_wrong_input(error: Exception) -> bool:
     named = {kind.__name__ for kind in type(error).__mro__}
     return bool(named & WRONG_INPUT_ERRORS)
-
-
-def _server(settings: Settings, given: argparse.Namespace) -> int:
-    from server.launch import serve
-
-    stop = threading.Event()
-    _on_signal(stop.set)
-    print(serve(settings, stop))
-    return 0
-
-
-def _client(settings: Settings, given: argparse.Namespace) -> int:
-    from client import launch
-
-    if given.action == "rollback":
-        return _roll_back(settings, given.to)
-    if settings.live.source is None:
-        launch.train(settings, _on_signal)
-        return 0
-    watch = launch.watching(settings)
-    _on_signal(watch.stop)
-    watch.run()
-    return 0
-
-
-def _trainer(settings: Settings, given: argparse.Namespace) -> int:
-    from client import launch, supervisor
-
-    def on_ready(stop: Callable[[], None]) -> None:
-        _on_signal(stop)
-        supervisor.end_with_parent(stop)
-
-    launch.train(settings, on_ready)
-    return 0
-
-
-def _detect(settings: Settings, given: argparse.Namespace) -> int:
-    from client import launch
-
-    watch = launch.detecting(settings, given.manifest)
-    _on_signal(watch.stop)
-    watch.run()
-    return 0
-
-
-def _roll_back(settings: Settings, to: str | None) -> int:
-    from client.launch import client_name, state_folder
-    from client.store import Store
-
-    store = Store(state_folder(settings, client_name(settings)))
-    if to == "newest":
-        store.release()
-        print("the newest version works again")
-        return 0
-    if to is not None and not to.isdecimal():
-        raise ConfigError(f"--to {to}: expected a version's number, or 'newest'")
-    print(f"rolled back to {store.roll_back(None if to is None else int(to))}")
-    return 0
-
-
-def _status(settings: Settings, given: argparse.Namespace) -> int:
-    from flockwatch.fleet_table import show
-
-    if settings.server.status is None:
-        raise ConfigError("'server.status' is not set: name the address with --address HOST:PORT")
-    show(settings.server.status)
-    return 0
-
-
-def _inspect(settings: Settings, given: argparse.Namespace) -> int:
-    from flockwatch.inspection import description
-
-    print(description(given.manifest))
-    return 0
-
-
-def _certs(settings: Settings, given: argparse.Namespace) -> int:
-    from flockwatch.certs import Certificates
-
-    certificates = Certificates(given.folder)
-    if given.action == "make":
-        if given.days < 1:
-            raise ConfigError(f"--days {given.days}: expected at least 1")
-        for name in given.client:
-            _check_name(name)
-        for made in certificates.make(given.host, given.client, given.days, given.renew):
-            print(made)
-    problems = list(certificates.problems(given.host))
-    for problem in problems:
-        print(f"wrong: {problem}", file=sys.stderr)
-    if problems:
-        return WRONG_INPUT
-    for warning in certificates.warnings():
-        print(f"soon: {warning}", file=sys.stderr)
-    print(f"{given.folder}: all is well")
-    return 0
-
-
-def _enroll(settings: Settings, given: argparse.Namespace) -> int:
-    from common.keys import read_public
-    from server.roster import Roster
-
-    roster = Roster(settings.server.state)
-    if given.client is None:
-        for entry in roster.entries():
-            state = f"revoked {entry.revoked}" if entry.revoked else f"enrolled {entry.enrolled}"
-            print(f"{entry.client}  {entry.fingerprint}  {state}")
-        return 0
-    if given.public_key is None:
-        raise ConfigError(f"enroll {given.client}: expected the file of its public key, KEY.pub")
-    _check_name(given.client)
-    entry = roster.enroll(given.client, read_public(given.public_key))
-    print(f"{entry.client} may take part by {entry.fingerprint}")
-    return 0
-
-
-def _revoke(settings: Settings, given: argparse.Namespace) -> int:
-    from server.roster import Roster
-
-    for entry in Roster(settings.server.state).revoke(given.client, given.only):
-        print(f"{entry.client} is shut out: {entry.fingerprint} no longer counts")
-    return 0
-
-
-def _check_name(name: str) -> None:
-    if re.fullmatch(CLIENT_NAME, name) is None:
-        raise ConfigError(f"'{name}' is no client's name: expected up to 64 letters, digits, '.', '_', '-'")
-
-
-def _play(settings: Settings, given: argparse.Namespace) -> int:
-    from flockwatch.play import play
-
-    stop = threading.Event()
-    _on_signal(stop.set)
-    play(given.broker, given.machines, given.rate, given.fault_every, given.first_fault, given.seed, stop)
-    return 0
-
-
-def _local(settings: Settings, given: argparse.Namespace) -> int:
-    from flockwatch.local import run
-
-    # Ended by a signal or by an error, the processes that it started end with it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    return run(settings)
-
-
-def _evaluate(settings: Settings, given: argparse.Namespace) -> int:
-    from flockwatch.quality.evaluation import run
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    return run(settings)
-
-
-def _on_signal(stop: Callable[[], None]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop())

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,6 +21,7 @@ from rich.progress import (
 
 from client.data import Partition
 from client.edge import Edge
+from common.config import save
 from common.files import write_atomic
 from common.manifest import Manifest
 from common.processes import Processes
@@ -68,7 +68,7 @@ def run(settings: Settings) -> int:
         },
         federation={"min_clients": len(sources)},
     )
-    write_atomic(folder / "settings.yaml", yaml.safe_dump(settings.dump(), sort_keys=False).encode(), 0o600)
+    save(settings, folder / "settings.yaml")
     console.print(f"{len(sources)} clients, a process each; logs and results in {folder}")
     machines = [live.Machine.of(s.partition, folder / "clients") for s in sources if settings.local.live]
     with Processes() as processes:

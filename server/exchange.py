@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from common.changes import Change, Missing, Step
-from common.flwr_private import beats, public_keys, pull, push_inline
+from common.flwr_private.grid import beats, public_keys, pull, push_inline
 from common.manifest import Manifest
 from common.messages import (
     CONTENT,

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpcore
 
-from common.flwr_private import (
+from common.flwr_private.endpoints import (
     ACTIVATE,
     CONTROL_REGISTER,
     KEY_HEADER,

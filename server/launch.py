@@ -8,9 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import yaml
-
-from common.files import write_atomic
+from common.config import save
 from common.settings import Settings
 from server.entrance import Entrance
 from server.first import start
@@ -58,7 +56,7 @@ def serve(settings: Settings, stop: threading.Event) -> str:
     folder = settings.server.state.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     config_file = folder / "settings.yaml"
-    write_atomic(config_file, yaml.safe_dump(settings.dump(), sort_keys=False).encode(), 0o600)
+    save(settings, config_file)
     lease = Lease(folder)
     if lease.held:
         raise LinkError(f"{folder}: another server works on this state folder")

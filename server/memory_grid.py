@@ -9,11 +9,13 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
+from common.flwr_private.stamps import number
+
 
 class MemoryGrid(Grid):
     """Hands messages to ClientApps in this process; a reply is there at the next pull.
 
-    The process must have taken a task (`common.flwr_private.take_task`).
+    The process must have taken a task (`common.flwr_private.stamps.take_task`).
 
     Args:
         apps: By the number of the node.
@@ -45,7 +47,7 @@ class MemoryGrid(Grid):
         """Have each message answered at once."""
         ids = []
         for message in messages:
-            message.metadata.__dict__["_message_id"] = message.object_id
+            number(message)
             node = message.metadata.dst_node_id
             context = Context(1, node, {}, RecordDict(), {}, 1)
             self._replies[message.object_id] = self._apps[node](message, context)

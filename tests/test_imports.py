@@ -18,9 +18,10 @@ MAY_IMPORT = {
     "server": {"server", "common"},
     "flockwatch": set(PACKAGES),
 }
+PRIVATE = ("connection", "endpoints", "errors", "grid", "packing", "sockets", "stamps", "superlink")
 ONLY_IN = {
     "flwr": {
-        "common/flwr_private.py",
+        *(f"common/flwr_private/{name}.py" for name in PRIVATE),
         "client/app.py",
         "client/link.py",
         "server/aggregation.py",
@@ -28,7 +29,6 @@ ONLY_IN = {
         "server/exchange.py",
         "server/memory_grid.py",
         "server/strategy.py",
-        "server/superlink.py",
         "flockwatch/quality/federation.py",
     },
     "keras": {"client/trainer.py"},
@@ -43,17 +43,17 @@ ONLY_IN = {
         "client/credentials.py",
         "client/link.py",
         "common/certificates.py",
-        "common/flwr_private.py",
+        "common/flwr_private/connection.py",
         "common/keys.py",
         "flockwatch/certs.py",
         "server/roster.py",
     },
-    "uvicorn": {"server/superlink.py", "server/web.py"},
+    "uvicorn": {"common/flwr_private/superlink.py", "server/web.py"},
     "datasketches": {"common/sketch.py", "client/drift.py"},
     "paho": {"client/mqtt.py", "client/sources/mqtt.py", "client/sinks/mqtt.py"},
     "prometheus_client": {"client/status.py", "server/site.py", "server/status.py"},
     "sqlalchemy": {"server/database.py", "server/history.py"},
-    "starlette": {"server/site.py", "server/superlink.py", "server/web.py"},
+    "starlette": {"common/flwr_private/superlink.py", "server/site.py", "server/web.py"},
 }
 FLWR_PUBLIC = {
     "flwr.app",
@@ -92,15 +92,21 @@ def test_a_heavy_library_is_imported_only_where_it_belongs(library: str) -> None
     assert users == ONLY_IN[library]
 
 
-def test_private_names_of_flower_stand_in_one_file_and_in_our_superlink() -> None:
+def test_private_names_of_flower_stand_in_one_room() -> None:
     users = {f for f, module in imports() if module.split(".")[0] == "flwr" and module not in FLWR_PUBLIC}
-    assert users == {"common/flwr_private.py", "server/superlink.py"}
+    assert users == {f"common/flwr_private/{name}.py" for name in PRIVATE}
+
+
+def test_superlink_is_loaded_only_by_the_program_that_runs_it() -> None:
+    users = {file for file, module in imports() if module == "common.flwr_private.superlink"}
+    assert users == {"server/superlink.py"}
 
 
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
         ("server.app", ("tensorflow", "keras", "sklearn")),
+        ("client.link", ("tensorflow", "keras", "flwr.superlink", "sqlalchemy", "uvicorn")),
         ("client.launch", ("tensorflow", "keras", "sklearn", "flwr", "pyarrow", "paho")),
         ("flockwatch.cli", ("tensorflow", "keras", "flwr", "pyarrow")),
         ("common.scoring", ("tensorflow", "keras", "flwr", "pyarrow")),

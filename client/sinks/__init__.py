@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any, cast
+from typing import cast
 
-from client.addresses import Address, AddressError
+from client.addresses import Address
 from client.sinks.contract import Sink
 
 __all__ = ["SINKS", "Sink", "open_sink"]
@@ -18,7 +17,7 @@ SINKS = {
     "mqtt": "mqtt:MqttSink",
     "mqtts": "mqtt:MqttSink",
 }
-"""Module and class of each scheme, loaded when it is used: a detector holds no library it has no use for."""
+"""Module and class of each scheme, loaded when it is used."""
 
 
 def open_sink(address: str) -> Sink:
@@ -28,10 +27,4 @@ def open_sink(address: str) -> Sink:
         AddressError: the address is wrong.
     """
     found = Address.parse(address)
-    if found.scheme not in SINKS:
-        raise AddressError(
-            f"{found.text}: unknown scheme '{found.scheme}'; expected one of: {', '.join(SINKS)}"
-        )
-    module, _, name = SINKS[found.scheme].partition(":")
-    kind: Any = getattr(import_module(f"client.sinks.{module}"), name)
-    return cast(Sink, kind.at(found))
+    return cast(Sink, found.kind(__name__, SINKS).at(found))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any, cast
+from typing import cast
 
-from client.addresses import Address, AddressError
+from client.addresses import Address
 from client.sources.contract import MAX_LINE_BYTES, MOST, Ended, Position, Source, SourceError
 
 __all__ = ["MAX_LINE_BYTES", "MOST", "SOURCES", "Ended", "Position", "Source", "SourceError", "open_source"]
@@ -18,7 +17,7 @@ SOURCES = {
     "mqtts": "mqtt:MqttSource",
     "host": "host:HostSource",
 }
-"""Module and class of each scheme, loaded when it is used: a detector holds no library it has no use for."""
+"""Module and class of each scheme, loaded when it is used."""
 
 
 def open_source(address: str, position: Position | None = None) -> Source:
@@ -29,10 +28,4 @@ def open_source(address: str, position: Position | None = None) -> Source:
         SourceError: what it names can never be read.
     """
     found = Address.parse(address)
-    if found.scheme not in SOURCES:
-        raise AddressError(
-            f"{found.text}: unknown scheme '{found.scheme}'; expected one of: {', '.join(SOURCES)}"
-        )
-    module, _, name = SOURCES[found.scheme].partition(":")
-    kind: Any = getattr(import_module(f"client.sources.{module}"), name)
-    return cast(Source, kind.at(found, position))
+    return cast(Source, found.kind(__name__, SOURCES).at(found, position))

@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 from client.app import build
 from client.edge import Edge
 from common.architecture import Architecture
-from common.flwr_private import take_task
+from common.flwr_private.stamps import take_task
 from common.manifest import Manifest
 from common.settings import Settings, TrainingSettings
 from server import aggregation

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from common.config import ConfigError, load
+from common.config import ConfigError, load, save
 from common.settings import Settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -383,14 +383,21 @@ SOME_SETTINGS = st.fixed_dictionaries(
 
 @settings(max_examples=50, deadline=None)
 @given(SOME_SETTINGS)
-def test_dumped_settings_load_as_the_same_settings(
+@example({"data": {"ignore": ["0E0"]}})
+def test_saved_settings_load_as_the_same_settings(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
 ) -> None:
-    folder = tmp_path_factory.getbasetemp()
-    loaded = load(written(folder, yaml.safe_dump(values)), environ={})
-    dumped = loaded.dump()
+    path = tmp_path_factory.getbasetemp() / "fleet.yaml"
+    chosen = Settings().with_values(**values)
+    dumped = chosen.dump()
     assert json.loads(json.dumps(dumped, allow_nan=False)) == dumped
-    assert load(written(folder, yaml.safe_dump(dumped, sort_keys=False)), environ={}) == loaded
+    save(chosen, path)
+    assert load(path, environ={}) == chosen
+
+
+def test_saved_settings_can_be_read_by_this_user_alone(tmp_path: Path) -> None:
+    save(Settings(), tmp_path / "fleet.yaml")
+    assert (tmp_path / "fleet.yaml").stat().st_mode & 0o777 == 0o600
 
 
 def test_no_default_is_infinite() -> None:

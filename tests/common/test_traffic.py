@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import threading
 
-import httpcore
-import pytest
-
-from common.flwr_private import FleetConnection, _Counted, _Metered
 from common.traffic import TIMED_BYTES, Meter, Traffic
 
 
@@ -34,50 +30,3 @@ def test_a_reply_is_counted_and_only_a_large_request_is_timed() -> None:
 def test_a_process_that_begins_anew_counts_from_nothing() -> None:
     assert Traffic(sent_bytes=5, encode_s=0.5).since(Traffic(sent_bytes=9)) == Traffic(5, encode_s=0.5)
     assert Traffic(9, 9).since(Traffic(5, 1)) == Traffic(4, 8)
-
-
-class Stream(httpcore.NetworkStream):
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return b"four"
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if buffer == b"cut":
-            raise httpcore.WriteError
-
-    def start_tls(self, *_: object, **__: object) -> httpcore.NetworkStream:
-        return Stream()
-
-    def get_extra_info(self, info: str) -> object:
-        return info
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class Backend(httpcore.NetworkBackend):
-    def connect_tcp(self, *_: object, **__: object) -> httpcore.NetworkStream:
-        return Stream()
-
-
-@pytest.mark.parametrize("tls", [False, True])
-def test_what_a_socket_carries_is_counted(tls: bool) -> None:
-    meter = Meter()
-    stream = _Metered(Backend(), meter).connect_tcp("h", 1)
-    if tls:
-        stream = stream.start_tls(None)  # type: ignore[arg-type]
-    assert isinstance(stream, _Counted)
-    stream.write(b"123")
-    stream.read(10)
-    with pytest.raises(httpcore.WriteError):
-        stream.write(b"cut")
-    stream.close()
-    assert stream.get_extra_info("x") == "x"
-    assert (meter.traffic.sent_bytes, meter.traffic.received_bytes) == (3, 4)
-
-
-def test_a_connection_finds_the_sockets_to_count() -> None:
-    """By private names of httpx, httpcore and Flower, which an upgrade must still have."""
-    connection = FleetConnection("127.0.0.1:1", meter=Meter())
-    pool = connection._client._client._transport._pool  # type: ignore[attr-defined]
-    assert isinstance(pool._network_backend, _Metered)
-    connection.close()

@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
 from fleet import Federation, eventually, free_port
 
-from common.config import load
+from common.config import load, save
 from server.link import SuperLink, flower_environment
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +72,7 @@ def test_a_stock_supernode_takes_part_beside_a_resident_client(federation) -> No
 def test_flwr_run_submits_the_app_to_a_superlink_that_is_there(federation) -> None:
     run: Federation = federation({"federation.max_rounds": "2"})
     config = run.folder / "fleet.yaml"
-    config.write_text(yaml.safe_dump(load(None, run.overrides, {}).dump()))
+    save(load(None, run.overrides, {}), config)
     link = SuperLink(run.folder, "127.0.0.1", run.port)
     try:
         link.start()

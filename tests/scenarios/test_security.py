@@ -24,7 +24,8 @@ from secured import Secured
 from client.app import build
 from client.wire import Wire
 from common import wire
-from common.flwr_private import FleetConnection, ShutOut, Unreachable
+from common.flwr_private.connection import FleetConnection
+from common.flwr_private.errors import ShutOut, Unreachable
 from common.keys import pem
 from common.messages import Description, Evaluation, Task, Update
 from common.moments import Moments

@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from common.flwr_private import TASK
+from common.flwr_private.stamps import TASK
 from common.messages import Update
 from common.scoring import ErrorSummary
 from common.settings import Settings, Strategy

@@ -17,7 +17,7 @@ from client.app import build
 from client.wire import Wire
 from common.changes import Change, Missing
 from common.compression.choice import Block
-from common.flwr_private import TASK
+from common.flwr_private.stamps import TASK
 from common.manifest import Manifest
 from common.messages import CONTENT, RECORD, Task, Update
 from common.settings import Settings

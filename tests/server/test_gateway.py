@@ -19,7 +19,8 @@ import pytest
 
 from common.certificates import CertificateError
 from common.config import ConfigError
-from common.flwr_private import FleetConnection, ShutOut, Unreachable
+from common.flwr_private.connection import FleetConnection
+from common.flwr_private.errors import ShutOut, Unreachable
 from common.keys import new_private, pem
 from common.settings import ServerSettings
 from flockwatch.certs import Certificates

@@ -20,7 +20,7 @@ from client.data import Partition
 from client.edge import Edge
 from client.trainer import Trainer
 from common.architecture import Architecture
-from common.flwr_private import TASK
+from common.flwr_private.stamps import TASK
 from common.manifest import Manifest
 from common.messages import Task
 from common.moments import Moments, Scaler

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.server.superlink.linkstate import InMemoryLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID
-from flwr.supercore.corestate.in_memory_corestate import InMemoryCoreState
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
-from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink import main as flower
 from flwr.superlink.config_loader import get_federation_manager
 from starlette.middleware import Middleware
 
-from server.superlink import Objects, State, Under, factories, middleware
+from common.flwr_private.stamps import number
+from common.flwr_private.superlink import State, Under, factories, middleware
 
 
 @pytest.fixture
@@ -52,7 +47,7 @@ class Fleet:
 
     @staticmethod
     def stamped(message: Message) -> Message:
-        message.metadata.__dict__["_message_id"] = message.object_id
+        number(message)
         return message
 
     def push(self, message: Message) -> tuple[bool, list[str]]:
@@ -103,20 +98,6 @@ def test_a_message_by_objects_is_announced_with_them_as_ever(fleet: Fleet) -> No
 def test_a_message_that_flower_refuses_is_refused(fleet: Fleet) -> None:
     fleet.state.delete_node("aid", fleet.node)
     assert fleet.push(fleet.task()) == (False, [])
-
-
-def test_what_is_changed_of_flower_is_there_to_be_changed() -> None:
-    for ours, theirs, name in [
-        (Objects, InMemoryObjectStore, "get_object_tree"),
-        (State, InMemoryLinkState, "store_message_and_object_tree"),
-    ]:
-        assert parameters(getattr(ours, name)) == parameters(getattr(theirs, name))
-    assert callable(InMemoryCoreState._cleanup_push_session)
-    assert parameters(factories) == parameters(flower.get_objectstore_linkstate_factories)  # type: ignore[attr-defined]
-
-
-def parameters(function: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(function).parameters)
 
 
 def test_each_of_flowers_checks_stands_in_the_way_of_what_it_is_meant_for() -> None:
