@@ -20,7 +20,7 @@ from flwr.superlink import main as flower
 from flwr.superlink.config_loader import get_federation_manager
 from starlette.middleware import Middleware
 
-from server.superlink import Objects, State, Under, factories, middleware
+from server.superlink import MOST_LOGGED, Objects, State, Under, factories, middleware
 
 
 @pytest.fixture
@@ -62,9 +62,13 @@ class Fleet:
     def kept(self) -> dict[str, int]:
         """How much of each thing the state holds."""
         parts = {**vars(self.state), **{f"objects.{n}": v for n, v in vars(self.state.object_store).items()}}
-        found = {name: len(value) for name, value in parts.items() if isinstance(value, dict | list | set)}
-        mapped = self.state.object_store.run_objects_mapping  # type: ignore[attr-defined]
-        return found | {"objects of runs": sum(map(len, mapped.values()))}
+        found = {name: value for name, value in parts.items() if isinstance(value, dict | list | set)}
+        inside = {
+            f"in {name}": sum(len(held) for held in value.values() if isinstance(held, dict | list | set))
+            for name, value in found.items()
+            if isinstance(value, dict)
+        }
+        return {name: len(value) for name, value in found.items()} | inside
 
 
 @pytest.fixture
@@ -105,10 +109,27 @@ def test_a_message_that_flower_refuses_is_refused(fleet: Fleet) -> None:
     assert fleet.push(fleet.task()) == (False, [])
 
 
+def test_of_a_runs_log_the_newest_pieces_are_kept(fleet: Fleet) -> None:
+    task = fleet.state.get_run_info(run_ids=[fleet.run])[0].primary_task_id
+    assert task is not None
+    kept = []
+    for hundred in range(30):
+        for piece in range(100):
+            fleet.state.add_task_log(task, f"{100 * hundred + piece}\n")
+        kept.append(fleet.kept())
+    assert kept[9] == kept[-1]
+    assert kept[-1]["in task_logs"] == MOST_LOGGED
+    log, told = fleet.state.get_task_log(task, None)
+    assert log.split() == [str(piece) for piece in range(3000 - MOST_LOGGED, 3000)]
+    fleet.state.add_task_log(task, "3000\n")
+    assert fleet.state.get_task_log(task, told)[0] == "3000\n"
+
+
 def test_what_is_changed_of_flower_is_there_to_be_changed() -> None:
     for ours, theirs, name in [
         (Objects, InMemoryObjectStore, "get_object_tree"),
         (State, InMemoryLinkState, "store_message_and_object_tree"),
+        (State, InMemoryLinkState, "add_task_log"),
     ]:
         assert parameters(getattr(ours, name)) == parameters(getattr(theirs, name))
     assert callable(InMemoryCoreState._cleanup_push_session)
