@@ -2,8 +2,9 @@
 
 What it does and who may ask for what is Flower's. Three things are changed, since a fleet is limited by the
 processor time that SuperLink needs for a request (docs/decisions/0015-lean-superlink.md): its state is in
-memory, it keeps nothing of messages that have come and gone, and a request passes only the checks that are
-meant for its kind. And it keeps connections open for as long as clients may be silent.
+memory, it keeps nothing of messages that have come and gone and only the end of a run's log, and a request
+passes only the checks that are meant for its kind. And it keeps connections open for as long as clients may
+be silent.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ PATHS = {
 KEEP_ALIVE_S = 30
 """How long a connection may be idle. Uvicorn's 5 s are shorter than the polls of a large fleet are apart."""
 
+MOST_LOGGED = 256
+"""Pieces of a run's log that are kept for `flwr log`; the state folder's `run.log` has all of it."""
+
 
 class Objects(InMemoryObjectStore):
     """Flower's store, in which a message that has no objects is one piece."""
@@ -45,11 +49,11 @@ class Objects(InMemoryObjectStore):
 
 
 class State(InMemoryLinkState):
-    """Flower's state, which registers no objects for a message that carries its content.
+    """Flower's state, which keeps of a run only what is still needed.
 
     Flower forgets the objects of a message once they were fetched, and the session in which they are sent
     once all are there. Where the content is inside the message neither happens: both would stay until the
-    run ends.
+    run ends, so none are registered. And it would keep all that the ServerApp ever printed.
     """
 
     def store_message_and_object_tree(
@@ -66,6 +70,12 @@ class State(InMemoryLinkState):
         taken = self.store_message_res(message) if is_reply else self.store_message_ins(message)
         self._cleanup_push_session(session_id, cleanup_messages=False)
         return taken is not None, []
+
+    def add_task_log(self, task_id: int, log_message: str) -> None:
+        """Take a piece of a task's log in: what it printed since the piece before."""
+        super().add_task_log(task_id, log_message)
+        with self.log_lock:
+            del self.task_logs[task_id][:-MOST_LOGGED]
 
 
 class Under:

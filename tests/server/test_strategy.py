@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
+from benchmarks.light_clients import LightEdge
 from client.app import build
 from client.data import Partition
 from client.edge import Edge
@@ -27,7 +30,7 @@ from common.moments import Moments, Scaler
 from common.schema import Schema
 from common.settings import Settings
 from common.weights import add, weighted_mean
-from server import aggregation, view
+from server import aggregation, exchange, view
 from server.history import History
 from server.memory_grid import MemoryGrid
 from server.registry import Registry
@@ -193,6 +196,38 @@ def test_asynchronous_clients_learn_and_each_version_is_on_disk(tmp_path: Path) 
     assert {reply["client"] for r in rounds for reply in r["replies"]} == set("abc")
     # A version carries the scores of the whole fleet, not only of the two whose updates made it.
     assert versions(tmp_path)[-1].scores.count >= 3 * 19
+
+
+class Counting(Registry):
+    """Counts, when some versions are written, the objects of each class of ours and of Flower's."""
+
+    def __init__(self, folder: Path, at: tuple[int, ...]) -> None:
+        super().__init__(folder, keep=2)
+        self.at = at
+        self.held: list[Counter[str]] = []
+
+    def write(self, manifest: Manifest, *args: Any) -> Path:
+        if manifest.version in self.at:
+            gc.collect()
+            names = Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in map(type, gc.get_objects()))
+            ours = ("common.", "flwr.", "server.")
+            self.held.append(Counter({name: n for name, n in names.items() if name.startswith(ours)}))
+        return super().write(manifest, *args)
+
+
+def test_no_more_is_held_after_many_updates_than_after_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "MOST_ANSWERED", 50)
+    edges = [LightEdge(f"light-{number}", number) for number in range(4)]
+    apps = {i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}  # type: ignore[misc]
+    chosen = settings(federation={"mode": "asynchronous", "buffer": 4, "max_rounds": 80, "min_clients": 4})
+    history, registry = History(tmp_path / "history.sqlite"), Counting(tmp_path / "versions", (20, 80))
+    FlockStrategy(FedAvg(), chosen, registry, history, shown=tmp_path / "fleet.json").start(MemoryGrid(apps))
+    some, many = registry.held
+    assert some["server.exchange.Sent"] >= 50
+    more = {name: count - some[name] for name, count in many.items()}
+    assert {name: n for name, n in more.items() if n > len(edges)} == {}  # besides the tasks in flight
 
 
 class Stuttering(MemoryGrid):

@@ -116,6 +116,7 @@ def test_what_our_superlink_changes_of_flowers_is_there_to_be_changed() -> None:
     for ours, theirs, name in [
         (Objects, InMemoryObjectStore, "get_object_tree"),
         (State, InMemoryLinkState, "store_message_and_object_tree"),
+        (State, InMemoryLinkState, "add_task_log"),
     ]:
         assert parameters(getattr(ours, name)) == parameters(getattr(theirs, name))
     assert callable(InMemoryCoreState._cleanup_push_session)

@@ -15,7 +15,7 @@ from flwr.superlink.config_loader import get_federation_manager
 from starlette.middleware import Middleware
 
 from common.flwr_private.stamps import number
-from common.flwr_private.superlink import State, Under, factories, middleware
+from common.flwr_private.superlink import MOST_LOGGED, State, Under, factories, middleware
 
 
 @pytest.fixture
@@ -57,9 +57,13 @@ class Fleet:
     def kept(self) -> dict[str, int]:
         """How much of each thing the state holds."""
         parts = {**vars(self.state), **{f"objects.{n}": v for n, v in vars(self.state.object_store).items()}}
-        found = {name: len(value) for name, value in parts.items() if isinstance(value, dict | list | set)}
-        mapped = self.state.object_store.run_objects_mapping  # type: ignore[attr-defined]
-        return found | {"objects of runs": sum(map(len, mapped.values()))}
+        found = {name: value for name, value in parts.items() if isinstance(value, dict | list | set)}
+        inside = {
+            f"in {name}": sum(len(held) for held in value.values() if isinstance(held, dict | list | set))
+            for name, value in found.items()
+            if isinstance(value, dict)
+        }
+        return {name: len(value) for name, value in found.items()} | inside
 
 
 @pytest.fixture
@@ -98,6 +102,22 @@ def test_a_message_by_objects_is_announced_with_them_as_ever(fleet: Fleet) -> No
 def test_a_message_that_flower_refuses_is_refused(fleet: Fleet) -> None:
     fleet.state.delete_node("aid", fleet.node)
     assert fleet.push(fleet.task()) == (False, [])
+
+
+def test_of_a_runs_log_the_newest_pieces_are_kept(fleet: Fleet) -> None:
+    task = fleet.state.get_run_info(run_ids=[fleet.run])[0].primary_task_id
+    assert task is not None
+    kept = []
+    for hundred in range(30):
+        for piece in range(100):
+            fleet.state.add_task_log(task, f"{100 * hundred + piece}\n")
+        kept.append(fleet.kept())
+    assert kept[9] == kept[-1]
+    assert kept[-1]["in task_logs"] == MOST_LOGGED
+    log, told = fleet.state.get_task_log(task, None)
+    assert log.split() == [str(piece) for piece in range(3000 - MOST_LOGGED, 3000)]
+    fleet.state.add_task_log(task, "3000\n")
+    assert fleet.state.get_task_log(task, told)[0] == "3000\n"
 
 
 def test_each_of_flowers_checks_stands_in_the_way_of_what_it_is_meant_for() -> None:
