@@ -4,8 +4,9 @@
 `FLOCKWATCH_LOAD_CLIENTS` how many there are.
 
 How fast resident memory grows is told of each half of the updates, as the slope of a line through one sample
-a second. In the first half things fill that have a bound: the allocator's heap, SQLite's pages, the newest of
-the log and of the answers. What leaks goes on in the last half.
+a second. The first half begins with the start, and in it things fill that have a bound: the allocator's heap,
+SQLite's pages, the newest of the log and of the answers. What leaks goes on in the last half. Resident memory
+swings by several MB meanwhile, so that a slope over fewer than 10,000 updates says little.
 """
 
 from __future__ import annotations
