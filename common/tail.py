@@ -15,16 +15,15 @@ from common.threshold import SMALLEST, Sample, exceeded
 STEP = 0.5
 """Of rarity, from one limit to the next."""
 LIMITS = 60
-_CLOSEST = 1 + 1e-6
-"""One limit divided by the one before it, at least: scores are float32."""
+_LEAST = 1e-6
+"""From one limit's logarithm to the next one's, at least: scores are float32."""
 
 
 class Tail:
     """One network's scores on normal events, as a rising function from a score to its rarity, in nats.
 
-    Up to its first limit it is linear in the score, from there in the score's logarithm; beyond the last, which
-    one event in 10^13 exceeds, it goes on as steep as before. So it is strictly rising over all scores, and
-    finite.
+    Up to its first limit it is linear in the score, from there in the logarithm of the score. Beyond the last
+    one, which one event in 10^13 exceeds, it goes on as steep as before. So it is finite and always rises.
 
     Args:
         limits: Shape (LIMITS,), rising: the scores that shares `exp(-STEP)`, `exp(-2 * STEP)`, ... of normal
@@ -40,7 +39,7 @@ class Tail:
 
     def __init__(self, limits: NDArray[np.float64]) -> None:
         sound = limits.shape == (LIMITS,) and limits.dtype == np.float64 and np.isfinite(limits).all()
-        if not sound or not (np.diff(limits, prepend=0.0) > 0).all():
+        if not sound or (limits <= 0).any() or not (np.diff(np.log(limits)) > _LEAST / 2).all():
             raise ValueError(f"a tail: expected {LIMITS} finite limits that rise from above 0")
         self.limits = limits
         self._first = float(limits[0])
@@ -65,7 +64,7 @@ class Tail:
             share = len(own) / (len(own) + prior)
             theirs = np.log([max(exceeded(fleet, rate), SMALLEST) for rate in rates])
             logs = share * logs + (1 - share) * theirs
-        least = np.log(_CLOSEST) * np.arange(LIMITS)
+        least = _LEAST * np.arange(LIMITS)
         return cls(np.exp(np.maximum.accumulate(logs - least) + least))
 
     def rarity(self, score: float) -> float:
