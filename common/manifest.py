@@ -85,20 +85,19 @@ class Manifest:
             )
         if not is_finite(self.weights):
             raise ManifestError(f"weights of version {self.version} are not finite")
-        try:
-            _ = self.members
-        except ManifestError as error:
-            raise ManifestError(f"the ensemble's second network: {error}") from error
+        if self.ensemble is not None:
+            try:
+                _ = self.members
+            except ManifestError as error:
+                raise ManifestError(f"the ensemble's second network: {error}") from error
 
-    @cached_property
+    @property
     def members(self) -> tuple[Manifest, ...]:
         """The networks as versions of one network each: of a plain version, itself."""
         if self.ensemble is None:
             return (self,)
-        weights, residuals = self.ensemble.weights, self.ensemble.residuals
-        return replace(self, ensemble=None), replace(
-            self, weights=weights, residuals=residuals, ensemble=None
-        )
+        first = replace(self, ensemble=None)
+        return first, replace(first, weights=self.ensemble.weights, residuals=self.ensemble.residuals)
 
     @cached_property
     def precision(self) -> NDArray[np.float32]:
