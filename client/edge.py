@@ -18,13 +18,15 @@ from client.store import Store
 from client.tables import DataError
 from client.wire import Wire
 from common.architecture import Architecture
+from common.ensemble import Ensemble
 from common.manifest import Manifest
 from common.messages import Description, Evaluation, Task, Update
 from common.moments import Moments, Scaler
 from common.residuals import Residuals
-from common.scoring import ErrorSummary, Measured, measured, scores, window_starts
+from common.scoring import ErrorSummary, Measured, measured, scored_by, window_starts
 from common.settings import ScalingSettings, ScoringSettings, ThresholdSettings, TrainingSettings
 from common.sketch import ScoreSketch
+from common.tail import Tail
 from common.threshold import threshold
 from common.weights import Weights, subtract
 
@@ -161,9 +163,9 @@ class Edge:
         )
         limit = threshold(
             ThresholdSettings.model_validate(manifest.settings["threshold"]),
-            prepared.held_out(manifest).scores,
+            scored_by(manifest, prepared.rows, prepared.held_out_starts),
         )
-        found = scores(manifest.architecture, manifest.weights, events, None, manifest.precision)
+        found = scored_by(manifest, events)
         return Judgement(self.name, prepared.cut, limit, len(found), int((found > limit).sum()))
 
     def adopted(self, manifest: Manifest) -> Manifest:
@@ -171,6 +173,7 @@ class Edge:
 
         Of what this client's own rows say, it takes a share of `n / (n + prior)`, n being their windows: of
         the weights that they tune the version to, and of the inputs' usual errors. The rest is the fleet's.
+        With `scoring.combine: scores` the share is not of the weights, but of the score.
 
         Source: the share is that of a normal mean under a conjugate prior (Efron and Morris 1973).
 
@@ -185,15 +188,35 @@ class Edge:
             manifest = replace(manifest, moments=self._moments(manifest))
         elif by == "shared":
             manifest = replace(manifest, moments=manifest.moments.around(self._moments(manifest)))
-        weights = self._tuned(manifest, prepared, scoring)
-        if not scoring.normalise:
-            return replace(manifest, weights=weights, residuals=Residuals())
-        own = measured(manifest.architecture, weights, prepared.rows, prepared.training_starts).residuals
-        return replace(manifest, weights=weights, residuals=own.leaning(manifest.residuals, scoring.prior))
+        tuned = self._tuned(manifest, prepared, scoring)
+        if tuned is None:
+            return prepared.weighed(manifest, scoring)
+        own = len(prepared.training_starts) / (len(prepared.training_starts) + scoring.prior)
+        if scoring.combine == "scores":
+            return self._joined(manifest, tuned, own, prepared, scoring)
+        mixed = {n: (1 - own) * w + own * tuned[n] for n, w in manifest.weights.items()}
+        weights = {n: array.astype(np.float32) for n, array in mixed.items()}
+        return prepared.weighed(replace(manifest, weights=weights), scoring)
 
-    def _tuned(self, manifest: Manifest, prepared: _Prepared, scoring: ScoringSettings) -> Weights:
+    def _joined(
+        self, manifest: Manifest, tuned: Weights, own: float, prepared: _Prepared, scoring: ScoringSettings
+    ) -> Manifest:
+        """The ensemble of a version and what it was tuned to, each with its tail on the held-out rows."""
+        first = prepared.weighed(manifest, scoring)
+        second = prepared.weighed(replace(manifest, weights=tuned), scoring)
+        found = [prepared.held_out(member).scores for member in (first, second)]
+        if not np.isfinite(found).all():
+            raise DataError(f"{self.name}: a held-out row is so far off that its score is no number")
+        tails = (Tail.of(each, manifest.scores, scoring.prior) for each in found)
+        ensemble = Ensemble(second.weights, second.residuals, own, (next(tails), next(tails)))
+        # The fleet's scores are of one network: what they would be if the other had scored alike.
+        fleet = manifest.scores.mapped(lambda scores: ensemble.scores(scores, scores))
+        return replace(first, ensemble=ensemble, scores=fleet)
+
+    def _tuned(self, manifest: Manifest, prepared: _Prepared, scoring: ScoringSettings) -> Weights | None:
+        """What a few epochs on this client's own rows make of a version's weights, where there can be any."""
         if not scoring.personal_epochs:
-            return manifest.weights
+            return None
         settings = TrainingSettings.model_validate(manifest.settings["training"])
         seed = zlib.crc32(f"{self.name}/{manifest.version}/{settings.seed}/personal".encode())
         try:
@@ -201,10 +224,8 @@ class Edge:
                 manifest.weights, prepared.rows, scoring.personal_epochs, seed, prepared.training_starts
             )
         except TrainingUnavailable:
-            return manifest.weights
-        own = len(prepared.training_starts) / (len(prepared.training_starts) + scoring.prior)
-        mixed = {n: (1 - own) * w + own * tuned[n] for n, w in manifest.weights.items()}
-        return {n: array.astype(np.float32) for n, array in mixed.items()}
+            return None
+        return tuned
 
     def warm(self, architecture: Architecture, settings: TrainingSettings) -> Trainer:
         """The trainer for this model: the one that is kept, unless the model has changed.
@@ -297,6 +318,13 @@ class _Prepared:
     """Rows before it are trained on; those after it are held out."""
     training_starts: NDArray[np.int32]
     held_out_starts: NDArray[np.int32]
+
+    def weighed(self, manifest: Manifest, scoring: ScoringSettings) -> Manifest:
+        """A version with the precision that its errors on the training windows and the fleet's call for."""
+        if not scoring.normalise:
+            return replace(manifest, residuals=Residuals())
+        own = measured(manifest.architecture, manifest.weights, self.rows, self.training_starts).residuals
+        return replace(manifest, residuals=own.leaning(manifest.residuals, scoring.prior))
 
     def held_out(self, manifest: Manifest) -> Measured:
         """What a version makes of the held-out windows."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from common.ensemble import Ensemble
 from common.manifest import Manifest
 from common.moments import Scaler
 from common.scoring import activate, reconstruct, windows
@@ -18,7 +19,7 @@ Floats = NDArray[np.float32]
 MOST = 256
 """Events that are scored together at most."""
 LARGEST = float(np.finfo(np.float32).max)
-"""The score of an event so far off that its error is no number any more."""
+"""The error of an event so far off that it is no number any more."""
 _ROOM = 4096
 """Scaled rows written one after the other before the last window is moved to the front again."""
 
@@ -32,28 +33,11 @@ class Explanation(NamedTuple):
     """The last event's values as the model reconstructs them, in the features' own units."""
 
 
-class Scorer:
-    """Scores events in their order: the error of the window that each one ends.
-
-    Rows are float32 in the features' own units and in the order of the manifest's schema. Overflow is not an
-    error here: call it inside `np.errstate(over="ignore", invalid="ignore")`.
-    """
+class _Network:
+    """One network and what its errors weigh."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self.version = manifest.version
-        self.window = manifest.architecture.window
         self._architecture, self._weights = manifest.architecture, manifest.weights
-        scaling = ScalingSettings.model_validate(manifest.settings["scaling"])
-        # A client that scales by its own moments was given them with the version (see `Edge.adopted`).
-        self._scaler = Scaler.chosen(scaling, manifest.moments, manifest.moments)
-        self._mean = self._scaler.mean
-        self._inverse = (1 / self._scaler.std).astype(np.float32)
-        self._limits = (np.float32(-scaling.clip), np.float32(scaling.clip)) if scaling.clip else None
-        features = manifest.architecture.features
-        self._rows = np.zeros((self.window - 1 + _ROOM, features), np.float32)
-        self._end = 0
-        """One after the newest of `_rows`."""
-        inputs = manifest.architecture.inputs
         self._layers = [
             (
                 np.ascontiguousarray(manifest.weights[f"dense_{i}/kernel"]),
@@ -67,8 +51,86 @@ class Scorer:
             )
         ]
         # A score is the mean of squares, each times its input's precision.
-        self._weight = manifest.precision / inputs
-        self._root = np.sqrt(self._weight)
+        self.weight = manifest.precision / manifest.architecture.inputs
+        self._root = np.sqrt(self.weight)
+
+    def one(self, inputs: Floats) -> float:
+        """The weighed error of a scaled window of shape (inputs,)."""
+        hidden = inputs
+        for kernel, bias, output, zeros, activation in self._layers:
+            np.dot(hidden, kernel, out=output)
+            np.add(output, bias, out=output)
+            if activation == "relu":
+                np.maximum(output, zeros, out=output)
+            elif activation != "linear":
+                output[:] = activate(activation, output)
+            hidden = output
+        np.subtract(hidden, inputs, out=hidden)
+        np.multiply(hidden, self._root, out=hidden)
+        error = float(np.dot(hidden, hidden))
+        return error if error <= LARGEST else LARGEST
+
+    def many(self, inputs: Floats) -> Floats:
+        """The same of windows of shape (n, inputs); shape (n,)."""
+        difference = self.reconstructed(inputs) - inputs
+        difference *= self._root
+        found = np.einsum("ij,ij->i", difference, difference)
+        return np.where(found <= LARGEST, found, np.float32(LARGEST))
+
+    def reconstructed(self, inputs: Floats) -> Floats:
+        """What it makes of windows of shape (n, inputs), the same shape."""
+        return reconstruct(self._architecture, self._weights, inputs)
+
+    def leading(self, inputs: Floats) -> _Network:
+        """The network whose errors explain the score of one window, shape (1, inputs)."""
+        return self
+
+
+class _Pair:
+    """The two networks of an ensemble."""
+
+    def __init__(self, ensemble: Ensemble, first: _Network, second: _Network) -> None:
+        self._ensemble, self._first, self._second = ensemble, first, second
+
+    def one(self, inputs: Floats) -> float:
+        """What both errors of a scaled window of shape (inputs,) come to."""
+        return self._ensemble.score(self._first.one(inputs), self._second.one(inputs))
+
+    def many(self, inputs: Floats) -> Floats:
+        """The same of windows of shape (n, inputs); shape (n,)."""
+        return self._ensemble.scores(self._first.many(inputs), self._second.many(inputs))
+
+    def leading(self, inputs: Floats) -> _Network:
+        """The network that adds more to the score of one window, shape (1, inputs)."""
+        first, second = self._ensemble.parts(self._first.one(inputs[0]), self._second.one(inputs[0]))
+        return self._first if first >= second else self._second
+
+
+class Scorer:
+    """Scores events in their order: the error of the window that each one ends.
+
+    The score of an ensemble is what the errors of both networks come to (`common.ensemble`).
+
+    Rows are float32 in the features' own units and in the order of the manifest's schema. Overflow is not an
+    error here: call it inside `np.errstate(over="ignore", invalid="ignore")`.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.version = manifest.version
+        self.window = manifest.architecture.window
+        networks = [_Network(member) for member in manifest.members]
+        ensemble = manifest.ensemble
+        self._model = networks[0] if ensemble is None else _Pair(ensemble, *networks)
+        scaling = ScalingSettings.model_validate(manifest.settings["scaling"])
+        # A client that scales by its own moments was given them with the version (see `Edge.adopted`).
+        self._scaler = Scaler.chosen(scaling, manifest.moments, manifest.moments)
+        self._mean = self._scaler.mean
+        self._inverse = (1 / self._scaler.std).astype(np.float32)
+        self._limits = (np.float32(-scaling.clip), np.float32(scaling.clip)) if scaling.clip else None
+        features = manifest.architecture.features
+        self._rows = np.zeros((self.window - 1 + _ROOM, features), np.float32)
+        self._end = 0
+        """One after the newest of `_rows`."""
 
     def follow(self, rows: Floats) -> None:
         """Go on after these rows of shape (n, features): what matters of them is the last `window - 1`."""
@@ -86,19 +148,8 @@ class Scorer:
         self._end = end = end + 1
         if end < self.window:
             return math.nan
-        inputs = hidden = scaled if self.window == 1 else self._rows[end - self.window : end].reshape(-1)
-        for kernel, bias, output, zeros, activation in self._layers:
-            np.dot(hidden, kernel, out=output)
-            np.add(output, bias, out=output)
-            if activation == "relu":
-                np.maximum(output, zeros, out=output)
-            elif activation != "linear":
-                output[:] = activate(activation, output)
-            hidden = output
-        np.subtract(hidden, inputs, out=hidden)
-        np.multiply(hidden, self._root, out=hidden)
-        score = float(np.dot(hidden, hidden))
-        return score if score <= LARGEST else LARGEST
+        inputs = scaled if self.window == 1 else self._rows[end - self.window : end].reshape(-1)
+        return self._model.one(inputs)
 
     def many(self, rows: Floats) -> Floats:
         """The scores of the next n <= MOST events, shape (n, features), NaN as in `one`; shape (n,)."""
@@ -110,23 +161,23 @@ class Scorer:
         start = max(0, first - self.window + 1)
         if self._end - start >= self.window:
             inputs = windows(self._rows[start : self._end], self.window)
-            difference = reconstruct(self._architecture, self._weights, inputs) - inputs
-            difference *= self._root
-            found = np.einsum("ij,ij->i", difference, difference)
-            scores[-len(found) :] = np.where(found <= LARGEST, found, np.float32(LARGEST))
+            found = self._model.many(inputs)
+            scores[-len(found) :] = found
         return scores
 
     def explain(self, rows: Floats) -> Explanation:
         """What makes the last of `rows`, shape (window, features), unusual.
 
         The model sees what it is scored by, cut off at the scaler's limits; how far off a feature is, is
-        measured without them, or the one that leads the others astray could not be told from them.
+        measured without them, or the one that leads the others astray could not be told from them. Of an
+        ensemble, the network that adds more to the score tells.
         """
         limit = np.float32(1e12)  # beyond it squares overflow, and shares are no numbers
         scaled = np.clip(np.nan_to_num((rows - self._mean) * self._inverse), -limit, limit).reshape(1, -1)
         inputs = scaled if self._limits is None else np.clip(scaled, *self._limits)
-        output = reconstruct(self._architecture, self._weights, inputs)
-        error = (np.square(output - scaled) * self._weight).reshape(rows.shape).sum(axis=0)
+        network = self._model.leading(inputs)
+        output = network.reconstructed(inputs)
+        error = (np.square(output - scaled) * network.weight).reshape(rows.shape).sum(axis=0)
         total = error.sum()
         expected = output.reshape(rows.shape)[-1] * self._scaler.std + self._scaler.mean
         return Explanation(error / total if total > 0 else error, expected)

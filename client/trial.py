@@ -12,7 +12,7 @@ from client.drift import calibration
 from common.manifest import Manifest
 from common.moments import Scaler
 from common.residuals import Residuals
-from common.scoring import scores, window_starts
+from common.scoring import scored_by, window_starts
 from common.settings import ScalingSettings
 from common.sketch import ScoreSketch, SketchError
 from common.threshold import Evidence, blended
@@ -91,12 +91,18 @@ def rescored(manifest: Manifest, kept: Kept) -> NDArray[np.float32]:
     scaling = ScalingSettings.model_validate(manifest.settings["scaling"])
     scaled = Scaler.chosen(scaling, manifest.moments, manifest.moments).apply(kept.rows)
     starts = window_starts(kept.breaks, manifest.architecture.window)
-    return scores(manifest.architecture, manifest.weights, scaled, starts, manifest.precision)
+    return scored_by(manifest, scaled, starts)
 
 
 def _error(manifest: Manifest, kept: Kept) -> float:
-    """The mean squared reconstruction error of all whole windows, at least one, by a version."""
-    return float(rescored(replace(manifest, residuals=Residuals()), kept).mean())
+    """The mean squared reconstruction error of all whole windows, at least one, by a version.
+
+    Of an ensemble: of both networks, each as its part of the score is weighed.
+    """
+    plain = (replace(member, residuals=Residuals()) for member in manifest.members)
+    errors = [float(rescored(each, kept).mean()) for each in plain]
+    share = manifest.ensemble.share if manifest.ensemble is not None else 0.0
+    return (1 - share) * errors[0] + share * errors[-1]
 
 
 def objection(

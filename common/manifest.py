@@ -14,14 +14,18 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeInt
 
 from common.architecture import Architecture
-from common.bundle import checked, pack, unpack
+from common.bundle import Arrays, checked, pack, unpack
+from common.ensemble import Ensemble
 from common.moments import Moments
 from common.residuals import Residuals
 from common.schema import Schema
 from common.sketch import ScoreSketch
+from common.tail import Tail
 from common.weights import Weights, digest, is_finite, shapes
 
 FORMAT = 3
+ENSEMBLE_FORMAT = 4
+"""Of a version with two networks: programs that know only one refuse it by its number."""
 _MOMENTS = ("mean", "m2", "minimum", "maximum", "within")
 
 
@@ -39,6 +43,7 @@ class _Header:
     count: int
     settings: dict[str, Any]
     hash: str
+    share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +61,15 @@ class Manifest:
     settings: dict[str, Any]
     """The settings that the version was trained under, as plain values."""
     scores: ScoreSketch = field(default_factory=ScoreSketch)
-    """The fleet's scores of held-out normal rows, under the version before this one; may be empty."""
+    """The fleet's scores of held-out normal rows, under the version before this one; may be empty.
+
+    In an ensemble: what its score would be if both networks scored an event as the fleet's did.
+    """
     residuals: Residuals = field(default_factory=Residuals)
     """What each input's error is weighed by: the fleet's on the same rows, or in a version that a client has
     made its own (`Edge.adopted`), that client's."""
+    ensemble: Ensemble | None = None
+    """A second network beside `weights`, in a version that a client has made its own."""
 
     def __post_init__(self) -> None:
         counts = {len(self.schema), self.architecture.features, len(self.moments.mean)}
@@ -75,6 +85,19 @@ class Manifest:
             )
         if not is_finite(self.weights):
             raise ManifestError(f"weights of version {self.version} are not finite")
+        if self.ensemble is not None:
+            try:
+                _ = self.members
+            except ManifestError as error:
+                raise ManifestError(f"the ensemble's second network: {error}") from error
+
+    @property
+    def members(self) -> tuple[Manifest, ...]:
+        """The networks as versions of one network each: of a plain version, itself."""
+        if self.ensemble is None:
+            return (self,)
+        first = replace(self, ensemble=None)
+        return first, replace(first, weights=self.ensemble.weights, residuals=self.ensemble.residuals)
 
     @cached_property
     def precision(self) -> NDArray[np.float32]:
@@ -102,9 +125,13 @@ class Manifest:
         weights["dense_0/kernel"] = weights["dense_0/kernel"][inputs]
         for part in ("kernel", "bias"):
             weights[f"dense_{last}/{part}"] = weights[f"dense_{last}/{part}"][..., inputs]
+        ensemble = self.ensemble
+        if ensemble is not None:
+            second = self.members[1].aligned(schema)
+            ensemble = replace(ensemble, weights=second.weights, residuals=second.residuals)
         return replace(
             self, schema=schema, weights=weights, moments=self.moments.select(order),
-            residuals=self.residuals.select(inputs),
+            residuals=self.residuals.select(inputs), ensemble=ensemble,
         )  # fmt: skip
 
     def pack(self) -> bytes:
@@ -120,20 +147,21 @@ class Manifest:
         """
         try:
             fields, arrays = unpack(content)
-            if fields.get("format") != FORMAT:
-                raise ManifestError(f"format {fields.get('format')}; this program reads format {FORMAT}")
+            if (found := fields.get("format")) not in (FORMAT, ENSEMBLE_FORMAT):
+                raise ManifestError(
+                    f"format {found}; this program reads formats {FORMAT} and {ENSEMBLE_FORMAT}"
+                )
             header = checked(_Header, fields)
             manifest = cls(
                 version=header.version,
                 schema=Schema(header.features),
                 architecture=header.architecture,
-                weights={
-                    n.removeprefix("weights/"): a for n, a in arrays.items() if n.startswith("weights/")
-                },
+                weights=_named("weights/", arrays),
                 moments=Moments(header.count, *(arrays[f"moments/{name}"] for name in _MOMENTS)),
                 settings=header.settings,
                 scores=ScoreSketch.unpack(arrays["scores"].tobytes()),
                 residuals=Residuals.unpacked(arrays["residuals"]),
+                ensemble=_second(header, arrays) if found == ENSEMBLE_FORMAT else None,
             )
         except ManifestError:
             raise
@@ -146,7 +174,7 @@ class Manifest:
         return manifest
 
     def _fields(self) -> dict[str, Any]:
-        return {
+        fields = {
             "format": FORMAT,
             "version": self.version,
             "features": list(self.schema.features),
@@ -157,9 +185,40 @@ class Manifest:
             "count": self.moments.count,
             "settings": self.settings,
         }
+        if self.ensemble is not None:
+            fields |= {"format": ENSEMBLE_FORMAT, "share": self.ensemble.share}
+        return fields
 
     def _arrays(self) -> dict[str, Any]:
         named: dict[str, Any] = {f"weights/{name}": array for name, array in self.weights.items()}
         named["residuals"] = self.residuals.packed()
         named["scores"] = np.frombuffer(self.scores.pack(), np.uint8)
-        return named | {f"moments/{name}": np.asarray(getattr(self.moments, name)) for name in _MOMENTS}
+        named |= {f"moments/{name}": np.asarray(getattr(self.moments, name)) for name in _MOMENTS}
+        if (second := self.ensemble) is not None:
+            named |= {f"second/weights/{name}": array for name, array in second.weights.items()}
+            named["second/residuals"] = second.residuals.packed()
+            named["tails"] = np.stack([tail.limits for tail in second.tails])
+        return named
+
+
+def _second(header: _Header, arrays: Arrays) -> Ensemble:
+    """The ensemble of a packed manifest.
+
+    Raises:
+        KeyError, ValueError: a part of it is missing, or is not such.
+    """
+    if header.share is None:
+        raise KeyError("share")
+    tails = arrays["tails"]
+    if tails.shape[:1] != (2,):
+        raise ValueError(f"'tails' has shape {tails.shape}; expected that of two networks")
+    return Ensemble(
+        _named("second/weights/", arrays),
+        Residuals.unpacked(arrays["second/residuals"]),
+        header.share,
+        (Tail(tails[0]), Tail(tails[1])),
+    )
+
+
+def _named(prefix: str, arrays: Arrays) -> Weights:
+    return {n.removeprefix(prefix): array for n, array in arrays.items() if n.startswith(prefix)}

@@ -18,6 +18,8 @@ _LEVEL = struct.Struct("<QfBBHI")  # state, section size, level, sections, paddi
 _VERSION, _FAMILY = 1, 17
 _EMPTY, _HIGH_RANKS, _RAW, _SORTED = 4, 8, 16, 32
 _MAX_RAW = 4
+_SCORE = 4
+"""Bytes of a score."""
 _RAW_PADDING = 20
 """Bytes that the writer leaves behind two to four raw items."""
 _MAX_LEVELS = 40
@@ -43,6 +45,23 @@ def problem(content: bytes, k: int) -> str | None:
         return _levels_problem(body, levels, k, bool(flags & _SORTED))
     except struct.error:
         return "is cut short"
+
+
+def places(content: bytes | bytearray) -> list[tuple[int, int]]:
+    """Where scores stand in the bytes of a sketch in which there is no `problem`: offsets and numbers."""
+    _, _, _, _, _, levels, raw = _PREAMBLE.unpack_from(content)
+    at = _PREAMBLE.size
+    if raw:
+        return [(at, raw)]
+    found = []
+    if levels > 1:
+        at += _WHOLE.size
+        found = [(at - 2 * _SCORE, 2)]  # the smallest and the largest
+    for _ in range(levels):
+        *_, count = _LEVEL.unpack_from(content, at)
+        found.append((at + _LEVEL.size, count))
+        at += _LEVEL.size + _SCORE * count
+    return found
 
 
 def _raw_problem(body: bytes, raw: int) -> str | None:

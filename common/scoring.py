@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from common.architecture import Architecture
+from common.manifest import Manifest
 from common.residuals import Residuals
 from common.settings import Activation
 from common.weights import Weights
@@ -128,6 +129,12 @@ def scores(
     for squares in _squares(architecture, weights, rows, starts):
         found.append((squares if precision is None else squares * precision).mean(axis=1))
     return np.concatenate(found)
+
+
+def scored_by(manifest: Manifest, rows: Floats, starts: NDArray[np.int32] | None = None) -> Floats:
+    """As `scores`, by a whole version: all its networks, each weighed by its precision."""
+    found = [scores(m.architecture, m.weights, rows, starts, m.precision) for m in manifest.members]
+    return found[0] if manifest.ensemble is None else manifest.ensemble.scores(*found)
 
 
 def _squares(

@@ -104,6 +104,10 @@ class ScoringSettings(Section):
     """
     personal_epochs: Annotated[int, Field(ge=0)] = 5
     """Passes over its own rows in which a client tunes a version for itself. 0: it takes it as it is."""
+    combine: Literal["weights", "scores"] = "weights"
+    """What is mixed of a version and of what it was tuned to. weights: one network comes of it. scores: an
+    ensemble of both networks, whose scores are added as logarithms of their tail probabilities.
+    """
     prior: PositiveInt = 1000
     """Windows of its own with which a client trusts them as much as the fleet: of `n`, it takes `n / (n +
     prior)` of what it learned from its own rows, and the rest from the fleet.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,39 @@ _TAIL = 32
 _HEAVIEST = 0.9
 """Shape of a tail beyond which it has hardly a mean, and a fit to few scores no meaning."""
 SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+class Distribution(Protocol):
+    """Scores, as far as a threshold needs to know them."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        ...
+
+    def quantile(self, rank: float) -> float:
+        """The score below which about this share of them lies."""
+        ...
+
+
+class Sample:
+    """Scores that are all at hand, of shape (n,), n >= 1: a sketch of them would be drawn by chance.
+
+    >>> Sample(np.array([3.0, 1.0, 2.0])).quantile(0.5)
+    2.0
+    """
+
+    def __init__(self, scores: NDArray[np.floating]) -> None:
+        self._sorted = np.sort(scores)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._sorted)
+
+    def quantile(self, rank: float) -> float:
+        """The least score that at least this share of them does not exceed."""
+        return float(self._sorted[max(math.ceil(rank * self.count), 1) - 1])
 
 
 @dataclass
@@ -39,7 +73,7 @@ def threshold(settings: ThresholdSettings, normal_scores: NDArray[np.floating]) 
     return float(np.quantile(normal_scores, settings.quantile))
 
 
-def exceeded(scores: ScoreSketch, rate: float) -> float:
+def exceeded(scores: Distribution, rate: float) -> float:
     """The score that this share of events exceeds, also where it lies beyond all scores that were seen.
 
     Beyond them the tail goes on as a generalised Pareto distribution, fitted to the largest scores by their

@@ -34,6 +34,9 @@ def description(file: Path) -> str:
         f"scores        {manifest.scores.count} of held-out events",
         f"residuals     {manifest.residuals.count} windows",
     ]
+    if manifest.ensemble is not None:
+        share = manifest.ensemble.share
+        lines.append(f"ensemble      of the score, a second network of the same shape has {share:.1%}")
     if manifest.scores.count:
         budget = Budget.parse(manifest.settings["threshold"]["budget"])
         for interval_s, name in ((1.0, "second"), (60.0, "minute"), (300.0, "five minutes")):

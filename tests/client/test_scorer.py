@@ -14,8 +14,9 @@ from common.manifest import Manifest
 from common.moments import Moments, Scaler
 from common.residuals import Residuals
 from common.schema import Schema
-from common.scoring import reconstruct, scores
+from common.scoring import reconstruct, scored_by, scores
 from common.settings import Settings
+from tests.client.versions import pair
 
 ROWS = (np.random.default_rng(0).standard_normal((300, 3)) * [1, 10, 0.1] + [0, 5, 1]).astype(np.float32)
 
@@ -170,3 +171,47 @@ def test_shares_are_of_the_weighed_error() -> None:
     np.testing.assert_allclose(after.share, weighed / weighed.sum(), rtol=1e-4)
     assert after.share.sum() == pytest.approx(1)
     np.testing.assert_allclose(after.expected, before.expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("window", [1, 4])
+def test_an_ensemble_scores_events_as_both_networks_alone_do_together(window: int, share: float) -> None:
+    version = pair(window=window, share=share)
+    scaled = Scaler.of(version.moments).apply(ROWS)
+    alone = [Scorer(member).many(ROWS[:200])[window - 1 :] for member in version.members]
+    rarities = [t.rarities(found) for t, found in zip(version.ensemble.tails, alone, strict=True)]
+    wanted = (1 - share) * rarities[0] + share * rarities[1]
+    scorer = Scorer(version)
+    singly = np.array([scorer.one(row) for row in ROWS[:200]])
+    assert np.isnan(singly[: window - 1]).all()
+    np.testing.assert_allclose(singly[window - 1 :], wanted, rtol=1e-4)
+    np.testing.assert_allclose(Scorer(version).many(ROWS[:200])[window - 1 :], wanted, rtol=1e-4)
+    np.testing.assert_allclose(scored_by(version, scaled)[: len(wanted)], wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e30])
+def test_an_ensembles_score_of_an_event_far_off_is_a_number_above_all_others(value: float) -> None:
+    version, wild = pair(window=2), ROWS[:6].copy()
+    wild[2, 1] = value
+    scorer = Scorer(version)
+    with np.errstate(over="ignore", invalid="ignore"):
+        singly = np.array([scorer.one(row) for row in wild], np.float32)
+        together = Scorer(version).many(wild)
+        why = scorer.explain(wild[1:3])
+    np.testing.assert_allclose(singly, together, rtol=1e-4)
+    assert np.isfinite(together[1:]).all()
+    assert together[2:4].min() > 10 * together[[1, 4, 5]].max()
+    assert why.share.argmax() == 1
+
+
+def test_what_adds_most_to_an_ensembles_score_explains_it() -> None:
+    version = pair(share=0.5)
+    tails = version.ensemble.tails
+    for row in ROWS[:40, None]:
+        members = [Scorer(member) for member in version.members]
+        parts = [t.rarity(m.one(row[0])) for t, m in zip(tails, members, strict=True)]
+        leading = members[int(parts[1] > parts[0])].explain(row)
+        found = Scorer(version).explain(row)
+        np.testing.assert_array_equal(found.share, leading.share)
+        np.testing.assert_array_equal(found.expected, leading.expected)
+        assert found.share.sum() == pytest.approx(1, abs=1e-5)

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.architecture import Architecture
+from common.ensemble import Ensemble
 from common.manifest import Manifest
 from common.moments import Moments, Scaler
 from common.schema import Schema
 from common.scoring import scores
 from common.settings import Settings
 from common.sketch import ScoreSketch
+from common.tail import Tail
 
 SCHEMA = Schema(("a", "b", "c"))
 
@@ -47,3 +49,14 @@ def version(
     made = Manifest(number, SCHEMA, architecture, weights, moments, given.dump())
     found = scores(architecture, weights, Scaler.of(moments).apply(rows(4000, seed=9)))
     return replace(made, scores=ScoreSketch.of(found))
+
+
+def pair(number: int = 1, window: int = 1, share: float = 0.5, scale: float = 1.0) -> Manifest:
+    """An ensemble of two such versions, the second one's weights `scale` times as large."""
+    both = version(number, window), version(number, window, seed=2, scale=scale)
+    scaled = Scaler.of(both[0].moments).apply(rows(500, seed=9))
+    first, second = (scores(m.architecture, m.weights, scaled) for m in both)
+    tails = Tail.of(first, both[0].scores, 100), Tail.of(second, both[0].scores, 100)
+    made = Ensemble(both[1].weights, both[1].residuals, share, tails)
+    fleet = both[0].scores.mapped(lambda found: made.scores(found, found))
+    return replace(both[0], ensemble=made, scores=fleet)

@@ -13,12 +13,14 @@ from safetensors.numpy import load
 
 from common.architecture import Architecture
 from common.bundle import pack, unpack
+from common.ensemble import Ensemble
 from common.manifest import Manifest, ManifestError
 from common.moments import Moments, Scaler
 from common.residuals import Residuals
 from common.schema import Schema, SchemaError
 from common.scoring import scores
 from common.sketch import ScoreSketch
+from common.tail import LIMITS, Tail
 from common.weights import digest
 
 NAMES = st.lists(st.text(max_size=6), min_size=1, max_size=3, unique=True).map(tuple)
@@ -54,7 +56,22 @@ def contents(m: Manifest) -> dict[str, Any]:
         "settings": m.settings,
         "scores": m.scores.pack().hex(),
         "residuals": m.residuals.packed().tolist(),
+        "ensemble": m.ensemble
+        and {
+            "weights": digest(m.ensemble.weights),
+            "residuals": m.ensemble.residuals.packed().tolist(),
+            "share": m.ensemble.share,
+            "tails": [tail.limits.tolist() for tail in m.ensemble.tails],
+        },
     }
+
+
+def joined(given: Manifest, **changes: Any) -> Manifest:
+    """The version with a second network."""
+    residuals = Residuals.of(np.arange(2.0, given.architecture.inputs + 2)[None])
+    tails = (Tail(np.arange(1.0, LIMITS + 1)), Tail(np.arange(1.0, LIMITS + 1) ** 2))
+    made = Ensemble(given.architecture.first_weights(5), residuals, 0.25, tails)
+    return replace(given, ensemble=replace(made, **changes))
 
 
 PACKED = manifest().pack()
@@ -68,6 +85,18 @@ def test_what_was_packed_comes_back(names: tuple[str, ...], seed: int, version: 
     assert contents(back) == contents(original)
     assert back.hash == original.hash
     assert back.pack() == original.pack()
+    pair = joined(original)
+    back = Manifest.unpack(pair.pack())
+    assert contents(back) == contents(pair)
+    assert back.hash == pair.hash != original.hash
+
+
+def test_a_plain_version_has_no_trace_of_a_second_network() -> None:
+    fields, arrays = unpack(PACKED)
+    assert sorted(fields) == ["architecture", "count", "features", "format", "hash", "settings", "version"]
+    assert fields["format"] == 3
+    assert {name.split("/")[0] for name in arrays} == {"moments", "residuals", "scores", "weights"}
+    assert unpack(joined(manifest()).pack())[0]["format"] == 4
 
 
 def test_weights_come_back_in_layer_order_as_float32() -> None:
@@ -97,6 +126,20 @@ def test_a_packed_manifest_is_a_safetensors_file() -> None:
 )
 def test_the_hash_covers_everything(other: Manifest) -> None:
     assert other.hash != manifest().hash
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights": manifest(seed=6).weights},
+        {"residuals": Residuals()},
+        {"share": 0.26},
+        {"tails": (Tail(np.arange(1.0, LIMITS + 1)),) * 2},
+    ],
+    ids=["weights", "residuals", "share", "tails"],
+)
+def test_the_hash_covers_the_second_network(changes: dict[str, Any]) -> None:
+    assert joined(manifest(), **changes).hash != joined(manifest()).hash
 
 
 # What cannot be a manifest.
@@ -140,7 +183,7 @@ def test_a_manifest_without_one_of_its_arrays_is_refused(name: str) -> None:
 
 
 def test_another_format_is_named() -> None:
-    with pytest.raises(ManifestError, match="format 2; this program reads format 3"):
+    with pytest.raises(ManifestError, match="format 2; this program reads formats 3 and 4"):
         Manifest.unpack(sealed({**FIELDS, "format": 2}))
 
 
@@ -165,6 +208,40 @@ def test_an_architecture_of_another_kind_is_refused(name: str) -> None:
         architecture = {**FIELDS["architecture"], name: value}
         with pytest.raises(ManifestError):
             Manifest.unpack(sealed({**FIELDS, "architecture": architecture}))
+
+
+PAIR_FIELDS, PAIR_ARRAYS = unpack(joined(manifest()).pack())
+
+
+@pytest.mark.parametrize(
+    ("fields", "arrays", "problem"),
+    [
+        ({"share": None}, {}, "no 'share'"),
+        ({"share": 1.5}, {}, "share is 1.5; expected 0 to 1"),
+        ({"share": "x"}, {}, "'share': input should be a valid number"),
+        ({}, {"tails": None}, "no 'tails'"),
+        ({}, {"tails": np.zeros(())}, r"'tails' has shape \(\)"),
+        ({}, {"tails": np.ones((3, LIMITS))}, r"'tails' has shape \(3, 60\)"),
+        ({}, {"tails": np.ones((2, LIMITS))}, "60 finite limits that rise"),
+        ({}, {"tails": np.ones((2, 4))}, "60 finite limits that rise"),
+        ({}, {"tails": PAIR_ARRAYS["tails"].astype(np.float32)}, "60 finite limits that rise"),
+        ({}, {"second/residuals": None}, "no 'second/residuals'"),
+        ({}, {"second/residuals": np.array([1.0, 1.0])}, "second network: residuals of 1 inputs"),
+        ({}, {"second/weights/dense_0/bias": None}, "second network: weights have shapes"),
+        (
+            {},
+            {"second/weights/dense_0/bias": np.full(3, np.nan, np.float32)},
+            "second network: weights of version 3 are not finite",
+        ),
+        ({"share": 0.5}, {}, "hash is"),
+    ],
+)
+def test_a_broken_second_network_is_refused_and_the_fault_named(
+    fields: dict[str, Any], arrays: dict[str, Any], problem: str
+) -> None:
+    kept = {name: array for name, array in (PAIR_ARRAYS | arrays).items() if array is not None}
+    with pytest.raises(ManifestError, match=problem):
+        Manifest.unpack(sealed({**PAIR_FIELDS, **fields}, kept))
 
 
 def resealed(**parts: Any) -> bytes:
@@ -228,5 +305,8 @@ def test_a_version_aligned_to_another_order_is_the_same_function() -> None:
     np.testing.assert_allclose(found, straight, rtol=1e-4)
     assert turned.aligned(given.schema).hash == given.hash
     assert given.aligned(given.schema) is given
+    pair = joined(given)
+    both = [m.aligned(turned.schema) for m in pair.members]
+    assert [m.hash for m in pair.aligned(turned.schema).members] == [m.hash for m in both]
     with pytest.raises(SchemaError, match="'x'"):
         given.aligned(Schema(("a", "b", "x")))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common.settings import ThresholdSettings
 from common.sketch import ScoreSketch, SketchError
-from common.threshold import SMALLEST, Evidence, blended, exceeded, threshold
+from common.threshold import SMALLEST, Evidence, Sample, blended, exceeded, threshold
 
 SCORES = hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(0, 1e6, width=32))
 
@@ -37,6 +37,14 @@ def test_a_higher_quantile_never_lowers_the_threshold(
 @pytest.mark.parametrize("scores", [np.array([1.0, 2.0], np.float32), np.array([], np.float32)])
 def test_a_fixed_value_replaces_the_quantile(scores: NDArray[np.float32]) -> None:
     assert threshold(ThresholdSettings(value=0.25), scores) == 0.25
+
+
+@given(SCORES.filter(lambda scores: len(scores) < 150), st.floats(0, 1))
+def test_a_sample_tells_what_a_sketch_of_all_its_scores_does(
+    scores: NDArray[np.float32], rank: float
+) -> None:
+    sample, sketch = Sample(scores), ScoreSketch.of(scores)
+    assert (sample.count, sample.quantile(rank)) == (sketch.count, sketch.quantile(rank))
 
 
 LOGNORMAL = np.random.default_rng(0).lognormal(0, 0.5, 20_000)
