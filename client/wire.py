@@ -78,7 +78,7 @@ class Wire:
             return update
         started = time.perf_counter()
         serial = kept.serial + 1
-        block = Block.of(codec, difference, rng_of(update.client, update.version, serial))
+        block = Block.of(codec, difference, rng_of(update.client, update.version, task.again))
         if self._keeps:
             decoded = block.decoded(task.manifest.architecture.shapes)
             owed = owed.after(serial, update.difference, decoded, MOST_PENDING)

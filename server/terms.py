@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from common.compression.choice import NAMES, NONE, automatic, spec_of, supported
+from common.compression.choice import NAMES, NONE, STATELESS, automatic, name_of, spec_of, supported
 from common.messages import Description, Terms
 from common.settings import CompressionSettings
 
@@ -14,7 +14,7 @@ TOLD = 8
 MOST_CLIENTS = 10_000
 
 SCORES_EVERY = 5
-"""Versions between two sketches of a client's scores, where updates are encoded: they change slowly."""
+"""Versions between two sketches of a client's scores, where they are not small beside its updates."""
 
 
 class Fates:
@@ -82,5 +82,6 @@ def terms(
     """
     codec = supported(up(settings, parameters, bytes_per_s), description.codecs)
     keeps = settings.down != NONE and set(NAMES) <= set(description.codecs)
-    asked = codec == NONE or scores_behind is None or not 0 <= scores_behind < SCORES_EVERY
+    fresh = scores_behind is not None and 0 <= scores_behind < SCORES_EVERY
+    asked = name_of(codec) in STATELESS or not fresh
     return Terms(codec, keeps, used, waiting, asked)

@@ -35,7 +35,7 @@ DENSE = (NONE, "ternary")
 """Nothing is left in them for Zstandard to squeeze: a frame would only make them longer."""
 
 STATELESS = (NONE, "float16", "int8")
-"""Good without error feedback: for clients that keep nothing from one message to the next."""
+"""Every value travels, so they are good without error feedback: for clients that keep nothing."""
 
 FALLBACKS = ("int8", "float16", NONE)
 """What a client is asked for that lacks the codec that was chosen, the first one that it has."""

@@ -57,7 +57,14 @@ def test_only_who_can_follow_changes_is_asked_to_keep_a_version() -> None:
 
 @pytest.mark.parametrize(
     ("codec", "behind", "asked"),
-    [("none", 1, True), ("sign", None, True), ("sign", 1, False), ("sign", 5, True), ("sign", -2, True)],
+    [
+        ("none", 1, True),
+        ("int8", 1, True),
+        ("sign", None, True),
+        ("sign", 1, False),
+        ("sign", 5, True),
+        ("sign", -2, True),
+    ],
 )
 def test_scores_are_asked_for_now_and_then_where_updates_are_small(
     codec: Any, behind: int | None, asked: bool
