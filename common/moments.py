@@ -15,6 +15,9 @@ from common.settings import ScalingSettings
 SMALLEST_STD = 1e-6
 """Below this share of a feature's magnitude, its spread is rounding noise and it is only centred."""
 
+ALIKE = 10.0
+"""Up to so many times more or less than the fleet's a client's features may spread without another unit."""
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -79,9 +82,17 @@ class Moments:
     def around(self, own: Moments) -> Moments:
         """A client's own mean with this fleet's spread within clients.
 
-        Where machines work at different points, the distance between those points is no noise.
+        Where machines work at different points, the distance between those points is no noise. Where the
+        client as a whole is of another size, its median feature more than `ALIKE` times off, the fleet's
+        spread is made larger or smaller until it is not: in units of a giant, a dwarf does not move.
         """
-        return replace(self, mean=own.mean, m2=self.within)
+        moves, fleet = own.std > 0, np.sqrt(self.within / self.count)
+        moves &= fleet > 0
+        ratio = float(np.median(own.std[moves] / fleet[moves])) if moves.any() else 1.0
+        size = ratio / np.clip(ratio, 1 / ALIKE, ALIKE)
+        return replace(
+            self, mean=own.mean, m2=self.within * size**2, minimum=own.minimum, maximum=own.maximum
+        )  # fmt: skip
 
     def select(self, columns: list[int]) -> Moments:
         """The moments of some features, in the order of `columns`."""
@@ -92,6 +103,14 @@ class Moments:
     def variance(self) -> NDArray[np.float64]:
         """Population variance."""
         return self.m2 / self.count
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Standard deviation; 0 for a feature that never varies but by rounding."""
+        std = np.sqrt(self.variance)
+        magnitude = np.maximum(np.abs(self.minimum), np.abs(self.maximum))
+        constant = (std <= SMALLEST_STD * magnitude) | (std < np.finfo(np.float32).tiny)
+        return np.where(constant, 0.0, std)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +129,8 @@ class Scaler:
     @classmethod
     def of(cls, moments: Moments, clip: float | None = None) -> Self:
         """A scaler to mean 0 and standard deviation 1; a feature that never varies is only centred."""
-        std = np.sqrt(moments.variance)
-        magnitude = np.maximum(np.abs(moments.minimum), np.abs(moments.maximum))
-        constant = (std <= SMALLEST_STD * magnitude) | (std < np.finfo(np.float32).tiny)
-        return cls(moments.mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32), clip)
+        std = np.where(moments.std > 0, moments.std, 1.0)
+        return cls(moments.mean.astype(np.float32), std.astype(np.float32), clip)
 
     @classmethod
     def none(cls, features: int) -> Self:

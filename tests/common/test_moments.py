@@ -186,3 +186,24 @@ def test_clients_that_work_at_different_points_spread_no_wider_than_each_of_them
     np.testing.assert_allclose(shared.mean, here.mean)
     np.testing.assert_allclose(shared.variance, 1, rtol=0.2)
     assert np.array_equal(fleet.around(shared).mean, shared.mean)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+def test_a_client_of_another_size_is_not_measured_in_units_of_the_others(size: float) -> None:
+    rng = np.random.default_rng(1)
+    usual = [rng.normal(50, 2, (500, 3)).astype(np.float32) for _ in range(4)]
+    other = (rng.normal(5, 2, (500, 3)) * size).astype(np.float32)
+    fleet = Moments.merge_all(Moments.of(rows) for rows in (*usual, other))
+    for rows in (*usual, other):
+        scaled = Scaler.of(fleet.around(Moments.of(rows))).apply(rows)
+        assert (scaled.std(axis=0) > 0.05).all()
+        assert (scaled.std(axis=0) < 20).all()
+
+
+def test_one_feature_that_hardly_moves_on_one_machine_keeps_the_fleets_unit() -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.normal(0, 1, (2, 500, 3)).astype(np.float32)
+    rows[0, :, 1] *= 1e-4
+    fleet = Moments.merge_all([Moments.of(rows[0]), Moments.of(rows[1])])
+    shared = fleet.around(Moments.of(rows[0]))
+    assert np.array_equal(shared.m2, fleet.within)
