@@ -40,7 +40,7 @@ def main() -> None:
     there = [name for name in named if (DATA / name).is_dir()]
     if not there:
         sys.exit(f"no real data: {DATA} has none of {', '.join(named)}; FLOCKWATCH_DATA can name its folder")
-    console = Console(width=110)
+    console = Console(width=140)
     rows, figures = [], {}
     for name in there:
         settings = Settings().with_values(**SETS[name])
