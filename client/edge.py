@@ -207,8 +207,8 @@ class Edge:
         found = [prepared.held_out(member).scores for member in (first, second)]
         if not np.isfinite(found).all():
             raise DataError(f"{self.name}: a held-out row is so far off that its score is no number")
-        tails = (Tail.of(each, manifest.scores, scoring.prior) for each in found)
-        ensemble = Ensemble(second.weights, second.residuals, own, (next(tails), next(tails)))
+        one, two = (Tail.of(each, manifest.scores, scoring.prior) for each in found)
+        ensemble = Ensemble(second.weights, second.residuals, own, (one, two))
         # The fleet's scores are of one network: what they would be if the other had scored alike.
         fleet = manifest.scores.mapped(lambda scores: ensemble.scores(scores, scores))
         return replace(first, ensemble=ensemble, scores=fleet)
