@@ -86,9 +86,9 @@ class Moments:
         client as a whole is of another size, its median feature more than `ALIKE` times off, the fleet's
         spread is made larger or smaller until it is not: in units of a giant, a dwarf does not move.
         """
-        moves, fleet = own.std > 0, np.sqrt(self.within / self.count)
-        moves &= fleet > 0
-        ratio = float(np.median(own.std[moves] / fleet[moves])) if moves.any() else 1.0
+        client, fleet = own.std, np.sqrt(self.within / self.count)
+        moves = (client > 0) & (fleet > 0)
+        ratio = float(np.median(client[moves] / fleet[moves])) if moves.any() else 1.0
         size = ratio / np.clip(ratio, 1 / ALIKE, ALIKE)
         return replace(
             self, mean=own.mean, m2=self.within * size**2, minimum=own.minimum, maximum=own.maximum
@@ -129,8 +129,8 @@ class Scaler:
     @classmethod
     def of(cls, moments: Moments, clip: float | None = None) -> Self:
         """A scaler to mean 0 and standard deviation 1; a feature that never varies is only centred."""
-        std = np.where(moments.std > 0, moments.std, 1.0)
-        return cls(moments.mean.astype(np.float32), std.astype(np.float32), clip)
+        std = moments.std
+        return cls(moments.mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32), clip)
 
     @classmethod
     def none(cls, features: int) -> Self:

@@ -75,7 +75,8 @@ class ScalingSettings(Section):
     """How inputs are scaled: by moments of the whole fleet, of each client alone, or not at all."""
 
     by: Literal["shared", "fleet", "client", "none"] = "shared"
-    """shared: each client's own mean, and the spread that rows have about their client's mean in the fleet.
+    """shared: each client's own mean, and the spread that rows have about their client's mean in the fleet,
+    in proportion for a client of another size altogether.
     fleet: mean and spread of all rows together. client: each client's own.
     """
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 10.0
