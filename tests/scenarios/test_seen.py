@@ -89,7 +89,7 @@ def test_a_run_is_seen_as_it_goes(
 
         # At phone width, with the keyboard.
         page.set_viewport_size(PHONE)  # type: ignore[arg-type]
-        eventually(lambda: opened.overflow() <= 0)  # once the chart has been drawn anew
+        assert opened.overflow() <= 0
         page.locator("#chart").focus()
         page.keyboard.press("Home")
         expect(page.locator("#readout")).to_contain_text("Round 1 ·")

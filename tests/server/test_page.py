@@ -112,6 +112,15 @@ def test_what_clients_send_is_shown_and_not_obeyed(served: Served, opened: Tab, 
     assert opened.overflow() <= 0
 
 
+def test_a_narrower_window_holds_the_page_before_the_chart_is_drawn_anew(served: Served, opened: Tab) -> None:
+    served.history.add_round(finished(1), [])
+    opened.page.add_init_script("window.ResizeObserver = class { observe() {} };")
+    visit(opened, served)
+    expect(opened.page.locator("#chart svg")).to_be_visible()
+    opened.page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    assert opened.overflow() <= 0
+
+
 def test_the_browser_itself_refuses_what_is_not_from_here(served: Served, opened: Tab) -> None:
     visit(opened, served)
     opened.page.evaluate(
