@@ -25,6 +25,7 @@ FIVE_MINUTES = {"threshold": {"interval_s": 300.0}}
 SETS: dict[str, dict[str, dict[str, Any]]] = {
     "asd": {**FIVE_MINUTES, "evaluate": {"new_client_rows": 300}},
     "nbaiot_noniid": {"model": {"window": 1}},  # rows drawn from many devices: none follows from the last
+    "nbaiot_noniid_as_a_stream": {"evaluate": {"data": "nbaiot_noniid"}},  # its files' order taken for time
     "nab": {},
     "jump_d2": {**FIVE_MINUTES, "evaluate": {"seeds": 1}},  # labels do not follow values: for scale only
 }
@@ -37,14 +38,15 @@ def main() -> None:
     named = sys.argv[1:] or list(SETS)
     if wrong := [name for name in named if name not in SETS]:
         sys.exit(f"no data set {', '.join(wrong)}; expected {', '.join(SETS)}")
-    there = [name for name in named if (DATA / name).is_dir()]
+    folders = {name: DATA / SETS[name].get("evaluate", {}).get("data", name) for name in named}
+    there = [name for name in named if folders[name].is_dir()]
     if not there:
         sys.exit(f"no real data: {DATA} has none of {', '.join(named)}; FLOCKWATCH_DATA can name its folder")
     console = Console(width=140)
     rows, figures = [], {}
     for name in there:
         settings = Settings().with_values(**SETS[name])
-        settings = settings.with_values(evaluate={"data": DATA / name})
+        settings = settings.with_values(evaluate={"data": folders[name]})
         clients = labelled(settings)
         found, finished = evaluated(clients, settings, console)
         folder = PICTURES / name

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.settings import Activation, ModelSettings, PositiveInt
 from common.weights import Shapes, Weights
@@ -55,6 +56,15 @@ class Architecture:
             found[f"dense_{layer}/kernel"] = (inputs, outputs)
             found[f"dense_{layer}/bias"] = (outputs,)
         return found
+
+    def recency(self, decay: float) -> NDArray[np.float32]:
+        """What each input weighs where an event weighs `decay` of the one after it; mean 1, shape (inputs,).
+
+        >>> Architecture(features=1, window=3).recency(0.5).round(2).tolist()
+        [0.43, 0.86, 1.71]
+        """
+        events = decay ** np.arange(self.window - 1, -1, -1.0)
+        return np.repeat(events / events.mean(), self.features).astype(np.float32)
 
     def first_weights(self, seed: int) -> Weights:
         """Glorot-uniform kernels and zero biases, as Keras draws them by default.

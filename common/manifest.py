@@ -19,6 +19,7 @@ from common.ensemble import Ensemble
 from common.moments import Moments
 from common.residuals import Residuals
 from common.schema import Schema
+from common.settings import ScoringSettings
 from common.sketch import ScoreSketch
 from common.tail import Tail
 from common.weights import Weights, digest, is_finite, shapes
@@ -102,7 +103,10 @@ class Manifest:
     @cached_property
     def precision(self) -> NDArray[np.float32]:
         """What the squared error of each input is multiplied by in a score; shape (inputs,)."""
-        return self.residuals.precision(self.architecture.inputs)
+        # Versions from before there was a decay have a sketch of scores in which all events weighed alike.
+        scoring = ScoringSettings.model_validate({"decay": 1.0, **self.settings.get("scoring", {})})
+        usual = self.residuals.precision(self.architecture.inputs)
+        return usual * self.architecture.recency(scoring.decay)
 
     @cached_property
     def hash(self) -> str:

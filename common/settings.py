@@ -103,6 +103,10 @@ class ScoringSettings(Section):
     """Whether each input's squared error is divided by its usual size on normal rows: an input that is hard
     to reconstruct does not drown the others.
     """
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """What an event's errors weigh in a window, of what the next event's do: the newest is the one that is
+    scored. 1: all weigh alike.
+    """
     personal_epochs: Annotated[int, Field(ge=0)] = 5
     """Passes over its own rows in which a client tunes a version for itself. 0: it takes it as it is."""
     combine: Literal["weights", "scores"] = "weights"

@@ -43,7 +43,7 @@ def task(schema: Schema = SCHEMA, **changes: dict[str, object]) -> Task:
     plain: dict[str, dict[str, object]] = {
         "model": {"window": 3, "hidden": (4,)},
         "scaling": {"by": "fleet", "clip": None},
-        "scoring": {"normalise": False, "personal_epochs": 0},
+        "scoring": {"normalise": False, "decay": 1.0, "personal_epochs": 0},
     }
     settings = Settings().with_values(**(plain | changes))
     shape = Architecture.of(settings.model, 2)
@@ -266,7 +266,8 @@ def test_a_client_takes_a_share_of_what_its_own_rows_tune() -> None:
         whole = array + (tuned.weights[name] - array) * (89 / 88)
         np.testing.assert_allclose(taken.weights[name], array + share * (whole - array), atol=1e-5)
         np.testing.assert_allclose(trusting.weights[name], array, atol=1e-5)
-    np.testing.assert_allclose(trusting.precision, 1 / (2.02 * 1.01), rtol=1e-3)
+    usual = trusting.architecture.recency(0.8) / (2.02 * 1.01)
+    np.testing.assert_allclose(trusting.precision, usual, rtol=1e-3)
 
 
 def test_the_version_of_a_client_has_its_mean_and_the_fleets_spread() -> None:
@@ -278,7 +279,7 @@ def test_the_version_of_a_client_has_its_mean_and_the_fleets_spread() -> None:
 
 
 def test_its_own_rows_score_one_on_average_under_the_version_that_a_client_has_made_its_own() -> None:
-    taken = edge().adopted(shared(prior=1).manifest)
+    taken = edge().adopted(shared(prior=1, decay=1.0).manifest)
     scaled = Scaler.chosen(ScalingSettings(), taken.moments, taken.moments).apply(ROWS[:90])
     found = scores(taken.architecture, taken.weights, scaled, None, taken.precision)
     assert found.mean() == pytest.approx(1, rel=0.05)

@@ -36,7 +36,7 @@ def manifest(window: int = 1, **changes: object) -> Manifest:
 
 
 def expected(of: Manifest, rows: NDArray[np.float32], clip: float | None = None) -> NDArray[np.float32]:
-    return scores(of.architecture, of.weights, Scaler.of(of.moments, clip).apply(rows))
+    return scores(of.architecture, of.weights, Scaler.of(of.moments, clip).apply(rows), None, of.precision)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "elu", "linear"])
@@ -161,6 +161,19 @@ def test_an_input_weighs_what_its_usual_error_says(window: int) -> None:
     )
     np.testing.assert_allclose([scorer.one(r) for r in ROWS][window - 1 :], wanted, rtol=1e-4)
     assert not np.allclose(wanted, expected(plain, ROWS), rtol=0.05)
+
+
+def test_of_the_events_in_a_window_the_newest_weighs_most() -> None:
+    plain = manifest(3)
+    version = replace(plain, settings={**plain.settings, "scoring": {"decay": 0.5}})
+    # From before there was a decay: its fleet's scores are plain means.
+    old = replace(plain, settings={"scaling": plain.settings["scaling"]})
+    architecture, rows = plain.architecture, Scaler.of(plain.moments).apply(ROWS[:3])
+    squares = np.square(reconstruct(architecture, plain.weights, rows.reshape(1, -1)) - rows.reshape(1, -1))
+    by_event = squares.reshape(3, -1).mean(axis=1)
+    wanted = by_event @ [1, 2, 4] / 7
+    assert Scorer(version).many(ROWS[:3])[-1] == pytest.approx(wanted, rel=1e-5)
+    assert Scorer(old).many(ROWS[:3])[-1] == pytest.approx(by_event.mean(), rel=1e-5)
 
 
 def test_shares_are_of_the_weighed_error() -> None:

@@ -37,7 +37,7 @@ def version(machine: Partition, by: str = "fleet") -> Manifest:
     settings = Settings().with_values(
         model={"window": 5, "hidden": (8,)},
         scaling={"by": by, "clip": None},
-        scoring={"normalise": False, "personal_epochs": 0},
+        scoring={"normalise": False, "decay": 1.0, "personal_epochs": 0},
     )
     architecture = Architecture.of(settings.model, len(machine.schema))
     kept = settings.model_dump(mode="json", include={"model", "training", "scaling", "scoring", "threshold"})
