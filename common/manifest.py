@@ -62,7 +62,7 @@ class Manifest:
     settings: dict[str, Any]
     """The settings that the version was trained under, as plain values."""
     scores: ScoreSketch = field(default_factory=ScoreSketch)
-    """The fleet's scores of held-out normal rows, under the version before this one; may be empty.
+    """The fleet's scores of held-out normal rows, under an earlier version, mostly the last; may be empty.
 
     In an ensemble: what its score would be if both networks scored an event as the fleet's did.
     """

@@ -288,7 +288,7 @@ class FlockStrategy(Strategy):
         return terms(
             self._settings.compression, description, size_of(manifest.architecture.shapes),
             self._fleet.speeds([client]).get(client), self._fates.of(client), self._ledger.waiting(client),
-            None if (scored := self._fleet.scored(client)) is None else manifest.version - scored,
+            manifest.version, self._fleet.scored(client),
         )  # fmt: skip
 
     def _first_version(self) -> Manifest:

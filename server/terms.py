@@ -14,7 +14,10 @@ TOLD = 8
 MOST_CLIENTS = 10_000
 
 SCORES_EVERY = 5
-"""Versions between two sketches of a client's scores, where they are not small beside its updates."""
+"""Most versions between two sketches of a client's scores, where they are not small beside its updates.
+
+Those of a younger version serve for as many versions as it is old: the first ones differ most.
+"""
 
 
 class Fates:
@@ -67,7 +70,8 @@ def terms(
     bytes_per_s: float | None,
     used: tuple[int, ...],
     waiting: tuple[int, ...],
-    scores_behind: int | None = None,
+    version: int = 0,
+    scored: int | None = None,
 ) -> Terms:
     """What a client is told with its task.
 
@@ -78,10 +82,11 @@ def terms(
         bytes_per_s: Of its link; None: not known.
         used: Its newest updates that were folded, by serial number.
         waiting: Those that wait to be.
-        scores_behind: By how many versions its newest scores are behind the task's; None: there are none.
+        version: The task's.
+        scored: The one that its newest scores are of; None: there are none.
     """
     codec = supported(up(settings, parameters, bytes_per_s), description.codecs)
     keeps = settings.down != NONE and set(NAMES) <= set(description.codecs)
-    fresh = scores_behind is not None and 0 <= scores_behind < SCORES_EVERY
+    fresh = scored is not None and 0 <= version - scored < min(SCORES_EVERY, max(1, scored))
     asked = name_of(codec) in STATELESS or not fresh
     return Terms(codec, keeps, used, waiting, asked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 
-from benchmarks.light_clients import LightEdge
+from benchmarks.light_clients import FEATURES, LightEdge
 from client.app import build
 from client.wire import Wire
 from common.changes import Change, Missing
@@ -20,7 +21,9 @@ from common.compression.choice import Block
 from common.flwr_private.stamps import TASK
 from common.manifest import Manifest
 from common.messages import CONTENT, RECORD, Task, Update
+from common.residuals import Residuals
 from common.settings import Settings
+from common.sketch import ScoreSketch
 from common.weights import Weights, add, norm, scale, subtract
 from common.wire import name_in
 from server import aggregation
@@ -116,6 +119,33 @@ def test_clients_hold_exactly_the_servers_versions_under_every_codec(
     told = names(grid)
     assert told.count("Task") == len(fleet) or (codec, mode) == ("float16", "asynchronous")
     assert set(told[len(fleet) + 1 :]) >= {"Change"}
+
+
+@pytest.mark.parametrize(
+    ("codec", "scored"),
+    [
+        ("int8", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]),
+        ("ternary", [0, 1, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8, 8, 13]),
+    ],
+)
+def test_thresholds_of_a_young_fleet_come_from_young_versions(
+    tmp_path: Path, codec: str, scored: list[int]
+) -> None:
+    class Measuring(Recorded):
+        """Its scores and residuals are the number of the version that it measured."""
+
+        def train(self, task: Task) -> Update:
+            update, version = super().train(task), float(task.manifest.version)
+            if not task.terms.scores:
+                return replace(update, scores=ScoreSketch(), residuals=Residuals())
+            residuals = Residuals.of(np.full((1, FEATURES), version))
+            return replace(update, scores=ScoreSketch.of(np.array([version])), residuals=residuals)
+
+    run(tmp_path, settings(rounds=14, compression={"up": codec}), [Measuring("a", 1), Measuring("b", 2)])
+    first, *later = versions(tmp_path)
+    assert not first.scores.count
+    assert [(m.scores.quantile(0), m.scores.quantile(1)) for m in later] == [(v, v) for v in scored]
+    assert [m.residuals.squares.max() / m.residuals.count for m in later] == scored
 
 
 @pytest.mark.parametrize(
@@ -233,8 +263,6 @@ def test_a_client_that_keeps_nothing_is_served_whole_versions_and_a_codec_it_has
 def test_a_block_that_cannot_be_decoded_is_refused_and_the_others_are_used(tmp_path: Path) -> None:
     class Hostile(Wire):
         def packed(self, update: Update, task: Task) -> Update:
-            from dataclasses import replace
-
             return replace(update, block=Block("topk_int8+zstd", b"\x28\xb5\x2f\xfd" + b"\xff" * 40))
 
     fleet = [Recorded("bad", 1, Hostile()), Recorded("good", 2)]

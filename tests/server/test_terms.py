@@ -56,21 +56,22 @@ def test_only_who_can_follow_changes_is_asked_to_keep_a_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "behind", "asked"),
+    ("codec", "scored", "asked"),
     [
-        ("none", 1, True),
-        ("int8", 1, True),
+        ("none", 19, True),
+        ("int8", 19, True),
         ("sign", None, True),
-        ("sign", 1, False),
-        ("sign", 5, True),
-        ("sign", -2, True),
+        ("sign", 20, False),
+        ("sign", 16, False),
+        ("sign", 15, True),
+        ("sign", 22, True),
     ],
 )
 def test_scores_are_asked_for_now_and_then_where_updates_are_small(
-    codec: Any, behind: int | None, asked: bool
+    codec: Any, scored: int | None, asked: bool
 ) -> None:
     settings = CompressionSettings(up=codec)
-    assert terms(settings, described(NAMES), 10, None, (), (), behind).scores is asked
+    assert terms(settings, described(NAMES), 10, None, (), (), version=20, scored=scored).scores is asked
 
 
 def test_a_client_without_new_scores_keeps_its_last_ones() -> None:
