@@ -53,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
     """What the command prints, and the version that it makes."""
     runs = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "-m", "flockwatch", "local", "--config", str(CONFIG), "--runs", str(runs)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=550)
     (version,) = runs.glob("*/server/versions/v000001.safetensors")
     return done.stdout, Manifest.unpack(version.read_bytes())
 
