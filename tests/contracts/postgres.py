@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.contracts.ports import free_port
+from server.link import free_port
 
 PASSWORD = "s3cret/word"
 PROGRAMS = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), Path("/opt/homebrew/bin")]

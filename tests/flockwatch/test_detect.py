@@ -12,8 +12,8 @@ import pytest
 
 from client.store import Store
 from flockwatch.cli import main
+from server.link import free_port
 from tests.client.versions import lines, pair, rows, version
-from tests.contracts.ports import free_port
 
 COMMAND = [sys.executable, "-m", "flockwatch"]
 

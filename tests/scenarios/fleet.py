@@ -21,9 +21,8 @@ from common.settings import DataSettings
 from server import view
 from server.database import DatabaseError
 from server.history import History
-from server.link import flower_environment
+from server.link import flower_environment, free_port
 from server.registry import Registry
-from tests.contracts.ports import free_port
 
 SMALL = {
     "model.window": "2",

@@ -16,8 +16,7 @@ import numpy as np
 from fleet import PATIENCE_S, Federation, eventually
 
 from common.processes import Processes
-from server.link import flower_environment
-from tests.contracts.ports import free_port
+from server.link import flower_environment, free_port
 
 MIX = np.random.default_rng(5).normal(size=(2, 4))
 

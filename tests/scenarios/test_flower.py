@@ -10,8 +10,7 @@ from pathlib import Path
 from fleet import PATIENCE_S, Federation, eventually
 
 from common.config import load, save
-from server.link import SuperLink, flower_environment
-from tests.contracts.ports import free_port
+from server.link import SuperLink, flower_environment, free_port
 
 ROOT = Path(__file__).parents[2]
 FOREIGN_SERVER = """

@@ -19,9 +19,9 @@ from live import Machine, learned
 
 from client.store import Store
 from common.processes import Processes
+from server.link import free_port
 from server.registry import Registry
 from tests.contracts.broker import Broker
-from tests.contracts.ports import free_port
 
 FLAGS = ("--set", "threshold.budget=1 per week", "--set", "live.end_after=3", "--set", "live.settle=8")
 SERVER = {

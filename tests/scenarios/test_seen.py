@@ -15,8 +15,8 @@ from playwright.sync_api import Page, expect
 
 from common.processes import Processes
 from server.history import History
+from server.link import free_port
 from tests.contracts.browser import DESK, PHONE, tab
-from tests.contracts.ports import free_port
 from tests.contracts.postgres import PASSWORD, Postgres
 
 TOKEN = "one-token-of-the-fleet"

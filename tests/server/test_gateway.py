@@ -26,9 +26,9 @@ from common.settings import ServerSettings
 from flockwatch.certs import Certificates
 from server.entrance import Entrance
 from server.gateway import Gateway
+from server.link import free_port
 from server.listener import Listener, ListenError
 from server.roster import Roster
-from tests.contracts.ports import free_port
 
 KEY, OTHER = new_private(), new_private()
 HEADERS = {"flwr-public-key": b64encode(pem(KEY.public_key())).decode()}

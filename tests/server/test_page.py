@@ -16,8 +16,8 @@ from test_notices import packed
 from test_site import Served
 
 from server import view
+from server.link import free_port
 from tests.contracts.browser import PHONE, Tab, tab
-from tests.contracts.ports import free_port
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 DASHES = str.maketrans({"\N{EN DASH}": "-", "\N{MINUS SIGN}": "-"})
