@@ -16,9 +16,6 @@ import pytest
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
 
-pytestmark = pytest.mark.xdist_group("demo")  # one run for all tests of this file
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """What the command prints, and its report."""

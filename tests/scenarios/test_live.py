@@ -367,7 +367,7 @@ def test_bad_events_are_counted_reported_and_cost_no_good_one(machine: Callable[
         "not_json": 1, "wrong_type": 1, "number_as_text": 1, "missing_feature": 1, "extra_feature": 1,
         "not_finite": 2, "not_utf8": 1, "too_long": 1,
     }  # fmt: skip
-    assert "events refused counts=" in one.log()
+    eventually(lambda: "events refused counts=" in one.log())
     one.fault()
     one.told(1)
 

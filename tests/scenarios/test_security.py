@@ -36,8 +36,6 @@ from common.sketch import ScoreSketch
 from flockwatch.certs import Certificates
 from server.link import flower_environment
 
-pytestmark = pytest.mark.xdist_group("security")
-
 STREAM = {
     "federation.mode": "asynchronous",
     "federation.buffer": "1",

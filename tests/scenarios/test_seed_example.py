@@ -20,9 +20,6 @@ CONFIG = Path(__file__).parents[2] / "configs" / "seed-example.yaml"
 THRESHOLD = 0.5
 
 
-pytestmark = pytest.mark.xdist_group("seed-example")  # one run for all tests of this file
-
-
 @pytest.fixture(scope="module")
 def rows() -> np.ndarray:
     return np.random.RandomState(42).standard_normal((1000, 10)).astype(np.float32)
