@@ -10,7 +10,7 @@ demo: $(VENV)/.ready  ## three machines learn together, and a table says what it
 	$(BIN)/flockwatch local --config configs/demo.yaml
 
 test: $(VENV)/.ready  ## the tests that CI runs
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not e2e"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e"
 
 check: $(VENV)/.ready  ## style, types, and which package may import which
 	$(BIN)/ruff check .

@@ -124,8 +124,7 @@ class Outbox:
         while True:
             self._spool()
             while self._spooled and self.waiting > self._most:
-                self._remove(self._spooled[0])
-                self.lost += 1
+                self._remove(self._spooled[0], lost=True)
             last_chance = self._deadline
             if last_chance is not None and time.monotonic() >= last_chance:
                 return
@@ -214,11 +213,12 @@ class Outbox:
             (self._folder / DAMAGED).mkdir(exist_ok=True)
             path.replace(self._folder / DAMAGED / path.name)
 
-    def _remove(self, number: int) -> None:
+    def _remove(self, number: int, lost: bool = False) -> None:
         with suppress(OSError):
             self._path(number).unlink(missing_ok=True)
         with self._changed:
             self._spooled.popleft()
+            self.lost += lost
 
     def _oldest_fresh(self) -> tuple[int, bytes] | None:
         """Its turn, to settle it with, and the notice."""

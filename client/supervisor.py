@@ -73,10 +73,10 @@ class Supervisor:
                 reason = self._watch(child)
             if self._stop.is_set():
                 return
-            self.restarts += 1
             self._failures = 0 if time.monotonic() - started > STEADY_S else self._failures + 1
             wait_s = retry_interval_s(self._failures)
             self.problem = f"trainer {reason}; started again"
+            self.restarts += 1
             log.warning("trainer down reason=%s restart_in_s=%.1f", reason, wait_s)
             self._stop.wait(wait_s)
 

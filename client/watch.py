@@ -103,6 +103,10 @@ class Watch:
                 outbox = Outbox(open_sink(address), self._folder / "spool" / key)
                 self._outboxes[name] = outbox
                 closing.callback(outbox.close, CLOSE_S)
+            log.info(
+                "watching client=%s source=%s sinks=%s",
+                self._name, Address.parse(self._address).text, " ".join(self._outboxes) or "none",
+            )  # fmt: skip
             if self._settings.live.status is not None:
                 host, _, port = self._settings.live.status.rpartition(":")
                 closing.callback(StatusServer(host.strip("[]"), int(port), self.status).close)

@@ -27,6 +27,7 @@ from rich.table import Table
 from client.data import Partition
 from common.config import ConfigError
 from common.settings import Settings
+from server.link import free_port
 
 EVENTS = 200
 """Of each stream, at most: as many as there are in a row without a labelled fault."""
@@ -43,7 +44,7 @@ KNOWN = 500
 """Training rows that test rows are held against, at most."""
 LOOK_EVERY = 5
 """Events between two looks at the machines."""
-WITHIN_S = 60.0
+WITHIN_S = 180.0
 HISTORY = 24
 """Scores in a picture of the last ones."""
 BARS = " ▁▂▃▄▅▆▇█"
@@ -63,11 +64,7 @@ class Machine:
     @classmethod
     def of(cls, partition: Partition, folder: Path) -> Machine:
         """A machine on free ports, whose alerts go to a file in `folder`."""
-        with socket.socket() as stream, socket.socket() as status:
-            for probe in (stream, status):
-                probe.bind(("127.0.0.1", 0))
-            ports = (stream.getsockname()[1], status.getsockname()[1])
-        return cls(partition, *ports, folder / f"{partition.name}-alerts.jsonl")
+        return cls(partition, free_port(), free_port(), folder / f"{partition.name}-alerts.jsonl")
 
     @property
     def flags(self) -> list[str]:
@@ -79,15 +76,15 @@ class Machine:
 
     def health(self) -> dict[str, Any]:
         """What its client says of itself."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.status}/healthz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.status}/healthz", timeout=WITHIN_S) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
 
     def notices(self) -> list[dict[str, Any]]:
-        """What its client has told until now."""
+        """What its client has told until now, as far as it is written to the end."""
         if not self.alerts.exists():
             return []
-        return [json.loads(line) for line in self.alerts.read_bytes().splitlines()]
+        return [json.loads(line) for line in self.alerts.read_bytes().split(b"\n")[:-1]]
 
 
 @dataclass
@@ -102,11 +99,12 @@ class _Shown:
     told: int = 0
 
 
-def show(machines: Sequence[Machine], settings: Settings, console: Console) -> dict[str, Any]:
+def show(machines: Sequence[Machine], version: int, settings: Settings, console: Console) -> dict[str, Any]:
     """Play the streams with a fault in the second one (or only one), and show what the clients make of it.
 
     Args:
         machines: Their clients run.
+        version: The newest, which each client takes up, or refuses, before its stream begins.
         settings: What they run with.
         console: Where it is shown.
 
@@ -114,17 +112,20 @@ def show(machines: Sequence[Machine], settings: Settings, console: Console) -> d
         JSON values for the report: the notices, and each client's latency in us.
 
     Raises:
-        TimeoutError: a client does not answer, or does not tell of the fault.
+        TimeoutError: a client does not answer, does not try the version, or does not tell of the fault.
     """
     faulty = machines[min(1, len(machines) - 1)]
     for machine in machines:
-        _wait(partial(_at_work, machine), f"{machine.partition.name} had no version")
+        _wait(
+            partial(_has_tried, machine, version),
+            f"{machine.partition.name} did not take up version {version}",
+        )
     shown = []
     for machine in machines:
         rows = stretch(machine.partition)
         if machine is faulty:
             _inject(rows)
-        connection = socket.create_connection(("127.0.0.1", machine.port), 5)
+        connection = socket.create_connection(("127.0.0.1", machine.port), WITHIN_S)
         shown.append(_Shown(machine, _lines(machine.partition, rows, settings), connection))
     feature = faulty.partition.schema.features[-1]
     console.print(
@@ -267,11 +268,14 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _at_work(machine: Machine) -> bool:
+def _has_tried(machine: Machine, version: int) -> bool:
+    """Whether a machine works with a version, or with an earlier one because it has refused it."""
     try:
-        return machine.health()["version"] is not None
+        health = machine.health()
     except OSError:  # it does not listen yet
         return False
+    refused = any(problem.startswith(f"refused version {version}:") for problem in health["problems"])
+    return health["version"] == version or (health["version"] is not None and refused)
 
 
 def _wait(true: Callable[[], bool], otherwise: str) -> None:

@@ -88,7 +88,7 @@ def run(settings: Settings) -> int:
         found = report(settings, rounds, reason, manifest, judgements, comparisons, wall_s)
         _show(found, console)
         if machines:
-            found["live"] = live.show(machines, settings, console)
+            found["live"] = live.show(machines, manifest.version, settings, console)
     write_atomic(folder / "report.json", json.dumps(found, indent=1).encode())
     console.print(f"Report: {folder}/report.json   newest version: {folder}/server/versions")
     return 0

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from common.files import write_atomic
+
 PATIENCE_S = 1.0
 """How long a lease is tried for: to ask whether it is held takes it for a moment, too."""
 
@@ -45,7 +47,7 @@ class Lease:
 
     def finish(self, reason: str) -> None:
         """Say that the run came to its end, and why."""
-        self._result.write_text(reason)
+        write_atomic(self._result, reason.encode())
 
     @property
     def held(self) -> bool:

@@ -44,10 +44,21 @@ def flower_environment(home: Path, environ: Mapping[str, str] = os.environ) -> d
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback address that nobody else is given while this process lives.
+
+    On Linux a socket stays bound to it and never listens. Who names the port, and sets SO_REUSEADDR as
+    servers do, may listen on it; who asks for any free port gets another. Elsewhere two sockets cannot be
+    bound to one port, and it was only free a moment ago.
+    """
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    port = int(probe.getsockname()[1])
+    if sys.platform == "linux":
+        probe.detach()  # open until the process ends
+    else:
+        probe.close()
+    return port
 
 
 class SuperLink:

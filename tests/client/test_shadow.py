@@ -28,7 +28,7 @@ def case(tmp_path: Path) -> Case:
 
 
 def waited(trial: Shadow) -> Findings:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while (found := trial.findings()) is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -115,7 +115,7 @@ def test_everything_that_shall_run_is_healthy_and_what_prepares_it_has_ended() -
 
 def test_the_three_machines_learn_together() -> None:
     eventually(lambda: version() >= 3, 180, "three versions")
-    assert set(states()) == set(TRAINING)
+    eventually(lambda: set(states()) == set(TRAINING), 60, "all machines known")
     eventually(lambda: all(client("admitted", name) for name in TRAINING), 60, "an update of each")
     rounds = get("/rounds")["rounds"]
     errors = [r["error"] for r in rounds if r["kind"] == "train" and r["error"] is not None]
@@ -133,10 +133,12 @@ def test_an_injected_fault_becomes_an_alert_that_names_its_cause() -> None:
 
 
 def test_prometheus_sees_the_server_and_every_edge_and_its_rules_fire() -> None:
-    up = get("/api/v1/query?query=up", 9090)["data"]["result"]
-    assert {(r["metric"]["instance"], r["value"][1]) for r in up} == {
-        ("status:8080", "1"), *((name, "1") for name in TRAINING),
-    }  # fmt: skip
+    def scraped() -> set[tuple[str, str]]:
+        up = get("/api/v1/query?query=up", 9090)["data"]["result"]
+        return {(r["metric"]["instance"], r["value"][1]) for r in up}
+
+    targets = {(name, "1") for name in ("status:8080", *TRAINING)}
+    eventually(lambda: scraped() == targets, 60, "every target is up, and no other")
 
     def fired() -> bool:
         query = "/api/v1/query?query=count_over_time(ALERTS%7Balertname=%22Incident%22%7D%5B10m%5D)"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from server.link import free_port
+
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/opt/homebrew/sbin")
 
 
@@ -21,9 +23,7 @@ class Broker:
             pytest.skip("mosquitto is not installed: apt-get install mosquitto")
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o777)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
+PATIENCE_MS = 240_000
+expect.set_options(timeout=PATIENCE_MS)
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 900}
 
@@ -37,8 +39,11 @@ def tab(scheme: str = "light") -> Iterator[Tab]:
     if program is None:
         pytest.skip("Chromium is not installed: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox"], timeout=PATIENCE_MS
+        )
         page = browser.new_page(viewport=DESK, color_scheme=scheme)  # type: ignore[arg-type]
+        page.set_default_timeout(PATIENCE_MS)
         opened = Tab(page)
         page.on("console", lambda said: opened.errors.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: opened.errors.append(str(error)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from client.store import Store
 from flockwatch.cli import main
+from server.link import free_port
 from tests.client.versions import lines, pair, rows, version
 
 COMMAND = [sys.executable, "-m", "flockwatch"]
@@ -22,12 +22,6 @@ COMMAND = [sys.executable, "-m", "flockwatch"]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("v7.safetensors").write_bytes(version(7).pack())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def events(count: int = 2000, fault_at: int | None = 1500) -> bytes:

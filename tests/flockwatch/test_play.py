@@ -58,7 +58,7 @@ def test_each_machine_has_a_topic_of_its_own_and_its_fault_shows_in_the_metric_t
     events = heard(broker, "machines/machine-1", round(1.5 * RATE))
     assert {tuple(event) for event in events} == {("ts", *METRICS)}
     assert sorted(event["ts"] for event in events) == [event["ts"] for event in events]
-    (begin,) = [message for message in caplog.messages if "machine=machine-1 " in message]
+    begin = next(message for message in caplog.messages if "machine=machine-1 " in message)
     metric = begin.rpartition("metric=")[2]
     before, after = events[: round(RATE)], events[round(RATE) :]
     assert min(event[metric] for event in after) > max(event[metric] for event in before)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from common.settings import DataSettings
 from server import view
 from server.database import DatabaseError
 from server.history import History
-from server.link import flower_environment
+from server.link import flower_environment, free_port
 from server.registry import Registry
 
 SMALL = {
@@ -35,20 +34,17 @@ SMALL = {
 }
 
 
-def eventually(true: Callable[[], Any], within_s: float = 60.0) -> Any:
+PATIENCE_S = 240.0
+"""A dozen processes that each import TensorFlow take minutes on a core that others use."""
+
+
+def eventually(true: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
     """The first truthy value of `true()`; fails the test if there is none in time."""
     end = time.monotonic() + within_s
     while not (value := true()):
         assert time.monotonic() < end, f"not within {within_s:.0f} s"
         time.sleep(0.05)
     return value
-
-
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Federation:
@@ -98,9 +94,17 @@ class Federation:
         server = psutil.Process(self.processes.pid("server"))
         return [p for p in server.children(recursive=True) if any(program in word for word in p.cmdline())]
 
-    def finish(self, within_s: float = 120.0) -> None:
+    def kill_server(self) -> None:
+        """Kill the server with all that it and its children have started."""
+        server = psutil.Process(self.processes.pid("server"))
+        for process in [server, *server.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):  # some end by themselves once another is gone
+                process.kill()
+        eventually(lambda: self.processes.exit_code("server") is not None)
+
+    def finish(self) -> None:
         """Wait until the server has ended by itself, without an error."""
-        eventually(lambda: self.processes.exit_code("server") is not None, within_s)
+        eventually(lambda: self.processes.exit_code("server") is not None)
         assert self.processes.exit_code("server") == 0, self.log("server")
 
     def rounds(self) -> list[dict[str, Any]]:
@@ -125,6 +129,11 @@ class Federation:
     def numbers(self) -> list[int]:
         """The versions on disk."""
         return sorted(int(path.stem[1:]) for path in (self.state / "versions").glob("v*.safetensors"))
+
+    def whole(self) -> bool:
+        """Whether every version up to the newest is on disk; more may come meanwhile."""
+        newest = self.version()
+        return self.numbers()[: newest + 1] == list(range(newest + 1))
 
     def version(self) -> int:
         newest = self.newest()

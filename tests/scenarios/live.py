@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fleet import Federation, eventually, free_port
+from fleet import PATIENCE_S, Federation, eventually
 
 from common.processes import Processes
-from server.link import flower_environment
+from server.link import flower_environment, free_port
 
 MIX = np.random.default_rng(5).normal(size=(2, 4))
 
@@ -76,11 +76,11 @@ class Machine:
         return True
 
     def health(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._status}/healthz", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._status}/healthz", timeout=PATIENCE_S) as answer:
             return json.load(answer)
 
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._status}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._status}/metrics", timeout=PATIENCE_S) as answer:
             text = answer.read().decode()
         found = (line.split() for line in text.splitlines())
         return next(float(parts[1]) for parts in found if parts[0] == f"flockwatch_{name}")
@@ -118,10 +118,10 @@ class Machine:
         self.feed(60)
 
     def notices(self) -> list[dict[str, Any]]:
-        """What has arrived in the file of alerts."""
+        """What has arrived in the file of alerts, whole."""
         if not self.alerts_file.exists():
             return []
-        return [json.loads(line) for line in self.alerts_file.read_bytes().splitlines()]
+        return [json.loads(line) for line in self.alerts_file.read_bytes().split(b"\n")[:-1]]
 
     def told(self, incidents: int) -> None:
         """Wait until so many incidents were told from start to end, each once."""
@@ -149,8 +149,8 @@ def learned(federation: Federation, machines: list[Machine], rows: int = 800) ->
     for machine in machines:
         machine.start()
         machine.feed(rows)
-    eventually(lambda: federation.processes.exit_code("server") is not None, 120)
+    eventually(lambda: federation.processes.exit_code("server") is not None)
     assert federation.processes.exit_code("server") == 0, federation.log("server")
     newest = federation.version()
     for machine in machines:
-        eventually(lambda m=machine: m.health()["version"] == newest, 60)
+        eventually(lambda m=machine: m.health()["version"] == newest)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from fleet import Federation
+from fleet import PATIENCE_S, Federation
 
 from common.keys import read_private, read_public
 from common.processes import Processes
@@ -48,4 +48,4 @@ class Secured(Federation):
     def operate(self, *arguments: str) -> str:
         """Run a command of the operator's."""
         command = [sys.executable, "-m", "flockwatch", *arguments, "--state", str(self.state)]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout

@@ -16,16 +16,13 @@ import pytest
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
 
-pytestmark = pytest.mark.xdist_group("demo")  # one run for all tests of this file
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """What the command prints, and its report."""
     runs = tmp_path_factory.mktemp("runs")
     flags = ["--set", "federation.max_rounds=25", "--set", "local.compare=false", "--runs", str(runs)]
     command = [sys.executable, "-m", "flockwatch", "local", "--config", str(CONFIG), *flags]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=550)
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(runs) in (p.info["cmdline"] or [])]
     (report,) = runs.glob("*/report.json")
     return done.stdout, json.loads(report.read_text())
@@ -56,6 +53,6 @@ def test_without_rows_to_play_nothing_is_started(tmp_path: Path) -> None:
         sys.executable, "-m", "flockwatch", "local", "--set", "local.live=true",
         "--set", "local.generate=normal", "--runs", str(tmp_path),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=dict(os.environ))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=dict(os.environ))
     assert done.returncode == 2
     assert "'local.live' plays normal test rows, and client-1 never has 120 of them" in done.stderr

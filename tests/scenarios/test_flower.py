@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fleet import Federation, eventually, free_port
+from fleet import PATIENCE_S, Federation, eventually
 
 from common.config import load, save
-from server.link import SuperLink, flower_environment
+from server.link import SuperLink, flower_environment, free_port
 
 ROOT = Path(__file__).parents[2]
 FOREIGN_SERVER = """
@@ -24,7 +24,7 @@ app = ServerApp()
 def main(grid, context):
     content = RecordDict({"record": ConfigRecord({"order": "run this"})})
     messages = [Message(content, node, MessageType.QUERY) for node in grid.get_node_ids()]
-    replies = list(grid.send_and_receive(messages, timeout=30))
+    replies = list(grid.send_and_receive(messages, timeout=200))
     reasons = [reply.error.reason if reply.has_error() else "obeyed" for reply in replies]
     open(context.run_config["answers"], "w").write(json.dumps(reasons))
 """
@@ -63,7 +63,7 @@ def test_a_stock_supernode_takes_part_beside_a_resident_client(federation) -> No
         run.folder / "supernode.log",
         flower_environment(run.folder / "supernode-flower"),
     )  # fmt: skip
-    run.finish(within_s=240)
+    run.finish()
     trained = [r for r in run.rounds() if r["kind"] == "train"]
     assert [{reply["client"] for reply in r["replies"]} for r in trained] == [{"resident", "stock"}] * 2
     assert all(reply["train_s"] > 0 for r in trained for reply in r["replies"])
@@ -91,9 +91,9 @@ def test_flwr_run_submits_the_app_to_a_superlink_that_is_there(federation) -> No
         subprocess.run(
             [flwr, "run", str(ROOT), "here", "--run-config", f'config="{config}" state="{run.state}"'],
             env=flower_environment(run.folder / "flower"), check=True, capture_output=True, text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         )  # fmt: skip
-        eventually(lambda: [r for r in run.rounds() if r["kind"] == "evaluate"], within_s=240)
+        eventually(lambda: [r for r in run.rounds() if r["kind"] == "evaluate"])
     finally:
         link.end()
     trained = [r for r in run.rounds() if r["kind"] == "train"]
@@ -130,5 +130,5 @@ def submit_foreign_app(app: Path, home: Path, answers: Path) -> None:
             str(Path(sys.executable).parent / "flwr"), "run", str(app), "here",
             "--run-config", f'answers="{answers}"',
         ],
-        env=flower_environment(home), check=True, capture_output=True, timeout=60,
+        env=flower_environment(home), check=True, capture_output=True, timeout=PATIENCE_S,
     )  # fmt: skip

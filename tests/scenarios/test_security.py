@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from fleet import Federation, eventually
+from fleet import PATIENCE_S, Federation, eventually
 from flwr.app import Context, Message, MessageType, RecordDict
 from link import SERVER_SIDE, Network
 from secured import Secured
@@ -35,8 +35,6 @@ from common.scoring import ErrorSummary
 from common.sketch import ScoreSketch
 from flockwatch.certs import Certificates
 from server.link import flower_environment
-
-pytestmark = pytest.mark.xdist_group("security")
 
 STREAM = {
     "federation.mode": "asynchronous",
@@ -198,7 +196,7 @@ def test_not_even_a_registered_client_reaches_the_control_api(run: Secured, call
     assert answer.status_code == 403
     assert "clients reach the Fleet API" in answer.json()["detail"]
     # It is there, on the operator's side, and asks for no credentials: this is why.
-    inside = httpx.post(f"http://127.0.0.1:{superlink_port(run)}{path}", headers=PROTOBUF)
+    inside = httpx.post(f"http://127.0.0.1:{superlink_port(run)}{path}", headers=PROTOBUF, timeout=PATIENCE_S)
     assert inside.status_code not in (401, 403, 404)
 
 
@@ -336,17 +334,19 @@ import socket, ssl, sys
 from http.client import HTTPSConnection
 context = ssl.create_default_context(cafile={str(run.certs / "ca.pem")!r})
 for path in ("/v1/control/list-nodes", "/v1/runtime/pull-messages", "/health", "/v1/fleet/pull-messages"):
-    link = HTTPSConnection({SERVER_SIDE!r}, {run.port}, context=context, timeout=10)
+    link = HTTPSConnection({SERVER_SIDE!r}, {run.port}, context=context, timeout={PATIENCE_S})
     link.request("POST", path, b"", {PROTOBUF!r})
     answer = link.getresponse()
     print(path, answer.status, answer.read().decode())
 try:
-    socket.create_connection(({SERVER_SIDE!r}, {superlink_port(run)}), 10)
+    socket.create_connection(({SERVER_SIDE!r}, {superlink_port(run)}), {PATIENCE_S})
 except OSError as error:
     print("superlink", error)
 """
     command = [*network.inside(network.far), sys.executable, "-c", asked]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=PATIENCE_S
+    ).stdout.splitlines()
     assert len(said) == 5
     assert all("403" in line and "clients reach the Fleet API" in line for line in said[:3])
     assert "403" in said[3]
@@ -357,9 +357,11 @@ except OSError as error:
 def asked(run: Secured, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
     """What the server answers to a request that only a client's machine could make."""
     context = ssl.create_default_context(cafile=str(run.certs / "ca.pem"))
-    return httpx.post(f"https://{run.address}{path}", headers=PROTOBUF | (headers or {}), verify=context)
+    return httpx.post(
+        f"https://{run.address}{path}", headers=PROTOBUF | (headers or {}), verify=context, timeout=PATIENCE_S
+    )
 
 
 def flockwatch(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flockwatch", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)

@@ -20,9 +20,6 @@ CONFIG = Path(__file__).parents[2] / "configs" / "seed-example.yaml"
 THRESHOLD = 0.5
 
 
-pytestmark = pytest.mark.xdist_group("seed-example")  # one run for all tests of this file
-
-
 @pytest.fixture(scope="module")
 def rows() -> np.ndarray:
     return np.random.RandomState(42).standard_normal((1000, 10)).astype(np.float32)
@@ -53,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
     """What the command prints, and the version that it makes."""
     runs = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "-m", "flockwatch", "local", "--config", str(CONFIG), "--runs", str(runs)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=550)
     (version,) = runs.glob("*/server/versions/v000001.safetensors")
     return done.stdout, Manifest.unpack(version.read_bytes())
 

@@ -16,6 +16,7 @@ from test_notices import packed
 from test_site import Served
 
 from server import view
+from server.link import free_port
 from tests.contracts.browser import PHONE, Tab, tab
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
@@ -123,13 +124,14 @@ def test_a_narrower_window_holds_the_page_before_the_chart_is_drawn_anew(served:
 
 def test_the_browser_itself_refuses_what_is_not_from_here(served: Served, opened: Tab) -> None:
     visit(opened, served)
-    opened.page.evaluate(
-        """() => {
-            const script = document.createElement("script");
-            script.textContent = "document.title = 'taken'";
-            document.body.append(script);
-        }"""
-    )
+    with opened.page.expect_console_message(lambda said: "Content Security Policy" in said.text):
+        opened.page.evaluate(
+            """() => {
+                const script = document.createElement("script");
+                script.textContent = "document.title = 'taken'";
+                document.body.append(script);
+            }"""
+        )
     assert opened.page.title() != "taken"
     assert [("Content Security Policy" in error) for error in opened.errors] == [True]
     opened.errors.clear()
@@ -186,8 +188,8 @@ def test_what_a_person_has_opened_stays_when_there_is_news(
 def test_a_server_that_is_gone_and_one_that_is_back_are_told(tmp_path: Path) -> None:
     view.write(tmp_path / "fleet.json", shown({"a": client()}))
     with tab() as opened:
-        served = Served(tmp_path)
-        port = served.site.port
+        port = free_port()  # that nobody takes while there is no server
+        served = Served(tmp_path, port=port)
         visit(opened, served)
         expect(opened.page.locator("#updated")).to_contain_text("live ·")
         assert opened.errors == []
@@ -196,7 +198,7 @@ def test_a_server_that_is_gone_and_one_that_is_back_are_told(tmp_path: Path) -> 
         expect(opened.page.locator("#updated")).to_have_text("not live")
         assert all("ERR_CONNECTION" in error or "ERR_EMPTY" in error for error in opened.errors)
         with closing(Served(tmp_path, port=port)):
-            expect(opened.page.locator("#lost")).to_be_hidden(timeout=20_000)
+            expect(opened.page.locator("#lost")).to_be_hidden()
             expect(opened.page.locator("#updated")).to_contain_text("live ·")
 
 

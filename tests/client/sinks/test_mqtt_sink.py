@@ -13,7 +13,8 @@ from client.mqtt import Broker
 from client.sinks.mqtt import MqttSink
 
 CONNECT, PUBLISH, DISCONNECT = 1, 3, 14
-TIMEOUT_S = 0.5
+LONG_S, SHORT_S = 60.0, 2.0
+"""How long a sink waits for answers that come, and for those that do not."""
 
 
 class Fake:
@@ -66,9 +67,9 @@ def fakes() -> Iterator[list[Fake]]:
         fake.close()
 
 
-def sink(fake: Fake, options: str = "") -> MqttSink:
+def sink(fake: Fake, options: str = "", timeout_s: float = LONG_S) -> MqttSink:
     address = Address.parse(f"mqtt://edge:geheim@127.0.0.1:{fake.port}/plant/alerts{options}")
-    return MqttSink(Broker.at(address, "sink"), address.flag("retain"), TIMEOUT_S)
+    return MqttSink(Broker.at(address, "sink"), address.flag("retain"), timeout_s)
 
 
 @pytest.mark.parametrize(("options", "flags"), [("", 0b0010), ("?retain=true", 0b0011)])
@@ -87,7 +88,7 @@ def test_quality_of_service_and_retain(fakes: list[Fake], options: str, flags: i
 
 def test_a_message_without_an_answer_is_sent_once_an_attempt(fakes: list[Fake]) -> None:
     fakes.append(Fake(answer=0, acknowledges=False))
-    found = sink(fakes[0])
+    found = sink(fakes[0], timeout_s=SHORT_S)
     for attempt in (1, 2):
         with pytest.raises(OSError, match=f"broker 127.0.0.1:{fakes[0].port}: no answer"):
             found.deliver(b"{}")
@@ -98,7 +99,7 @@ def test_a_message_without_an_answer_is_sent_once_an_attempt(fakes: list[Fake]) 
 def test_a_broker_that_says_nothing(fakes: list[Fake]) -> None:
     fakes.append(Fake(answer=None, acknowledges=False))
     with pytest.raises(OSError, match="no answer"):
-        sink(fakes[0]).deliver(b"{}")
+        sink(fakes[0], timeout_s=0.1).deliver(b"{}")
     assert fakes[0].ended.acquire(timeout=20)
     assert PUBLISH not in fakes[0].types()
 

@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
             sys.executable, "-m", "flockwatch", "evaluate", "--data", str(place / "data"), "--seeds", "2",
             "--new-client", "100", "--runs", str(place / "runs"), *flags,
         ],
-        capture_output=True, text=True, timeout=280, check=False,
+        capture_output=True, text=True, timeout=550, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (folder,) = (place / "runs").iterdir()
