@@ -60,7 +60,7 @@ class Architecture:
     def recency(self, decay: float) -> NDArray[np.float32]:
         """What each input weighs where an event weighs `decay` of the one after it; mean 1, shape (inputs,).
 
-        >>> Architecture(features=1, window=3).recency(0.5).round(2).tolist()
+        >>> Architecture(features=1, window=3).recency(0.5).astype(float).round(2).tolist()
         [0.43, 0.86, 1.71]
         """
         events = decay ** np.arange(self.window - 1, -1, -1.0)

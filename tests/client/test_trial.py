@@ -8,9 +8,8 @@ import pytest
 from client.buffer import Kept
 from client.drift import Drift
 from client.trial import ENOUGH, Limit, examined, objection, rescored
-from common.architecture import Architecture
 from common.moments import Scaler
-from common.scoring import measured, scores
+from common.scoring import measured, scored_by
 from common.sketch import ScoreSketch
 from tests.client.versions import pair, rows, version
 
@@ -79,11 +78,10 @@ def test_windows_across_a_break_are_not_rescored(window: int) -> None:
     breaks = np.zeros(50, np.bool_)
     breaks[[0, 20]] = True
     found = rescored(given, Kept(events, breaks))
-    architecture: Architecture = given.architecture
     scaled = (events - given.moments.mean.astype(np.float32)) / np.sqrt(given.moments.variance).astype(
         np.float32
     )
-    parts = [scores(architecture, given.weights, scaled[a:b]) for a, b in ((0, 20), (20, 50))]
+    parts = [scored_by(given, scaled[a:b]) for a, b in ((0, 20), (20, 50))]
     np.testing.assert_allclose(found, np.concatenate(parts), rtol=1e-3)
     assert len(found) == 50 - 2 * (window - 1)
 

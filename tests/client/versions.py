@@ -12,7 +12,7 @@ from common.ensemble import Ensemble
 from common.manifest import Manifest
 from common.moments import Moments, Scaler
 from common.schema import Schema
-from common.scoring import scores
+from common.scoring import scored_by
 from common.settings import Settings
 from common.sketch import ScoreSketch
 from common.tail import Tail
@@ -47,7 +47,7 @@ def version(
     weights = {n: w * np.float32(scale) for n, w in architecture.first_weights(seed).items()}
     moments = Moments.of(rows(2000))
     made = Manifest(number, SCHEMA, architecture, weights, moments, given.dump())
-    found = scores(architecture, weights, Scaler.of(moments).apply(rows(4000, seed=9)))
+    found = scored_by(made, Scaler.of(moments).apply(rows(4000, seed=9)))
     return replace(made, scores=ScoreSketch.of(found))
 
 
@@ -55,7 +55,7 @@ def pair(number: int = 1, window: int = 1, share: float = 0.5, scale: float = 1.
     """An ensemble of two such versions, the second one's weights `scale` times as large."""
     both = version(number, window), version(number, window, seed=2, scale=scale)
     scaled = Scaler.of(both[0].moments).apply(rows(500, seed=9))
-    first, second = (scores(m.architecture, m.weights, scaled) for m in both)
+    first, second = (scored_by(member, scaled) for member in both)
     tails = Tail.of(first, both[0].scores, 100), Tail.of(second, both[0].scores, 100)
     made = Ensemble(both[1].weights, both[1].residuals, share, tails)
     fleet = both[0].scores.mapped(lambda found: made.scores(found, found))
