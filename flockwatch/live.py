@@ -80,6 +80,15 @@ class Machine:
             found: dict[str, Any] = json.load(answer)
         return found
 
+    def has_tried(self, version: int) -> bool:
+        """Whether it works with a version, or with an earlier one because it has refused it."""
+        try:
+            health = self.health()
+        except OSError:  # it does not listen yet
+            return False
+        refused = any(problem.startswith(f"refused version {version}:") for problem in health["problems"])
+        return health["version"] == version or (health["version"] is not None and refused)
+
     def notices(self) -> list[dict[str, Any]]:
         """What its client has told until now, as far as it is written to the end."""
         if not self.alerts.exists():
@@ -117,7 +126,7 @@ def show(machines: Sequence[Machine], version: int, settings: Settings, console:
     faulty = machines[min(1, len(machines) - 1)]
     for machine in machines:
         _wait(
-            partial(_has_tried, machine, version),
+            partial(machine.has_tried, version),
             f"{machine.partition.name} did not take up version {version}",
         )
     shown = []
@@ -266,16 +275,6 @@ def _bar(score: float, threshold: float | None) -> str:
 
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
-
-
-def _has_tried(machine: Machine, version: int) -> bool:
-    """Whether a machine works with a version, or with an earlier one because it has refused it."""
-    try:
-        health = machine.health()
-    except OSError:  # it does not listen yet
-        return False
-    refused = any(problem.startswith(f"refused version {version}:") for problem in health["problems"])
-    return health["version"] == version or (health["version"] is not None and refused)
 
 
 def _wait(true: Callable[[], bool], otherwise: str) -> None:

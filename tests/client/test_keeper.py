@@ -236,7 +236,7 @@ def test_a_version_much_worse_than_the_one_at_work_is_refused(
     settle(edge)
     assert edge.detector.live is not None and edge.detector.live.scorer.version == 1
     assert edge.keeper.refusals == 1
-    assert "version 2" in edge.keeper.problems["version"]
+    assert edge.keeper.problems["version"].startswith("refused version 2: ")  # flockwatch.live reads it
     assert "times that of version 1" in edge.keeper.problems["version"]
     edge.store.offer(version(3).pack())
     settle(edge)
