@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import publish
-from client.buffer import Kept
-from client.data import Partition, files, read
-from client.trial import rescored
-from common.manifest import Manifest
+from client.data.partition import Partition, files, read
+from client.data.training_buffer import BufferedRows
+from client.versions.trial import rescored
+from common.model.manifest import Manifest
 from common.settings import Settings
 from flockwatch.quality.stream import replayed, scored
 from flockwatch.quality.vus import runs
@@ -113,7 +113,9 @@ def _quantile(partition: Partition, manifest: Manifest) -> float:
     held = partition.rows[-round(len(partition.rows) * manifest.settings["training"]["holdout"]) :]
     breaks = np.zeros(len(held), np.bool_)
     breaks[0] = True
-    return float(np.quantile(rescored(manifest.aligned(partition.schema), Kept(held, breaks)), QUANTILE))
+    return float(
+        np.quantile(rescored(manifest.aligned(partition.schema), BufferedRows(held, breaks)), QUANTILE)
+    )
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import stream
-from client.detector import Detector
+from client.detection.detector import Detector
 
 Judge = Callable[[bytes], bool]
 """From a line of JSON to whether it is an anomaly."""
 
-WARM_EVENTS, MOST_EVENTS, MOST_S = 200, 100_000, 10.0
+WARM_EVENTS, MAX_EVENTS, MAX_S = 200, 100_000, 10.0
 BATCH = 64
 RANK = 0.995
 """Of the scores of training rows: a peer's threshold."""
@@ -116,7 +116,7 @@ def hbos() -> Judge:
 
 def keras_predict() -> Judge:
     """The same autoencoder, asked as Keras' tutorials do it."""
-    from client.trainer import build
+    from client.training.trainer import build
 
     model = build(stream.version(1).architecture)
 
@@ -144,9 +144,9 @@ def timed(judge: Judge) -> dict[str, float]:
     taken: list[int] = []
     alerts, clock = 0, time.perf_counter_ns
     started = clock()
-    end = started + MOST_S * 1e9
+    end = started + MAX_S * 1e9
     before = started
-    for line in itertools.islice(events, MOST_EVENTS):
+    for line in itertools.islice(events, MAX_EVENTS):
         alerts += judge(line)
         now = clock()
         taken.append(now - before)
@@ -166,7 +166,7 @@ def _batched(detector: Detector) -> float:
     lines = stream.events()
     batches = [lines[i : i + BATCH] for i in range(0, len(lines), BATCH)]
     started, seen = time.perf_counter(), 0
-    for batch in itertools.islice(itertools.cycle(batches), MOST_EVENTS // BATCH):
+    for batch in itertools.islice(itertools.cycle(batches), MAX_EVENTS // BATCH):
         detector.step(batch, 0.0)
         seen += len(batch)
     return seen / (time.perf_counter() - started)

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data import Partition, write
+from client.data.partition import Partition, write
 from common.config import save
-from common.manifest import Manifest
-from common.moments import Moments, Scaler
+from common.model.manifest import Manifest
+from common.model.moments import Moments, Scaler
+from common.model.schema import Schema
+from common.model.scoring import scores
 from common.processes import Processes
-from common.schema import Schema
-from common.scoring import scores
 from common.settings import DataSettings, Settings
-from server.link import flower_environment, free_port
+from server.flower.superlink_process import flower_environment, free_port
 
 FEATURES = 24
 FACTORS = 6

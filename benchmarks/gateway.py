@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 
 from benchmarks.results import publish
-from common.flwr_private.connection import FleetConnection
-from common.keys import new_private
+from client.transport.fleet_connection import FleetConnection
+from common.security.keys import new_private
 from flockwatch.certs import Certificates
-from server.gateway import Gateway
-from server.link import SuperLink, free_port
-from server.listener import Listener
-from server.roster import Roster
+from server.access.gateway import Gateway
+from server.access.listener import Listener
+from server.access.roster import Roster
+from server.flower.superlink_process import SuperLinkProcess, free_port
 
 REQUESTS = 400
 ROUNDS = 3
@@ -58,7 +58,7 @@ def main() -> None:
     """Run both, in turns."""
     with tempfile.TemporaryDirectory() as name:
         folder, superlink_port, port = Path(name), free_port(), free_port()
-        link = SuperLink(folder, "127.0.0.1", superlink_port)
+        link = SuperLinkProcess(folder, "127.0.0.1", superlink_port)
         link.start()
         list(Certificates(folder / "certs").make([], []))
         key = new_private()

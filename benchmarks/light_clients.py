@@ -11,13 +11,13 @@ import threading
 import numpy as np
 
 from client.app import build
-from client.link import Link
-from client.wire import Wire
-from common.messages import Description, Evaluation, Task, Update
-from common.moments import Moments
-from common.schema import Schema
-from common.scoring import ErrorSummary
-from common.sketch import ScoreSketch
+from client.transport.compression_state import CompressionState
+from client.transport.resident_node import ResidentNode
+from common.model.moments import Moments
+from common.model.schema import Schema
+from common.model.scoring import ErrorSummary
+from common.model.sketch import ScoreSketch
+from common.protocol.messages import Description, Evaluation, Task, Update
 
 FEATURES = 16
 
@@ -25,10 +25,10 @@ FEATURES = 16
 class LightEdge:
     """Answers as an edge does, with updates that it draws instead of learning them."""
 
-    def __init__(self, name: str, seed: int, wire: Wire | None = None) -> None:
+    def __init__(self, name: str, seed: int, wire: CompressionState | None = None) -> None:
         self._rng = np.random.default_rng(seed)
         self.name = name
-        self.wire = wire or Wire()
+        self.wire = wire or CompressionState()
         rows = self._rng.standard_normal((200, FEATURES)).astype(np.float32)
         self._moments = Moments.of(rows)
         self._errors = np.square(rows).mean(axis=1)
@@ -69,7 +69,7 @@ def main() -> None:
     links = []
     for number in range(given.first, given.first + given.clients):
         edge = LightEdge(f"light-{number:03d}", number)
-        links.append(Link(given.server, build(lambda _, edge=edge: edge)))
+        links.append(ResidentNode(given.server, build(lambda _, edge=edge: edge)))
     signal.signal(signal.SIGTERM, lambda *_: [link.stop() for link in links])
     threads = [threading.Thread(target=link.serve, daemon=True) for link in links]
     for thread in threads:

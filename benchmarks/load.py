@@ -26,8 +26,8 @@ from benchmarks.results import publish
 from common.config import save
 from common.processes import Processes
 from common.settings import Settings
-from server import view
-from server.link import flower_environment, free_port
+from server.federation import view
+from server.flower.superlink_process import flower_environment, free_port
 
 CLIENTS, PROCESSES = int(os.environ.get("FLOCKWATCH_LOAD_CLIENTS", "300")), 3
 UPDATES = int(os.environ.get("FLOCKWATCH_LOAD_UPDATES", "20000"))
@@ -35,7 +35,7 @@ LIMIT_S = float(os.environ.get("FLOCKWATCH_LOAD_S", "1800"))
 START_LIMIT_S = 300.0
 LOOK_EVERY_S = 1.0
 
-PARTS = {"SuperLink": "server.superlink", "ServerApp": "flwr-serverapp"}
+PARTS = {"SuperLink": "server.flower.superlink", "ServerApp": "flwr-serverapp"}
 
 
 def main() -> None:

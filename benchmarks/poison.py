@@ -13,14 +13,14 @@ import numpy as np
 
 from benchmarks import fleet
 from benchmarks.results import publish
-from client.edge import Edge
-from common.architecture import Architecture
-from common.manifest import Manifest, ManifestError
-from common.messages import Task, Update
-from common.moments import Moments, Scaler
-from common.scoring import scores
+from client.training.worker import ClientWorker
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest, ManifestError
+from common.model.moments import Moments, Scaler
+from common.model.scoring import scores
+from common.model.weights import Weights, add, scale
+from common.protocol.messages import Task, Update
 from common.settings import Settings
-from common.weights import Weights, add, scale
 from flockwatch.quality.federation import SharingEdge, federate
 
 CLIENTS, POISONED = 8, 2
@@ -113,8 +113,10 @@ def _settings(strategy: str, clients: int = CLIENTS) -> Settings:
     )  # fmt: skip
 
 
-def _edges(parts: list[fleet.Partition], attack: Callable[[Weights], Weights] | None = None) -> list[Edge]:
-    edges: list[Edge] = []
+def _edges(
+    parts: list[fleet.Partition], attack: Callable[[Weights], Weights] | None = None
+) -> list[ClientWorker]:
+    edges: list[ClientWorker] = []
     for i, part in enumerate(parts):
         if attack is None or i < CLIENTS - POISONED:
             edges.append(SharingEdge(part, part.name))
@@ -125,12 +127,12 @@ def _edges(parts: list[fleet.Partition], attack: Callable[[Weights], Weights] | 
     return edges
 
 
-def _guarded(folder: Path, edges: list[Edge], strategy: str, parts: list[fleet.Partition]) -> float:
+def _guarded(folder: Path, edges: list[ClientWorker], strategy: str, parts: list[fleet.Partition]) -> float:
     """The final error of a run of flockwatch."""
     return _error(federate(edges, _settings(strategy, len(edges)), folder), parts)
 
 
-def _bare(edges: list[Edge], parts: list[fleet.Partition]) -> float:
+def _bare(edges: list[ClientWorker], parts: list[fleet.Partition]) -> float:
     """The final error of federated averaging of the same updates, with no gate between."""
     manifest = _first(parts)
     for _ in range(ROUNDS):

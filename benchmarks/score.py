@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks import stream
 from benchmarks.contenders import PEERS
 from benchmarks.results import publish
-from client.supervisor import NICENESS, Supervisor
+from client.service.supervisor import NICENESS, TrainerSupervisor
 
 Figures = dict[str, float]
 
@@ -81,7 +81,7 @@ def _contend(name: str, cores: Iterable[int]) -> Figures:
 def _beside_a_trainer(folder: Path) -> Figures:
     """Ours, while a trainer works with the priority that a client gives it."""
     log = folder / "trainer.log"
-    trainer = Supervisor([sys.executable, "-m", "benchmarks.training"], log, os.environ, 4 << 30)
+    trainer = TrainerSupervisor([sys.executable, "-m", "benchmarks.training"], log, os.environ, 4 << 30)
     trainer.start()
     try:
         while "training" not in (log.read_text() if log.exists() else ""):

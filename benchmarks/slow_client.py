@@ -10,15 +10,15 @@ import time
 from pathlib import Path
 
 from client.app import build
-from client.data import read
-from client.edge import Edge
-from client.identity import Identity
-from client.link import Link
-from common.messages import Task, Update
+from client.data.partition import read
+from client.service.identity import Identity
+from client.training.worker import ClientWorker
+from client.transport.resident_node import ResidentNode
+from common.protocol.messages import Task, Update
 from common.settings import DataSettings
 
 
-class SlowEdge(Edge):
+class SlowEdge(ClientWorker):
     """An edge whose training takes at least so many seconds, and leaves the processor free for others."""
 
     training_s = 0.0
@@ -44,9 +44,9 @@ def main() -> None:
     given.state.mkdir(parents=True, exist_ok=True)
     edge = SlowEdge(read(given.data, DataSettings()), Identity(given.state).instance, inline=True)
     edge.training_s = given.training_s
-    import client.trainer  # noqa: F401  seconds of imports, taken now and not out of the first task
+    import client.training.trainer  # noqa: F401  seconds of imports, taken now and not out of the first task
 
-    link = Link(given.server, build(lambda _: edge))
+    link = ResidentNode(given.server, build(lambda _: edge))
     signal.signal(signal.SIGTERM, lambda *_: link.stop())
     link.serve()
 

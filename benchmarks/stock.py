@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import job
 from common.processes import Processes
-from server.link import flower_environment
+from server.flower.superlink_process import flower_environment
 
 _APP = Path(__file__).parent / "stock_app"
 _READY_LIMIT_S = 120.0

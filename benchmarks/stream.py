@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import job
-from common.architecture import Architecture
-from common.manifest import Manifest
-from common.moments import Moments, Scaler
-from common.schema import Schema
-from common.scoring import scores
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
+from common.model.moments import Moments, Scaler
+from common.model.schema import Schema
+from common.model.scoring import scores
+from common.model.sketch import ScoreSketch
 from common.settings import Settings
-from common.sketch import ScoreSketch
 
 SETTINGS = Settings().with_values(model={"window": 1, "hidden": (64, 16, 64)})
 SCHEMA = Schema(tuple(f"metric_{i:02d}" for i in range(job.FEATURES)))

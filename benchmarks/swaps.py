@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from benchmarks import stream
 from benchmarks.results import publish
-from client.detector import Detector
-from client.keeper import Keeper
-from client.store import Store
-from client.watch import SWITCH_S
-from common.manifest import Manifest
+from client.detection.detector import Detector
+from client.service.maintenance import DetectorMaintenance
+from client.service.process import SWITCH_S
+from client.versions.version_store import VersionStore
+from common.model.manifest import Manifest
 
 EVENTS, SWAPS = 1_000_000, 10
 LIMIT_US = 1000.0
@@ -58,10 +58,10 @@ def _run(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[
     """Of each event: microseconds, the version that scored it, and whether another was on trial then."""
     settings = stream.SETTINGS
     detector = Detector("bench", stream.SCHEMA, settings.data, settings.live)
-    store = Store(folder)
+    store = VersionStore(folder)
     first = stream.version(1)
     store.offer(first.pack())
-    keeper = Keeper(detector, settings, folder, store, [])
+    keeper = DetectorMaintenance(detector, settings, folder, store, [])
     taken, versions = np.empty(EVENTS, np.int64), np.empty(EVENTS, np.int64)
     on_trial = np.zeros(EVENTS, np.bool_)
     sys.setswitchinterval(SWITCH_S)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmarks import stream
-from client.supervisor import end_with_parent
-from client.trainer import Trainer
+from client.training.trainer import Trainer
+from common.processes import end_with_parent
 
 
 def main() -> None:

@@ -29,16 +29,16 @@ from numpy.typing import NDArray
 
 from benchmarks import fleet
 from benchmarks.results import publish
-from client.data import Partition, files, read
-from common.architecture import Architecture
+from client.data.partition import Partition, files, read
 from common.compression.codec import size_of
-from common.manifest import Manifest
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
 from common.settings import Settings
 from flockwatch.quality.evaluation import ONE_THREAD
 from flockwatch.quality.federation import SharingEdge, federate
 from flockwatch.quality.stream import scored
-from server.history import History
-from server.terms import SCORES_EVERY
+from server.federation.task_options import SCORES_EVERY
+from server.storage.history import History
 from tests.scenarios.link import SERVER_SIDE, Network, why_not
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"

@@ -1,8 +1,8 @@
 """The Flower ClientApp: unpacks a message, asks the edge, packs the reply. Nothing is decided here.
 
 `app` works under a stock `flower-supernode`, whose `--node-config` then holds the client's settings:
-`data="FILE"`, and optionally `config="FILE"`, `name="NAME"`. The resident client (`client.link`) runs
-the same app around an edge that stays warm.
+`data="FILE"`, and optionally `config="FILE"`, `name="NAME"`. The resident client
+(`client.transport.resident_node`) runs the same app around a worker that stays warm.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.edge import Edge
-from client.wire import Wire
+from client.training.worker import ClientWorker
+from client.transport.compression_state import CompressionState
 from common import config
-from common.changes import Missing
-from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task
-from common.traffic import COUNTED, Traffic
+from common.protocol.changes import VersionMissing
+from common.protocol.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task
+from common.protocol.traffic import COUNTED, Traffic
 
 log = logging.getLogger(__name__)
 
 
-def build(edge_of: Callable[[Context], Edge]) -> ClientApp:
+def build(edge_of: Callable[[Context], ClientWorker]) -> ClientApp:
     """A ClientApp that answers with the edge that `edge_of` gives for a context."""
     app = ClientApp()
 
@@ -45,10 +45,12 @@ def build(edge_of: Callable[[Context], Edge]) -> ClientApp:
     def evaluate(message: Message, context: Context) -> Message:
         return answered(message, context, lambda edge, task: edge.evaluate(task))
 
-    def answered(message: Message, context: Context, work: Callable[[Edge, Task], Evaluation]) -> Message:
+    def answered(
+        message: Message, context: Context, work: Callable[[ClientWorker, Task], Evaluation]
+    ) -> Message:
         content, edge = _content(message), edge_of(context)
         task = edge.wire.opened(content, edge.name)
-        if isinstance(task, Missing):
+        if isinstance(task, VersionMissing):
             return _reply(task, message)
         return _reply(_counted(work(edge, task), edge, context), message)
 
@@ -67,26 +69,26 @@ def _content(message: Message) -> bytes:
     return content
 
 
-def _counted(answer: Evaluation, edge: Edge, context: Context) -> Evaluation:
+def _counted(answer: Evaluation, edge: ClientWorker, context: Context) -> Evaluation:
     """The answer with what the client's messages have cost so far, as the link counts it."""
     counted = {name: context.node_config.get(name, 0) for name in COUNTED}
     return replace(answer, traffic=edge.wire.traffic(Traffic(**counted)))  # type: ignore[arg-type]
 
 
-def _reply(answer: Description | Evaluation | Missing, message: Message) -> Message:
+def _reply(answer: Description | Evaluation | VersionMissing, message: Message) -> Message:
     return Message(RecordDict({RECORD: ConfigRecord({CONTENT: answer.pack()})}), reply_to=message)
 
 
 @cache
-def _edge(data: str, config_file: str, name: str) -> Edge:
-    from client.data import read  # pyarrow: not needed where an edge is given
+def _edge(data: str, config_file: str, name: str) -> ClientWorker:
+    from client.data.partition import read  # pyarrow: not needed where an edge is given
 
     settings = config.load(Path(config_file) if config_file else None)
     partition = read(Path(data), settings.data, name or settings.client.name)
-    return Edge(partition, instance="supernode", wire=Wire(keeps=False))
+    return ClientWorker(partition, instance="supernode", wire=CompressionState(keeps=False))
 
 
-def _edge_of_node_config(context: Context) -> Edge:
+def _edge_of_node_config(context: Context) -> ClientWorker:
     given = {key: str(context.node_config.get(key, "")) for key in ("data", "config", "name")}
     if not given["data"]:
         raise ValueError("node config has no 'data': start the SuperNode with --node-config 'data=\"FILE\"'")

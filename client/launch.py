@@ -13,24 +13,24 @@ from pathlib import Path
 
 import numpy as np
 
-from client import names
-from client.buffer import read as read_buffer
-from client.identity import Identity
-from client.supervisor import Supervisor
-from client.watch import Watch
+from client.data.partition import names
+from client.data.training_buffer import read as read_buffer
+from client.service.identity import Identity
+from client.service.process import DetectorProcess
+from client.service.supervisor import TrainerSupervisor
 from common.config import ConfigError, save
-from common.manifest import Manifest, ManifestError
-from common.schema import Schema
+from common.model.manifest import Manifest, ManifestError
+from common.model.schema import Schema
 from common.settings import Settings
 
 log = logging.getLogger(__name__)
 
-ENOUGH_ROWS = 500
+MIN_ROWS = 500
 """Normal events that a machine without a data file gathers before it takes part in training."""
 LOOK_EVERY_S = 1.0
 
 
-def watching(settings: Settings) -> Watch:
+def watching(settings: Settings) -> DetectorProcess:
     """A machine that scores its stream and trains, in a process that is started from here.
 
     Raises:
@@ -43,16 +43,16 @@ def watching(settings: Settings) -> Watch:
     given = folder / "settings.yaml"
     own = settings.with_values(client={"name": name, "state": folder})
     save(own, given)
-    supervisor = Supervisor(
+    supervisor = TrainerSupervisor(
         [sys.executable, "-m", "flockwatch", "trainer", "--config", os.fspath(given)],
         folder / "trainer.log",
         os.environ,
         settings.live.trainer_memory_mb << 20,
     )
-    return Watch(own, folder, name, supervisor=supervisor)
+    return DetectorProcess(own, folder, name, supervisor=supervisor)
 
 
-def detecting(settings: Settings, file: Path) -> Watch:
+def detecting(settings: Settings, file: Path) -> DetectorProcess:
     """A machine that scores its stream by one version and never trains.
 
     Raises:
@@ -64,7 +64,7 @@ def detecting(settings: Settings, file: Path) -> Watch:
     except ManifestError as error:
         raise ManifestError(f"{file}: {error}") from error
     name = settings.client.name or file.stem
-    return Watch(settings, state_folder(settings, name), name, fixed=manifest)
+    return DetectorProcess(settings, state_folder(settings, name), name, fixed=manifest)
 
 
 def client_name(settings: Settings) -> str:
@@ -99,11 +99,11 @@ def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) ->
         IdentityError: another process uses the client's state folder.
     """
     from client.app import build
-    from client.credentials import credentials
-    from client.data import Partition, read
-    from client.edge import Edge
-    from client.link import Link
-    from client.wire import Wire
+    from client.data.partition import Partition, read
+    from client.training.worker import ClientWorker
+    from client.transport.compression_state import CompressionState
+    from client.transport.credentials import credentials
+    from client.transport.resident_node import ResidentNode
 
     roots, key = credentials(settings.client)
     live = settings.live.source is not None
@@ -128,10 +128,10 @@ def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) ->
     )  # fmt: skip
     # Seconds of imports, taken now and not out of the first round; a machine without Keras can still measure.
     with suppress(ImportError):
-        import client.trainer  # noqa: F401
-    wire = Wire(folder)
-    edge = Edge(partition, identity.instance, inline=True, folder=folder if live else None, wire=wire)
-    link = Link(settings.client.server, build(lambda _: edge), roots, key, edge.rest)
+        import client.training.trainer  # noqa: F401
+    wire = CompressionState(folder)
+    edge = ClientWorker(partition, identity.instance, inline=True, folder=folder if live else None, wire=wire)
+    link = ResidentNode(settings.client.server, build(lambda _: edge), roots, key, edge.rest)
     on_ready(link.stop)
     try:
         if not stopped.is_set():
@@ -142,9 +142,9 @@ def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) ->
 
 def _gathered(folder: Path, stopped: threading.Event) -> Schema | None:
     """The features of the live stream, once there are rows to train on; None when stopped before."""
-    log.info("waiting for normal events to train on wanted=%d", ENOUGH_ROWS)
+    log.info("waiting for normal events to train on wanted=%d", MIN_ROWS)
     while not stopped.wait(LOOK_EVERY_S):
         kept = read_buffer(folder)
-        if kept is not None and len(kept.rows) >= ENOUGH_ROWS:
+        if kept is not None and len(kept.rows) >= MIN_ROWS:
             return Schema(tuple(json.loads((folder / "schema.json").read_bytes())))
     return None

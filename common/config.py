@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from common.files import write_atomic
+from common.formats.files import write_atomic
+from common.formats.strict_yaml import dump, parse
 from common.settings import Settings
-from common.strict_yaml import dump, parse
 
 ENV_PREFIX = "FLOCKWATCH_"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,11 @@ environment is what every descendant inherits.
 
 LOOK_EVERY_S = 0.05
 LOG_TAIL_LINES = 8
+EXIT_GRACE_S = 15.0
+"""Time that a child has to stop by itself after its parent has gone."""
+NICENESS = 10
+"""Added to this process's own niceness for a child of lower priority."""
+LOWEST_PRIORITY = 19
 
 
 class Processes:
@@ -112,3 +119,23 @@ class Processes:
                     *process.environ().get(MARKS, "").split()
                 }:
                     yield process
+
+
+def lower_priority(pid: int) -> None:
+    """Let a child run only where this process does not need the core."""
+    with suppress(OSError):
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, pid, min(own + NICENESS, LOWEST_PRIORITY))
+
+
+def end_with_parent(stop: Callable[[], None]) -> None:
+    """In the trainer: stop when standard input ends, as it does when the parent is gone, however it went."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        stop()
+        time.sleep(EXIT_GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()

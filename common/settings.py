@@ -249,9 +249,9 @@ class LiveSettings(Section):
     """A machine that scores its own stream: where events come from, where alerts go, what is kept."""
 
     source: str | None = None
-    """Where events come from, such as `tcp://0.0.0.0:7000` (see `client.sources`). None: only train."""
+    """Address of the event stream, such as `tcp://0.0.0.0:7000`. None: train only, do not detect."""
     sinks: Names = ("stdout:",)
-    """Where alerts go, all of them (see `client.sinks`)."""
+    """Where alerts go, all of them (see `client.connectors.sinks`)."""
     status: Annotated[str, Field(pattern=ADDRESS)] | None = None
     """`HOST:PORT` that serves /metrics and /healthz. None: not served."""
     release: Annotated[float, Field(gt=0, le=1)] = 0.8

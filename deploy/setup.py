@@ -12,11 +12,11 @@ import secrets
 import shutil
 from pathlib import Path
 
-from common.keys import read_public
-from common.strict_yaml import dump
+from common.formats.strict_yaml import dump
+from common.security.keys import read_public
 from flockwatch.certs import Certificates
-from flockwatch.play import history
-from server.roster import Roster
+from flockwatch.simulation.play import history
+from server.access.roster import Roster
 
 VOLUMES = Path("/volumes")
 TRAINING = ("machine-1", "machine-2", "machine-3")

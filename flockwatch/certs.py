@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.certificates import (
+from common.security.certificates import (
     CertificateError,
     address_of,
     hosts_of,
@@ -23,7 +23,15 @@ from common.certificates import (
     read_certificates,
     soon_over,
 )
-from common.keys import KeyFileError, fingerprint, line, new_private, private_text, read_private, read_public
+from common.security.keys import (
+    KeyFileError,
+    fingerprint,
+    line,
+    new_private,
+    private_text,
+    read_private,
+    read_public,
+)
 
 CA_DAYS = 3650
 SERVER_DAYS = 365

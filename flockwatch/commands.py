@@ -43,11 +43,12 @@ def client(settings: Settings, given: argparse.Namespace) -> int:
 
 def trainer(settings: Settings, given: argparse.Namespace) -> int:
     """The training half of `client`; ends with the process that started it."""
-    from client import launch, supervisor
+    from client import launch
+    from common.processes import end_with_parent
 
     def on_ready(stop: Callable[[], None]) -> None:
         _on_signal(stop)
-        supervisor.end_with_parent(stop)
+        end_with_parent(stop)
 
     launch.train(settings, on_ready)
     return 0
@@ -65,9 +66,9 @@ def detect(settings: Settings, given: argparse.Namespace) -> int:
 
 def _roll_back(settings: Settings, to: str | None) -> int:
     from client.launch import client_name, state_folder
-    from client.store import Store
+    from client.versions.version_store import VersionStore
 
-    store = Store(state_folder(settings, client_name(settings)))
+    store = VersionStore(state_folder(settings, client_name(settings)))
     if to == "newest":
         store.release()
         print("the newest version works again")
@@ -121,8 +122,8 @@ def certs(settings: Settings, given: argparse.Namespace) -> int:
 
 def enroll(settings: Settings, given: argparse.Namespace) -> int:
     """Register a client's public key; without one, list them."""
-    from common.keys import read_public
-    from server.roster import Roster
+    from common.security.keys import read_public
+    from server.access.roster import Roster
 
     roster = Roster(settings.server.state)
     if given.client is None:
@@ -140,7 +141,7 @@ def enroll(settings: Settings, given: argparse.Namespace) -> int:
 
 def revoke(settings: Settings, given: argparse.Namespace) -> int:
     """Shut a client out."""
-    from server.roster import Roster
+    from server.access.roster import Roster
 
     for entry in Roster(settings.server.state).revoke(given.client, given.only):
         print(f"{entry.client} is shut out: {entry.fingerprint} no longer counts")
@@ -154,7 +155,7 @@ def _check_name(name: str) -> None:
 
 def play(settings: Settings, given: argparse.Namespace) -> int:
     """Have generated machines send their telemetry to a broker, until told to stop."""
-    from flockwatch.play import play
+    from flockwatch.simulation.play import play
 
     stop = threading.Event()
     _on_signal(stop.set)
@@ -164,7 +165,7 @@ def play(settings: Settings, given: argparse.Namespace) -> int:
 
 def local(settings: Settings, given: argparse.Namespace) -> int:
     """Run a whole federation on this machine."""
-    from flockwatch.local import run
+    from flockwatch.simulation.local import run
 
     # Ended by a signal or by an error, the processes that it started end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from common.budget import Budget
-from common.manifest import Manifest, ManifestError
-from common.threshold import exceeded
-from common.weights import norm
+from common.model.manifest import Manifest, ManifestError
+from common.model.threshold import exceeded
+from common.model.weights import norm
 
 
 def description(file: Path) -> str:

@@ -14,12 +14,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common import config
-from server import aggregation
-from server.history import History
-from server.lease import Lease
-from server.registry import Registry
-from server.roster import Roster
-from server.strategy import FlockStrategy
+from server.access.roster import Roster
+from server.federation import aggregation
+from server.federation.strategy import FlockStrategy
+from server.storage.history import History
+from server.storage.lease import Lease
+from server.storage.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
     history = History(settings.server.database or folder / "history.sqlite")
     with Lease(folder) as lease, closing(history):
         strategy = FlockStrategy(
-            inner=aggregation.chosen(settings),
+            inner=aggregation.make_strategy(settings),
             settings=settings,
             registry=Registry(folder / "versions", settings.server.keep_versions),
             history=history,

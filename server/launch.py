@@ -10,13 +10,13 @@ from pathlib import Path
 
 from common.config import save
 from common.settings import Settings
-from server.entrance import Entrance
-from server.first import start
-from server.history import History
-from server.lease import Lease
-from server.link import LinkError, SuperLink
-from server.site import Site
-from server.status import ServerStatus
+from server.access.client_endpoint import ClientEndpoint
+from server.federation.first_version import transfer_source
+from server.flower.superlink_process import SuperLinkError, SuperLinkProcess
+from server.monitoring.status import ServerStatus
+from server.monitoring.status_server import StatusServer
+from server.storage.history import History
+from server.storage.lease import Lease
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +24,10 @@ WATCH_EVERY_S = 0.2
 APPEAR_WITHIN_S = 60.0
 """A submitted ServerApp that does not begin within this time has failed to start."""
 
-MOST_REFUSALS = 5
+MAX_REFUSALS = 5
 """Give up when a SuperLink that is up does not take the run this often in a row."""
 
-MOST_FRUITLESS_STARTS = 5
+MAX_FRUITLESS_STARTS = 5
 """Give up when the ServerApp dies this often in a row without a new version."""
 
 
@@ -52,17 +52,17 @@ def serve(settings: Settings, stop: threading.Event) -> str:
     """
     if (source := settings.federation.start_from) is not None:
         settings = settings.with_values(federation={"start_from": source.resolve()})
-        start(settings)
+        transfer_source(settings)
     folder = settings.server.state.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     config_file = folder / "settings.yaml"
     save(settings, config_file)
     lease = Lease(folder)
     if lease.held:
-        raise LinkError(f"{folder}: another server works on this state folder")
+        raise SuperLinkError(f"{folder}: another server works on this state folder")
     lease.clear()
-    entrance = Entrance(settings.server, folder)
-    link = SuperLink(folder, entrance.superlink_host, entrance.superlink_port)
+    entrance = ClientEndpoint(settings.server, folder)
+    link = SuperLinkProcess(folder, entrance.superlink_host, entrance.superlink_port)
     history = History(settings.server.database or folder / "history.sqlite")
     history.check()
     run_config = {"config": str(config_file), "state": str(folder)}
@@ -71,7 +71,7 @@ def serve(settings: Settings, stop: threading.Event) -> str:
     with ExitStack() as closing:
         closing.callback(history.close)
         if settings.server.status is not None:
-            site = Site(settings.server.status, status, history, settings.server.alerts_token)
+            site = StatusServer(settings.server.status, status, history, settings.server.alerts_token)
             closing.callback(site.close)
         closing.callback(link.end)
         closing.callback(entrance.close)
@@ -82,10 +82,10 @@ def serve(settings: Settings, stop: threading.Event) -> str:
                 link.start()
             try:
                 link.submit(run_config)
-            except LinkError as error:
+            except SuperLinkError as error:
                 # It died meanwhile and is started again, or it is busy with a fleet that returns all at once.
                 refusals += link.alive
-                if refusals >= MOST_REFUSALS:
+                if refusals >= MAX_REFUSALS:
                     raise
                 log.warning("the run is not submitted yet attempt=%d reason=%s", refusals, error)
                 stop.wait(refusals)
@@ -96,8 +96,8 @@ def serve(settings: Settings, stop: threading.Event) -> str:
                 break
             version = _newest_version(folder)
             fruitless, newest = (0 if version != newest else fruitless + 1), version
-            if fruitless >= MOST_FRUITLESS_STARTS:
-                raise LinkError(
+            if fruitless >= MAX_FRUITLESS_STARTS:
+                raise SuperLinkError(
                     f"the ServerApp died {fruitless} times without a new version; see {folder}/run.log"
                 )
             log.warning("the run died and is resubmitted newest=%s", version or "none")
@@ -106,7 +106,7 @@ def serve(settings: Settings, stop: threading.Event) -> str:
     return lease.ended or "stopped by a signal"
 
 
-def _watch(link: SuperLink, lease: Lease, stop: threading.Event) -> None:
+def _watch(link: SuperLinkProcess, lease: Lease, stop: threading.Event) -> None:
     """Return when the run has ended or died, SuperLink has died, or `stop` is set."""
     begun, deadline = False, time.monotonic() + APPEAR_WITHIN_S
     while link.alive and lease.ended is None and not stop.wait(WATCH_EVERY_S):

@@ -18,21 +18,57 @@ MAY_IMPORT = {
     "server": {"server", "common"},
     "flockwatch": set(PACKAGES),
 }
-PRIVATE = ("connection", "endpoints", "errors", "grid", "packing", "sockets", "stamps", "superlink")
+ROOMS = {
+    "client.data": set(),
+    "client.detection": {"client.data"},
+    "client.versions": {"client.data"},
+    "client.transport": set(),
+    "client.training": {"client.data", "client.transport", "client.versions"},
+    "client.connectors": {"client.data"},
+    "client.service": {"client.connectors", "client.data", "client.detection", "client.versions"},
+    "common.formats": set(),
+    "common.security": set(),
+    "common.flower": set(),
+    "common.model": {"common.formats"},
+    "common.compression": {"common.formats", "common.model"},
+    "common.protocol": {"common.compression", "common.formats", "common.model"},
+    "server.coordination": set(),
+    "server.storage": set(),
+    "server.flower": set(),
+    "server.access": {"server.flower"},
+    "server.federation": {"server.access", "server.coordination", "server.flower", "server.storage"},
+    "server.monitoring": {"server.federation", "server.storage"},
+    "flockwatch.quality": set(),
+    "flockwatch.simulation": {"flockwatch.quality"},
+}
+"""Each room, and the other rooms of its package that it may import. Modules beside the rooms are free."""
+
+PRIVATE = {
+    "client/transport/errors.py",
+    "client/transport/fleet_connection.py",
+    "client/transport/sockets.py",
+    "common/flower/packing.py",
+    "common/flower/stamps.py",
+    "server/flower/endpoints.py",
+    "server/flower/grid.py",
+    "server/flower/superlink.py",
+}
+"""The files that may use names of Flower that are not public."""
+
 ONLY_IN = {
     "flwr": {
-        *(f"common/flwr_private/{name}.py" for name in PRIVATE),
+        *PRIVATE,
         "client/app.py",
-        "client/link.py",
-        "server/aggregation.py",
-        "server/app.py",
-        "server/exchange.py",
-        "server/memory_grid.py",
-        "server/strategy.py",
+        "client/transport/resident_node.py",
         "flockwatch/quality/federation.py",
+        "server/app.py",
+        "server/federation/aggregation.py",
+        "server/federation/exchange.py",
+        "server/federation/strategy.py",
+        "server/flower/memory_grid.py",
     },
-    "keras": {"client/trainer.py"},
-    "tensorflow": {"client/trainer.py"},
+    "keras": {"client/training/trainer.py"},
+    "tensorflow": {"client/training/trainer.py"},
     "sklearn": {
         "flockwatch/quality/metrics.py",
         "flockwatch/quality/plots.py",
@@ -40,20 +76,28 @@ ONLY_IN = {
     },
     "matplotlib": {"flockwatch/quality/plots.py"},
     "cryptography": {
-        "client/credentials.py",
-        "client/link.py",
-        "common/certificates.py",
-        "common/flwr_private/connection.py",
-        "common/keys.py",
+        "client/transport/credentials.py",
+        "client/transport/resident_node.py",
+        "common/security/certificates.py",
+        "client/transport/fleet_connection.py",
+        "common/security/keys.py",
         "flockwatch/certs.py",
-        "server/roster.py",
+        "server/access/roster.py",
     },
-    "uvicorn": {"common/flwr_private/superlink.py", "server/web.py"},
-    "datasketches": {"common/sketch.py", "client/drift.py"},
-    "paho": {"client/mqtt.py", "client/sources/mqtt.py", "client/sinks/mqtt.py"},
-    "prometheus_client": {"client/status.py", "server/site.py", "server/status.py"},
-    "sqlalchemy": {"server/database.py", "server/history.py"},
-    "starlette": {"common/flwr_private/superlink.py", "server/site.py", "server/web.py"},
+    "uvicorn": {"server/flower/superlink.py", "server/web.py"},
+    "datasketches": {"common/model/sketch.py", "client/versions/drift.py"},
+    "paho": {
+        "client/connectors/mqtt.py",
+        "client/connectors/sources/mqtt.py",
+        "client/connectors/sinks/mqtt.py",
+    },
+    "prometheus_client": {
+        "client/service/status.py",
+        "server/monitoring/status_server.py",
+        "server/monitoring/status.py",
+    },
+    "sqlalchemy": {"server/storage/database.py", "server/storage/history.py"},
+    "starlette": {"server/flower/superlink.py", "server/monitoring/status_server.py", "server/web.py"},
 }
 FLWR_PUBLIC = {
     "flwr.app",
@@ -86,31 +130,53 @@ def test_packages_import_only_along_the_arrows() -> None:
     assert wrong == []
 
 
+def room(module: str) -> str:
+    """The package and folder that a module is in; its package alone, if it is beside the rooms."""
+    name = ".".join(module.split(".")[:2])
+    return name if (ROOT / name.replace(".", "/")).is_dir() else module.split(".")[0]
+
+
+def test_rooms_import_only_along_the_arrows() -> None:
+    rooms = {
+        room(".".join(path.relative_to(ROOT).parts)) for p in PACKAGES for path in (ROOT / p).glob("*/*.py")
+    }
+    assert rooms == set(ROOMS)
+    wrong = []
+    for file, module in imports():
+        here, there = room(file.removesuffix(".py").replace("/", ".")), room(module)
+        same_package = here.split(".")[0] == there.split(".")[0]
+        if here in ROOMS and there in ROOMS and same_package and there not in {here, *ROOMS[here]}:
+            wrong.append((file, module))
+    assert wrong == []
+
+
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_a_heavy_library_is_imported_only_where_it_belongs(library: str) -> None:
     users = {file for file, module in imports() if module.split(".")[0] == library}
     assert users == ONLY_IN[library]
 
 
-def test_private_names_of_flower_stand_in_one_room() -> None:
+def test_private_names_of_flower_stand_in_few_files() -> None:
     users = {f for f, module in imports() if module.split(".")[0] == "flwr" and module not in FLWR_PUBLIC}
-    assert users == {f"common/flwr_private/{name}.py" for name in PRIVATE}
+    assert users == PRIVATE
 
 
 def test_superlink_is_loaded_only_by_the_program_that_runs_it() -> None:
-    users = {file for file, module in imports() if module == "common.flwr_private.superlink"}
-    assert users == {"server/superlink.py"}
+    assert "server.flower.superlink" not in {module for _, module in imports()}
 
 
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
         ("server.app", ("tensorflow", "keras", "sklearn")),
-        ("client.link", ("tensorflow", "keras", "flwr.superlink", "sqlalchemy", "uvicorn")),
+        (
+            "client.transport.resident_node",
+            ("tensorflow", "keras", "flwr.superlink", "sqlalchemy", "uvicorn"),
+        ),
         ("client.launch", ("tensorflow", "keras", "sklearn", "flwr", "pyarrow", "paho")),
         ("flockwatch.cli", ("tensorflow", "keras", "flwr", "pyarrow")),
-        ("common.scoring", ("tensorflow", "keras", "flwr", "pyarrow")),
-        ("common.manifest", ("tensorflow", "keras", "flwr", "pyarrow")),
+        ("common.model.scoring", ("tensorflow", "keras", "flwr", "pyarrow")),
+        ("common.model.manifest", ("tensorflow", "keras", "flwr", "pyarrow")),
     ],
 )
 def test_importing_a_module_does_not_load_what_its_machine_may_lack(

@@ -16,13 +16,13 @@ from common.compression.codec import Codec, CompressionError
 from common.compression.float16 import Float16
 from common.compression.float32 import Float32
 from common.compression.int8 import Int8
-from common.compression.lowrank import MOST_RANK, LowRank
+from common.compression.lowrank import MAX_RANK, LowRank
 from common.compression.sign import Sign
-from common.compression.squeezed import Squeezed
+from common.compression.squeezed import ZstdCodec
 from common.compression.ternary import Ternary
 from common.compression.topk import TopK
 from common.compression.topk_int8 import TopKInt8
-from common.weights import Shapes, Weights
+from common.model.weights import Shapes, Weights
 
 NONE, ZSTD = "none", "+zstd"
 PLAIN: dict[str, Callable[[], Codec]] = {NONE: Float32, "float16": Float16, "int8": Int8, "sign": Sign}
@@ -82,13 +82,13 @@ def named(spec: str) -> Codec:
             codec = PLAIN[name]()
         elif name in SHARED and 0 < float(parameter) <= 1:
             codec = SHARED[name](float(parameter))
-        elif name in RANKED and 1 <= int(parameter) <= MOST_RANK:
+        elif name in RANKED and 1 <= int(parameter) <= MAX_RANK:
             codec = RANKED[name](int(parameter))
         else:
             raise ValueError
     except ValueError:
         raise CompressionError(f"there is no codec '{spec[:40]}'; there are {', '.join(NAMES)}") from None
-    return Squeezed(codec) if plain != spec else codec
+    return ZstdCodec(codec) if plain != spec else codec
 
 
 def name_of(spec: str) -> str:

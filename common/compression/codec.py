@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from common.weights import Shapes, Weights
+from common.model.weights import Shapes, Weights
 
 Flat = NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from common.weights import Weights, add, subtract
+from common.model.weights import Weights, add, subtract
 
 
 @dataclass(frozen=True, eq=False)

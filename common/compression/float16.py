@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.compression.codec import arrays, checked_length, flat, largest, size_of
-from common.weights import Shapes, Weights
+from common.model.weights import Shapes, Weights
 
 LARGEST = 65504.0
 """Values beyond are cut off: an update of a model never comes near."""
 
-HALF_STEP, SMALLEST_STEP = 2.0**-11, 2.0**-24
+HALF_STEP, MIN_STEP = 2.0**-11, 2.0**-24
 
 
 class Float16:
@@ -31,7 +31,7 @@ class Float16:
     def bound(self, values: Weights) -> float:
         """Half a unit in the last place of the largest value, and what lies beyond the largest float16."""
         most = largest(values)
-        return min(most, LARGEST) * HALF_STEP + SMALLEST_STEP + max(0.0, most - LARGEST)
+        return min(most, LARGEST) * HALF_STEP + MIN_STEP + max(0.0, most - LARGEST)
 
     def most_bytes(self, shapes: Shapes) -> int:
         """Two a value."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from common.compression.codec import arrays, checked_length, flat, size_of
-from common.weights import Shapes, Weights
+from common.model.weights import Shapes, Weights
 
 
 class Float32:

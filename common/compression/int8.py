@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.compression.codec import Flat, arrays, checked_length, flat, largest, parts, size_of
-from common.weights import Shapes, Weights, shapes
+from common.model.weights import Shapes, Weights, shapes
 
 LEVELS = 127
 SMALLEST = 1e-36

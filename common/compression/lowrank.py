@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.compression.codec import CompressionError, size_of
-from common.compression.float16 import HALF_STEP, LARGEST, SMALLEST_STEP, halves
-from common.weights import Shapes, Weights
+from common.compression.float16 import HALF_STEP, LARGEST, MIN_STEP, halves
+from common.model.weights import Shapes, Weights
 
-MOST_RANK = 4
+MAX_RANK = 4
 ITERATIONS = 3
 
 
@@ -45,8 +45,8 @@ class LowRank:
     def decode(self, content: bytes, shapes: Shapes) -> Weights:
         """The products, summed one direction after the other, so that every machine rounds alike."""
         rank = content[0] if content else 0
-        if not 1 <= rank <= MOST_RANK:
-            raise CompressionError(f"its rank is {rank}, expected 1 to {MOST_RANK}")
+        if not 1 <= rank <= MAX_RANK:
+            raise CompressionError(f"its rank is {rank}, expected 1 to {MAX_RANK}")
         expected = 1 + 2 * sum(_stored(shape, rank) for shape in shapes.values())
         if len(content) != expected:
             raise CompressionError(f"rank {rank} has {len(content)} bytes, expected {expected}")
@@ -60,7 +60,7 @@ class LowRank:
         norms = [float(np.linalg.norm(a.astype(np.float64))) for a in values.values() if a.size]
         most = max(norms, default=0.0)
         # P has up to 2 ** 11 rows a step of float16 in each entry; 1 % covers any model that fits in memory.
-        return 1.01 * most + SMALLEST_STEP + min(most, LARGEST) * HALF_STEP
+        return 1.01 * most + MIN_STEP + min(most, LARGEST) * HALF_STEP
 
     def most_bytes(self, shapes: Shapes) -> int:
         """Never more than two a value, and the rank."""

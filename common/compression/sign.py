@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from common.compression.codec import arrays, checked_length, flat, largest, parts, size_of
-from common.weights import Shapes, Weights, shapes
+from common.model.weights import Shapes, Weights, shapes
 
 
 class Sign:

@@ -11,7 +11,7 @@ import numpy as np
 from common.compression import indices
 from common.compression.codec import checked_length, flat, largest, size_of
 from common.compression.topk import TopK, scattered, strongest, within
-from common.weights import Shapes, Weights
+from common.model.weights import Shapes, Weights
 
 
 class Ternary(TopK):

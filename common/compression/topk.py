@@ -13,7 +13,7 @@ import numpy as np
 from common.compression import indices
 from common.compression.codec import CompressionError, Flat, arrays, checked_length, flat, size_of
 from common.compression.indices import Positions
-from common.weights import Shapes, Weights
+from common.model.weights import Shapes, Weights
 
 
 class TopK:

@@ -8,7 +8,7 @@ from common.compression import indices
 from common.compression.codec import checked_length, flat, largest, size_of
 from common.compression.int8 import level_of, quantised, scale_of
 from common.compression.topk import TopK, left_out, scattered, strongest, within
-from common.weights import Shapes, Weights
+from common.model.weights import Shapes, Weights
 
 
 class TopKInt8(TopK):

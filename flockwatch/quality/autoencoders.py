@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data import Partition
-from client.tables import DataError
-from common.moments import Moments, Scaler
-from common.scoring import scores
+from client.data.partition import Partition
+from client.data.tables import DataError
+from common.model.moments import Moments, Scaler
+from common.model.scoring import scores
+from common.model.sketch import ScoreSketch
+from common.model.weights import Weights
 from common.settings import Settings
-from common.sketch import ScoreSketch
-from common.weights import Weights
 from flockwatch.quality.stream import Scored
 
 if TYPE_CHECKING:
-    from client.trainer import Trainer
+    from client.training.trainer import Trainer
 
 Rows = NDArray[np.float32]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data import Partition
-from client.edge import Edge
-from client.trainer import Trainer
-from common.manifest import Manifest
-from common.moments import Moments, Scaler
+from client.data.partition import Partition
+from client.training.trainer import Trainer
+from client.training.worker import ClientWorker
+from common.model.manifest import Manifest
+from common.model.moments import Moments, Scaler
 from common.settings import Settings
 from flockwatch.quality import autoencoders
 from flockwatch.quality.autoencoders import Prepared
@@ -66,7 +66,7 @@ def compare(
         progress(f"local-only training of {part.name}")
         weights = autoencoders.alone(client, trainer, epochs, seed)
         (by_own,) = autoencoders.judged_together([client], trainer, weights)
-        federated = scored(Edge(part, "comparison").adopted(manifest), part)
+        federated = scored(ClientWorker(part, "comparison").adopted(manifest), part)
         found.append(
             Comparison(
                 client=part.name,

@@ -15,10 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from client.data import files, read, read_interval_s
-from client.tables import DataError
+from client.data.partition import files, read, read_interval_s
+from client.data.tables import DataError
 from common.config import ConfigError
-from common.files import write_atomic
+from common.formats.files import write_atomic
 from common.settings import Settings
 from flockwatch.quality import plots
 from flockwatch.quality.outcome import outcome

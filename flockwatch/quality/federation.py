@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING
 from flwr.clientapp import ClientApp
 
 from client.app import build
-from client.edge import Edge
-from common.architecture import Architecture
-from common.flwr_private.stamps import take_task
-from common.manifest import Manifest
+from client.training.worker import ClientWorker
+from common.flower.stamps import take_task
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
 from common.settings import Settings, TrainingSettings
-from server import aggregation
-from server.history import History
-from server.memory_grid import MemoryGrid
-from server.registry import Registry
-from server.strategy import FlockStrategy
+from server.federation import aggregation
+from server.federation.strategy import FlockStrategy
+from server.flower.memory_grid import MemoryGrid
+from server.storage.history import History
+from server.storage.registry import Registry
 
 if TYPE_CHECKING:
-    from client.trainer import Trainer
+    from client.training.trainer import Trainer
 
 
-class SharingEdge(Edge):
+class SharingEdge(ClientWorker):
     """An edge that shares one compiled model with the others of this process.
 
     The model is given its weights with each task, so nothing of one client reaches another.
@@ -42,7 +42,7 @@ class SharingEdge(Edge):
 
 @cache
 def _trainer(architecture: Architecture, settings: str) -> Trainer:
-    from client.trainer import Trainer
+    from client.training.trainer import Trainer
 
     return Trainer(architecture, TrainingSettings.model_validate_json(settings))
 
@@ -52,15 +52,15 @@ def shared_trainer(architecture: Architecture, settings: TrainingSettings) -> Tr
     return _trainer(architecture, settings.model_copy(update={"seed": 0}).model_dump_json())
 
 
-def _app(edge: Edge) -> ClientApp:
+def _app(edge: ClientWorker) -> ClientApp:
     return build(lambda _: edge)
 
 
-class NoVersion(RuntimeError):
+class NoVersionError(RuntimeError):
     """The federation ended without a version; the message says why."""
 
 
-def federate(edges: Sequence[Edge], settings: Settings, folder: Path) -> Manifest:
+def federate(edges: Sequence[ClientWorker], settings: Settings, folder: Path) -> Manifest:
     """Run a federation of these edges to its end.
 
     Args:
@@ -77,12 +77,12 @@ def federate(edges: Sequence[Edge], settings: Settings, folder: Path) -> Manifes
     apps = {i + 1: _app(edge) for i, edge in enumerate(edges)}
     registry = Registry(folder / "versions", settings.server.keep_versions)
     history = History(folder / "history.sqlite")
-    strategy = FlockStrategy(aggregation.chosen(settings), settings, registry, history)
+    strategy = FlockStrategy(aggregation.make_strategy(settings), settings, registry, history)
     try:
         strategy.start(MemoryGrid(apps))
     finally:
         history.close()
     newest = registry.latest()
     if newest is None:
-        raise NoVersion(f"the federation ended without a version: {strategy.reason}")
+        raise NoVersionError(f"the federation ended without a version: {strategy.reason}")
     return newest[0]

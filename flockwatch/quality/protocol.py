@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data import Partition
-from common.architecture import Architecture
-from common.manifest import Manifest
-from common.moments import Scaler
+from client.data.partition import Partition
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
+from common.model.moments import Scaler
 from common.settings import Settings
 from flockwatch.quality import autoencoders, rivals
 from flockwatch.quality.autoencoders import Prepared, fleet_scaler, own_scaler
@@ -27,7 +27,7 @@ from flockwatch.quality.metrics import FIGURES, Alarms, Ranking
 from flockwatch.quality.stream import Scored, replayed, scored
 
 if TYPE_CHECKING:
-    from client.trainer import Trainer
+    from client.training.trainer import Trainer
 
 FEDERATED = "federated"
 TRAINED = ("local_only", "local_fleet_scaler", "pooled")

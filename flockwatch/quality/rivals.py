@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.scoring import windows
+from common.model.scoring import windows
+from common.model.sketch import ScoreSketch
 from common.settings import Settings
-from common.sketch import ScoreSketch
 from flockwatch.quality.autoencoders import Prepared
 from flockwatch.quality.stream import Scored
 

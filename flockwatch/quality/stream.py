@@ -10,19 +10,20 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data import Partition
-from client.detector import Detector
-from client.incidents import Notice
-from client.keeper import Keeper
-from client.scorer import MOST, Scorer
-from client.shadow import AtOnce
-from client.store import Store
-from common.architecture import Architecture
-from common.manifest import Manifest
-from common.moments import Moments
-from common.schema import Schema
+from client.data.partition import Partition
+from client.data.recent_events import MAX_BATCH_EVENTS
+from client.detection.detector import Detector
+from client.detection.incidents import Notice
+from client.detection.scorer import Scorer
+from client.service.maintenance import DetectorMaintenance
+from client.versions.trial_process import InlineTrial
+from client.versions.version_store import VersionStore
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
+from common.model.moments import Moments
+from common.model.schema import Schema
+from common.model.sketch import ScoreSketch
 from common.settings import Settings
-from common.sketch import ScoreSketch
 
 Floats = NDArray[np.float32]
 
@@ -66,7 +67,9 @@ def scored(manifest: Manifest, partition: Partition) -> Scored:
     part = partition.aligned(manifest.schema)
     rows = np.concatenate([part.rows, part.test_rows])
     with np.errstate(over="ignore", invalid="ignore"):
-        found = np.concatenate([scorer.many(rows[i : i + MOST]) for i in range(0, len(rows), MOST)])
+        found = np.concatenate(
+            [scorer.many(rows[i : i + MAX_BATCH_EVENTS]) for i in range(0, len(rows), MAX_BATCH_EVENTS)]
+        )
     return Scored(found[: len(part.rows)], found[len(part.rows) :], manifest.scores)
 
 
@@ -93,10 +96,10 @@ def replayed(stream: Scored, settings: Settings, interval_s: float) -> Replay:
     thresholds = np.full(len(values), np.nan, np.float32)
     notices: list[Notice] = []
     with tempfile.TemporaryDirectory(prefix="flockwatch-replay-") as name:
-        store = Store(Path(name))
+        store = VersionStore(Path(name))
         store.offer(_identity(stream.normal, settings).pack())
         detector = Detector("replay", _SCHEMA, settings.data, settings.live)
-        keeper = Keeper(detector, settings, Path(name), store, [], trial=AtOnce)
+        keeper = DetectorMaintenance(detector, settings, Path(name), store, [], trial=InlineTrial)
         keeper.tick(save=False)
         if detector.live is None:
             raise ValueError(f"no version was taken up: {keeper.problems}")

@@ -8,14 +8,23 @@ from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app, build
-from client.data import Partition
-from client.edge import Edge
-from common.architecture import Architecture
-from common.bundle import pack
-from common.manifest import Manifest
-from common.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task, Update
-from common.moments import Moments
-from common.schema import Schema
+from client.data.partition import Partition
+from client.training.worker import ClientWorker
+from common.formats.bundle import pack
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
+from common.model.moments import Moments
+from common.model.schema import Schema
+from common.protocol.messages import (
+    CONTENT,
+    RECORD,
+    Describe,
+    Description,
+    Evaluation,
+    ProtocolError,
+    Task,
+    Update,
+)
 from common.settings import Settings
 
 ROWS = np.random.default_rng(0).standard_normal((100, 2)).astype(np.float32)
@@ -31,7 +40,7 @@ def a_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def answer():
-    edge = Edge(Partition("edge", Schema(("a", "b")), ROWS, ROWS[:0], None), "instance", inline=True)
+    edge = ClientWorker(Partition("edge", Schema(("a", "b")), ROWS, ROWS[:0], None), "instance", inline=True)
     ours = build(lambda _: edge)
 
     def send(kind: str, content: object) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.link import free_port
+from server.flower.superlink_process import free_port
 
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/opt/homebrew/sbin")
 

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from server.link import free_port
+from server.flower.superlink_process import free_port
 
 PASSWORD = "s3cret/word"
 PROGRAMS = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), Path("/opt/homebrew/bin")]

@@ -15,9 +15,9 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from client.sinks import Sink, open_sink
-from client.sinks.file import FileSink
-from client.sinks.stdout import StdoutSink
+from client.connectors.sinks import Sink, open_sink
+from client.connectors.sinks.file import FileSink
+from client.connectors.sinks.stdout import StdoutSink
 from tests.contracts.broker import Broker
 
 PATIENCE_S = 30.0
@@ -250,7 +250,7 @@ def test_a_webhook_that_does_not_accept_is_an_error_with_its_answer(tmp_path: Pa
 
 
 def test_a_webhook_that_says_nothing_is_given_up_after_its_time() -> None:
-    from client.sinks.webhook import WebhookSink
+    from client.connectors.sinks.webhook import WebhookSink
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         sink = WebhookSink(f"http://127.0.0.1:{silent.getsockname()[1]}/x", timeout_s=0.2)

@@ -14,12 +14,13 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from client.addresses import Address
-from client.mqtt import Broker as BrokerAddress
-from client.sources import MAX_LINE_BYTES, MOST, Ended, Source, open_source
-from client.sources.host import HostSource
-from client.sources.stdin import StdinSource
-from client.sources.tcp import TcpSource
+from client.connectors.addresses import Address
+from client.connectors.mqtt import Broker as BrokerAddress
+from client.connectors.sources import MAX_LINE_BYTES, Ended, Source, open_source
+from client.connectors.sources.host import HostSource
+from client.connectors.sources.stdin import StdinSource
+from client.connectors.sources.tcp import TcpSource
+from client.data.recent_events import MAX_BATCH_EVENTS
 from tests.contracts.broker import Broker
 
 PATIENCE_S = 30.0
@@ -206,7 +207,7 @@ def take(source: Source, count: int) -> list[bytes]:
     while len(found) < count:
         assert time.monotonic() < deadline, f"{len(found)} of {count} events came"
         events = source.read(0.05)
-        assert len(events) <= MOST
+        assert len(events) <= MAX_BATCH_EVENTS
         found += events
     return found
 

@@ -16,10 +16,10 @@ import pytest
 import yaml
 from prometheus_client.core import Metric
 
-from client import status as edge_status
-from client.status import Queue, Status
+from client.service import status as edge_status
+from client.service.status import Queue, Status
 from common.config import load
-from server.status import metrics as server_metrics
+from server.monitoring.status import metrics as server_metrics
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"

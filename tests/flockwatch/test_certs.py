@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.certificates import (
+from common.security.certificates import (
     CertificateError,
     hosts_of,
     is_loopback,
@@ -20,7 +20,7 @@ from common.certificates import (
     root_certificates,
     soon_over,
 )
-from common.keys import KeyFileError, private_text, read_private
+from common.security.keys import KeyFileError, private_text, read_private
 from flockwatch.certs import Certificates
 from flockwatch.cli import main
 

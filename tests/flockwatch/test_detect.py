@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.store import Store
+from client.versions.version_store import VersionStore
 from flockwatch.cli import main
-from server.link import free_port
-from tests.client.versions import lines, pair, rows, version
+from server.flower.superlink_process import free_port
+from tests.client.sample_versions import lines, pair, rows, version
 
 COMMAND = [sys.executable, "-m", "flockwatch"]
 
@@ -174,7 +174,7 @@ def test_an_ensemble_in_one_file_detects_and_can_be_inspected(capsys: pytest.Cap
 
 
 def test_rolling_back_names_the_version_that_works_from_now_on(capsys: pytest.CaptureFixture[str]) -> None:
-    store = Store(Path("runs/clients/edge"))
+    store = VersionStore(Path("runs/clients/edge"))
     for number in (1, 2):
         store.offer(version(number).pack())
         candidate = store.candidate()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import link
 import pytest
-from fleet import Federation
-from link import Network
-from secured import Secured
 
 from common.processes import Processes
+from tests.scenarios import link
+from tests.scenarios.fleet import Federation
+from tests.scenarios.link import Network
+from tests.scenarios.secured import Secured
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import psutil
 
-from client.data import Partition, write
-from common.manifest import Manifest
+from client.data.partition import Partition, write
+from common.model.manifest import Manifest
+from common.model.schema import Schema
 from common.processes import Processes
-from common.schema import Schema
 from common.settings import DataSettings
-from server import view
-from server.database import DatabaseError
-from server.history import History
-from server.link import flower_environment, free_port
-from server.registry import Registry
+from server.federation import view
+from server.flower.superlink_process import flower_environment, free_port
+from server.storage.database import DatabaseError
+from server.storage.history import History
+from server.storage.registry import Registry
 
 SMALL = {
     "model.window": "2",

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fleet import PATIENCE_S, Federation, eventually
 
 from common.processes import Processes
-from server.link import flower_environment, free_port
+from server.flower.superlink_process import flower_environment, free_port
+from tests.scenarios.fleet import PATIENCE_S, Federation, eventually
 
 MIX = np.random.default_rng(5).normal(size=(2, 4))
 

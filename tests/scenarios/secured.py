@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from fleet import PATIENCE_S, Federation
 
-from common.keys import read_private, read_public
 from common.processes import Processes
+from common.security.keys import read_private, read_public
 from flockwatch.certs import Certificates
-from server.roster import Roster
+from server.access.roster import Roster
+from tests.scenarios.fleet import PATIENCE_S, Federation
 
 PARTS = {"certificate": "pem", "key": "key"}
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import psutil
 import pytest
-from fleet import Federation, eventually
-from link import SERVER_SIDE, Network
-from secured import Secured
+
+from tests.scenarios.fleet import Federation, eventually
+from tests.scenarios.link import SERVER_SIDE, Network
+from tests.scenarios.secured import Secured
 
 NAMES = ("a", "b", "c")
 VERSIONS = 24
@@ -50,7 +51,7 @@ def goes_on(run: Federation, versions: int = 3) -> None:
 
 
 @pytest.mark.parametrize(
-    "victim", [pytest.param("flwr-serverapp", marks=pytest.mark.e2e), "server.superlink", "server"]
+    "victim", [pytest.param("flwr-serverapp", marks=pytest.mark.e2e), "server.flower.superlink", "server"]
 )
 def test_whatever_part_of_the_server_dies_the_run_ends_with_all_its_versions(federation, victim: str) -> None:
     run = streaming(federation, federation__max_rounds=str(VERSIONS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from fleet import Federation, eventually
+from tests.scenarios.fleet import Federation, eventually
 
 COMPRESSED = {
     "model.hidden": "[64, 16, 64]",

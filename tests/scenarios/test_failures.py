@@ -7,7 +7,8 @@ import signal
 import socket
 
 import psutil
-from fleet import Federation, eventually
+
+from tests.scenarios.fleet import Federation, eventually
 
 ENDLESS = {"federation.max_rounds": "100000", "federation.deadline_s": "1.5", "federation.quorum": "0.5"}
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import zstandard
-from fleet import Federation, eventually
 
-from client.data import read
+from client.data.partition import read
+from common.formats.zstd import MAGIC
 from common.processes import MARKS
+from common.protocol.wire import ZSTD_DICTIONARY
 from common.settings import DataSettings
-from common.wire import WORDS
-from common.zstd import MAGIC
+from tests.scenarios.fleet import Federation, eventually
 
 
 class Recorder:
@@ -69,7 +69,7 @@ class Recorder:
 
 def opened(heard: bytes) -> bytes:
     """What is in the messages that were squeezed."""
-    words = zstandard.ZstdCompressionDict(WORDS, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    words = zstandard.ZstdCompressionDict(ZSTD_DICTIONARY, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     found = []
     for start in (match.start() for match in re.finditer(re.escape(MAGIC), heard)):
         with suppress(zstandard.ZstdError):

@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fleet import PATIENCE_S, Federation, eventually
-
 from common.config import load, save
-from server.link import SuperLink, flower_environment, free_port
+from server.flower.superlink_process import SuperLinkProcess, flower_environment, free_port
+from tests.scenarios.fleet import PATIENCE_S, Federation, eventually
 
 ROOT = Path(__file__).parents[2]
 FOREIGN_SERVER = """
@@ -73,7 +72,7 @@ def test_flwr_run_submits_the_app_to_a_superlink_that_is_there(federation) -> No
     run: Federation = federation({"federation.max_rounds": "2"})
     config = run.folder / "fleet.yaml"
     save(load(None, run.overrides, {}), config)
-    link = SuperLink(run.folder, "127.0.0.1", run.port)
+    link = SuperLinkProcess(run.folder, "127.0.0.1", run.port)
     try:
         link.start()
         run.start_client(run.rows("resident"))
@@ -103,7 +102,7 @@ def test_flwr_run_submits_the_app_to_a_superlink_that_is_there(federation) -> No
 
 def test_a_run_of_another_app_is_answered_with_an_error(federation) -> None:
     run: Federation = federation()
-    link = SuperLink(run.folder, "127.0.0.1", run.port)
+    link = SuperLinkProcess(run.folder, "127.0.0.1", run.port)
     try:
         link.start()
         run.start_client(run.rows("a"))

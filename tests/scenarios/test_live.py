@@ -14,14 +14,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fleet import Federation, eventually
-from live import Machine, learned
 
-from client.store import Store
+from client.versions.version_store import VersionStore
 from common.processes import Processes
-from server.link import free_port
-from server.registry import Registry
+from server.flower.superlink_process import free_port
+from server.storage.registry import Registry
 from tests.contracts.broker import Broker
+from tests.scenarios.fleet import Federation, eventually
+from tests.scenarios.live import Machine, learned
 
 FLAGS = ("--set", "threshold.budget=1 per week", "--set", "live.end_after=3", "--set", "live.settle=8")
 SERVER = {
@@ -58,7 +58,7 @@ def machine(tmp_path: Path, processes: Processes, manifest: Path) -> Callable[..
 
     def make(name: str = "edge", **changes: object) -> Machine:
         made = Machine(tmp_path, processes, name, flags=FLAGS, **changes)  # type: ignore[arg-type]
-        store = Store(made.state)
+        store = VersionStore(made.state)
         store.offer(manifest.read_bytes())
         candidate = store.candidate()
         assert candidate is not None
@@ -95,7 +95,7 @@ def test_a_client_makes_an_ensemble_of_a_version_and_its_detector_takes_it_up(
     for one in machines:
         one.fault()
         one.told(1)
-    taken = Store(machines[0].state).current()
+    taken = VersionStore(machines[0].state).current()
     assert taken is not None and taken.ensemble is not None
     assert 0.5 < taken.ensemble.share < 0.9  # of 720 windows that it trains on, or some more
     machines[0].stop()
@@ -310,8 +310,8 @@ def test_a_corrupt_version_is_refused_and_the_one_at_work_goes_on(machine: Calla
     one = machine()
     one.start()
     one.feed(300)
-    content = Store(one.state)._kept()[0].read_bytes()
-    Store(one.state).offer(content[: len(content) // 2])
+    content = VersionStore(one.state)._kept()[0].read_bytes()
+    VersionStore(one.state).offer(content[: len(content) // 2])
     eventually(lambda: "refused a version on trial" in one.problems())
     assert list((one.state / "refused").glob("damaged-*.txt"))
     one.fault()
@@ -392,9 +392,9 @@ def test_rolling_back_takes_effect_at_once(machine: Callable[..., Machine], mani
     one = machine()
     one.start()
     one.feed(300)
-    Store(one.state).offer(manifest.read_bytes())
-    eventually(lambda: len(Store(one.state)._kept()) == 2)
-    Store(one.state).roll_back()
+    VersionStore(one.state).offer(manifest.read_bytes())
+    eventually(lambda: len(VersionStore(one.state)._kept()) == 2)
+    VersionStore(one.state).roll_back()
     eventually(lambda: one.health()["pinned"])
     one.fault()
     one.told(1)
@@ -415,7 +415,7 @@ def test_a_trained_version_brings_the_features_that_a_stream_does_not_name(
     one.start()
     one.send(b"0.1,0.2,0.3,0.4\n")
     eventually(lambda: "the features are not known" in one.problems())
-    Store(one.state).offer(manifest.read_bytes())
+    VersionStore(one.state).offer(manifest.read_bytes())
     eventually(lambda: one.health()["version"] == 8)
     one.send(b"0.1,0.2,0.3,0.4\n")
     eventually(lambda: one.health()["events"] == 1)

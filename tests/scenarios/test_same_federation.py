@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from fleet import SMALL, Federation
 
-from client.data import read
+from client.data.partition import read
 from common import config
 from common.settings import DataSettings
 from flockwatch.quality.federation import SharingEdge, federate
+from tests.scenarios.fleet import SMALL, Federation
 
 
 def test_processes_and_one_process_make_the_same_versions(federation, tmp_path: Path) -> None:

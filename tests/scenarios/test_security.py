@@ -16,25 +16,25 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from fleet import PATIENCE_S, Federation, eventually
 from flwr.app import Context, Message, MessageType, RecordDict
-from link import SERVER_SIDE, Network
-from secured import Secured
 
 from client.app import build
-from client.wire import Wire
-from common import wire
-from common.flwr_private.connection import FleetConnection
-from common.flwr_private.errors import ShutOut, Unreachable
-from common.keys import pem
-from common.messages import Description, Evaluation, Task, Update
-from common.moments import Moments
+from client.transport.compression_state import CompressionState
+from client.transport.errors import AccessDeniedError, UnreachableError
+from client.transport.fleet_connection import FleetConnection
+from common.model.moments import Moments
+from common.model.schema import Schema
+from common.model.scoring import ErrorSummary
+from common.model.sketch import ScoreSketch
 from common.processes import Processes
-from common.schema import Schema
-from common.scoring import ErrorSummary
-from common.sketch import ScoreSketch
+from common.protocol import wire
+from common.protocol.messages import Description, Evaluation, Task, Update
+from common.security.keys import pem
 from flockwatch.certs import Certificates
-from server.link import flower_environment
+from server.flower.superlink_process import flower_environment
+from tests.scenarios.fleet import PATIENCE_S, Federation, eventually
+from tests.scenarios.link import SERVER_SIDE, Network
+from tests.scenarios.secured import Secured
 
 STREAM = {
     "federation.mode": "asynchronous",
@@ -63,7 +63,7 @@ class Edge:
     """Answers as an edge does, with updates that change nothing."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.wire = name, Wire()
+        self.name, self.wire = name, CompressionState()
         self._rows = np.ones((100, 3), np.float32)
         self._errors = self._rows.mean(axis=1)
 
@@ -101,7 +101,7 @@ class Node:
 
     def _beat(self) -> None:
         while not self._done.wait(1.0):
-            with suppress(Unreachable):
+            with suppress(UnreachableError):
                 self.connection.heartbeat()
 
     def next(self, edge: Edge) -> Message:
@@ -158,7 +158,7 @@ def test_a_client_comes_in_once_it_is_registered_and_is_out_once_it_is_revoked(r
     assert admitted(run, "c") == counted
     assert run.processes.exit_code("c") is None  # its detector would go on, too
     anew = FleetConnection(run.address, (run.certs / "ca.pem").read_bytes(), run.private("c"))
-    with pytest.raises(ShutOut, match="was revoked on"):
+    with pytest.raises(AccessDeniedError, match="was revoked on"):
         anew.open()
     anew.close()
     run.processes.end(["c"])

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import pytest
 
-from common.architecture import Architecture
-from common.manifest import Manifest
-from common.scoring import reconstruct
-from common.weights import weighted_mean
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
+from common.model.scoring import reconstruct
+from common.model.weights import weighted_mean
 
 CONFIG = Path(__file__).parents[2] / "configs" / "seed-example.yaml"
 THRESHOLD = 0.5

@@ -9,15 +9,15 @@ from contextlib import closing
 from pathlib import Path
 
 import psutil
-from fleet import Federation, eventually
-from live import Machine
 from playwright.sync_api import Page, expect
 
 from common.processes import Processes
-from server.history import History
-from server.link import free_port
+from server.flower.superlink_process import free_port
+from server.storage.history import History
 from tests.contracts.browser import DESK, PHONE, tab
 from tests.contracts.postgres import PASSWORD, Postgres
+from tests.scenarios.fleet import Federation, eventually
+from tests.scenarios.live import Machine
 
 TOKEN = "one-token-of-the-fleet"
 

@@ -6,30 +6,30 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from common.settings import FederationSettings
-from server.coordinator import step
-from server.progress import progress_of, resumed
-from server.state import (
-    Abandon,
+from server.coordination.coordinator import step
+from server.coordination.progress import progress_of, resumed
+from server.coordination.state import (
+    AbandonRound,
     Action,
-    Answered,
-    Ask,
+    Aggregate,
+    Aggregated,
+    AggregationFailed,
+    AskDescription,
     Described,
-    Drop,
+    DescribeFailed,
+    DropUpdate,
+    EvaluationDone,
     Event,
-    Failed,
-    Fold,
-    Folded,
-    Measured,
     NodesSeen,
-    NotFolded,
-    Send,
-    Silent,
+    ReplyAdmitted,
+    SendTasks,
     State,
     Stop,
+    TaskFailed,
     Tick,
 )
-from server.tasks import MOST_GONE
-from server.waiting import waiting_for
+from server.coordination.tasks import MAX_GONE
+from server.coordination.waiting import waiting_for
 
 FEATURES = ("cpu", "memory")
 
@@ -113,12 +113,15 @@ class World:
         letter = client.inbox.popleft()
         reply: Event
         if letter.kind:
-            answer, failure = Answered(node, letter.number, drifted), Failed(node, letter.number, "NaN")
+            answer, failure = (
+                ReplyAdmitted(node, letter.number, drifted),
+                TaskFailed(node, letter.number, "NaN"),
+            )
             reply = answer if sound else failure
         else:
             who = (client.name, client.instance, client.features)
-            reply = Described(node, letter.number, *who) if sound else Silent(node, "?")
-        client.outbox.append((letter.run, reply))
+            reply = Described(node, letter.number, *who) if sound else DescribeFailed(node, "?")
+        client.connectors.outbox.append((letter.run, reply))
 
     def lose(self, node: int) -> None:
         """The server believes that a message was delivered, but it was not."""
@@ -158,7 +161,7 @@ class World:
     rules_features: tuple[str, ...] | None = None
 
     def arrive(self, event: Event) -> None:
-        if isinstance(event, Answered):
+        if isinstance(event, ReplyAdmitted):
             work = self.state.tasks.get(event.node)
             if work is not None and work.number == event.number and work.kind == "train":
                 self.updates[event.number] = event.node
@@ -169,7 +172,7 @@ class World:
     def do(self, event: Event) -> None:
         before = self.state
         self.state, actions = step(before, event, self.now, self.rules)
-        assert self.state.version == before.version + isinstance(event, Folded)
+        assert self.state.version == before.version + isinstance(event, Aggregated)
         if before.stopped is not None:
             assert actions == []
             assert self.state == before
@@ -193,7 +196,7 @@ class World:
             assert not state.round.awaited & state.round.answered
             assert state.round.awaited <= state.members.keys() & state.tasks.keys()
         # Memory: what is kept is bounded by the clients that are there, and by constants.
-        assert len(state.tasks) <= len(state.members) + MOST_GONE
+        assert len(state.tasks) <= len(state.members) + MAX_GONE
         assert len(state.buffer) <= self.rules.buffer + 2 * self.next_node
         assert len({held.number for held in state.buffer}) == len(state.buffer)
         for held in state.buffer:
@@ -204,16 +207,16 @@ class World:
 
     def obey(self, action: Action) -> None:
         match action:
-            case Ask(node, number):
+            case AskDescription(node, number):
                 self.post(node, Letter(self.run, number, ""))
-            case Send(kind, orders):
+            case SendTasks(kind, orders):
                 assert orders
                 for order in orders:
                     client = self.clients[order.node]
                     assert not [x for x in client.inbox if x.kind], f"node {order.node} holds a task already"
                     assert self.state.tasks[order.node].version == self.state.version
                     self.post(order.node, Letter(self.run, order.number, kind))
-            case Fold(shares):
+            case Aggregate(shares):
                 assert shares
                 for share in shares:
                     assert self.updates.pop(share.number) == share.node
@@ -222,22 +225,22 @@ class World:
                     assert 0 <= share.staleness <= self.rules.staleness_limit
                     assert 0 < share.discount <= 1
                 if self.fold_fails:
-                    self.do(NotFolded("not finite"))
+                    self.do(AggregationFailed("not finite"))
                     return
-                event = Folded(self.error, len(shares))
+                event = Aggregated(self.error, len(shares))
                 after, _ = step(self.state, event, self.now, self.rules)
                 features = after.features
                 assert features is not None
                 assert self.disk is None or after.version == self.disk[0] + 1
                 self.disk = (after.version, features, progress_of(after))
                 self.do(event)
-            case Drop(number, node, reason):
+            case DropUpdate(number, node, reason):
                 assert reason
                 assert self.updates.pop(number) == node
             case Stop(reason):
                 assert reason
                 self.stops += 1
-            case Measured() | Abandon():
+            case EvaluationDone() | AbandonRound():
                 pass
 
     def post(self, node: int, letter: Letter) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common.compression import indices
 from common.compression.choice import automatic, named, rng_of, supported
 from common.compression.codec import CompressionError
-from common.weights import Weights
+from common.model.weights import Weights
 
 SHAPES = {"kernel": (200, 64), "bias": (64,)}
 

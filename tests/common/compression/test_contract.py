@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from common.compression.choice import NAMES, named
 from common.compression.codec import CompressionError, flat, size_of
 from common.compression.codec import arrays as arrays_of
-from common.weights import Shapes, Weights, shapes
-from common.zstd import squeeze
+from common.formats.zstd import compress
+from common.model.weights import Shapes, Weights, shapes
 
 SPECS = [
     "none", "float16", "int8", "sign", "topk:0.1", "topk:1", "topk_int8:0.1", "ternary:0.1", "ternary:1",
@@ -122,7 +122,7 @@ def test_any_bytes_are_a_value_or_a_clear_error(spec: str, data: st.DataObject) 
         sound[:at],
         sound[:at] + noise + sound[at + len(noise) :],
         sound + noise,
-        squeeze(whole),
+        compress(whole),
     ):
         with suppress(CompressionError):
             assert shapes(codec.decode(content, SHAPES)) == SHAPES
@@ -149,7 +149,7 @@ def test_decoding_allocates_no_more_than_a_few_models(spec: str) -> None:
     of: Shapes = {"a": (500, 400)}
     codec = named(spec)
     contents = [codec.encode(drawn(of), rng()), b"\xff" * codec.most_bytes(of), bytes(codec.most_bytes(of))]
-    contents.append(squeeze(bytes(200_000_000)))  # 200 MB that arrive as a few kilobytes
+    contents.append(compress(bytes(200_000_000)))  # 200 MB that arrive as a few kilobytes
     for content in contents:
         tracemalloc.start()
         try:

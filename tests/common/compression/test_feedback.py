@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from common.compression.choice import Block, rng_of
 from common.compression.feedback import Feedback
-from common.weights import Weights, add, norm, subtract
+from common.model.weights import Weights, add, norm, subtract
 
 SHAPES = {"kernel": (12, 5), "bias": (5,)}
 LOSSY = ["float16", "int8", "sign", "topk:0.05", "topk_int8:0.05", "ternary:0.05", "lowrank:1"]

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import telemetry
-from client.data import DataError, Partition, read_interval_s, write
+from client.data.partition import DataError, Partition, read_interval_s, write
 from common.config import ConfigError
-from common.schema import Schema, SchemaError
+from common.model.schema import Schema, SchemaError
 from common.settings import DataSettings, Settings
 from flockwatch.cli import main
 from flockwatch.quality.evaluation import INTERVAL_S, labelled
 from flockwatch.quality.outcome import line, margins
 from flockwatch.quality.protocol import ROWS, Judged
+from flockwatch.simulation import telemetry
 
 SMALL = {
     "model.window": "2", "model.hidden": "[8, 4, 8]", "training.batch_size": "64",

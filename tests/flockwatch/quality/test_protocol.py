@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client import telemetry
-from client.data import Partition
-from client.edge import Edge
-from client.tables import DataError
+from client.data.partition import Partition
+from client.data.tables import DataError
+from client.training.worker import ClientWorker
 from common.settings import Settings
 from flockwatch.quality import protocol
 from flockwatch.quality.protocol import FEDERATED, NEW_ROWS, ROWS, Done, Job, Labelled, done, epochs_of
+from flockwatch.simulation import telemetry
 
 ROUNDS = 5
 SETTINGS = Settings().with_values(
@@ -83,7 +83,7 @@ def test_the_test_above_can_fail(fleet: list[Labelled], monkeypatch: pytest.Monk
 
 def test_what_reaches_the_server_does_not_depend_on_test_rows_or_labels(fleet: list[Labelled]) -> None:
     for a, b in zip(fleet, unlike(fleet), strict=True):
-        described = [Edge(c.partition, "one").describe().pack() for c in (a, b)]
+        described = [ClientWorker(c.partition, "one").describe().pack() for c in (a, b)]
         assert described[0] == described[1]
 
 

@@ -9,20 +9,20 @@ import msgspec
 import numpy as np
 import pytest
 
-from client import telemetry
-from client.data import Partition
-from client.detector import Detector
-from client.edge import Edge
-from client.keeper import Keeper
-from client.shadow import AtOnce
-from client.store import Store
-from common.architecture import Architecture
-from common.manifest import Manifest
-from common.moments import Moments, Scaler
-from common.scoring import scores
+from client.data.partition import Partition
+from client.detection.detector import Detector
+from client.service.maintenance import DetectorMaintenance
+from client.training.worker import ClientWorker
+from client.versions.trial_process import InlineTrial
+from client.versions.version_store import VersionStore
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
+from common.model.moments import Moments, Scaler
+from common.model.scoring import scores
+from common.model.sketch import ScoreSketch
 from common.settings import Settings
-from common.sketch import ScoreSketch
 from flockwatch.quality.stream import STEP, Scored, replayed, scored
+from flockwatch.simulation import telemetry
 
 MINUTE_S = 60.0
 
@@ -52,7 +52,7 @@ def test_a_stream_is_scored_under_the_clients_scaling_from_its_first_window_on(
     by: str, machine: Partition
 ) -> None:
     manifest = version(machine, by)
-    found = scored(Edge(machine, "one").adopted(manifest), machine)
+    found = scored(ClientWorker(machine, "one").adopted(manifest), machine)
     scaler = Scaler.of(manifest.moments if by == "fleet" else Moments.of(machine.rows))
     rows = scaler.apply(np.concatenate([machine.rows, machine.test_rows]))
     by_hand = scores(manifest.architecture, manifest.weights, rows)
@@ -67,9 +67,9 @@ def test_a_replay_of_scores_is_what_the_detector_makes_of_the_rows_themselves(
     settings = Settings().with_values(threshold={"interval_s": MINUTE_S, "budget": "4 per day"})
     manifest = version(machine)
     detector = Detector("live", machine.schema, settings.data, settings.live)
-    store = Store(tmp_path)
+    store = VersionStore(tmp_path)
     store.offer(manifest.pack())
-    keeper = Keeper(detector, settings, tmp_path, store, [], trial=AtOnce)
+    keeper = DetectorMaintenance(detector, settings, tmp_path, store, [], trial=InlineTrial)
     keeper.tick(save=False)
     rows = np.concatenate([machine.rows, machine.test_rows]).astype(float).tolist()
     lines = [

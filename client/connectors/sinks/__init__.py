@@ -1,0 +1,30 @@
+"""Where alerts go: one contract, one file per sink."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from client.connectors.addresses import Address
+from client.connectors.sinks.contract import Sink
+
+__all__ = ["SINKS", "Sink", "open_sink"]
+
+SINKS = {
+    "stdout": "stdout:StdoutSink",
+    "file": "file:FileSink",
+    "http": "webhook:WebhookSink",
+    "https": "webhook:WebhookSink",
+    "mqtt": "mqtt:MqttSink",
+    "mqtts": "mqtt:MqttSink",
+}
+"""Module and class of each scheme, loaded when it is used."""
+
+
+def open_sink(address: str) -> Sink:
+    """The sink at an address such as `https://pager.example/hook`.
+
+    Raises:
+        AddressError: the address is wrong.
+    """
+    found = Address.parse(address)
+    return cast(Sink, found.kind(__name__, SINKS).at(found))

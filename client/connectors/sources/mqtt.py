@@ -1,0 +1,119 @@
+"""Events that a broker passes on, at least once each: MQTT with quality of service 1."""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+
+from paho.mqtt.client import Client, MQTTMessage
+
+from client.connectors.addresses import Address
+from client.connectors.mqtt import KEEPALIVE_S, MqttBroker
+from client.connectors.sources.contract import MAX_LINE_BYTES, Ended, Position
+from client.data.recent_events import MAX_BATCH_EVENTS
+
+WAITING = 4096
+"""Messages of quality 0 that may wait: nobody keeps such for us, and memory is bounded."""
+
+
+class MqttSource:
+    """Subscribes with a session that the broker keeps: what it gets while we are away comes later.
+
+    A message is acknowledged when the next events are asked for. One that was returned and not acknowledged
+    when the connection broke comes a second time.
+    """
+
+    def __init__(self, broker: MqttBroker) -> None:
+        """Connect, now or when the broker is there."""
+        self._broker = broker
+        self._reason = "connecting"
+        self._connected = False
+        self._arrived: queue.SimpleQueue[MQTTMessage] = queue.SimpleQueue()
+        self._taken: list[MQTTMessage] = []
+        self._lines: list[bytes] = []
+        self._dropped = 0
+        self._closed = False
+        self._client = broker.client(clean_session=False, manual_ack=True)
+        self._client.on_connect = self._on_connect
+        self._client.on_connect_fail = self._on_connect_fail
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_message = self._on_message
+        self._client.connect_async(broker.host, broker.port, KEEPALIVE_S)
+        self._client.loop_start()
+
+    @classmethod
+    def at(cls, address: Address, position: Position | None) -> MqttSource:
+        """The source at `mqtt://HOST/TOPIC`; the broker knows what comes next."""
+        address.only("client_id", "ca")
+        return cls(MqttBroker.at(address, "source"))
+
+    @property
+    def problem(self) -> str | None:
+        """That there is no connection, and why; or that messages of quality 0 come too fast."""
+        if not self._connected:
+            return f"{self._broker.name}: not connected ({self._reason})"
+        if self._dropped:
+            return f"{self._broker.name}: {self._dropped} messages of quality 0 came too fast and are lost"
+        return None
+
+    def read(self, timeout_s: float) -> list[bytes]:
+        """The events that wait; see `Source`."""
+        if self._closed:
+            raise Ended("closed")
+        if not self._lines:
+            self._acknowledge()
+            try:
+                self._take(self._arrived.get(timeout=timeout_s))
+                while len(self._lines) < MAX_BATCH_EVENTS:
+                    self._take(self._arrived.get_nowait())
+            except queue.Empty:
+                pass
+        events, self._lines = self._lines[:MAX_BATCH_EVENTS], self._lines[MAX_BATCH_EVENTS:]
+        return events
+
+    def position(self) -> Position:
+        """The broker keeps it."""
+        return {}
+
+    def close(self) -> None:
+        """Disconnect; what was not acknowledged comes again."""
+        if not self._closed:
+            self._closed = True
+            self._client.disconnect()
+            self._client.loop_stop()
+
+    def _take(self, message: MQTTMessage) -> None:
+        self._taken.append(message)
+        pieces = bytes(message.payload[: MAX_LINE_BYTES + 1]).split(b"\n")
+        self._lines.extend(line for piece in pieces if (line := piece.removesuffix(b"\r")))
+
+    def _acknowledge(self) -> None:
+        for message in self._taken:
+            self._client.ack(message.mid, message.qos)
+        self._taken.clear()
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        # Of quality 1, the broker sends no more than a few before they are acknowledged.
+        if message.qos == 0 and self._arrived.qsize() >= WAITING:
+            self._dropped += 1
+        else:
+            self._arrived.put(message)
+
+    def _on_connect(self, client: Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        if code.is_failure:
+            self._reason = str(code)
+        else:
+            client.subscribe(self._broker.topic, qos=1)
+
+    def _on_subscribe(self, _client: Client, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
+        if any(code.is_failure for code in codes):
+            self._reason = f"subscription to '{self._broker.topic}' refused"
+        else:
+            self._connected = True
+
+    def _on_connect_fail(self, _client: Client, _data: Any) -> None:
+        self._reason = "cannot be reached"
+
+    def _on_disconnect(self, _client: Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        self._connected, self._reason = False, str(code)

@@ -1,0 +1,258 @@
+"""One client's data file: CSV or Parquet in, scaled by nobody yet, checked cell by cell.
+
+Errors name the file, the column and the first row that is wrong; rows are counted from 1, the header not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from client.data.decoding import seconds
+from client.data.names import ENDINGS, client_name, natural
+from client.data.partition import tables
+from client.data.tables import NUMBER, DataError
+from common.model.schema import Schema, SchemaError
+from common.settings import DataSettings
+
+_MISSING = r"(?i)^([+-]?(nan|inf|infinity)|null|none|na|n/a|)$"
+"""Words for a number that is not there: a column of nothing else is a numeric column gone wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """The rows of one client, in time order. Labels exist only for test rows.
+
+    >>> rows = np.array([[1, 2], [3, 4]], np.float32)
+    >>> client = Partition("edge", Schema(("cpu", "memory")), rows, rows[:0], None)
+    >>> client.aligned(Schema(("memory", "cpu"))).rows.tolist()
+    [[2.0, 1.0], [4.0, 3.0]]
+    """
+
+    name: str
+    schema: Schema
+    rows: NDArray[np.float32]
+    """Training rows, shape (n, features), n >= 1."""
+    test_rows: NDArray[np.float32]
+    """Shape (m, features); m is 0 where the file has no test rows."""
+    test_labels: NDArray[np.int8] | None
+    """Shape (m,): 0 normal, 1 anomaly. None without a label column, and without test rows."""
+
+    def aligned(self, schema: Schema) -> Partition:
+        """The same rows with their columns in the order of `schema`.
+
+        Raises:
+            SchemaError: a feature is missing or extra; the message names it and this client.
+        """
+        if schema == self.schema:
+            return self
+        order = self.aligned_order(schema)
+        return replace(self, schema=schema, rows=self.rows[:, order], test_rows=self.test_rows[:, order])
+
+    def aligned_order(self, schema: Schema) -> list[int]:
+        """Where each feature of `schema` stands in the rows.
+
+        Raises:
+            SchemaError: as `aligned`.
+        """
+        try:
+            return schema.align(self.schema.features)
+        except SchemaError as error:
+            raise SchemaError(f"client '{self.name}': {error}") from error
+
+    def take(self, name: str, rows: NDArray[np.intp], test_rows: NDArray[np.intp]) -> Partition:
+        """A part of this client's rows under another name."""
+        labels = self.test_labels[test_rows] if self.test_labels is not None and len(test_rows) else None
+        return Partition(name, self.schema, self.rows[rows], self.test_rows[test_rows], labels)
+
+
+def files(folder: Path) -> list[Path]:
+    """The data files of a folder, in natural order: `server-2` before `server-10`.
+
+    Raises:
+        DataError: it is no folder, has no data file, or two would give the same client name.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one with a data file for each client")
+    found = sorted(
+        (path for path in folder.iterdir() if path.name.endswith(ENDINGS) and not path.name.startswith(".")),
+        key=lambda path: natural(path.name),
+    )
+    if not found:
+        raise DataError(f"{folder}: no data file in it; expected files ending in {', '.join(ENDINGS)}")
+    by_name: dict[str, Path] = {}
+    for path in found:
+        if (other := by_name.setdefault(client_name(path), path)) != path:
+            raise DataError(f"{path} and {other} are both the data of client '{client_name(path)}'")
+    return found
+
+
+def read(path: Path, settings: DataSettings, name: str | None = None) -> Partition:
+    """Read one client's rows.
+
+    Args:
+        path: A CSV file with a header line, or a Parquet file.
+        settings: Which columns are features, and what the others mean.
+        name: The client's name; None: the file's name without its ending.
+
+    Raises:
+        DataError: the file cannot be read, or a column or a cell in it is not what it should be.
+    """
+    table = tables.table(path)
+    features = _features(table, settings, path)
+    values = np.empty((table.num_rows, len(features)), np.float32)
+    for i, feature in enumerate(features):
+        values[:, i] = _numbers(table.column(feature), feature, path, listed=settings.features is not None)
+    testing = _testing(table, settings, path)
+    labels = _flags(table, settings.label, path, "0 or 1")
+    return Partition(
+        name=name or client_name(path),
+        schema=Schema(tuple(features)),
+        rows=values[~testing],
+        test_rows=values[testing],
+        test_labels=None if labels is None or not testing.any() else labels[testing],
+    )
+
+
+def read_column(path: Path, column: str, settings: DataSettings) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+    """One more column as text: its values in the training rows, and in the test rows, as `read` orders them.
+
+    Raises:
+        DataError: the file cannot be read, or has no such column, or one with an empty cell.
+    """
+    table = tables.table(path)
+    if column not in table.column_names:
+        raise DataError(f"{path}: no column '{column}'; it has {', '.join(table.column_names)}")
+    cells = table.column(column)
+    text = pc.utf8_trim_whitespace(pc.cast(cells, pa.string()))
+    _refuse(pc.equal(pc.fill_null(text, ""), "").to_numpy(), cells, column, path, "a value in every row")
+    values = np.array(text.to_pylist(), np.str_)
+    testing = _testing(table, settings, path)
+    return values[~testing], values[testing]
+
+
+def read_interval_s(path: Path, settings: DataSettings) -> float | None:
+    """Seconds from one row to the next, their median; None where rows have no time that says so.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    table = tables.table(path)
+    if settings.timestamp not in table.column_names:
+        return None
+    column = table.column(settings.timestamp)
+    if pa.types.is_temporal(column.type):
+        column = pc.cast(pc.cast(column, pa.timestamp("ns")), pa.int64())
+    found = [seconds(cell) for cell in column.to_pylist()]
+    times = np.array([np.nan if time is None else time for time in found])
+    steps = np.diff(times[np.isfinite(times)])
+    median = float(np.median(steps)) if len(steps) else 0.0
+    return median if median > 0 else None
+
+
+def write(partition: Partition, path: Path, settings: DataSettings) -> Path:
+    """Write a partition as a Parquet file that `read` gives back."""
+    rows = np.concatenate([partition.rows, partition.test_rows])
+    columns: dict[str, Any] = {name: rows[:, i] for i, name in enumerate(partition.schema.features)}
+    normal = np.zeros(len(partition.rows), np.int8)
+    columns[settings.split] = np.concatenate([normal, np.ones(len(partition.test_rows), np.int8)])
+    if partition.test_labels is not None:
+        columns[settings.label] = np.concatenate([normal, partition.test_labels])
+    pyarrow.parquet.write_table(pa.table(columns), path)
+    return path
+
+
+def _features(table: pa.Table, settings: DataSettings, path: Path) -> list[str]:
+    if settings.features is not None:
+        missing = [name for name in settings.features if name not in table.column_names]
+        if missing:
+            raise DataError(
+                f"{path}: no column {', '.join(map(repr, missing))}, which 'data.features' lists; "
+                f"it has {', '.join(table.column_names)}"
+            )
+        return list(settings.features)
+    special = {settings.label, settings.split, settings.timestamp, *settings.ignore}
+    found = [
+        name
+        for name in table.column_names
+        if name not in special and not name.startswith("_") and _looks_numeric(table.column(name))
+    ]
+    if not found:
+        raise DataError(f"{path}: no numeric column to learn from; it has {', '.join(table.column_names)}")
+    return found
+
+
+def _looks_numeric(column: pa.ChunkedArray) -> bool:
+    """Whether a column is meant to hold numbers. Text with any number in it is: the rest are mistakes."""
+    if not pa.types.is_string(column.type):
+        return _is_numeric(column.type)
+    text = pc.utf8_trim_whitespace(column)
+    if pc.any(pc.match_substring_regex(text, NUMBER)).as_py():
+        return True
+    return bool(pc.all(pc.match_substring_regex(text, _MISSING), min_count=0).as_py())
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    types = pa.types
+    kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def _parsed(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Numbers of any width, or written as text; NaN for a cell that holds none."""
+    if pa.types.is_string(column.type):
+        text = pc.utf8_trim_whitespace(column)
+        number = pc.match_substring_regex(text, NUMBER)
+        column = pc.replace_substring_regex(pc.if_else(number, text, "nan"), r"^\+", "")  # Arrow takes no '+'
+    values: NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy()
+    return values
+
+
+def _numbers(column: pa.ChunkedArray, name: str, path: Path, listed: bool) -> NDArray[np.float32]:
+    if not (pa.types.is_string(column.type) or _is_numeric(column.type)):
+        raise DataError(f"{path}: column '{name}' is of type {column.type}, expected numbers")
+    with np.errstate(over="ignore"):
+        values = _parsed(column).astype(np.float32)
+    way_out = "" if listed else f", or '{name}' in 'data.ignore'"
+    _refuse(~np.isfinite(values), column, name, path, f"a finite 32-bit number{way_out}")
+    return values
+
+
+def _flags(table: pa.Table, name: str, path: Path, expected: str) -> NDArray[np.int8] | None:
+    """A column of zeros and ones, or None where the file has no such column."""
+    if name not in table.column_names:
+        return None
+    column = table.column(name)
+    if not (pa.types.is_string(column.type) or _is_numeric(column.type)):
+        raise DataError(f"{path}: column '{name}' is of type {column.type}, expected {expected}")
+    values = _parsed(column)
+    _refuse((values != 0) & (values != 1), column, name, path, expected)
+    return values.astype(np.int8)
+
+
+def _testing(table: pa.Table, settings: DataSettings, path: Path) -> NDArray[np.bool_]:
+    """Shape (rows,): whether a row is a test row."""
+    split = _flags(table, settings.split, path, "0 for training or 1 for test rows")
+    if split is None:
+        return np.zeros(table.num_rows, np.bool_)
+    if split.all():
+        raise DataError(f"{path}: no training rows; '{settings.split}' is 1 in every row")
+    return split.astype(np.bool_)
+
+
+def _refuse(wrong: NDArray[np.bool_], column: pa.ChunkedArray, name: str, path: Path, expected: str) -> None:
+    """Name the first wrong cell, if there is one, and say how many there are."""
+    if not wrong.any():
+        return
+    row, count = int(wrong.argmax()), int(wrong.sum())
+    cell = column[row].as_py()
+    found = "an empty cell" if cell is None else repr(cell)[:60]
+    more = f" ({count} such rows)" if count > 1 else ""
+    raise DataError(f"{path}: column '{name}', row {row + 1}: {found}{more}; expected {expected}")

@@ -1,0 +1,119 @@
+"""Keeps the trainer running beside the detector: started again when it dies or grows."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from common.backoff import retry_interval_s
+from common.processes import lower_priority
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.5
+STEADY_S = 60.0
+"""A trainer that has run for so long starts again at once when it ends."""
+GRACE_S = 15.0
+
+
+class TrainerSupervisor:
+    """One child process.
+
+    Args:
+        command: Starts the trainer; it ends when its standard input does.
+        log_file: What it prints is appended here.
+        environment: Of the process.
+        memory_bytes: Resident memory at which it is started anew.
+    """
+
+    def __init__(
+        self, command: Sequence[str], log_file: Path, environment: Mapping[str, str], memory_bytes: int
+    ) -> None:
+        self._command = command
+        self._log_file = log_file
+        self._environment = environment
+        self._limit = memory_bytes
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        self._failures = 0
+        self.pid: int | None = None
+        """Of the trainer; None while it does not run."""
+        self.memory_bytes = 0
+        self.restarts = 0
+        self.problem: str | None = None
+
+    def start(self) -> None:
+        """Start the trainer and watch it."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the trainer."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            started = time.monotonic()
+            try:
+                child = self._spawn()
+            except OSError as error:
+                reason = f"cannot be started: {error}"
+            else:
+                reason = self._watch(child)
+            if self._stop.is_set():
+                return
+            self._failures = 0 if time.monotonic() - started > STEADY_S else self._failures + 1
+            wait_s = retry_interval_s(self._failures)
+            self.problem = f"trainer {reason}; started again"
+            self.restarts += 1
+            log.warning("trainer down reason=%s restart_in_s=%.1f", reason, wait_s)
+            self._stop.wait(wait_s)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self._log_file.open("ab") as output:
+            child = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        lower_priority(child.pid)
+        self.pid = child.pid
+        return child
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> str:
+        """Until the trainer ends, of itself or at our hands; why it did."""
+        process = psutil.Process(child.pid)
+        reason = None
+        started = time.monotonic()
+        while child.poll() is None and not self._stop.wait(LOOK_EVERY_S):
+            with suppress(psutil.Error):
+                self.memory_bytes = process.memory_info().rss
+            if self.memory_bytes > self._limit:
+                reason = f"held {self.memory_bytes >> 20} MB, more than {self._limit >> 20}"
+                break
+            if time.monotonic() - started > STEADY_S:
+                self.problem = None
+        _end(child)
+        self.pid, self.memory_bytes = None, 0
+        return reason or f"ended with code {child.returncode}"
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.stdin is not None:
+        child.stdin.close()
+    child.terminate()
+    try:
+        child.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

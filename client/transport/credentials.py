@@ -1,0 +1,32 @@
+"""What a client needs for TLS: whom it trusts, and by which key the server knows it."""
+
+from __future__ import annotations
+
+import logging
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+from common.security.certificates import is_loopback, root_certificates
+from common.security.keys import fingerprint, read_private
+from common.settings import ClientSettings
+
+log = logging.getLogger(__name__)
+
+
+def credentials(settings: ClientSettings) -> tuple[bytes | None, EllipticCurvePrivateKey | None]:
+    """The CA to verify the server with, and the client's key; both None for plain HTTP.
+
+    Raises:
+        CertificateError: the CA's file cannot be used.
+        KeyFileError: the key cannot be used.
+    """
+    if settings.tls_ca is None or settings.key is None:
+        host = settings.server.rpartition(":")[0]
+        if not is_loopback(host):
+            log.warning(
+                "what is learned travels in the clear: set client.tls_ca and client.key host=%s", host
+            )
+        return None, None
+    key = read_private(settings.key)
+    log.info("this client's key fingerprint=%s", fingerprint(key.public_key()))
+    return root_certificates(settings.tls_ca), key

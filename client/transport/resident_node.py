@@ -1,0 +1,213 @@
+"""The resident node: one warm process that stays on Flower's fleet connection for ever.
+
+It runs the ClientApp that it was given, and nothing that the network sends: the app bundle of a run is
+never fetched, and a run of another app is answered with an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from client.transport.errors import (
+    AccessDeniedError,
+    RequestRefusedError,
+    RunEndedError,
+    UnknownNodeError,
+    UnreachableError,
+)
+from client.transport.fleet_connection import HEARTBEAT_INTERVAL_S, FleetConnection
+from client.transport.polling import MIN_BEAT_S, BusyBackoff, PollSchedule, beat_interval_s
+from common.backoff import retry_interval_s
+from common.protocol.traffic import COUNTED, Meter
+
+log = logging.getLogger(__name__)
+
+APP_ID = "flockwatch/flockwatch"
+"""Publisher and name of the one app whose messages are answered."""
+
+APP_FAILED, FOREIGN_APP = 1, 2
+"""Codes of the error replies."""
+
+
+class ResidentNode:
+    """Serves one ClientApp until told to stop.
+
+    Args:
+        address: The server as `host:port`.
+        app: Answers the messages.
+        root_certificates: CA certificates in PEM to verify the server with; None for plain HTTP.
+        key: The client's own; None: a new one for each connection.
+        idle: Work of the client's own, done when no message waits for it.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        app: ClientApp,
+        root_certificates: bytes | None = None,
+        key: EllipticCurvePrivateKey | None = None,
+        idle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._address = address
+        self._app = app
+        self._root_certificates, self._key = root_certificates, key
+        self._idle = idle
+        self._stop = threading.Event()
+        self._states: dict[int, RecordDict] = {}
+        self._runs: dict[int, tuple[str, int]] = {}
+        self._forgotten = threading.Event()
+        self._meter = Meter()
+        self._failures = 0
+        """Attempts in a row that the server did not answer well."""
+
+    def stop(self) -> None:
+        """Finish the message at hand, sign off, and return from `serve`. Safe in a signal handler."""
+        self._stop.set()
+
+    def serve(self) -> None:
+        """Connect, answer messages, reconnect for ever; returns only after `stop`."""
+        while not self._stop.is_set():
+            connection = FleetConnection(self._address, self._root_certificates, self._key, self._meter)
+            try:
+                connection.open()
+                log.info("connected server=%s node=%s", self._address, connection.node_id)
+                self._serve_connection(connection)
+            except UnknownNodeError as error:
+                log.warning("connecting anew server=%s reason=%s", self._address, error)
+            except (UnreachableError, AccessDeniedError, RequestRefusedError, RunEndedError) as error:
+                self._wait_for_server(error)
+            finally:
+                connection.close()
+
+    def _serve_connection(self, connection: FleetConnection) -> None:
+        """Poll and answer until stopped; raises Forgotten when the node must register anew."""
+        self._forgotten.clear()
+        done = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(connection, done), name="heartbeat", daemon=True)
+        beating.start()
+        pace, courtesy = PollSchedule(time.monotonic()), BusyBackoff()
+        try:
+            while not self._stop.is_set():
+                if self._forgotten.is_set():
+                    raise UnknownNodeError("its heartbeat was not recognised")
+                asked = time.monotonic()
+                try:
+                    received = connection.receive()
+                except (UnreachableError, RunEndedError) as error:
+                    self._wait_for_server(error)
+                    continue
+                self._failures = 0
+                if received is None:
+                    answered_s = time.monotonic() - asked
+                    self._idle()
+                    now = time.monotonic()
+                    self._stop.wait(max(pace.wait_s(now), courtesy.wait_s(answered_s)))
+                    continue
+                pace.received(time.monotonic())
+                self._handle(connection, *received)
+                pace.replied(time.monotonic())
+        finally:
+            done.set()
+            beating.join()
+
+    def _wait_for_server(self, error: Exception) -> None:
+        """Say that the server does not do its part, and wait, longer each time, until it may again."""
+        self._failures += 1
+        wait_s = retry_interval_s(self._failures)
+        log.log(
+            logging.ERROR if isinstance(error, AccessDeniedError) else logging.WARNING,
+            "waiting for the server server=%s attempt=%d retry_in_s=%.1f reason=%s",
+            self._address, self._failures, wait_s, error or type(error).__name__,
+        )  # fmt: skip
+        self._idle()
+        self._stop.wait(wait_s)
+
+    def _beat(self, connection: FleetConnection, done: threading.Event) -> None:
+        wait_s = MIN_BEAT_S
+        while not done.wait(wait_s * random.uniform(0.8, 1.0)):  # noqa: S311  jitter
+            started = time.monotonic()
+            try:
+                connection.heartbeat()
+            except (UnreachableError, AccessDeniedError) as error:
+                log.debug("heartbeat missed reason=%s", error)
+            except (UnknownNodeError, RequestRefusedError):
+                self._forgotten.set()
+            wait_s = beat_interval_s(time.monotonic() - started, HEARTBEAT_INTERVAL_S)
+
+    def _handle(self, connection: FleetConnection, message: Message, inline: bool) -> None:
+        started = time.monotonic()
+        reply = self._answer(connection, message)
+        if reply is not None:
+            runtime_s = time.monotonic() - started
+            self._deliver(connection, reply, inline, runtime_s, started + message.metadata.ttl)
+
+    def _answer(self, connection: FleetConnection, message: Message) -> Message | None:
+        meta = message.metadata
+        try:
+            app_id, series = self._run(connection, meta.run_id)
+        except (RunEndedError, RequestRefusedError) as error:
+            log.warning("message of an unknown run dropped run=%s reason=%s", meta.run_id, error)
+            return None
+        if app_id != APP_ID:
+            reason = f"this client runs {APP_ID} and no other app; the run is of {app_id}"
+            log.error("message refused run=%s reason=%s", meta.run_id, reason)
+            return Message(Error(FOREIGN_APP, reason), reply_to=message)
+        context = Context(
+            run_id=meta.run_id,
+            node_id=connection.node_id,
+            node_config=self._counts(),
+            state=self._states.setdefault(series, RecordDict()),
+            run_config={},
+        )
+        try:
+            reply = self._app(message, context)
+        except Exception as error:
+            log.error("message failed run=%s type=%s reason=%s", meta.run_id, meta.message_type, error)
+            log.debug("%s", traceback.format_exc())
+            return Message(Error(APP_FAILED, f"{type(error).__name__}: {error}"), reply_to=message)
+        self._states[series] = context.state
+        return reply
+
+    def _counts(self) -> dict[str, bool | float | int | str]:
+        """What the sockets have carried so far, for the app to tell."""
+        traffic = self._meter.traffic
+        return {name: getattr(traffic, name) for name in COUNTED}
+
+    def _run(self, connection: FleetConnection, run_id: int) -> tuple[str, int]:
+        """The app and the series of a run."""
+        while run_id not in self._runs:
+            try:
+                run = connection.run(run_id)
+                self._runs[run_id] = (run.fab_id, run.series_id)
+            except UnreachableError as error:
+                if self._stop.is_set():
+                    raise RunEndedError from error
+                self._wait_for_server(error)
+        return self._runs[run_id]
+
+    def _deliver(
+        self, connection: FleetConnection, reply: Message, inline: bool, runtime_s: float, deadline: float
+    ) -> None:
+        """Send until the server has it, or until it would be too late: work done is not lost to a cut."""
+        while time.monotonic() < deadline:
+            try:
+                with suppress(RunEndedError):
+                    connection.send(reply, inline, runtime_s)
+                return
+            except UnreachableError as error:
+                if self._stop.is_set():
+                    return
+                self._wait_for_server(error)
+            except RequestRefusedError as error:
+                log.error("reply refused run=%s reason=%s", reply.metadata.run_id, error)
+                return

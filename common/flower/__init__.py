@@ -1,0 +1,1 @@
+"""Private names of Flower that both sides need: how a message carries its content."""

@@ -1,0 +1,1 @@
+"""File and byte formats that both sides read."""

@@ -1,0 +1,137 @@
+"""What a run came to: `report.json` for programs and a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from client.training.worker import ThresholdReport
+from common.model.manifest import Manifest
+from common.settings import Settings
+
+if TYPE_CHECKING:
+    from flockwatch.quality.comparison import Comparison
+
+WAYS = ("federated", "local_only", "pooled", "random")
+
+
+def report(
+    settings: Settings,
+    rounds: list[dict[str, Any]],
+    reason: str,
+    manifest: Manifest,
+    judgements: Sequence[ThresholdReport],
+    comparisons: Sequence[Comparison],
+    wall_s: float,
+) -> dict[str, Any]:
+    """Everything about a run as JSON values: rounds, clients, totals, settings."""
+    trained = [r for r in rounds if r["kind"] == "train" and r["answered"]]
+    before, after = _errors(rounds, 0), _errors(rounds, manifest.version)
+    compared = {c.client: c for c in comparisons}
+    clients: list[dict[str, Any]] = [
+        {
+            "client": j.client,
+            "rows": j.rows,
+            "error_before": before.get(j.client),
+            "error_after": after.get(j.client),
+            "threshold": j.threshold,
+            "events_scored": j.events,
+            "anomalies_detected": j.anomalies,
+            **{way: _quality(compared.get(j.client), way) for way in WAYS},
+        }
+        for j in judgements
+    ]
+    return {
+        "reason": reason,
+        "version": manifest.version,
+        "hash": manifest.hash,
+        "totals": {
+            "rounds": len(trained),
+            "wall_s": wall_s,
+            "seconds_per_round": _median([r["wall_s"] for r in trained]),
+            "bytes_up": sum(r["bytes_up"] for r in rounds),
+            "bytes_down": sum(r["bytes_down"] for r in rounds),
+            "http_bytes_up": _sum(rounds, "sent_bytes"),
+            "http_bytes_down": _sum(rounds, "received_bytes"),
+            "encode_s": _sum(rounds, "encode_s") + sum(r["encode_s"] or 0 for r in rounds),
+            "decode_s": _sum(rounds, "decode_s") + sum(r["decode_s"] or 0 for r in rounds),
+            "error_before": _mean([c["error_before"] for c in clients]),
+            "error_after": _mean([c["error_after"] for c in clients]),
+            "anomalies_detected": sum(j.anomalies for j in judgements),
+            **{way: _mean_quality([c[way] for c in clients]) for way in WAYS},
+        },
+        "clients": clients,
+        "rounds": rounds,
+        "settings": settings.dump(),
+    }
+
+
+def table(found: dict[str, Any]) -> Table:
+    """The clients of a report, a row each, and their mean."""
+    labelled = found["totals"]["federated"] is not None
+    shown = Table(
+        caption=_ERROR + (_QUALITY if labelled else ""), caption_justify="left", box=box.SIMPLE_HEAD
+    )
+    for column in ("client", "rows", "error before", "error after"):
+        shown.add_column(
+            column, justify="left" if column == "client" else "right", no_wrap=column == "client"
+        )
+    if labelled:
+        for way in WAYS:
+            shown.add_column(way.replace("_", "-"), justify="right", no_wrap=True)
+    for client in found["clients"]:
+        shown.add_row(client["client"], str(client["rows"]), *_cells(client, labelled))
+    total_rows = str(sum(client["rows"] for client in found["clients"]))
+    shown.add_section()
+    shown.add_row("mean", total_rows, *_cells(found["totals"], labelled), style="bold")
+    return shown
+
+
+_ERROR = "Error: mean squared reconstruction error on held-out rows."
+_QUALITY = "\nOther columns: AUROC / average precision on labelled test rows."
+
+
+def _cells(values: dict[str, Any], labelled: bool) -> list[str]:
+    errors = [_number(values["error_before"]), _number(values["error_after"])]
+    if not labelled:
+        return errors
+    qualities = (values[way] for way in WAYS)
+    return errors + [f"{q['auroc']:.3f} / {q['average_precision']:.3f}" if q else "-" for q in qualities]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _errors(rounds: list[dict[str, Any]], version: int) -> dict[str, float]:
+    """Each client's mean error under a version."""
+    replies = (reply for r in rounds for reply in r["replies"] if reply["version"] == version)
+    return {reply["client"]: reply["error"]["mean"] for reply in replies}
+
+
+def _sum(rounds: list[dict[str, Any]], key: str) -> float:
+    """Over all replies."""
+    return sum(reply[key] or 0 for r in rounds for reply in r["replies"])
+
+
+def _quality(comparison: Comparison | None, way: str) -> dict[str, float] | None:
+    quality = getattr(comparison, way, None)
+    return asdict(quality) if quality is not None else None
+
+
+def _mean_quality(qualities: list[dict[str, float] | None]) -> dict[str, float] | None:
+    present = [q for q in qualities if q is not None]
+    return {key: sum(q[key] for q in present) / len(present) for key in present[0]} if present else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+def _median(values: list[float]) -> float | None:
+    return sorted(values)[len(values) // 2] if values else None

@@ -1,0 +1,256 @@
+"""A fleet of machines to practise on: seeded telemetry with seasons, correlations and labelled faults.
+
+Each machine has a level, a load and a noise of its own. What drives a machine is its workload, with a daily
+and a weekly season; its metrics follow from it, so that a fault shows in how they relate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from client.data.partition import Partition
+from common.model.schema import Schema
+from common.settings import DataSettings
+
+START_S = 1_767_571_200
+"""When the first row was measured: Monday, 2026-01-05 00:00 UTC."""
+
+MINUTES_A_DAY = 1440
+METRICS = (
+    "cpu_percent",
+    "load_1m",
+    "memory_percent",
+    "disk_read_mb_s",
+    "disk_write_mb_s",
+    "net_in_mb_s",
+    "net_out_mb_s",
+    "requests_per_s",
+    "latency_ms",
+    "temperature_c",
+)
+PERCENT = ("cpu_percent", "memory_percent")
+
+FAULT_EVERY = 130
+"""One fault in so many test rows."""
+FAULT_COLUMN = "_fault"
+
+Series = NDArray[np.float64]
+Fault = Callable[[Series, slice, Series, np.random.Generator], None]
+"""Changes the rows of a span in place; of shape (rows, metrics), with each metric's standard deviation."""
+
+
+@dataclass(frozen=True)
+class SimulatedMachine:
+    """What makes one machine unlike the others."""
+
+    name: str
+    load: float
+    """Mean workload, 0 to 1."""
+    swing: float
+    """How far the workload follows the hour of the day."""
+    phase: float
+    """When its day begins, in days."""
+    speed: float
+    """Requests per second at full workload."""
+    noise: float
+    """Noise of each metric, as a share of its standard deviation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What one machine measured, a row a minute from `START_S` on, and which faults it had."""
+
+    machine: SimulatedMachine
+    partition: Partition
+    faults: NDArray[np.str_]
+    """Shape (test rows,): the kind of fault, a key of `FAULTS`; empty where the row is normal."""
+
+
+def fleet(machines: int, rows: int = 4000, test_rows: int = 2000, *, seed: int) -> list[Partition]:
+    """The partitions of `record`: telemetry of so many machines, with labelled faults in the test rows."""
+    return [recording.partition for recording in record(machines, rows, test_rows, seed=seed)]
+
+
+def record(machines: int, rows: int = 4000, test_rows: int = 2000, *, seed: int) -> list[Recording]:
+    """Telemetry of so many machines, one row a minute; every fault lies in the test rows.
+
+    Args:
+        machines: How many, at least 1. A larger fleet begins with the same machines.
+        rows: Training rows of each, at least 1.
+        test_rows: Test rows of each. All kinds of fault occur from 650 on, each three times in 2,000.
+        seed: Equal seeds give equal fleets.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+    for name, value, least in (("machines", machines, 1), ("rows", rows, 1), ("test_rows", test_rows, 0)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; expected at least {least}")
+    return [_recording(i, rows, test_rows, np.random.default_rng((seed, i))) for i in range(machines)]
+
+
+def write(recordings: Sequence[Recording], folder: Path) -> list[Path]:
+    """One Parquet file a machine: the time in seconds, the metrics, split, label, and the kind of fault."""
+    names = DataSettings()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for recording in recordings:
+        part = recording.partition
+        values = np.concatenate([part.rows, part.test_rows])
+        faults = np.concatenate([np.full(len(part.rows), ""), recording.faults])
+        columns = {
+            names.timestamp: START_S + 60 * np.arange(len(values), dtype=np.int64),
+            **{metric: values[:, i] for i, metric in enumerate(METRICS)},
+            names.split: (np.arange(len(values)) >= len(part.rows)).astype(np.int8),
+            names.label: (faults != "").astype(np.int8),
+            FAULT_COLUMN: faults,
+        }
+        paths.append(folder / f"{part.name}.parquet")
+        pyarrow.parquet.write_table(pa.table(columns), paths[-1])
+    return paths
+
+
+def _machine(index: int, rng: np.random.Generator) -> SimulatedMachine:
+    return SimulatedMachine(
+        name=f"machine-{index + 1}",
+        load=rng.uniform(0.25, 0.5),
+        swing=rng.uniform(0.1, 0.25),
+        phase=rng.uniform(0, 1),
+        speed=rng.uniform(150, 600),
+        noise=rng.uniform(0.05, 0.15),
+    )
+
+
+def _recording(index: int, rows: int, test_rows: int, rng: np.random.Generator) -> Recording:
+    machine = _machine(index, rng)
+    series = _telemetry(machine, rows + test_rows, rng)
+    faults = _inject(series[rows:], series.std(axis=0), rng)
+    values = _within_range(series).astype(np.float32)
+    labels = (faults != "").astype(np.int8) if test_rows else None
+    partition = Partition(machine.name, Schema(METRICS), values[:rows], values[rows:], labels)
+    return Recording(machine, partition, faults)
+
+
+def _telemetry(machine: SimulatedMachine, rows: int, rng: np.random.Generator) -> Series:
+    day = np.arange(rows) / MINUTES_A_DAY + machine.phase
+    week = 1 - _lagging(np.where(day % 7 >= 5, 0.4, 0.0), 120)
+    season = machine.load + machine.swing * np.sin(2 * np.pi * day)
+    work = np.clip(week * season + _drifting(rows, 0.95, 0.015, rng), 0.02, 0.95)
+    requests = machine.speed * work
+    cpu = 5 + 85 * work
+    columns = {
+        "cpu_percent": cpu,
+        "load_1m": _lagging(work, 3) * 4,
+        "memory_percent": 30 + 25 * _lagging(work, 60),
+        "disk_read_mb_s": 2 + 18 * _lagging(work, 2),
+        "disk_write_mb_s": 1 + 10 * work,
+        "net_in_mb_s": 0.01 * requests,
+        "net_out_mb_s": 0.06 * requests,
+        "requests_per_s": requests,
+        "latency_ms": 8 + 20 * work / (1.1 - work),
+        "temperature_c": 35 + 0.35 * _lagging(cpu, 15),
+    }
+    series = np.stack([columns[name] for name in METRICS], axis=1)
+    scale = series.std(axis=0)
+    noisy: Series = series + machine.noise * scale * rng.standard_normal(series.shape)
+    return noisy
+
+
+def _drifting(rows: int, memory: float, size: float, rng: np.random.Generator) -> Series:
+    """An autoregressive series: each value remembers the last."""
+    return _lagging(size * rng.standard_normal(rows) / (1 - memory), 1 / (1 - memory), start=0.0)
+
+
+def _lagging(series: Series, minutes: float, start: float | None = None) -> Series:
+    """A series that follows another with a delay: an exponential moving average."""
+    share = 1 / max(1.0, minutes)
+    followed = np.empty_like(series)
+    value = series[0] if start is None else start
+    for i, target in enumerate(series):
+        value += share * (target - value)
+        followed[i] = value
+    return followed
+
+
+def _within_range(series: Series) -> Series:
+    series = np.maximum(series, 0)
+    for name in PERCENT:
+        column = METRICS.index(name)
+        series[:, column] = np.minimum(series[:, column], 100)
+    return series
+
+
+# Faults. Each changes some metrics over a span by an amount that the machine's own spread sets.
+
+
+def _inject(series: Series, spread: Series, rng: np.random.Generator) -> NDArray[np.str_]:
+    """Put faults of every kind, in turn, at random places that do not touch; returns their kinds."""
+    faults = np.full(len(series), "", dtype=f"U{max(map(len, FAULTS))}")
+    count = max(1, len(series) // FAULT_EVERY)
+    room = len(series) // count
+    if room < 2 * MAX_FAULT:
+        return faults
+    kinds = list(FAULTS)
+    for slot in range(count):
+        shortest, longest, change = FAULTS[kinds[slot % len(kinds)]]
+        length = int(rng.integers(shortest, longest + 1))
+        begin = slot * room + int(rng.integers(1, room - length))
+        span = slice(begin, begin + length)
+        change(series, span, spread, rng)
+        faults[span] = kinds[slot % len(kinds)]
+    return faults
+
+
+def _some(rng: np.random.Generator, count: int) -> NDArray[np.intp]:
+    return rng.choice(len(METRICS), count, replace=False)
+
+
+def _spike(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
+    """Some metrics jump up and come back at once."""
+    for metric in _some(rng, 2):
+        series[span, metric] += rng.uniform(1.5, 4) * spread[metric]
+
+
+def _level_shift(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
+    """Some metrics stand too high or too low for a while."""
+    for metric in _some(rng, 2):
+        series[span, metric] += rng.choice([-1, 1]) * rng.uniform(0.8, 2) * spread[metric]
+
+
+def _drift(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
+    """Some metrics leave their course little by little."""
+    ramp = np.linspace(0, 1, span.stop - span.start)
+    for metric in _some(rng, 2):
+        series[span, metric] += ramp * rng.choice([-1, 1]) * rng.uniform(1, 3) * spread[metric]
+
+
+def _stuck_sensor(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
+    """A sensor reports one earlier value all the time."""
+    metric = _some(rng, 1)[0]
+    series[span, metric] = series[int(rng.integers(0, span.start)), metric]
+
+
+def _broken_correlation(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
+    """Some metrics take their course from another time; each alone looks normal."""
+    length = span.stop - span.start
+    begin = int(rng.integers(0, len(series) - length))
+    metrics = _some(rng, 4)
+    series[span, metrics] = series[begin : begin + length, metrics]
+
+
+FAULTS: dict[str, tuple[int, int, Fault]] = {
+    "spike": (1, 3, _spike),
+    "level_shift": (6, 14, _level_shift),
+    "drift": (10, 18, _drift),
+    "stuck_sensor": (8, 16, _stuck_sensor),
+    "broken_correlation": (6, 14, _broken_correlation),
+}
+"""Each kind: the fewest and the most minutes it lasts, and what it does."""
+MAX_FAULT = max(longest for _, longest, _ in FAULTS.values())

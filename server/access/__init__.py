@@ -1,0 +1,1 @@
+"""Who may connect: the gateway with its listener, and the registered keys."""

@@ -1,0 +1,1 @@
+"""The pure core of the server: a state, events and actions; no clock, socket or file."""

@@ -1,0 +1,1 @@
+"""Runs the coordinator over Flower: messages, checks, aggregation, versions, records of clients."""

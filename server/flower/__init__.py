@@ -1,0 +1,1 @@
+"""Flower's SuperLink as a process, and the private names of Flower that only the server needs."""

@@ -1,0 +1,102 @@
+"""The server's side: Flower's grid, with messages that carry their content inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flwr.app import Error, Message
+from flwr.app.message import make_message
+from flwr.common.constant import HEARTBEAT_PATIENCE, ErrorCode
+from flwr.common.serde import message_from_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
+from flwr.superlink.grid.http_grid import HttpGrid
+
+from common.flower.packing import fetched, inline, is_whole
+
+MAX_REQUEST_BYTES = 16 * 2**20
+
+
+def beats(grid: Grid) -> dict[int, float | None]:
+    """The connected nodes, each with the time of its last heartbeat on the server's clock, if that is known.
+
+    SuperLink keeps until when a node counts as online: so many intervals after its last heartbeat.
+    """
+    if not isinstance(grid, HttpGrid):
+        return dict.fromkeys(grid.get_node_ids())
+    return {
+        int(node.node_id): node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval
+        for node in grid.get_nodes()
+    }
+
+
+def public_keys(grid: Grid) -> dict[int, bytes]:
+    """The key of each connected node, in PEM."""
+    return {int(n.node_id): n.public_key for n in grid.get_nodes()} if isinstance(grid, HttpGrid) else {}
+
+
+def push_inline(grid: Grid, messages: list[Message]) -> list[str]:
+    """As `grid.push_messages`, with the content inside the messages; returns their ids.
+
+    For nodes with a `FleetConnection`: a stock SuperNode looks for objects. A grid that is not Flower's
+    HTTP grid sends as it always does.
+    """
+    if not isinstance(grid, HttpGrid):
+        return list(grid.push_messages(messages))
+    with no_object_id_recompute():
+        packed = [inline(message) for message in messages]
+    ids: list[str] = []
+    for batch in _batches(packed):
+        protos, trees = zip(*batch, strict=True)
+        answer = grid._runtime_client.PushMessages(
+            PushAppMessagesRequest(messages_list=protos, message_object_trees=trees)
+        )
+        ids += answer.message_ids
+    return ids
+
+
+def pull(grid: Grid, message_ids: list[str]) -> list[Message]:
+    """As `grid.pull_messages`, for replies whose content is inline and for those with objects."""
+    if not isinstance(grid, HttpGrid):
+        return list(grid.pull_messages(message_ids))
+    client, node, run_id = grid._runtime_client, grid.node, grid.run.run_id
+    answer = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+    replies: list[Message] = []
+    for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
+        reply = message_from_proto(proto)
+        if not is_whole(reply):
+            try:
+                reply = fetched(
+                    proto,
+                    tree,
+                    make_pull_object_fn_protobuf(client.PullObject, node, run_id),
+                    make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, run_id),
+                )
+            except ObjectPullError as error:
+                reply = make_message(reply.metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, str(error)))
+        replies.append(reply)
+    return replies
+
+
+def _batches(
+    packed: list[tuple[ProtoMessage, ObjectTree]],
+) -> Iterator[list[tuple[ProtoMessage, ObjectTree]]]:
+    """Runs of messages that are not too large together for one request."""
+    batch: list[tuple[ProtoMessage, ObjectTree]] = []
+    size = 0
+    for proto, tree in packed:
+        if batch and size + proto.ByteSize() > MAX_REQUEST_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append((proto, tree))
+        size += proto.ByteSize()
+    if batch:
+        yield batch

@@ -1,0 +1,1 @@
+"""The status page, `/metrics`, `/healthz`, and the alerts that clients post."""

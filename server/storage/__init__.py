@@ -1,0 +1,1 @@
+"""What outlives the server process: versions, history and the lease on the state folder."""

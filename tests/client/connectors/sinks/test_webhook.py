@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import base64
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from client.connectors.sinks import open_sink
+from client.connectors.sinks.webhook import WebhookSink
+
+
+class Server:
+    """Answers every request alike, and keeps its path and headers."""
+
+    def __init__(self) -> None:
+        self.status, self.headers, self.body = 200, {"Content-Length": "0"}, b""
+        self.requests: list[tuple[str, Message]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                outer.requests.append((self.path, self.headers))
+                self.send_response(outer.status)
+                for name, value in outer.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(outer.body)
+
+            do_GET = do_POST
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.place = f"127.0.0.1:{self.http.server_port}"
+
+    def headers_of(self, notice: bytes, address: str = "http://{place}/hook") -> Message:
+        open_sink(address.format(place=self.place)).deliver(notice)
+        return self.requests[-1][1]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    found = Server()
+    thread = threading.Thread(target=found.http.serve_forever, args=(0.01,))
+    thread.start()
+    yield found
+    found.http.shutdown()
+    thread.join()
+    found.http.server_close()
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_answers_that_accept(server: Server, status: int) -> None:
+    server.status = status
+    open_sink(f"http://{server.place}").deliver(b"{}")
+    assert [path for path, _ in server.requests] == ["/"]
+
+
+@pytest.mark.parametrize("status", [300, 304, 400, 401, 404, 410, 429, 500, 503])
+def test_other_answers_are_errors_that_name_the_status(server: Server, status: int) -> None:
+    server.status = status
+    with pytest.raises(OSError, match=f"webhook http://{server.place}/hook: answered {status}"):
+        open_sink(f"http://{server.place}/hook").deliver(b"{}")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(server: Server, status: int) -> None:
+    server.status, server.headers = status, {"Location": f"http://{server.place}/elsewhere"}
+    with pytest.raises(OSError, match=f"answered {status}"):
+        open_sink(f"http://{server.place}/hook").deliver(b"{}")
+    assert [path for path, _ in server.requests] == ["/hook"]
+
+
+def test_an_accepting_answer_whose_body_breaks_off_accepts(server: Server) -> None:
+    server.headers, server.body = {"Content-Length": "100"}, b"short"
+    open_sink(f"http://{server.place}").deliver(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("notice", "key"),
+    [
+        (b'{"id":"a1","kind":"incident_started"}', "a1-incident_started"),
+        (b'{"id":"a1"}', "a1"),
+        (b"{}", None),
+        (b'{"id":7}', None),
+        (b'{"id":"two\\nlines"}', None),
+        ('{"id":"☃"}'.encode(), None),
+        (b"[1]", None),
+    ],
+)
+def test_the_header_that_tells_a_repeated_notice(server: Server, notice: bytes, key: str | None) -> None:
+    headers = server.headers_of(notice)
+    assert headers["Idempotency-Key"] == key
+    assert headers["Content-Type"] == "application/json"
+
+
+def test_user_and_password_become_basic_authentication(server: Server) -> None:
+    sent = server.headers_of(b"{}", "http://edge:p%40%3A%C3%A4@{place}/")["Authorization"]
+    assert base64.b64decode(sent.removeprefix("Basic ")) == "edge:p@:ä".encode()
+    assert server.headers_of(b"{}")["Authorization"] is None
+
+
+def test_a_server_that_never_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        with pytest.raises(OSError, match=f"webhook {url}: timed out"):
+            WebhookSink(url, timeout_s=0.1).deliver(b"{}")
+
+
+def test_a_server_that_speaks_no_http() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as strange:
+
+        def greet() -> None:
+            connection, _ = strange.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"220 mail.example ESMTP\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(OSError, match="webhook http://127"):
+            open_sink(f"http://127.0.0.1:{strange.getsockname()[1]}").deliver(b"{}")
+        thread.join()
+
+
+def test_a_host_that_does_not_exist() -> None:
+    with pytest.raises(OSError, match=r"webhook http://no\.such\.host\.invalid/"):
+        open_sink("http://no.such.host.invalid/").deliver(b"{}")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate with")
+@pytest.mark.parametrize("wrong", ["issuer", "host"])
+def test_a_certificate_that_is_not_trusted(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    options = "-x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 2 -subj /CN=elsewhere"
+    subprocess.run(
+        ["openssl", "req", *options.split(), "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    monkeypatch.setenv("SSL_CERT_FILE", certificate if wrong == "host" else "")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    with pytest.raises(OSError, match="certificate"):
+        open_sink(f"https://{server.place}/").deliver(b"{}")
+    assert server.requests == []

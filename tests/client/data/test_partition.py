@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from client.data.partition import DataError, Partition, client_name, files, read, read_column, write
+from common.model.schema import Schema, SchemaError
+from common.settings import DataSettings
+
+SETTINGS = DataSettings()
+
+
+def csv(folder: Path, text: str, name: str = "edge.csv") -> Path:
+    path = folder / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+def parquet(folder: Path, **columns: Any) -> Path:
+    path = folder / "edge.parquet"
+    pyarrow.parquet.write_table(pa.table(columns), path)
+    return path
+
+
+def refusal(path: Path, settings: DataSettings = SETTINGS) -> str:
+    with pytest.raises(DataError) as caught:
+        read(path, settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+class TestWhatIsRead:
+    @pytest.mark.parametrize("name", ["edge.csv", "edge.csv.gz"])
+    def test_csv(self, tmp_path: Path, name: str) -> None:
+        found = read(csv(tmp_path, "cpu,memory\n1,2\n3,4.5\n", name), SETTINGS)
+        assert found.name == "edge"
+        assert found.schema == Schema(("cpu", "memory"))
+        assert found.rows.dtype == np.float32
+        assert found.rows.tolist() == [[1, 2], [3, 4.5]]
+        assert found.test_rows.shape == (0, 2)
+        assert found.test_labels is None
+
+    def test_parquet_in_row_order(self, tmp_path: Path) -> None:
+        found = read(parquet(tmp_path, cpu=[3.0, 1.0, 2.0]), SETTINGS)
+        assert found.rows.tolist() == [[3], [1], [2]]
+
+    def test_a_given_name(self, tmp_path: Path) -> None:
+        assert read(csv(tmp_path, "cpu\n1\n"), SETTINGS, "other").name == "other"
+
+    @pytest.mark.parametrize(
+        "text",
+        ["\ufeffcpu,memory\n1,2\n", "cpu,memory\r\n1,2\r\n", "cpu, memory\n 1, 2\n", "cpu,memory\n+1,2.\n"],
+        ids=["byte order mark", "windows", "spaces", "signs and points"],
+    )
+    def test_csv_as_programs_write_it(self, tmp_path: Path, text: str) -> None:
+        found = read(csv(tmp_path, text), SETTINGS)
+        assert found.schema.features == ("cpu", "memory")
+        assert found.rows.tolist() == [[1, 2]]
+
+    @pytest.mark.parametrize(
+        ("values", "expected"),
+        [
+            (pa.array([1, 2], pa.int8()), [1, 2]),
+            (pa.array([2**60 + 1, 2], pa.int64()), [2**60, 2]),
+            (pa.array([1.5, 2], pa.float64()), [1.5, 2]),
+            (pa.array([True, False]), [1, 0]),
+            (pa.array(["1.5", "2"]), [1.5, 2]),
+            (pa.array(["1.5", "2"], pa.large_string()), [1.5, 2]),
+            (pa.array(["1.5", "2"]).dictionary_encode(), [1.5, 2]),
+        ],
+        ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+    )
+    def test_every_type_of_number(self, tmp_path: Path, values: pa.Array, expected: list[float]) -> None:
+        assert read(parquet(tmp_path, cpu=values), SETTINGS).rows[:, 0].tolist() == expected
+
+
+class TestFeatures:
+    def test_default_is_every_numeric_column_without_a_role(self, tmp_path: Path) -> None:
+        path = csv(
+            tmp_path, "ts,host,cpu,_fault,label,split,build,up\n1,web,5,7,0,0,9,true\n2,db,6,8,0,0,9,false\n"
+        )
+        assert read(path, DataSettings(ignore=("build",))).schema.features == ("cpu", "up")
+
+    def test_parquet_columns_of_other_types_are_no_features(self, tmp_path: Path) -> None:
+        when = pa.array([1, 2], pa.timestamp("s"))
+        path = parquet(tmp_path, seen=when, tags=[["a"], ["b"]], host=["web", "db"], cpu=[1, 2])
+        assert read(path, SETTINGS).schema.features == ("cpu",)
+
+    def test_roles_can_be_renamed(self, tmp_path: Path) -> None:
+        path = csv(tmp_path, "when,cpu,bad,part\n1,5,0,0\n2,6,1,1\n")
+        found = read(path, DataSettings(timestamp="when", label="bad", split="part"))
+        assert found.schema.features == ("cpu",)
+        assert found.test_rows.tolist() == [[6]]
+        assert found.test_labels is not None and found.test_labels.tolist() == [1]
+
+    def test_a_list_sets_which_and_in_what_order(self, tmp_path: Path) -> None:
+        path = csv(tmp_path, "cpu,_hidden,memory\n1,2,3\n")
+        found = read(path, DataSettings(features=("memory", "_hidden")))
+        assert found.schema.features == ("memory", "_hidden")
+        assert found.rows.tolist() == [[3, 2]]
+
+    def test_text_outside_the_list_does_not_matter(self, tmp_path: Path) -> None:
+        path = csv(tmp_path, "cpu,memory\n1,x\n2,3\n")
+        assert read(path, DataSettings(features=("cpu",))).rows.tolist() == [[1], [2]]
+
+    def test_a_missing_listed_column_is_named(self, tmp_path: Path) -> None:
+        message = refusal(csv(tmp_path, "cpu\n1\n"), DataSettings(features=("cpu", "disk")))
+        assert "'disk'" in message and "it has cpu" in message
+
+
+class TestSplitAndLabels:
+    @pytest.mark.parametrize(
+        ("split", "label"),
+        [("0 1 1", "1 0 1"), ("0.0 1.0 1.0", "1.0 0.0 1.0"), ("False True true", "True false true")],
+    )
+    def test_only_test_rows_keep_labels(self, tmp_path: Path, split: str, label: str) -> None:
+        lines = [f"{i},{s},{x}" for i, (s, x) in enumerate(zip(split.split(), label.split(), strict=True))]
+        found = read(csv(tmp_path, "\n".join(["cpu,split,label", *lines])), SETTINGS)
+        assert found.rows.tolist() == [[0]]
+        assert found.test_rows.tolist() == [[1], [2]]
+        assert found.test_labels is not None
+        assert found.test_labels.dtype == np.int8
+        assert found.test_labels.tolist() == [0, 1]
+
+    @pytest.mark.parametrize("flags", [[0, 1], [0.0, 1.0], [False, True]], ids=["int", "float", "bool"])
+    def test_flags_in_parquet(self, tmp_path: Path, flags: list[Any]) -> None:
+        found = read(parquet(tmp_path, cpu=[5, 6], split=flags, label=flags), SETTINGS)
+        assert found.test_labels is not None and found.test_labels.tolist() == [1]
+
+    def test_without_split_every_row_trains_and_labels_are_dropped(self, tmp_path: Path) -> None:
+        found = read(csv(tmp_path, "cpu,label\n1,0\n2,1\n"), SETTINGS)
+        assert len(found.rows) == 2
+        assert found.test_labels is None
+
+    @pytest.mark.parametrize(
+        ("text", "parts"),
+        [
+            ("cpu,split\n1,0\n1,2\n", ["'split'", "row 2", "'2'", "0 for training or 1 for test"]),
+            ("cpu,split\n1,\n", ["'split'", "row 1", "empty"]),
+            ("cpu,label\n1,0\n1,yes\n1,no\n", ["'label'", "row 2", "'yes'", "2 such rows", "0 or 1"]),
+            ("cpu,label\n1,0.5\n", ["'label'", "row 1", "'0.5'"]),
+            ("cpu,label\n1,nan\n", ["'label'", "row 1", "'nan'"]),
+            ("cpu,split\n1,1\n", ["no training rows", "'split' is 1"]),
+        ],
+    )
+    def test_other_values_are_refused(self, tmp_path: Path, text: str, parts: list[str]) -> None:
+        message = refusal(csv(tmp_path, text))
+        assert all(part in message for part in parts), message
+
+    def test_a_label_of_another_type_is_refused(self, tmp_path: Path) -> None:
+        message = refusal(parquet(tmp_path, cpu=[1], label=pa.array([0], pa.timestamp("s"))))
+        assert "'label' is of type timestamp" in message and "expected 0 or 1" in message
+
+
+class TestBadCells:
+    @pytest.mark.parametrize(
+        ("cells", "row", "found", "count"),
+        [
+            ("1 2 x", 3, "'x'", 1),
+            ("1 12% y", 2, "'12%'", 2),
+            ("a b 7", 1, "'a'", 2),
+            ("1 0x1f 2", 2, "'0x1f'", 1),
+            ("1 _ _", 2, "an empty cell", 2),
+            ("_ _ _", 1, "an empty cell", 3),
+            ("1 nan NaN", 2, "'nan'", 2),
+            ("NaN NaN NaN", 1, "'NaN'", 3),
+            ("1 inf -inf", 2, "'inf'", 2),
+            ("1 1e39 2", 2, "'1e39'", 1),
+            ("1 2 1e400", 3, "'1e400'", 1),
+        ],
+    )
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_csv(self, tmp_path: Path, cells: str, row: int, found: str, count: int, listed: bool) -> None:
+        text = "cpu,memory\n" + "".join(f"{cell.strip('_')},1\n" for cell in cells.split())
+        settings = DataSettings(features=("memory", "cpu")) if listed else SETTINGS
+        message = refusal(csv(tmp_path, text), settings)
+        assert f"column 'cpu', row {row}: {found}" in message
+        assert (f"({count} such rows)" in message) == (count > 1)
+        assert "expected a finite 32-bit number" in message
+        assert ("data.ignore" in message) != listed
+
+    @pytest.mark.parametrize(
+        ("values", "found"),
+        [
+            ([1.0, None], "an empty cell"),
+            ([1.0, float("nan")], "nan"),
+            ([1.0, float("-inf")], "-inf"),
+            ([1.0, 1e300], "1e+300"),
+            ([1, None], "an empty cell"),
+        ],
+    )
+    def test_parquet(self, tmp_path: Path, values: list[float | None], found: str) -> None:
+        assert f"column 'cpu', row 2: {found}" in refusal(parquet(tmp_path, cpu=values))
+
+    def test_a_column_without_any_value(self, tmp_path: Path) -> None:
+        message = refusal(parquet(tmp_path, cpu=[1, 2], memory=pa.nulls(2)))
+        assert "column 'memory', row 1: an empty cell (2 such rows)" in message
+
+    def test_a_listed_column_of_another_type(self, tmp_path: Path) -> None:
+        path = parquet(tmp_path, cpu=pa.array([1], pa.timestamp("s")))
+        assert "'cpu' is of type timestamp" in refusal(path, DataSettings(features=("cpu",)))
+
+
+class TestBadFiles:
+    @pytest.mark.parametrize(
+        ("content", "part"),
+        [
+            (b"", "cannot be read"),
+            (b"cpu,memory\n", "no rows"),
+            (b"cpu,cpu\n1,2\n", "columns named twice: 'cpu'"),
+            (b"0.5,1\n2,3\n", "the header names column 1 '0.5'"),
+            (b"host,0.5\nweb,3\n", "the header names column 2 '0.5'"),
+            (b",cpu\n0,1\n", "the header names column 1 ''"),
+            (b"cpu,memory\n1,2\n3\n", "row 2 has 1 cells, expected 2"),
+            (b"host\nweb\n", "no numeric column to learn from; it has host"),
+            (b"ts,label\n1,0\n", "no numeric column"),
+            (b"cpu;memory\n1;2\n", "it has cpu;memory"),
+            (b"\x00\xff\xfe\x01" * 50, "cannot be read"),
+            (b"cpu\xb0\n1\n", "cannot be read"),
+        ],
+    )
+    def test_csv(self, tmp_path: Path, content: bytes, part: str) -> None:
+        path = tmp_path / "edge.csv"
+        path.write_bytes(content)
+        assert part in refusal(path)
+
+    @pytest.mark.parametrize("name", ["edge.parquet", "edge.csv.gz"])
+    def test_content_that_is_not_what_the_ending_says(self, tmp_path: Path, name: str) -> None:
+        path = tmp_path / name
+        path.write_text("cpu\n1\n")
+        assert "cannot be read" in refusal(path)
+
+    def test_parquet_without_rows(self, tmp_path: Path) -> None:
+        assert "no rows" in refusal(parquet(tmp_path, cpu=pa.array([], pa.float32())))
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        assert "no such file" in refusal(tmp_path / "edge.csv")
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        assert "is a folder" in refusal(tmp_path)
+
+    def test_another_ending(self, tmp_path: Path) -> None:
+        assert "expected a file ending in .csv" in refusal(csv(tmp_path, "cpu\n1\n", "edge.txt"))
+
+
+class TestFiles:
+    def test_natural_order(self, tmp_path: Path) -> None:
+        for name in (
+            "server-10.csv",
+            "server-2.parquet",
+            "server-1.csv.gz",
+            "²-old.csv",
+            "README.md",
+            ".x.csv",
+        ):
+            (tmp_path / name).touch()
+        found = [path.name for path in files(tmp_path)]
+        assert found == ["server-1.csv.gz", "server-2.parquet", "server-10.csv", "²-old.csv"]
+
+    def test_none(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="no data file in it"):
+            files(tmp_path)
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="no such folder"):
+            files(tmp_path / "away")
+
+    def test_two_files_of_one_client(self, tmp_path: Path) -> None:
+        (tmp_path / "edge.csv").touch()
+        (tmp_path / "edge.parquet").touch()
+        with pytest.raises(DataError, match="both the data of client 'edge'"):
+            files(tmp_path)
+
+    @pytest.mark.parametrize("name", ["a.b.csv", "a.b.csv.gz", "a.b.parquet", "a.b"])
+    def test_client_name(self, name: str) -> None:
+        assert client_name(Path("folder") / name) == "a.b"
+
+
+class TestPartition:
+    def partition(self) -> Partition:
+        rows = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+        return Partition("edge", Schema(("cpu", "memory")), rows[:1], rows[1:], np.array([0, 1], np.int8))
+
+    def test_aligned_puts_the_columns_right(self) -> None:
+        found = self.partition().aligned(Schema(("memory", "cpu")))
+        assert found.schema.features == ("memory", "cpu")
+        assert found.rows.tolist() == [[2, 1]]
+        assert found.test_rows.tolist() == [[4, 3], [6, 5]]
+        assert found.test_labels is not None and found.test_labels.tolist() == [0, 1]
+
+    def test_aligned_names_the_client_and_the_columns(self) -> None:
+        with pytest.raises(SchemaError, match=r"client 'edge'.*missing 'disk'; extra 'memory'"):
+            self.partition().aligned(Schema(("cpu", "disk")))
+
+    def test_write_and_read(self, tmp_path: Path) -> None:
+        whole = self.partition()
+        found = read(write(whole, tmp_path / "edge.parquet", SETTINGS), SETTINGS)
+        assert (found.name, found.schema) == (whole.name, whole.schema)
+        np.testing.assert_array_equal(found.rows, whole.rows)
+        np.testing.assert_array_equal(found.test_rows, whole.test_rows)
+        np.testing.assert_array_equal(found.test_labels, whole.test_labels)  # type: ignore[arg-type]
+
+
+class TestReadColumn:
+    def test_training_and_test_values(self, tmp_path: Path) -> None:
+        path = csv(tmp_path, "cpu,site,split\n1, a,0\n2,b,1\n3,a,0\n")
+        training, test = read_column(path, "site", SETTINGS)
+        assert (training.tolist(), test.tolist()) == (["a", "a"], ["b"])
+
+    def test_numbers_become_text(self, tmp_path: Path) -> None:
+        training, test = read_column(parquet(tmp_path, cpu=[1, 2], rack=[7, 8]), "rack", SETTINGS)
+        assert (training.tolist(), test.tolist()) == (["7", "8"], [])
+
+    def test_an_empty_cell(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"column 'site', row 2: an empty cell"):
+            read_column(csv(tmp_path, "cpu,site\n1,a\n2,\n"), "site", SETTINGS)
+
+    def test_an_unknown_column(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"no column 'site'; it has cpu"):
+            read_column(csv(tmp_path, "cpu\n1\n"), "site", SETTINGS)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.data.quarantine import QuarantineFilter, ReleasedEvents, far_from_incidents
+from client.data.recent_events import ABNORMAL, NORMAL, RecentEvents
+
+MARGIN = 3
+
+
+def write(recent: RecentEvents, flags: list[int]) -> None:
+    for flag in flags:
+        slot = recent.count % recent.size
+        recent.rows[slot] = recent.count
+        recent.scores[slot] = recent.versions[slot] = recent.count
+        recent.flags[slot] = flag
+        recent.count += 1
+
+
+def joined(parts: list[ReleasedEvents | None]) -> tuple[list[float], list[bool], list[bool]]:
+    found = [part for part in parts if part is not None]
+    return (
+        [row for part in found for row in part.rows[:, 0].tolist()],
+        [flag for part in found for flag in part.normal.tolist()],
+        [flag for part in found for flag in part.breaks.tolist()],
+    )
+
+
+def test_far_from_incidents_is_far_on_both_sides() -> None:
+    flags = np.zeros(12, np.uint8)
+    flags[5] = ABNORMAL
+    assert np.flatnonzero(~far_from_incidents(flags, 2)).tolist() == [3, 4, 5, 6, 7]
+    assert far_from_incidents(flags[:0], 2).tolist() == []
+
+
+@given(st.lists(st.sampled_from([NORMAL, NORMAL, NORMAL, ABNORMAL]), max_size=60), st.data())
+def test_events_settle_the_same_however_often_one_looks(flags: list[int], data: st.DataObject) -> None:
+    whole = RecentEvents(1, 1024)
+    write(whole, flags)
+    expected = joined([QuarantineFilter(whole, MARGIN).take()])
+    recent = RecentEvents(1, 1024)
+    settling, parts, at = QuarantineFilter(recent, MARGIN), [], 0
+    while at < len(flags):
+        size = data.draw(st.integers(1, 10))
+        write(recent, flags[at : at + size])
+        parts.append(settling.take())
+        at += size
+    assert joined(parts) == expected
+
+
+@given(st.lists(st.sampled_from([NORMAL, NORMAL, NORMAL, ABNORMAL]), min_size=MARGIN + 1, max_size=60))
+def test_a_break_stands_wherever_a_normal_event_does_not_follow_the_one_before(flags: list[int]) -> None:
+    recent = RecentEvents(1, 1024)
+    write(recent, flags)
+    settled = QuarantineFilter(recent, MARGIN).take()
+    assert settled is not None and len(settled.rows) == len(flags) - MARGIN
+    for i in np.flatnonzero(settled.normal):
+        near = flags[max(0, i - MARGIN) : i + MARGIN + 1]
+        assert not any(flag == ABNORMAL for flag in near)
+        follows = i > 0 and settled.normal[i - 1]
+        assert settled.breaks[i] == (not follows)
+
+
+def test_nothing_settles_before_the_margin_has_passed() -> None:
+    recent = RecentEvents(1, 1024)
+    settling = QuarantineFilter(recent, MARGIN)
+    assert settling.take() is None
+    write(recent, [NORMAL] * MARGIN)
+    assert settling.take() is None
+    write(recent, [NORMAL])
+    assert joined([settling.take(), settling.take()])[0] == [0.0]

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.data.recent_events import MAX_BATCH_EVENTS, RecentEvents
+
+
+def write(recent: RecentEvents, events: int) -> None:
+    for number in range(recent.count, recent.count + events):
+        slot = number % recent.size
+        recent.rows[slot] = number
+        recent.scores[slot], recent.times[slot], recent.flags[slot] = number, number, number % 2
+        recent.versions[slot] = number
+        recent.count += 1
+
+
+@given(st.integers(0, 1500), st.integers(-5, 1600))
+def test_a_stretch_is_what_was_written_and_is_still_there(events: int, start: int) -> None:
+    recent = RecentEvents(2, size=600)
+    write(recent, events)
+    found = recent.since(start)
+    first = max(0, start, events + MAX_BATCH_EVENTS - 600 if events + MAX_BATCH_EVENTS > 600 else 0)
+    expected = list(range(first, events))
+    assert found.scores.tolist() == found.times.tolist() == found.versions.tolist() == expected
+    assert found.rows.tolist() == [[n, n] for n in expected]
+    assert found.flags.tolist() == [n % 2 for n in expected]
+    if expected:
+        assert found.start == first
+
+
+@given(st.integers(0, 1500), st.integers(0, 50))
+def test_the_last_rows_are_the_newest(events: int, n: int) -> None:
+    recent = RecentEvents(1, size=600)
+    write(recent, events)
+    assert recent.last(n)[:, 0].tolist() == list(range(max(0, events - n), events))
+
+
+def test_a_stretch_is_a_copy() -> None:
+    recent = RecentEvents(1, size=600)
+    write(recent, 5)
+    found = recent.since(0)
+    write(recent, 600)
+    assert found.rows[:, 0].tolist() == [0, 1, 2, 3, 4]

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.data.recent_events import ABNORMAL
+from client.detection.detector import Detector, Verdict
+from common.model.moments import Scaler
+from common.model.scoring import scored_by
+from common.settings import DataSettings, LiveSettings
+from tests.client.sample_versions import SCHEMA, lines, rows, version
+
+
+def detector(**live: object) -> Detector:
+    return Detector("edge", SCHEMA, DataSettings(), LiveSettings(**live))  # type: ignore[arg-type]
+
+
+def feed(of: Detector, events: list[bytes], size: int, now: float = 5.0) -> list[Verdict]:
+    found = []
+    for start in range(0, len(events), size):
+        found += of.step(events[start : start + size], now).verdicts
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 3, 64, 256])
+@pytest.mark.parametrize("window", [1, 4])
+def test_every_event_gets_the_score_of_the_window_it_ends(size: int, window: int) -> None:
+    manifest, events = version(window=window), rows(700)
+    under_test = detector()
+    under_test.take(manifest, threshold=1e9)
+    found = feed(under_test, lines(events), size)
+    expected = scored_by(manifest, Scaler.of(manifest.moments).apply(events))
+    assert [v.time for v in found] == [1e9 + 60.0 * i for i in range(700)]
+    assert all(math.isnan(v.score) for v in found[: window - 1])
+    np.testing.assert_allclose([v.score for v in found[window - 1 :]], expected, rtol=1e-3)
+    assert {v.version for v in found} == {1}
+    assert not any(v.anomaly for v in found)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 5), st.lists(st.integers(1, 256), min_size=1, max_size=12), st.data())
+def test_swaps_lose_no_event_and_no_window(window: int, sizes: list[int], data: st.DataObject) -> None:
+    versions = [version(n, window=window, seed=n) for n in range(1, 4)]
+    events = rows(sum(sizes))
+    scaled = Scaler.of(versions[0].moments).apply(events)
+    expected = {v.version: scored_by(v, scaled) for v in versions}
+    under_test, found = detector(), []
+    under_test.take(versions[0], 1e9)
+    waiting = lines(events)
+    for size in sizes:
+        if data.draw(st.booleans()):
+            under_test.take(data.draw(st.sampled_from(versions)), 1e9)
+        found += under_test.step(waiting[:size], 0.0).verdicts
+        waiting = waiting[size:]
+    assert [v.time for v in found] == [1e9 + 60.0 * i for i in range(len(events))]
+    for i, verdict in enumerate(found):
+        if i >= window - 1:
+            assert verdict.score == pytest.approx(expected[verdict.version][i - window + 1], rel=1e-3)
+        else:
+            assert math.isnan(verdict.score)
+
+
+def test_ten_swaps_from_another_thread_in_a_million_events_lose_none() -> None:
+    versions = [version(n, seed=n) for n in range(1, 12)]
+    batch = lines(rows(256))
+    under_test = detector()
+    under_test.take(versions[0], 1e9)
+    swapping, swapped = threading.Semaphore(0), threading.Semaphore(0)
+
+    def swap() -> None:
+        for manifest in versions[1:]:
+            swapping.acquire()
+            under_test.take(manifest, 1e9)
+            swapped.release()
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    counts: dict[int, int] = {}
+    order: list[int] = []
+    for number in range(3907):  # 1,000,192 events
+        if number % 350 == 175:
+            swapping.release()
+        if number % 350 == 174 and number > 174:  # at any of the steps before, but not later
+            assert swapped.acquire(timeout=60)
+        found = under_test.step(batch, 0.0).verdicts
+        assert len(found) == 256
+        assert len({v.version for v in found}) == 1
+        used = found[0].version
+        counts[used] = counts.get(used, 0) + 256
+        if not order or order[-1] != used:
+            order.append(used)
+    thread.join(60)
+    assert not thread.is_alive()
+    assert sum(counts.values()) == under_test.recent.count == 1_000_192
+    assert order == list(range(1, 12))
+
+
+def test_without_a_version_events_are_kept_and_not_scored() -> None:
+    under_test = detector()
+    found = feed(under_test, lines(rows(10)), 1)
+    assert all(math.isnan(v.score) and v.version == 0 and not v.anomaly for v in found)
+    np.testing.assert_allclose(under_test.recent.last(10), rows(10), rtol=1e-6)
+    under_test.take(version(), 1e9)
+    assert feed(under_test, lines(rows(1)), 1)[0].version == 1
+
+
+@pytest.mark.parametrize("size", [1, 50])
+def test_a_fault_is_told_once_with_its_cause_and_once_when_it_is_over(size: int) -> None:
+    events = rows(300)
+    events[100:110, 1] += 500
+    under_test = detector(explain=2, end_after=5)
+    under_test.take(version(), threshold=20.0)
+    notices = []
+    waiting = lines(events)
+    for start in range(0, 300, size):
+        notices += under_test.step(waiting[start : start + size], 0.0).notices
+    assert [n.kind for n in notices] == ["incident_started", "incident_ended"]
+    started, ended = notices
+    assert started.started == started.alert.time == 1e9 + 60 * 100
+    assert (ended.ended, ended.events) == (1e9 + 60 * 109, 10)
+    assert [len(n.alert.causes) for n in notices] == [2, 2]
+    cause = started.alert.causes[0]
+    assert cause.feature == "b"
+    assert cause.value == pytest.approx(events[100, 1], rel=1e-5)
+    assert abs(cause.expected - cause.value) > 100
+    assert started.alert.version == 1
+    assert under_test.alerts == 10
+    flags = under_test.recent.since(0).flags
+    assert (flags[100:114] & ABNORMAL).all()
+    assert not (flags[:100] & ABNORMAL).any()
+    assert not (flags[115:] & ABNORMAL).any()
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_what_is_no_event_is_counted_and_the_others_are_scored(size: int) -> None:
+    good = lines(rows(40))
+    bad = [
+        b"{",
+        b'{"a":1}',
+        b"\xff",
+        b'{"a":1,"b":"2","c":3}',
+        b'{"a":1,"b":2,"c":NaN}',
+        b"[1,2]",
+        b"x" * (2 << 20),
+    ]
+    mixed = [line for i, line in enumerate(good) for line in ((bad[i], line) if i < len(bad) else (line,))]
+    under_test = detector()
+    under_test.take(version(), 1e9)
+    outcomes = [under_test.step(mixed[i : i + size], 0.0) for i in range(0, len(mixed), size)]
+    assert [v.time for o in outcomes for v in o.verdicts] == [1e9 + 60 * i for i in range(40)]
+    assert dict(under_test.refused) == {
+        "not_json": 1,
+        "missing_feature": 2,
+        "not_utf8": 1,
+        "number_as_text": 1,
+        "not_finite": 1,
+        "too_long": 1,
+    }
+    assert sum(len(o.refused) for o in outcomes) == 7
+
+
+def test_events_without_a_time_have_the_time_they_came() -> None:
+    under_test = detector()
+    assert [v.time for v in under_test.step([b"[1,2,3]"], 77.0).verdicts] == [77.0]
+    assert [v.time for v in under_test.step([b"[1,2,3]"] * 9, 78.0).verdicts] == [78.0] * 9
+
+
+def test_a_clock_that_goes_back_stops_nothing() -> None:
+    under_test = detector()
+    under_test.take(version(), 0.0)
+    back = lines(rows(5), start=1e9) + lines(rows(5), start=1e8)
+    assert len(feed(under_test, back, 1)) == 10
+    assert under_test.incidents.open

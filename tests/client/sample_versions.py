@@ -1,0 +1,62 @@
+"""Versions of a small model, as tests need them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.model.architecture import Architecture
+from common.model.ensemble import Ensemble
+from common.model.manifest import Manifest
+from common.model.moments import Moments, Scaler
+from common.model.schema import Schema
+from common.model.scoring import scored_by
+from common.model.sketch import ScoreSketch
+from common.model.tail import ScoreTail
+from common.settings import Settings
+
+SCHEMA = Schema(("a", "b", "c"))
+
+
+def rows(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Normal events, shape (count, 3)."""
+    noise = np.random.default_rng(seed).standard_normal((count, 3))
+    return (noise * [1, 10, 0.1] + [0, 5, 1]).astype(np.float32)
+
+
+def lines(events: NDArray[np.float32], start: float = 1e9, step: float = 60.0) -> list[bytes]:
+    """Events as a source gives them, `step` seconds apart."""
+    return [
+        b'{"ts":%.1f,"a":%.9g,"b":%.9g,"c":%.9g}' % (start + step * i, *map(float, row))
+        for i, row in enumerate(events)
+    ]
+
+
+def version(
+    number: int = 1, window: int = 1, seed: int = 1, scale: float = 1.0, **settings: object
+) -> Manifest:
+    """A version with random weights, `scale` times as large, and the sketch of its scores.
+
+    It is scaled by the moments that it holds, without a limit, unless the settings say otherwise.
+    """
+    changes = {"model": {"window": window, "hidden": (4, 2)}, "scaling": {"by": "fleet", "clip": None}}
+    given = Settings().with_values(**(changes | settings))  # type: ignore[arg-type]
+    architecture = Architecture.of(given.model, 3)
+    weights = {n: w * np.float32(scale) for n, w in architecture.first_weights(seed).items()}
+    moments = Moments.of(rows(2000))
+    made = Manifest(number, SCHEMA, architecture, weights, moments, given.dump())
+    found = scored_by(made, Scaler.of(moments).apply(rows(4000, seed=9)))
+    return replace(made, scores=ScoreSketch.of(found))
+
+
+def pair(number: int = 1, window: int = 1, share: float = 0.5, scale: float = 1.0) -> Manifest:
+    """An ensemble of two such versions, the second one's weights `scale` times as large."""
+    both = version(number, window), version(number, window, seed=2, scale=scale)
+    scaled = Scaler.of(both[0].moments).apply(rows(500, seed=9))
+    first, second = (scored_by(member, scaled) for member in both)
+    tails = ScoreTail.of(first, both[0].scores, 100), ScoreTail.of(second, both[0].scores, 100)
+    made = Ensemble(both[1].weights, both[1].residuals, share, tails)
+    fleet = both[0].scores.mapped(lambda found: made.scores(found, found))
+    return replace(both[0], ensemble=made, scores=fleet)

@@ -1,0 +1,462 @@
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from client.data.training_buffer import read
+from client.detection.detector import Detector
+from client.service import maintenance as keeper_module
+from client.service.maintenance import FIRST_INTERVAL_S, DetectorMaintenance
+from client.versions.trial import TrialResult
+from client.versions.trial_process import (
+    InlineTrial,
+    Trial,
+    TrialError,
+    TrialProcess,
+    TrialRequest,
+    findings_of,
+)
+from client.versions.version_store import VersionStore
+from common.budget import Budget
+from common.model.schema import Schema
+from common.model.threshold import exceeded
+from common.settings import Settings
+from tests.client.sample_versions import SCHEMA, lines, pair, rows, version
+
+
+class Spool:
+    """Safe, or not."""
+
+    def __init__(self, safe: bool = True) -> None:
+        self.safe = safe
+
+    def flush(self, timeout_s: float) -> bool:
+        return self.safe
+
+
+class Edge:
+    """A detector and its keeper, which ticks when the test says so."""
+
+    def __init__(
+        self,
+        folder: Path,
+        spool: Spool | None = None,
+        start: bool = True,
+        trial: Callable[[TrialRequest], Trial] = InlineTrial,
+        **sections: dict,
+    ) -> None:
+        self.settings = Settings().with_values(**{"live": {"settle": 10}, **sections})
+        self.detector = Detector("edge", SCHEMA, self.settings.data, self.settings.live)
+        self.store = VersionStore(folder)
+        self.keeper = DetectorMaintenance(
+            self.detector, self.settings, folder, self.store, [spool or Spool()], trial=trial
+        )
+        self.sent = 0
+        if start:
+            self.keeper.start()
+            self.keeper._stop.set()
+            self.keeper._thread.join()
+
+    def feed(self, events: np.ndarray, step: float = 60.0, size: int = 100) -> None:
+        for start in range(0, len(events), size):
+            part = lines(events[start : start + size], 1e9 + self.sent * step, step)
+            self.detector.step(part, 0.0)
+            self.sent += len(part)
+            self.keeper.tick(save=True)
+
+
+def settle(edge: Edge) -> None:
+    edge.keeper.tick(save=True)
+    edge.detector.step([], 0.0)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120  # a trial runs at a low priority
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_thread_takes_a_candidate_by_itself(tmp_path: Path) -> None:
+    edge = Edge(tmp_path, start=False, trial=TrialProcess)
+    edge.keeper.start()
+    edge.store.offer(version(4).pack())
+    wait_for(lambda: edge.detector.live is not None)
+    edge.keeper.stop()
+    assert edge.detector.live is not None and edge.detector.live.scorer.version == 4
+    assert edge.keeper.swaps == 1
+
+
+def test_an_error_in_a_tick_is_reported_and_the_next_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = Edge(tmp_path, start=False)
+    monkeypatch.setattr(edge.keeper, "_tune", lambda: 1 / 0)
+    edge.keeper.start()
+    wait_for(lambda: "keeper" in edge.keeper.problems)
+    edge.store.offer(version(4).pack())
+    wait_for(lambda: edge.keeper.swaps == 1)
+    monkeypatch.undo()
+    wait_for(lambda: "keeper" not in edge.keeper.problems)
+    edge.keeper.stop()
+
+
+def test_a_version_on_disk_is_at_work_from_the_start(tmp_path: Path) -> None:
+    first = Edge(tmp_path)
+    first.store.offer(version(4).pack())
+    settle(first)
+    again = Edge(tmp_path)
+    again.detector.step([], 0.0)
+    assert again.detector.live is not None and again.detector.live.scorer.version == 4
+    assert again.keeper.swaps == 0
+
+
+def test_an_ensemble_is_taken_up_raises_alerts_and_is_at_work_again_after_a_restart(tmp_path: Path) -> None:
+    edge, given = Edge(tmp_path, threshold={"budget": "1 per day"}), pair(2)
+    edge.store.offer(version(1).pack())
+    edge.feed(rows(300))
+    edge.store.offer(given.pack())
+    edge.feed(rows(300, seed=3))
+    live = edge.detector.live
+    assert live is not None and (live.scorer.version, edge.keeper.problems) == (2, {})
+    assert live.threshold == pytest.approx(math.log(1440), rel=0.4)  # of the score: an event each minute
+    before = edge.detector.alerts
+    edge.feed(rows(5, seed=4) + np.array([0, 500, 0], np.float32))
+    assert edge.detector.alerts == before + 5
+    again = Edge(tmp_path)
+    again.detector.step([], 0.0)
+    assert again.keeper.manifest is not None and again.keeper.manifest.hash == given.hash
+
+
+def test_a_damaged_version_is_passed_over_and_named(tmp_path: Path) -> None:
+    edge = Edge(tmp_path)
+    for number in (4, 5):
+        edge.store.offer(version(number).pack())
+        settle(edge)
+    newest = max((tmp_path / "versions").iterdir())
+    newest.write_bytes(b"x")
+    again = Edge(tmp_path)
+    assert again.detector.live is not None and again.detector.live.scorer.version == 4
+    assert newest.name in again.keeper.problems["versions"]
+
+
+def test_the_fleets_threshold_serves_before_there_is_any_evidence(tmp_path: Path) -> None:
+    edge = Edge(tmp_path)
+    given = version(1)
+    edge.store.offer(given.pack())
+    settle(edge)
+    rate = Budget.parse("1 per day").rate(FIRST_INTERVAL_S)
+    assert edge.detector.live is not None
+    assert edge.detector.live.threshold == pytest.approx(exceeded(given.scores, rate))
+
+
+def test_the_clients_own_scores_move_the_threshold_as_they_grow_in_number(tmp_path: Path) -> None:
+    edge = Edge(tmp_path, threshold={"budget": "24 per day", "interval_s": 60.0})
+    given = version(1)
+    edge.store.offer(given.pack())
+    settle(edge)
+    live = edge.detector.live
+    assert live is not None
+    at_first = live.threshold
+    quiet = (rows(5000) - [0, 5, 1]) * 0.1 + [0, 5, 1]
+    edge.feed(quiet.astype(np.float32))
+    assert live.threshold < 0.2 * at_first
+
+
+def test_a_fixed_threshold_stays(tmp_path: Path) -> None:
+    edge = Edge(tmp_path, threshold={"value": 3.25})
+    edge.store.offer(version(1).pack())
+    edge.feed(rows(500))
+    assert edge.detector.live is not None and edge.detector.live.threshold == 3.25
+
+
+def test_the_threshold_is_frozen_while_an_incident_is_open(tmp_path: Path) -> None:
+    edge = Edge(tmp_path, threshold={"budget": "24 per day"})
+    edge.store.offer(version(1).pack())
+    edge.feed(rows(1000))
+    live = edge.detector.live
+    assert live is not None
+    wild = rows(200)
+    wild[:, 1] += 1000
+    edge.feed(wild, size=1)
+    frozen = live.threshold
+    assert edge.detector.incidents.open
+    edge.feed(wild)
+    assert live.threshold == frozen
+    edge.feed(rows(500))
+    assert not edge.detector.incidents.open
+    assert live.threshold != frozen
+
+
+def test_training_may_learn_from_normal_events_far_from_incidents_only(tmp_path: Path) -> None:
+    edge = Edge(tmp_path, threshold={"value": 50.0})
+    edge.store.offer(version(1).pack())
+    settle(edge)
+    events = rows(400)
+    events[:, 0] = np.arange(400) * 0.01
+    events[200:205, 1] += 1000
+    edge.feed(events, size=37)
+    kept = read(tmp_path, SCHEMA)
+    assert kept is not None
+    numbers = np.rint(kept.rows[:, 0] * 100).astype(int)
+    # 5 events below the release end the incident; 10 on both sides are never seen, and 10 are not settled.
+    assert numbers.tolist() == [*range(200 - 10), *range(205 + 5 + 10, 390)]
+    assert np.flatnonzero(kept.breaks).tolist() == [0, 190]
+    assert edge.keeper.buffered == len(numbers)
+
+
+def test_events_are_kept_while_there_is_no_version_and_their_names_beside_them(tmp_path: Path) -> None:
+    edge = Edge(tmp_path)
+    edge.feed(rows(300))
+    kept = read(tmp_path, SCHEMA)
+    assert kept is not None and len(kept.rows) == 290
+    assert json.loads((tmp_path / "schema.json").read_text()) == ["a", "b", "c"]
+
+
+def test_events_that_were_overwritten_before_they_settled_leave_a_break(tmp_path: Path) -> None:
+    edge = Edge(tmp_path)
+    edge.feed(rows(100))
+    for part in range(0, 9000, 250):
+        edge.detector.step(lines(rows(250, seed=part)), 0.0)
+    edge.keeper.tick(save=True)
+    kept = read(tmp_path, SCHEMA)
+    assert kept is not None and np.flatnonzero(kept.breaks).tolist() == [0, 90]
+
+
+@pytest.mark.parametrize(("seed", "scale"), [(1, 8.0)])
+def test_a_version_much_worse_than_the_one_at_work_is_refused(
+    tmp_path: Path, seed: int, scale: float
+) -> None:
+    edge = Edge(tmp_path)
+    edge.store.offer(version(1).pack())
+    settle(edge)
+    edge.feed(rows(600))
+    edge.store.offer(version(2, seed=seed, scale=scale).pack())
+    settle(edge)
+    assert edge.detector.live is not None and edge.detector.live.scorer.version == 1
+    assert edge.keeper.refusals == 1
+    assert edge.keeper.problems["version"].startswith("refused version 2: ")  # flockwatch.live reads it
+    assert "times that of version 1" in edge.keeper.problems["version"]
+    edge.store.offer(version(3).pack())
+    settle(edge)
+    assert edge.detector.live is not None and edge.detector.live.scorer.version == 3
+    assert "version" not in edge.keeper.problems
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", version(3).pack()[:-9]])
+def test_a_damaged_candidate_is_refused_and_the_one_at_work_goes_on(tmp_path: Path, content: bytes) -> None:
+    edge = Edge(tmp_path)
+    edge.store.offer(version(1).pack())
+    settle(edge)
+    edge.store.offer(content)
+    settle(edge)
+    assert edge.detector.live is not None and edge.detector.live.scorer.version == 1
+    assert edge.keeper.refusals == 1
+    assert edge.keeper.problems["version"].startswith("refused a version on trial")
+
+
+def test_a_version_of_other_features_is_refused(tmp_path: Path) -> None:
+    edge = Edge(tmp_path)
+    edge.store.offer(replace(version(1), schema=Schema(("a", "b", "x"))).pack())
+    settle(edge)
+    assert edge.detector.live is None
+    assert "'x'" in edge.keeper.problems["version"]
+
+
+def test_a_version_with_its_features_in_another_order_is_the_same_function(tmp_path: Path) -> None:
+    turned, straight = Edge(tmp_path / "1"), Edge(tmp_path / "2")
+    given = version(1, window=2)
+    turned.store.offer(given.aligned(Schema(("c", "a", "b"))).pack())
+    straight.store.offer(given.pack())
+    for edge in (turned, straight):
+        settle(edge)
+        edge.feed(rows(50))
+    np.testing.assert_allclose(
+        turned.detector.recent.scores[1:50], straight.detector.recent.scores[1:50], rtol=1e-3
+    )
+
+
+def test_rolling_back_takes_the_earlier_version_until_it_is_released(tmp_path: Path) -> None:
+    edge = Edge(tmp_path)
+    for number in (1, 2):
+        edge.store.offer(version(number).pack())
+        settle(edge)
+    live: Callable[[], int] = lambda: edge.detector.live.scorer.version if edge.detector.live else -1  # noqa: E731
+    edge.store.roll_back()
+    settle(edge)
+    assert (live(), edge.keeper.pinned) == (1, True)
+    edge.store.offer(version(3).pack())
+    settle(edge)
+    assert live() == 1
+    edge.store.release()
+    settle(edge)
+    settle(edge)
+    assert (live(), edge.keeper.pinned) == (3, False)
+
+
+class Slow:
+    """A trial that ends when the test says so."""
+
+    given: ClassVar[list[Slow]] = []
+
+    def __init__(self, case: TrialRequest) -> None:
+        self.case, self.over, self.failure, self.ended = case, False, "", False
+        Slow.given.append(self)
+
+    def findings(self) -> TrialResult | None:
+        if self.failure:
+            raise TrialError(self.failure)
+        return findings_of(self.case) if self.over else None
+
+    def end(self) -> None:
+        self.ended = True
+
+
+@pytest.fixture
+def slow() -> Iterator[list[Slow]]:
+    yield Slow.given
+    Slow.given = []
+
+
+def test_the_version_at_work_goes_on_until_a_trial_is_over(tmp_path: Path, slow: list[Slow]) -> None:
+    edge = Edge(tmp_path, trial=Slow)
+    edge.store.offer(version(1).pack())
+    edge.feed(rows(300))
+    assert edge.detector.live is None and edge.keeper.buffered > 0
+    edge.store.offer(version(2).pack())
+    (first,) = slow
+    first.over = True
+    settle(edge)
+    assert edge.detector.live is not None and edge.detector.live.scorer.version == 1
+    settle(edge)
+    assert len(slow) == 2 and first.ended
+    assert slow[1].case.live == edge.store.at_work
+
+
+def test_a_trial_that_fails_refuses_its_version_and_says_why(tmp_path: Path, slow: list[Slow]) -> None:
+    edge = Edge(tmp_path, trial=Slow)
+    edge.store.offer(version(1).pack())
+    settle(edge)
+    slow[0].failure = "its trial ended with code 9"
+    settle(edge)
+    assert slow[0].ended
+    assert edge.keeper.refusals == 1
+    assert "version 1: its trial ended with code 9" in edge.keeper.problems["version"]
+    assert len(list((tmp_path / "refused").glob("*.safetensors"))) == 1
+
+
+def test_rolling_back_gives_up_the_trial_that_goes_on(tmp_path: Path, slow: list[Slow]) -> None:
+    edge = Edge(tmp_path, trial=Slow)
+    for number in (1, 2, 3):
+        edge.store.offer(version(number).pack())
+        settle(edge)
+        slow[-1].over = number < 3
+        settle(edge)
+    edge.store.roll_back()
+    settle(edge)
+    assert slow[2].ended and len(slow) == 4
+    slow[3].over = True
+    settle(edge)
+    assert edge.detector.live is not None and edge.detector.live.scorer.version == 1
+    edge.store.release()
+    for _ in range(4):
+        settle(edge)
+        slow[-1].over = True
+    assert edge.detector.live.scorer.version == 3
+
+
+def test_a_trial_under_way_ends_with_the_keeper_and_is_held_again_by_the_next(
+    tmp_path: Path, slow: list[Slow]
+) -> None:
+    edge = Edge(tmp_path, trial=Slow)
+    edge.store.offer(version(1).pack())
+    settle(edge)
+    edge.keeper.stop()
+    assert slow[0].ended
+    again = Edge(tmp_path)
+    settle(again)
+    assert again.detector.live is not None and again.detector.live.scorer.version == 1
+
+
+def test_drift_is_told_and_ends_with_the_next_version(tmp_path: Path) -> None:
+    edge = Edge(tmp_path, threshold={"value": 1e6})
+    edge.store.offer(version(1).pack())
+    settle(edge)
+    edge.feed(rows(2000))
+    assert not edge.keeper.drifted
+    shifted = rows(2500, seed=3)
+    shifted[:, 1] += 12
+    edge.feed(shifted)
+    assert edge.keeper.drifted
+    assert edge.store.drifted
+    edge.store.offer(version(2).pack())
+    settle(edge)
+    assert edge.keeper.swaps == 2
+    assert not edge.keeper.drifted
+    assert not edge.store.drifted
+
+
+def test_a_position_is_saved_once_its_notices_are_safe(tmp_path: Path) -> None:
+    spool = Spool(safe=False)
+    edge = Edge(tmp_path, spool)
+    edge.keeper.reached("file:x", {"row": 5})
+    settle(edge)
+    assert not (tmp_path / "source.json").exists()
+    spool.safe = True
+    settle(edge)
+    saved = json.loads((tmp_path / "source.json").read_text())
+    assert saved == {"source": "file:x", "position": {"row": 5}}
+
+
+def test_a_disk_that_takes_nothing_is_a_problem_until_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    edge = Edge(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper_module, "write_atomic", full)
+        edge.keeper.reached("file:x", {"row": 5})
+        settle(edge)
+        assert "No space left" in edge.keeper.problems["state"]
+    settle(edge)
+    assert edge.keeper.problems == {}
+    assert (tmp_path / "source.json").exists()
+
+
+def test_without_room_for_the_buffer_events_are_scored_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper_module, "Buffer", full)
+        edge = Edge(tmp_path)
+        edge.store.offer(version(1).pack())
+        settle(edge)
+        edge.feed(rows(300))
+        assert "No space left" in edge.keeper.problems["buffer"]
+        assert math.isfinite(edge.detector.recent.scores[299])
+    edge.feed(rows(300))
+    assert edge.keeper.problems == {}
+    assert edge.keeper.buffered > 0
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(60.0, 60.0), (0.5, 0.5), (0.0, FIRST_INTERVAL_S), (-5.0, FIRST_INTERVAL_S)]
+)
+def test_the_interval_is_measured_from_the_events(tmp_path: Path, step: float, expected: float) -> None:
+    edge = Edge(tmp_path)
+    assert edge.keeper.interval_s() == FIRST_INTERVAL_S
+    edge.feed(rows(100), step=step)
+    assert edge.keeper.interval_s() == pytest.approx(expected)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from http import HTTPStatus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from client.service.status import STUCK_S, DetectorStatusServer, Latency, Queue, Status, health
+
+LATENCY = Latency()
+LATENCY.add(12_000, 90)
+LATENCY.add(900_000, 10)
+STATUS = Status(
+    client="edge", version=7, pinned=False, threshold=1.5, score=0.25, events=1000, refused={"not_json": 3},
+    alerts=4, incidents=2, incident_open=True, drifted=False, swaps=6, refusals=1, trainer_restarts=2,
+    trainer_memory_bytes=5 << 20, buffered=800, silent_s=0.1, queues=(Queue("file:x", 1, 2, 3),),
+    latency=LATENCY,
+)  # fmt: skip
+
+
+def get(server: DetectorStatusServer, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=10) as answer:
+        return answer.read()
+
+
+def test_what_prometheus_reads_is_what_goes_on() -> None:
+    server = DetectorStatusServer("127.0.0.1", 0, lambda: STATUS)
+    try:
+        text = get(server, "/metrics").decode()
+        body = json.loads(get(server, "/healthz?verbose"))
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            get(server, "/")
+        caught.value.close()
+    finally:
+        server.close()
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    expected = {
+        ("flockwatch_events_total",): 1000, ("flockwatch_events_refused_total", "not_json"): 3,
+        ("flockwatch_score",): 0.25, ("flockwatch_threshold",): 1.5, ("flockwatch_alerts_total",): 4,
+        ("flockwatch_incidents_total",): 2, ("flockwatch_incident_open",): 1, ("flockwatch_version",): 7,
+        ("flockwatch_version_swaps_total",): 6, ("flockwatch_version_refusals_total",): 1,
+        ("flockwatch_notices_waiting", "file:x"): 1, ("flockwatch_notices_delivered_total", "file:x"): 2,
+        ("flockwatch_notices_lost_total", "file:x"): 3, ("flockwatch_trainer_restarts_total",): 2,
+        ("flockwatch_trainer_memory_bytes",): 5 << 20, ("flockwatch_buffered_events",): 800,
+        ("flockwatch_latency_seconds_count",): 100, ("flockwatch_latency_seconds_bucket", "+Inf"): 100,
+        ("flockwatch_latency_seconds_bucket", repr(2**14 / 1e9)): 90,
+    }  # fmt: skip
+    assert {key: found.get(key) for key in expected} == expected
+    assert found[("flockwatch_latency_seconds_sum",)] == pytest.approx(90 * 12e-6 + 10 * 900e-6)
+    assert (body["status"], body["version"], body["refused"]) == ("ok", 7, {"not_json": 3})
+    assert body["latency_us"] == {"p50": pytest.approx(12.288), "p99": pytest.approx(917.504)}
+    assert caught.value.code == 404
+
+
+def test_health_names_problems_and_fails_only_where_the_loop_is_stuck() -> None:
+    code, body = health(replace(STATUS, problems=("trainer ended",)))
+    assert (code, json.loads(body)["status"]) == (HTTPStatus.OK, "degraded")
+    assert json.loads(body)["problems"] == ["trainer ended"]
+    code, body = health(replace(STATUS, silent_s=STUCK_S + 1))
+    assert (code, json.loads(body)["status"]) == (HTTPStatus.SERVICE_UNAVAILABLE, "stuck")
+    code, body = health(replace(STATUS, version=None, threshold=None, score=None, latency=Latency()))
+    assert code == HTTPStatus.OK
+
+
+def test_an_address_in_use_is_an_error() -> None:
+    server = DetectorStatusServer("127.0.0.1", 0, lambda: STATUS)
+    try:
+        with pytest.raises(OSError):
+            DetectorStatusServer("127.0.0.1", int(server.port), lambda: STATUS)
+    finally:
+        server.close()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**40), st.integers(1, 50)), min_size=1, max_size=20),
+    st.floats(0.01, 1),
+)
+def test_a_quantile_of_the_latency_is_off_by_a_quarter_at_most(
+    samples: list[tuple[int, int]], rank: float
+) -> None:
+    latency = Latency()
+    times = sorted(ns for ns, events in samples for _ in range(events))
+    for ns, events in samples:
+        latency.add(ns, events)
+    exact = times[min(len(times) - 1, max(0, -int(-rank * len(times) // 1) - 1))]
+    found = latency.quantile_s(rank)
+    assert found is not None
+    assert exact <= found * 1e9 <= max(1, 1.25 * exact)

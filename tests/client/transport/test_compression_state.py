@@ -1,0 +1,152 @@
+"""What a client keeps between messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.transport import feedback_file
+from client.transport.compression_state import CompressionState
+from client.transport.feedback_file import FeedbackState
+from common.compression.feedback import Feedback
+from common.model.manifest import Manifest
+from common.model.scoring import ErrorSummary
+from common.model.sketch import ScoreSketch
+from common.model.weights import Weights, add, norm, subtract
+from common.protocol.changes import VersionChange, VersionMissing
+from common.protocol.messages import Task, TaskOptions, Update
+from common.protocol.traffic import Traffic
+from tests.common.sample_chains import SHAPE, chain, manifest
+
+ERROR = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
+
+
+def update(seed: int = 1, version: int = 3) -> Update:
+    return Update("a", version, 10, ERROR, ScoreSketch(), False, 0.1, 0.1, SHAPE.first_weights(seed))
+
+
+def task(held: Manifest | None = None, **terms: Any) -> Task:
+    return Task(held or manifest(), terms=TaskOptions(**terms))
+
+
+def decoded(sent: Update) -> Weights:
+    return sent.decoded(SHAPE.shapes).difference
+
+
+def test_without_a_codec_an_update_is_left_as_it_is() -> None:
+    wire, given = CompressionState(), update()
+    assert wire.packed(given, task()) is given
+
+
+def test_an_encoded_update_and_what_it_owes_are_the_update() -> None:
+    wire = CompressionState()
+    sent = wire.packed(update(), task(codec="topk_int8:0.1"))
+    assert sent.serial
+    owed = wire._kept.feedback.error
+    assert norm(owed) > 0
+    assert norm(subtract(add(decoded(sent), owed), update().difference)) < 1e-5
+
+
+def test_an_update_that_is_not_finite_travels_as_it_is_and_owes_nothing() -> None:
+    wire, wild = CompressionState(), update()
+    wild.difference["dense_0/bias"][0] = np.nan
+    assert wire.packed(wild, task(codec="sign")).block is None
+    assert not wire._kept.feedback.error
+
+
+def test_what_is_owed_outlives_the_process(tmp_path: Path) -> None:
+    first = CompressionState(tmp_path)
+    sent = first.packed(update(), task(codec="sign"))
+    second = CompressionState(tmp_path)
+    assert norm(subtract(second._kept.feedback.error, first._kept.feedback.error)) == 0
+    after = second.packed(update(2, 4), task(manifest(4), codec="sign", used=(sent.serial,)))
+    assert after.serial == sent.serial + 1
+    total = add(update(1).difference, update(2).difference)
+    left = add(add(decoded(sent), decoded(after)), second._kept.feedback.error)
+    assert norm(subtract(left, total)) < 1e-4
+
+
+def test_a_lost_update_is_not_owed_and_one_that_waits_is_kept(tmp_path: Path) -> None:
+    wire = CompressionState(tmp_path)
+    first = wire.packed(update(1), task(codec="sign"))
+    wire.packed(update(2), task(codec="sign", waiting=(first.serial,)))
+    assert first.serial in wire._kept.feedback.pending
+    lost = CompressionState(tmp_path)
+    third = lost.packed(update(3), task(codec="none"))
+    # Neither was used: what is sent now is this update alone, and nothing is owed.
+    assert norm(subtract(decoded(third), update(3).difference)) < 1e-5
+    assert norm(lost._kept.feedback.error) < 1e-5
+
+
+@pytest.mark.parametrize("version", [2, 0])
+def test_an_older_version_is_another_history(version: int) -> None:
+    wire = CompressionState()
+    wire.packed(update(), task(codec="sign"))
+    sent = wire.packed(update(2, version), task(manifest(version), codec="none"))
+    assert sent.block is None
+
+
+def test_an_unknown_codec_is_replaced_by_one_that_is_known() -> None:
+    sent = CompressionState().packed(update(), task(codec="holographic:7"))
+    assert sent.block is not None
+    assert sent.block.codec == "int8"
+
+
+@pytest.mark.parametrize("content", [b"", b"noise"])
+def test_a_damaged_file_is_a_fresh_start(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("held.safetensors", "error.safetensors"):
+        (tmp_path / name).write_bytes(content)
+    wire = CompressionState(tmp_path)
+    assert wire.held == ""
+    assert not wire._kept.feedback.error
+    assert "is lost" in caplog.text
+
+
+def test_a_file_whose_arrays_do_not_fit_is_a_fresh_start(tmp_path: Path) -> None:
+    odd = {"w": np.zeros(3, np.float32)}
+    feedback_file.write(
+        tmp_path / "e", FeedbackState("m", 1, 2, Feedback({"w": np.zeros(2, np.float32)}, {2: odd}))
+    )
+    assert not feedback_file.read(tmp_path / "e").feedback.pending
+    bad = Feedback({"w": np.array([np.nan], np.float32)})
+    feedback_file.write(tmp_path / "e", FeedbackState("m", 1, 2, bad))
+    assert not feedback_file.read(tmp_path / "e").feedback.error
+
+
+def test_a_version_to_keep_is_held_over_a_restart_and_changed(tmp_path: Path) -> None:
+    made, steps = chain()
+    CompressionState(tmp_path).opened(Task(made[0], terms=TaskOptions(keep=True)).pack(), "a")
+    wire = CompressionState(tmp_path)
+    assert wire.held == made[0].hash
+    change = VersionChange.of(Task(made[-1], terms=TaskOptions(keep=True)), tuple(steps)).pack()
+    found = wire.opened(change, "a")
+    assert isinstance(found, Task)
+    assert found.manifest.hash == wire.held == made[-1].hash
+    assert wire.traffic(Traffic(sent_bytes=5)).sent_bytes == 5
+
+
+def test_a_version_that_nobody_asked_to_keep_is_not() -> None:
+    wire = CompressionState()
+    wire.opened(task().pack(), "a")
+    assert wire.held == ""
+
+
+def test_a_change_of_nothing_is_answered_with_missing() -> None:
+    made, steps = chain()
+    change = VersionChange.of(Task(made[-1]), tuple(steps)).pack()
+    assert CompressionState().opened(change, "a") == VersionMissing("a", "no version is held")
+
+
+def test_a_client_that_keeps_nothing_says_so() -> None:
+    wire = CompressionState(keeps=False)
+    wire.opened(task(keep=True).pack(), "a")
+    sent = wire.packed(update(), task(codec="sign"))
+    assert wire.held == ""
+    assert sent.block is not None
+    assert sent.block.codec == "int8"
+    assert not wire._kept.feedback.error

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from client.versions.drift import IN_A_ROW, WINDOW, Drift, calibration
+
+P = 1e-6
+
+
+def lognormal(size: int, seed: int, mean: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(seed).lognormal(mean, 1, size)
+
+
+def test_scores_of_the_same_kind_are_no_drift() -> None:
+    drift = Drift(P, calibration(lognormal(5000, 0)))
+    for seed in range(1, 20):
+        drift.add(lognormal(700, seed))
+        assert not drift.drifted
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_other_scores_are_drift_after_some_windows_and_no_more_once_they_are_gone(calibrated: bool) -> None:
+    drift = Drift(P, calibration(lognormal(5000, 0)) if calibrated else b"")
+    if not calibrated:
+        drift.add(lognormal(WINDOW, 0))
+    drift.add(lognormal(WINDOW * IN_A_ROW - 1, 1, mean=0.5))
+    assert not drift.drifted
+    drift.add(lognormal(1, 2, mean=0.5))
+    assert drift.drifted
+    drift.add(lognormal(WINDOW, 3))
+    assert not drift.drifted
+
+
+def test_one_odd_window_is_no_drift() -> None:
+    drift = Drift(P, calibration(lognormal(5000, 0)))
+    for seed in range(5):
+        drift.add(lognormal(WINDOW, seed, mean=2.0 * (seed % 2)))
+        assert not drift.drifted
+
+
+def test_without_scores_nothing_has_drifted() -> None:
+    drift = Drift(P)
+    drift.add(np.empty(0))
+    assert not drift.drifted

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.data.training_buffer import BufferedRows
+from client.versions.drift import Drift
+from client.versions.trial import MIN_WINDOWS, Limit, objection, rescored, run_trial
+from common.model.moments import Scaler
+from common.model.scoring import score_windows, scored_by
+from common.model.sketch import ScoreSketch
+from tests.client.sample_versions import pair, rows, version
+
+NORMAL = np.full(500, 1.0, np.float32)
+
+
+def of(found: np.ndarray, threshold: float = 10.0, live_scores: np.ndarray = NORMAL) -> str | None:
+    return objection(found, threshold, 1, live_scores, 10.0)
+
+
+def test_a_version_that_scores_as_before_is_taken() -> None:
+    assert of(NORMAL * 1.5) is None
+    assert of(NORMAL * 0.01) is None
+
+
+def test_an_error_much_larger_than_before_is_an_objection() -> None:
+    wrong = of(NORMAL * 3)
+    assert wrong is not None and "3.0 times that of version 1" in wrong
+
+
+def test_alerts_on_normal_events_are_an_objection_unless_they_came_before_too() -> None:
+    found = np.where(np.arange(500) < 25, 20.0, 0.5).astype(np.float32)
+    assert "alerts on 5.0%" in str(of(found))
+    assert of(found, live_scores=found) is None
+
+
+def test_too_few_events_are_no_ground_for_an_objection() -> None:
+    assert of(NORMAL[: MIN_WINDOWS - 1] * 100) is None
+    assert of(NORMAL[:0]) is None
+
+
+def test_a_first_version_is_measured_alone() -> None:
+    assert of(NORMAL, 10.0, NORMAL[:0]) is None
+    assert "alerts on 100.0%" in str(of(NORMAL, 0.5, NORMAL[:0]))
+
+
+def kept(number: int) -> BufferedRows:
+    return BufferedRows(rows(number), np.arange(number) == 0)
+
+
+def test_a_trial_finds_the_evidence_that_the_threshold_will_rest_on() -> None:
+    given = version(2)
+    found = run_trial(given, kept(600), Limit(None, 1e-3), version(1), 10.0)
+    own = rescored(given, kept(600))
+    assert (found.wrong, found.windows) == (None, 600)
+    assert found.scores.count == 600
+    assert found.scores.quantile(0.99) == pytest.approx(np.quantile(own, 0.99), rel=0.05)
+    assert not Drift(1e-6, found.calibration).drifted
+
+
+def test_scores_that_are_not_finite_are_an_objection() -> None:
+    events = kept(200)
+    events.rows[3:5] = np.nan
+    assert "2 of 200 recent scores are not finite" in str(run_trial(version(1), events, Limit(1.0, 1)).wrong)
+
+
+def test_without_any_score_there_is_no_threshold_to_work_with() -> None:
+    silent = replace(version(1), scores=ScoreSketch())
+    assert run_trial(silent, kept(0), Limit(None, 1e-3)).wrong is not None
+    assert run_trial(silent, kept(0), Limit(2.5, 1e-3)).wrong is None
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_windows_across_a_break_are_not_rescored(window: int) -> None:
+    given, events = version(1, window=window), rows(50)
+    breaks = np.zeros(50, np.bool_)
+    breaks[[0, 20]] = True
+    found = rescored(given, BufferedRows(events, breaks))
+    scaled = (events - given.moments.mean.astype(np.float32)) / np.sqrt(given.moments.variance).astype(
+        np.float32
+    )
+    parts = [scored_by(given, scaled[a:b]) for a, b in ((0, 20), (20, 50))]
+    np.testing.assert_allclose(found, np.concatenate(parts), rtol=1e-3)
+    assert len(found) == 50 - 2 * (window - 1)
+
+
+def test_a_worse_version_is_an_objection_though_its_own_residuals_make_its_scores_small() -> None:
+    live, worse, normal = version(1), version(2, scale=8.0), kept(500)
+    scaled = Scaler.of(worse.moments).apply(normal.rows)
+    errors = score_windows(worse.architecture, worse.weights, scaled).residuals
+    weighed = replace(worse, residuals=errors)
+    found = rescored(weighed, normal)
+    assert found.mean() == pytest.approx(1, rel=0.1) and found.mean() < rescored(live, normal).mean() * 2
+    live = replace(live, residuals=score_windows(live.architecture, live.weights, scaled).residuals)
+    limit = Limit(value=1e9, rate=0.001)
+    assert "times that of version 1" in str(run_trial(weighed, normal, limit, live, 1e9).wrong)
+    assert run_trial(live, normal, limit, weighed, 1e9).wrong is None
+
+
+def test_an_ensemble_is_tried_beside_a_plain_version_and_the_other_way_round() -> None:
+    plain, both = version(1), pair(2)
+    limit = Limit(None, 1e-3)
+    for new, live, threshold in ((both, plain, 1e9), (plain, both, 1e9), (both, None, 0.0)):
+        found = run_trial(new, kept(600), limit, live, threshold)
+        assert (found.wrong, found.windows) == (None, 600)
+    assert rescored(both, kept(600)).min() >= 0
+    assert run_trial(both, kept(600), limit).scores.quantile(0.5) == pytest.approx(0.7, abs=0.3)
+
+
+def test_a_worse_network_in_an_ensemble_is_an_objection_by_its_share() -> None:
+    live, limit = version(1), Limit(value=1e9, rate=0.001)
+    worse = pair(2, share=0.9, scale=8.0)
+    assert rescored(worse, kept(500)).mean() < 2 * rescored(live, kept(500)).mean()
+    assert "times that of version 1" in str(run_trial(worse, kept(500), limit, live, 1e9).wrong)
+    assert run_trial(pair(2, share=0.0, scale=8.0), kept(500), limit, live, 1e9).wrong is None

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from common.formats.files import write_atomic
+
+
+@contextmanager
+def disk_full_after(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("content", [b"", b"new", b"\0" * 100_000])
+def test_the_content_is_written(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, content)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_old_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"a longer old content")
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_secret_is_its_owners_alone_from_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"open")
+    write_atomic(path, b"secret", 0o600)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with disk_full_after(1000), pytest.raises(OSError, match="too large"):
+        write_atomic(path, b"x" * 5000)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_atomic(tmp_path / "missing" / "file", b"x")
+
+
+def test_a_folder_in_the_way_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomic(path, b"x")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_reader_sees_the_old_or_the_new_and_never_a_part(tmp_path: Path) -> None:
+    path, done, sizes = tmp_path / "file", threading.Event(), set()
+    contents = [bytes([i]) * (50_000 + i) for i in range(30)]
+    write_atomic(path, contents[0])
+
+    def read() -> None:
+        while not done.is_set():
+            content = path.read_bytes()
+            sizes.add(len(content))
+            assert content == contents[content[0]]
+
+    failures: list[object] = []
+    hook, threading.excepthook = threading.excepthook, lambda args: failures.append(args.exc_value)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for content in contents:
+            write_atomic(path, content)
+    finally:
+        done.set()
+        reader.join()
+        threading.excepthook = hook
+    assert failures == []
+    assert sizes
+
+
+def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    command = (
+        "import sys; from pathlib import Path; from common.formats.files import write_atomic\n"
+        "for i in range(1_000_000): write_atomic(Path(sys.argv[1]), bytes([i % 256]) * 3_000_000)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", command, str(path)], cwd=Path(__file__).parents[2])
+    try:
+        deadline = time.monotonic() + 20
+        while not path.exists():
+            assert writer.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(0.05)
+    finally:
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+    content = path.read_bytes()
+    assert len(content) == 3_000_000
+    assert len(set(content)) == 1

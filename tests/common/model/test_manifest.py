@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load
+
+from common.formats.bundle import pack, unpack
+from common.model.architecture import Architecture
+from common.model.ensemble import Ensemble
+from common.model.manifest import Manifest, ManifestError
+from common.model.moments import Moments, Scaler
+from common.model.residuals import Residuals
+from common.model.schema import Schema, SchemaError
+from common.model.scoring import scores
+from common.model.sketch import ScoreSketch
+from common.model.tail import LIMITS, ScoreTail
+from common.model.weights import digest
+
+NAMES = st.lists(st.text(max_size=6), min_size=1, max_size=3, unique=True).map(tuple)
+
+
+SCORES = ScoreSketch.of(np.arange(300.0))
+
+
+def manifest(features: tuple[str, ...] = ("cpu", "mémoire"), seed: int = 0, **changes: Any) -> Manifest:
+    architecture = Architecture(len(features), window=2, hidden=(3,))
+    rows = np.random.default_rng(seed).normal(size=(9, len(features)))
+    values: dict[str, Any] = {
+        "version": 3,
+        "schema": Schema(features),
+        "architecture": architecture,
+        "weights": architecture.first_weights(seed),
+        "moments": Moments.of(rows),
+        "settings": {"training": {"epochs": 2, "learning_rate": 0.001}, "model": {"hidden": [3]}},
+        "scores": SCORES,
+        "residuals": Residuals.of(np.arange(1.0, 2 * len(features) + 1)[None]),
+    }
+    return Manifest(**{**values, **changes})
+
+
+def contents(m: Manifest) -> dict[str, Any]:
+    """Everything that a manifest holds, in a form that can be compared."""
+    return {
+        "version": m.version,
+        "features": m.schema.features,
+        "architecture": asdict(m.architecture),
+        "weights": digest(m.weights),
+        "moments": {n: v.tolist() if n != "count" else v for n, v in vars(m.moments).items()},
+        "settings": m.settings,
+        "scores": m.scores.pack().hex(),
+        "residuals": m.residuals.packed().tolist(),
+        "ensemble": m.ensemble
+        and {
+            "weights": digest(m.ensemble.weights),
+            "residuals": m.ensemble.residuals.packed().tolist(),
+            "share": m.ensemble.share,
+            "tails": [tail.limits.tolist() for tail in m.ensemble.tails],
+        },
+    }
+
+
+def joined(given: Manifest, **changes: Any) -> Manifest:
+    """The version with a second network."""
+    residuals = Residuals.of(np.arange(2.0, given.architecture.inputs + 2)[None])
+    tails = (ScoreTail(np.arange(1.0, LIMITS + 1)), ScoreTail(np.arange(1.0, LIMITS + 1) ** 2))
+    made = Ensemble(given.architecture.first_weights(5), residuals, 0.25, tails)
+    return replace(given, ensemble=replace(made, **changes))
+
+
+PACKED = manifest().pack()
+
+
+@settings(deadline=None)
+@given(NAMES, st.integers(0, 99), st.integers(0, 10**9), st.dictionaries(st.text(), st.integers()))
+def test_what_was_packed_comes_back(names: tuple[str, ...], seed: int, version: int, values: Any) -> None:
+    original = manifest(names, seed, version=version, settings=values)
+    back = Manifest.unpack(original.pack())
+    assert contents(back) == contents(original)
+    assert back.hash == original.hash
+    assert back.pack() == original.pack()
+    pair = joined(original)
+    back = Manifest.unpack(pair.pack())
+    assert contents(back) == contents(pair)
+    assert back.hash == pair.hash != original.hash
+
+
+def test_a_plain_version_has_no_trace_of_a_second_network() -> None:
+    fields, arrays = unpack(PACKED)
+    assert sorted(fields) == ["architecture", "count", "features", "format", "hash", "settings", "version"]
+    assert fields["format"] == 3
+    assert {name.split("/")[0] for name in arrays} == {"moments", "residuals", "scores", "weights"}
+    assert unpack(joined(manifest()).pack())[0]["format"] == 4
+
+
+def test_weights_come_back_in_layer_order_as_float32() -> None:
+    back = Manifest.unpack(PACKED)
+    assert sorted(back.weights) == sorted(back.architecture.shapes)
+    assert {array.dtype for array in back.weights.values()} == {np.dtype(np.float32)}
+
+
+def test_a_packed_manifest_is_a_safetensors_file() -> None:
+    assert "weights/dense_0/kernel" in load(PACKED)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        manifest(version=4),
+        manifest(("cpu", "memory")),
+        manifest(("mémoire", "cpu")),
+        manifest(settings={}),
+        manifest(weights=manifest(seed=1).weights),
+        manifest(moments=manifest(seed=1).moments),
+        manifest(moments=replace(manifest().moments, count=10)),
+        manifest(architecture=Architecture(2, window=2, hidden=(3,), activation="tanh")),
+        manifest(scores=ScoreSketch.of(np.arange(301.0))),
+    ],
+    ids=["version", "features", "order", "settings", "weights", "moments", "count", "model", "scores"],
+)
+def test_the_hash_covers_everything(other: Manifest) -> None:
+    assert other.hash != manifest().hash
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights": manifest(seed=6).weights},
+        {"residuals": Residuals()},
+        {"share": 0.26},
+        {"tails": (ScoreTail(np.arange(1.0, LIMITS + 1)),) * 2},
+    ],
+    ids=["weights", "residuals", "share", "tails"],
+)
+def test_the_hash_covers_the_second_network(changes: dict[str, Any]) -> None:
+    assert joined(manifest(), **changes).hash != joined(manifest()).hash
+
+
+# What cannot be a manifest.
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    weights = manifest().weights
+    with pytest.raises(ManifestError, match="shapes"):
+        manifest(weights={**weights, "dense_0/bias": np.zeros(4, np.float32)})
+    with pytest.raises(ManifestError, match="shapes"):
+        manifest(weights={name: array for name, array in weights.items() if name != "dense_0/bias"})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
+    weights = {name: array.copy() for name, array in manifest().weights.items()}
+    weights["dense_1/kernel"][0, 0] = bad
+    with pytest.raises(ManifestError, match="version 7 are not finite"):
+        manifest(weights=weights, version=7)
+
+
+# What is read from bytes.
+
+FIELDS, ARRAYS = unpack(PACKED)
+
+
+def sealed(fields: dict[str, Any], arrays: dict[str, Any] | None = None) -> bytes:
+    return pack(fields, ARRAYS if arrays is None else arrays)
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS))
+def test_a_manifest_without_one_of_its_fields_is_refused(field: str) -> None:
+    with pytest.raises(ManifestError):
+        Manifest.unpack(sealed({name: value for name, value in FIELDS.items() if name != field}))
+
+
+@pytest.mark.parametrize("name", sorted(ARRAYS))
+def test_a_manifest_without_one_of_its_arrays_is_refused(name: str) -> None:
+    with pytest.raises(ManifestError):
+        Manifest.unpack(sealed(FIELDS, {n: a for n, a in ARRAYS.items() if n != name}))
+
+
+def test_another_format_is_named() -> None:
+    with pytest.raises(ManifestError, match="format 2; this program reads formats 3 and 4"):
+        Manifest.unpack(sealed({**FIELDS, "format": 2}))
+
+
+KINDS: list[Any] = [None, True, -1, 0, 1.5, "", "x", [], ["x"], [[]], {}, {"hidden": ["x"]}, {"hidden": 3}]
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS))
+def test_a_field_of_another_kind_is_refused_or_harmless(field: str) -> None:
+    for value in KINDS:
+        try:
+            Manifest.unpack(sealed({**FIELDS, field: value}))
+        except ManifestError:
+            continue
+        except Exception as error:
+            pytest.fail(f"{field} = {value!r}: {type(error).__name__}: {error}")
+        assert value == FIELDS[field], f"{field} = {value!r} was accepted"
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS["architecture"]))
+def test_an_architecture_of_another_kind_is_refused(name: str) -> None:
+    for value in (None, 0, 2.5, "x", [], ["x"], {}):
+        architecture = {**FIELDS["architecture"], name: value}
+        with pytest.raises(ManifestError):
+            Manifest.unpack(sealed({**FIELDS, "architecture": architecture}))
+
+
+PAIR_FIELDS, PAIR_ARRAYS = unpack(joined(manifest()).pack())
+
+
+@pytest.mark.parametrize(
+    ("fields", "arrays", "problem"),
+    [
+        ({"share": None}, {}, "no 'share'"),
+        ({"share": 1.5}, {}, "share is 1.5; expected 0 to 1"),
+        ({"share": "x"}, {}, "'share': input should be a valid number"),
+        ({}, {"tails": None}, "no 'tails'"),
+        ({}, {"tails": np.zeros(())}, r"'tails' has shape \(\)"),
+        ({}, {"tails": np.ones((3, LIMITS))}, r"'tails' has shape \(3, 60\)"),
+        ({}, {"tails": np.ones((2, LIMITS))}, "60 finite limits that rise"),
+        ({}, {"tails": np.ones((2, 4))}, "60 finite limits that rise"),
+        ({}, {"tails": PAIR_ARRAYS["tails"].astype(np.float32)}, "60 finite limits that rise"),
+        ({}, {"second/residuals": None}, "no 'second/residuals'"),
+        ({}, {"second/residuals": np.array([1.0, 1.0])}, "second network: residuals of 1 inputs"),
+        ({}, {"second/weights/dense_0/bias": None}, "second network: weights have shapes"),
+        (
+            {},
+            {"second/weights/dense_0/bias": np.full(3, np.nan, np.float32)},
+            "second network: weights of version 3 are not finite",
+        ),
+        ({"share": 0.5}, {}, "hash is"),
+    ],
+)
+def test_a_broken_second_network_is_refused_and_the_fault_named(
+    fields: dict[str, Any], arrays: dict[str, Any], problem: str
+) -> None:
+    kept = {name: array for name, array in (PAIR_ARRAYS | arrays).items() if array is not None}
+    with pytest.raises(ManifestError, match=problem):
+        Manifest.unpack(sealed({**PAIR_FIELDS, **fields}, kept))
+
+
+def resealed(**parts: Any) -> bytes:
+    """What an honest but mistaken sender packs: the hash is right, the parts do not fit together."""
+    return manifest(**parts).pack()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: resealed(schema=Schema(("one", "two", "three"))),
+        lambda: resealed(moments=manifest(("a", "b", "c")).moments),
+        lambda: resealed(moments=replace(manifest().moments, mean=np.array([np.nan, 0.0]))),
+        lambda: resealed(moments=replace(manifest().moments, m2=np.array([-1.0, 0.0]))),
+        lambda: resealed(moments=replace(manifest().moments, count=0)),
+        lambda: resealed(architecture=Architecture(2, 2, (3,), activation="gelu")),  # type: ignore[arg-type]
+    ],
+    ids=["schema", "moments of 3", "moments of NaN", "negative spread", "no rows", "activation"],
+)
+def test_parts_that_do_not_fit_together_are_refused(make: Any) -> None:
+    with pytest.raises(ValueError, match=r"moments|features|activation"):  # where they are made, or unpacked
+        Manifest.unpack(make())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda b: PACKED[: -len(b) or None] + b))
+def test_any_bytes_are_a_manifest_or_refused(content: bytes) -> None:
+    with suppress(ManifestError):
+        assert Manifest.unpack(content).hash == manifest().hash
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x20, 0xFF])
+def test_a_damaged_byte_anywhere_is_refused_or_harmless(flip: int) -> None:
+    expected = json.dumps(contents(manifest()), sort_keys=True)
+    for place in range(len(PACKED)):
+        damaged = bytearray(PACKED)
+        damaged[place] ^= flip
+        try:
+            found = Manifest.unpack(bytes(damaged))
+        except ManifestError:
+            continue
+        except Exception as error:
+            pytest.fail(f"byte {place} ^ {flip:#x}: {type(error).__name__}: {error}")
+        assert json.dumps(contents(found), sort_keys=True) == expected, f"byte {place} ^ {flip:#x}"
+
+
+def test_a_manifest_cut_short_anywhere_is_refused() -> None:
+    for length in range(0, len(PACKED), 7):
+        with pytest.raises(ManifestError):
+            Manifest.unpack(PACKED[:length])
+
+
+def test_a_version_aligned_to_another_order_is_the_same_function() -> None:
+    given = manifest(("a", "b", "c"))
+    turned = given.aligned(Schema(("c", "a", "b")))
+    assert turned.schema.features == ("c", "a", "b")
+    rows = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    order = [2, 0, 1]
+    straight = scores(given.architecture, given.weights, Scaler.of(given.moments).apply(rows))
+    found = scores(turned.architecture, turned.weights, Scaler.of(turned.moments).apply(rows[:, order]))
+    np.testing.assert_allclose(found, straight, rtol=1e-4)
+    assert turned.aligned(given.schema).hash == given.hash
+    assert given.aligned(given.schema) is given
+    pair = joined(given)
+    both = [m.aligned(turned.schema) for m in pair.members]
+    assert [m.hash for m in pair.aligned(turned.schema).members] == [m.hash for m in both]
+    with pytest.raises(SchemaError, match="'x'"):
+        given.aligned(Schema(("a", "b", "x")))

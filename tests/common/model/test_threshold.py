@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from common.model.sketch import ScoreSketch, SketchError
+from common.model.threshold import SMALLEST, Evidence, Sample, blended, exceeded, threshold
+from common.settings import ThresholdSettings
+
+SCORES = hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(0, 1e6, width=32))
+
+
+@given(SCORES, st.floats(0.01, 0.999))
+def test_about_the_quantile_of_normal_scores_lies_below(scores: NDArray[np.float32], quantile: float) -> None:
+    found = threshold(ThresholdSettings(quantile=quantile), scores)
+    assert isinstance(found, float)
+    slack = 1 + 1e-6
+    assert (scores > found * slack).sum() <= (1 - quantile) * (len(scores) - 1) + 1
+    assert (scores < found / slack).sum() <= quantile * (len(scores) - 1) + 1
+
+
+@given(SCORES, st.floats(0.01, 0.999), st.floats(0.01, 0.999))
+def test_a_higher_quantile_never_lowers_the_threshold(
+    scores: NDArray[np.float32], a: float, b: float
+) -> None:
+    low, high = (threshold(ThresholdSettings(quantile=q), scores) for q in sorted((a, b)))
+    assert low <= high * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("scores", [np.array([1.0, 2.0], np.float32), np.array([], np.float32)])
+def test_a_fixed_value_replaces_the_quantile(scores: NDArray[np.float32]) -> None:
+    assert threshold(ThresholdSettings(value=0.25), scores) == 0.25
+
+
+@given(SCORES.filter(lambda scores: len(scores) < 150), st.floats(0, 1))
+def test_a_sample_tells_what_a_sketch_of_all_its_scores_does(
+    scores: NDArray[np.float32], rank: float
+) -> None:
+    sample, sketch = Sample(scores), ScoreSketch.of(scores)
+    assert (sample.count, sample.quantile(rank)) == (sketch.count, sketch.quantile(rank))
+
+
+LOGNORMAL = np.random.default_rng(0).lognormal(0, 0.5, 20_000)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.01, 0.002])
+def test_about_the_share_exceeds_what_was_seen(rate: float) -> None:
+    limit = exceeded(ScoreSketch.of(LOGNORMAL), rate)
+    assert (limit < LOGNORMAL).mean() == pytest.approx(rate, rel=0.1)
+
+
+@pytest.mark.parametrize("rate", [1e-4, 1e-5, 1e-6])
+def test_beyond_all_scores_the_threshold_is_of_the_right_size(rate: float) -> None:
+    few = ScoreSketch.of(LOGNORMAL[:500])
+    true = float(np.exp(0.5 * statistics.NormalDist().inv_cdf(1 - rate)))
+    assert 0.8 * true < exceeded(few, rate) < 6 * true
+    assert exceeded(few, rate) > LOGNORMAL[:500].max() * 0.99
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_light_tail_is_not_taken_for_a_heavy_one(seed: int) -> None:
+    few = ScoreSketch.of(np.random.default_rng(seed).exponential(1, 160))
+    assert 0.6 < exceeded(few, 1e-5) / -math.log(1e-5) < 4
+
+
+@given(st.integers(1, 2000), st.floats(1e-8, 0.5), st.floats(1e-8, 0.5))
+def test_a_smaller_rate_never_lowers_the_threshold(count: int, a: float, b: float) -> None:
+    sketch = ScoreSketch.of(LOGNORMAL[:count])
+    low, high = exceeded(sketch, max(a, b)), exceeded(sketch, min(a, b))
+    assert low <= high * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-38, 3.5])
+def test_equal_scores_give_their_value_or_the_smallest_threshold(value: float) -> None:
+    sketch = ScoreSketch.of(np.full(100, value))
+    for rate in (0.1, 1e-6):
+        assert exceeded(sketch, rate) == pytest.approx(max(value, SMALLEST), rel=1e-5)
+
+
+def test_no_score_gives_no_threshold() -> None:
+    with pytest.raises(SketchError):
+        exceeded(ScoreSketch(), 0.1)
+    with pytest.raises(SketchError):
+        blended(ScoreSketch(), Evidence(), 0.1)
+
+
+def test_without_own_scores_the_fleets_threshold_serves() -> None:
+    fleet = ScoreSketch.of(LOGNORMAL)
+    assert blended(fleet, Evidence(), 0.001) == exceeded(fleet, 0.001)
+
+
+def test_the_more_own_scores_the_nearer_the_threshold_is_to_theirs() -> None:
+    fleet, rate = ScoreSketch.of(10 * LOGNORMAL), 0.01
+    limits = [blended(fleet, Evidence(ScoreSketch.of(LOGNORMAL[:n])), rate) for n in (10, 100, 1000, 20_000)]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[0] == pytest.approx(exceeded(fleet, rate), rel=0.3)
+    assert limits[-1] == pytest.approx(float(np.quantile(LOGNORMAL, 1 - rate)), rel=0.05)
+
+
+def test_alerts_are_counted_against_the_budget() -> None:
+    fleet, rate = ScoreSketch.of(LOGNORMAL), 0.01
+    own = ScoreSketch.of(LOGNORMAL[:5000])
+    none, some, all_ = (blended(fleet, Evidence(own, alerts), rate) for alerts in (0, 25, 50))
+    assert none < some < all_
+
+
+def test_without_a_fleet_the_clients_own_scores_serve() -> None:
+    own, largest = ScoreSketch.of(LOGNORMAL[:50]), LOGNORMAL[:50].max()
+    assert blended(ScoreSketch(), Evidence(own), 1e-4) > largest
+    assert blended(ScoreSketch(), Evidence(own, alerts=3), 1e-4) == pytest.approx(largest, rel=1e-5)

@@ -1,0 +1,43 @@
+"""A small model, and versions of it that follow each other by encoded steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from common.compression.choice import Block, rng_of
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
+from common.model.moments import Moments
+from common.model.residuals import Residuals
+from common.model.schema import Schema
+from common.model.sketch import ScoreSketch
+from common.model.weights import Weights, add
+from common.protocol.changes import VersionStep
+
+SHAPE = Architecture(2, window=1, hidden=(3,))
+
+
+def manifest(version: int = 3) -> Manifest:
+    moments = Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]]))
+    return Manifest(version, Schema(("a", "b")), SHAPE, SHAPE.first_weights(0), moments, {"training": {}})
+
+
+def following(before: Manifest, codec: str = "int8") -> tuple[VersionStep, Manifest]:
+    moved = SHAPE.first_weights(before.version + 1)
+    block = Block.of(codec, moved, rng_of(before.version))
+    weights: Weights = add(before.weights, block.decoded(SHAPE.shapes))
+    scores = ScoreSketch.of(np.arange(float(before.version)))
+    residuals = Residuals.of(np.full((before.version, SHAPE.inputs), 0.5))
+    after = replace(before, version=before.version + 1, weights=weights, scores=scores, residuals=residuals)
+    return VersionStep(after.version, before.hash, after.hash, block), after
+
+
+def chain(length: int = 3) -> tuple[list[Manifest], list[VersionStep]]:
+    made, steps = [manifest()], []
+    for _ in range(length):
+        step, after = following(made[-1])
+        made.append(after)
+        steps.append(step)
+    return made, steps

@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+from flwr.proto.control_pb2 import RegisterNodeRequest
+
+from server.flower.endpoints import registration
+
+
+def test_a_registration_is_what_the_control_api_reads() -> None:
+    request = RegisterNodeRequest.FromString(registration("edge-7", b"key"))
+    assert (request.name, request.public_key) == ("edge-7", b"key")

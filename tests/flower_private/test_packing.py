@@ -1,0 +1,148 @@
+"""Messages, from the server's grid to the node and back."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from flwr.app import Error, Message, MessageType
+from flwr.common.constant import ErrorCode
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.supercore.constant import PULL_INITIAL_BACKOFF
+from flwr.superlink.grid.http_grid import HttpGrid
+
+from client.transport.errors import RequestRefusedError, RunEndedError, UnreachableError
+from client.transport.fleet_connection import FleetConnection
+from server.flower.grid import pull, push_inline
+from tests.flower_private.fake_superlink import FakeSuperLink, content, question, received, value_of
+
+
+@pytest.mark.parametrize("inline", [True, False], ids=["inline", "by objects"])
+def test_a_message_and_its_reply_arrive_whole(
+    superlink: FakeSuperLink, connection: FleetConnection, grid: HttpGrid, inline: bool
+) -> None:
+    sent = [question(b"\0" * 1000)]
+    ids = push_inline(grid, sent) if inline else list(grid.push_messages(sent))
+    message, came_inline = received(connection)
+    assert came_inline is inline
+    assert value_of(message) == b"\0" * 1000
+    assert [message.metadata.message_id] == ids
+    assert (message.metadata.message_type, message.metadata.group_id) == (MessageType.TRAIN, "1")
+    assert connection.receive() is None
+
+    connection.send(Message(content(b"answer"), reply_to=message), came_inline, 0.25)
+    replies = pull(grid, ids)
+    assert [value_of(reply) for reply in replies] == [b"answer"]
+    assert replies[0].metadata.reply_to_message_id == ids[0]
+    assert pull(grid, ids) == []
+
+
+def test_an_inline_message_is_one_request_each_way(
+    superlink: FakeSuperLink, connection: FleetConnection, grid: HttpGrid
+) -> None:
+    superlink.requests.clear()
+    ids = push_inline(grid, [question()])
+    message, _ = received(connection)
+    connection.send(Message(content(b"answer"), reply_to=message), True, 0.25)
+    pull(grid, ids)
+    assert superlink.paths() == ["push-messages", "pull-messages", "push-messages", "pull-messages"]
+    assert superlink.objects == {}
+
+
+def test_the_runtime_of_the_app_is_reported(
+    superlink: FakeSuperLink, connection: FleetConnection, grid: HttpGrid
+) -> None:
+    push_inline(grid, [question()])
+    message, _ = received(connection)
+    connection.send(Message(content(b"answer"), reply_to=message), True, 0.25)
+    (body,) = [body for path, body in superlink.requests if path == "/v1/fleet/push-messages"]
+    assert list(PushMessagesRequest.FromString(body).clientapp_runtime_list) == [0.25]
+
+
+@pytest.mark.parametrize("inline", [True, False], ids=["inline", "by objects"])
+def test_an_error_is_a_reply_too(
+    superlink: FakeSuperLink, connection: FleetConnection, grid: HttpGrid, inline: bool
+) -> None:
+    ids = push_inline(grid, [question()])
+    message, _ = received(connection)
+    connection.send(Message(Error(2, "no such app"), reply_to=message), inline, 0.0)
+    (reply,) = pull(grid, ids)
+    assert reply.has_error()
+    assert (reply.error.code, reply.error.reason) == (2, "no such app")
+
+
+def test_an_object_that_is_on_its_way_is_awaited_briefly(
+    superlink: FakeSuperLink,
+    connection: FleetConnection,
+    grid: HttpGrid,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid.push_messages([question()])
+    superlink.not_yet = dict.fromkeys(superlink.objects, 1)
+    waits, wait = [], threading.Event.wait
+
+    def counted(event: threading.Event, timeout: float | None = None) -> bool:
+        if timeout is not None:
+            waits.append(timeout)
+        return wait(event, timeout)
+
+    monkeypatch.setattr(threading.Event, "wait", counted)
+    message, inline = received(connection)
+    assert waits
+    assert sum(waits) < PULL_INITIAL_BACKOFF / 2
+    assert (value_of(message), inline) == (b"question", False)
+
+
+def test_a_message_whose_content_did_not_come_is_tried_again(
+    superlink: FakeSuperLink, connection: FleetConnection, grid: HttpGrid
+) -> None:
+    grid.push_messages([question()])
+    superlink.answers["/v1/fleet/pull-object"] = (503, b"")
+    with pytest.raises(UnreachableError):
+        connection.receive()
+    del superlink.answers["/v1/fleet/pull-object"]
+    assert value_of(received(connection)[0]) == b"question"
+    assert connection.receive() is None
+
+
+def test_a_message_whose_run_is_over_is_dropped(
+    superlink: FakeSuperLink, connection: FleetConnection, grid: HttpGrid
+) -> None:
+    grid.push_messages([question(b"of a run that ends")])
+    superlink.answers["/v1/fleet/pull-object"] = (403, b"")
+    with pytest.raises(RunEndedError):
+        connection.receive()
+    push_inline(grid, [question(b"of the next run")])
+    assert value_of(received(connection)[0]) == b"of the next run"
+
+
+def test_a_message_whose_content_is_gone_does_not_block_the_next(
+    superlink: FakeSuperLink, connection: FleetConnection, grid: HttpGrid
+) -> None:
+    grid.push_messages([question(b"gone")])
+    superlink.objects.clear()
+    push_inline(grid, [question(b"next")])
+    values = []
+    for _ in range(5):
+        try:
+            found = connection.receive()
+        except (UnreachableError, RunEndedError, RequestRefusedError):
+            continue
+        if found is not None:
+            values.append(value_of(found[0]))
+    assert values == [b"next"]
+
+
+def test_a_reply_whose_objects_are_gone_is_an_error_and_the_others_arrive(
+    superlink: FakeSuperLink, connection: FleetConnection, grid: HttpGrid
+) -> None:
+    ids = push_inline(grid, [question(b"a"), question(b"b")])
+    for inline in (False, True):
+        message, _ = received(connection)
+        connection.send(Message(content(b"answer"), reply_to=message), inline, 0.0)
+    superlink.objects.clear()
+    lost, good = pull(grid, ids)
+    assert lost.has_error()
+    assert lost.error.code == ErrorCode.MESSAGE_UNAVAILABLE
+    assert lost.metadata.reply_to_message_id == ids[0]
+    assert value_of(good) == b"answer"

@@ -1,0 +1,173 @@
+"""Is our SuperLink Flower's, except where it says so? (That real processes can use it: tests/scenarios.)"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.constant import NOOP_FEDERATION_ID
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.config_loader import get_federation_manager
+from starlette.middleware import Middleware
+
+from common.flower.stamps import number
+from server.flower.superlink import MAX_LOGGED, State, Under, factories, middleware
+
+
+@pytest.fixture
+def state() -> State:
+    made = factories(":flwr-in-memory:", get_federation_manager())[1].state()
+    assert isinstance(made, State)
+    return made
+
+
+class Fleet:
+    """A run and a node in a state, and messages between them."""
+
+    def __init__(self, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.state = state
+        self.run = state.create_run("app", "1", "hash", {}, NOOP_FEDERATION_ID, None, None, "serverapp")
+        self.node = state.create_node("aid", "name", b"key", 10.0)
+        assert self.run and self.node
+        state.activate_node(self.node, 10.0)
+        for name, value in {"_run_id": self.run, "_node_id": 1, "_task_id": 1}.items():
+            monkeypatch.setattr(TaskIdentity, name, value, raising=False)
+
+    def task(self, size: int = 1000) -> Message:
+        content = RecordDict({"r": ConfigRecord({"c": bytes(size)})})
+        message = Message(content, self.node, "train", ttl=60.0, group_id=str(time.perf_counter()))
+        return self.stamped(message)
+
+    def reply(self, task: Message) -> Message:
+        return self.stamped(Message(RecordDict({"r": ConfigRecord({"c": b"done"})}), reply_to=task))
+
+    @staticmethod
+    def stamped(message: Message) -> Message:
+        number(message)
+        return message
+
+    def push(self, message: Message) -> tuple[bool, list[str]]:
+        session = self.state.start_session(self.run)
+        return self.state.store_message_and_object_tree(message, get_object_tree(message), session)
+
+    def kept(self) -> dict[str, int]:
+        """How much of each thing the state holds."""
+        parts = {**vars(self.state), **{f"objects.{n}": v for n, v in vars(self.state.object_store).items()}}
+        found = {name: value for name, value in parts.items() if isinstance(value, dict | list | set)}
+        inside = {
+            f"in {name}": sum(len(held) for held in value.values() if isinstance(held, dict | list | set))
+            for name, value in found.items()
+            if isinstance(value, dict)
+        }
+        return {name: len(value) for name, value in found.items()} | inside
+
+
+@pytest.fixture
+def fleet(state: State, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    return Fleet(state, monkeypatch)
+
+
+def test_nothing_is_left_of_messages_with_their_content_inside(fleet: Fleet) -> None:
+    kept = []
+    for _ in range(3):
+        task = fleet.task()
+        assert fleet.push(task) == (True, [])
+        (given,) = fleet.state.get_message_ins(fleet.node, 1)
+        assert fleet.state.object_store.get_object_tree(given.metadata.message_id).children == []
+        reply = fleet.reply(given)
+        assert fleet.push(reply) == (True, [])
+        (answer,) = fleet.state.get_message_res({task.metadata.message_id}, fleet.run)
+        assert answer.content["r"]["c"] == b"done"
+        fleet.state.delete_messages({task.metadata.message_id})
+        kept.append(fleet.kept())
+    assert kept[0] == kept[1] == kept[2]
+    assert kept[0]["objects.store"] == kept[0]["_object_push_sessions"] == 0
+
+
+def test_a_message_by_objects_is_announced_with_them_as_ever(fleet: Fleet) -> None:
+    message = fleet.task()
+    tree = get_object_tree(message)
+    message.__dict__["_content"] = RecordDict()
+    session = fleet.state.start_session(fleet.run)
+    stored, missing = fleet.state.store_message_and_object_tree(message, tree, session)
+    assert stored
+    assert len(missing) == 3  # the message, its records, the record
+    assert fleet.state.object_store.get_object_tree(message.metadata.message_id) == tree
+
+
+def test_a_message_that_flower_refuses_is_refused(fleet: Fleet) -> None:
+    fleet.state.delete_node("aid", fleet.node)
+    assert fleet.push(fleet.task()) == (False, [])
+
+
+def test_of_a_runs_log_the_newest_pieces_are_kept(fleet: Fleet) -> None:
+    task = fleet.state.get_run_info(run_ids=[fleet.run])[0].primary_task_id
+    assert task is not None
+    kept = []
+    for hundred in range(30):
+        for piece in range(100):
+            fleet.state.add_task_log(task, f"{100 * hundred + piece}\n")
+        kept.append(fleet.kept())
+    assert kept[9] == kept[-1]
+    assert kept[-1]["in task_logs"] == MAX_LOGGED
+    log, told = fleet.state.get_task_log(task, None)
+    assert log.split() == [str(piece) for piece in range(3000 - MAX_LOGGED, 3000)]
+    fleet.state.add_task_log(task, "3000\n")
+    assert fleet.state.get_task_log(task, told)[0] == "3000\n"
+
+
+def test_each_of_flowers_checks_stands_in_the_way_of_what_it_is_meant_for() -> None:
+    found = {
+        str(made.kwargs["made"].cls.__name__): made.kwargs["path"]  # type: ignore[attr-defined]
+        for made in middleware()
+        if made.cls is Under
+    }
+    assert found == {
+        "ControlSensitiveResponseMiddleware": "/v1/control/",
+        "ControlAuthenticationMiddleware": "/v1/control/",
+        "ControlLicenseMiddleware": "/v1/control/",
+        "ControlEventLogMiddleware": "/v1/control/",
+        "RuntimeTracingMiddleware": "/v1/runtime/",
+        "NodeAuthMiddleware": "/v1/fleet/",
+        "FleetEventLogMiddleware": "/v1/fleet/",
+    }
+    everywhere = [made.cls.__name__ for made in middleware() if made.cls is not Under]  # type: ignore[attr-defined]
+    assert everywhere == ["BaseHTTPMiddleware", "ProtobufTranslationMiddleware"]
+
+
+class Marks:
+    """A middleware that leaves a mark."""
+
+    def __init__(self, app: Any, mark: str) -> None:
+        self.app, self.mark = app, mark
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        scope["marks"].append(self.mark)
+        await self.app(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("scope", "marks"),
+    [
+        ({"type": "http", "path": "/a/x"}, ["a", "app"]),
+        ({"type": "http", "path": "/b/a/x"}, ["app"]),
+        ({"type": "http", "path": "/ab"}, ["app"]),
+        ({"type": "lifespan"}, ["app"]),
+    ],
+)
+def test_only_requests_under_its_path_pass_through_a_middleware(
+    scope: dict[str, Any], marks: list[str]
+) -> None:
+    async def app(scope: Any, *_: Any) -> None:
+        scope["marks"].append("app")
+
+    async def nothing(*_: Any) -> Any:
+        return None
+
+    passed = {**scope, "marks": []}
+    asyncio.run(Under(app, "/a/", Middleware(Marks, mark="a"))(passed, nothing, nothing))
+    assert passed["marks"] == marks

@@ -1,0 +1,436 @@
+"""The gateway over real sockets and real TLS, before a SuperLink that only tells what it was asked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import socket
+import ssl
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection, HTTPSConnection, RemoteDisconnected
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from client.transport.errors import AccessDeniedError, UnreachableError
+from client.transport.fleet_connection import FleetConnection
+from common.config import ConfigError
+from common.security.certificates import CertificateError
+from common.security.keys import new_private, pem
+from common.settings import ServerSettings
+from flockwatch.certs import Certificates
+from server.access.client_endpoint import ClientEndpoint
+from server.access.gateway import Gateway
+from server.access.listener import Listener, ListenError
+from server.access.roster import Roster
+from server.flower.superlink_process import free_port
+
+KEY, OTHER = new_private(), new_private()
+HEADERS = {"flwr-public-key": b64encode(pem(KEY.public_key())).decode()}
+FLEET = "/v1/fleet/pull-messages"
+
+
+class Upstream:
+    """Stands where SuperLink does: echoes bodies, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                outer.asked.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
+                body = self.rfile.read(int(self.headers["content-length"]))
+                outer.before_answer()
+                self.send_response(412 if self.path == "/v1/control/register-node" else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.before_answer: Callable[[], object] = lambda: None
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def paths(self) -> list[str]:
+        return [path for path, _ in self.asked]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Front:
+    """A gateway with TLS, its certificates, and its roster."""
+
+    def __init__(
+        self,
+        folder: Path,
+        upstream: Upstream,
+        days: int = 365,
+        host: str = "127.0.0.1",
+        alerts: tuple[str, int] | None = None,
+    ) -> None:
+        self.upstream = upstream
+        list(Certificates(folder / "certs").make([], [], days))
+        self.ca = folder / "certs" / "ca.pem"
+        self.roster = Roster(folder)
+        gateway = Gateway(upstream.port, Roster(folder), alerts)
+        pair = folder / "certs" / "server.pem", folder / "certs" / "server.key"
+        self.listener = Listener(host, 0, gateway, *pair)
+        self.address = f"{host}:{self.listener.port}"
+
+    def ask(
+        self,
+        path: str = FLEET,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"x",
+        method: str = "POST",
+    ) -> tuple[int, bytes]:
+        context = ssl.create_default_context(cafile=str(self.ca))
+        connection = HTTPSConnection("127.0.0.1", self.listener.port, context=context, timeout=10)
+        try:
+            connection.request(method, path, body, HEADERS if headers is None else headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    made = Upstream()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def front(tmp_path: Path, upstream: Upstream) -> Iterator[Front]:
+    made = Front(tmp_path, upstream)
+    yield made
+    made.listener.close()
+
+
+@pytest.fixture
+def enrolled(front: Front) -> Front:
+    front.roster.enroll("a", KEY.public_key())
+    return front
+
+
+def reason(answer: tuple[int, bytes]) -> str:
+    assert answer[0] == 403
+    return str(json.loads(answer[1])["detail"])
+
+
+def test_a_registered_clients_message_goes_through_whole_with_its_headers(enrolled: Front) -> None:
+    body = bytes(range(256)) * 40_000  # 10 MB, in many pieces
+    assert enrolled.ask(headers=HEADERS | {"flwr-signature": "s"}, body=body) == (200, body)
+    ((path, headers),) = enrolled.upstream.asked
+    assert path == FLEET
+    assert headers["flwr-public-key"] == HEADERS["flwr-public-key"]
+    assert headers["flwr-signature"] == "s"
+    assert headers["host"] == "127.0.0.1"
+
+
+def test_a_body_is_passed_on_before_it_is_whole(enrolled: Front) -> None:
+    context = ssl.create_default_context(cafile=str(enrolled.ca))
+    connection = HTTPSConnection("127.0.0.1", enrolled.listener.port, context=context, timeout=10)
+    connection.putrequest("POST", FLEET)
+    for name, value in HEADERS.items():
+        connection.putheader(name, value)
+    connection.putheader("content-length", "2000000")
+    connection.endheaders(b"x" * 1_000_000)
+    deadline = time.monotonic() + 10
+    while not enrolled.upstream.asked and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert enrolled.upstream.paths == [FLEET]
+    connection.send(b"x" * 1_000_000)
+    assert len(connection.getresponse().read()) == 2_000_000
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/control/register-node", "/v1/control/start-run", "/v1/runtime/pull-messages", "/health", "/docs",
+        "/openapi.json", "/v1/fleet/../control/start-run", "/v1/fleet/%2e%2e/control/start-run",
+        "/v1/fleet/x/../../control/start-run", "//v1/fleet/pull-messages", "/v1/fleet/pull-messages?x=1/../",
+        "/v1/fleet/", "/V1/FLEET/pull-messages", "/v1/fleet/pull-messages%0d%0ax", "/v1/fleet/pull-messages/",
+        "http://127.0.0.1/v1/control/start-run", "/v1/fleet;/v1/control",
+    ],
+)  # fmt: skip
+def test_whatever_is_not_the_fleet_api_stays_on_the_servers_side(enrolled: Front, path: str) -> None:
+    answer = enrolled.ask(path)
+    # A query is no part of the path: SuperLink never hears of it.
+    if answer[0] == 200:
+        assert enrolled.upstream.paths == [FLEET]
+    else:
+        assert "clients reach the Fleet API, POST /v1/fleet/..., and nothing else" in reason(answer)
+        assert enrolled.upstream.paths == []
+
+
+def test_alerts_go_to_the_status_address_and_nothing_else_of_it_is_reached(tmp_path: Path) -> None:
+    superlink, status = Upstream(), Upstream()
+    front = Front(tmp_path, superlink, alerts=("127.0.0.1", status.port))
+    try:
+        token = {"authorization": "Bearer of-the-fleet"}
+        assert front.ask("/alerts", token, b"a notice") == (200, b"a notice")
+        ((path, headers),) = status.asked
+        assert (path, headers["authorization"]) == ("/alerts", "Bearer of-the-fleet")
+        for other in ("/alerts/", "/status", "/", "/incidents", "/alerts/../status", "/alerts;x", "//alerts"):
+            assert front.ask(other, token)[0] == 403
+        assert front.ask("/alerts", token, method="GET")[0] == 403
+        assert (len(status.asked), superlink.asked) == (1, [])
+    finally:
+        front.listener.close()
+        superlink.close()
+        status.close()
+
+
+def test_a_status_address_that_does_not_answer_is_called_so(tmp_path: Path, upstream: Upstream) -> None:
+    front = Front(tmp_path, upstream, alerts=("127.0.0.1", free_port()))
+    try:
+        code, body = front.ask("/alerts")
+    finally:
+        front.listener.close()
+    assert code == 503
+    assert "the status address does not answer" in json.loads(body)["detail"]
+
+
+def test_without_a_place_for_alerts_they_are_refused(enrolled: Front) -> None:
+    assert enrolled.ask("/alerts")[0] == 403
+    assert enrolled.upstream.paths == []
+
+
+def test_another_method_is_refused(enrolled: Front) -> None:
+    assert "POST" in reason(enrolled.ask(method="GET"))
+    assert enrolled.upstream.paths == []
+
+
+def test_no_key_an_unknown_key_and_a_revoked_one_are_called_so(
+    enrolled: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "server.gateway")
+    assert "names no key: set client.key" in reason(enrolled.ask(headers={}))
+    unknown = {"flwr-public-key": b64encode(pem(OTHER.public_key())).decode()}
+    assert re.search(r"the key SHA256:\S+ is not registered", reason(enrolled.ask(headers=unknown)))
+    assert "(unreadable) is not registered" in reason(enrolled.ask(headers={"flwr-public-key": "x"}))
+    enrolled.roster.revoke("a")
+    assert re.search(r"of 'a' was revoked on 20", reason(enrolled.ask()))
+    assert enrolled.upstream.paths == []
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 4
+    assert all("refused peer=127.0.0.1" in line for line in said)
+    assert "client=a" in said[3]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_revoked_client_does_not_come_in_behind_the_key_of_another(enrolled: Front, order: int) -> None:
+    enrolled.roster.enroll("b", OTHER.public_key())
+    enrolled.roster.revoke("b")
+    context = ssl.create_default_context(cafile=str(enrolled.ca))
+    connection = HTTPSConnection("127.0.0.1", enrolled.listener.port, context=context, timeout=10)
+    connection.putrequest("POST", FLEET)
+    for key in (KEY, OTHER)[::order]:
+        connection.putheader("flwr-public-key", b64encode(pem(key.public_key())).decode())
+    connection.putheader("content-length", "0")
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert "more than one key" in reason((answer.status, answer.read()))
+    connection.close()
+    assert enrolled.upstream.paths == []
+
+
+def test_a_refusal_that_comes_again_is_logged_once(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "server.gateway")
+    for _ in range(5):
+        front.ask()
+    assert len(caplog.records) == 1
+
+
+def test_a_revoked_client_is_refused_on_the_connection_that_it_holds(enrolled: Front) -> None:
+    context = ssl.create_default_context(cafile=str(enrolled.ca))
+    connection = HTTPSConnection("127.0.0.1", enrolled.listener.port, context=context, timeout=10)
+    codes = []
+    for _ in range(2):
+        connection.request("POST", FLEET, b"x", HEADERS)
+        answer = connection.getresponse()
+        answer.read()
+        codes.append(answer.status)
+        enrolled.roster.revoke("a")
+    connection.close()
+    assert codes == [200, 403]
+
+
+def test_a_refusal_is_heard_though_a_large_body_comes_with_it(front: Front) -> None:
+    assert "not registered" in reason(front.ask(body=b"x" * 5_000_000))
+
+
+def test_nobody_registers_a_key_but_the_operator(enrolled: Front) -> None:
+    for path in ("/v1/fleet/register-node", "/v1/fleet/unregister-node"):
+        assert "registered by the operator alone" in reason(enrolled.ask(path))
+
+
+def test_superlink_is_told_of_a_registered_key_before_its_node_is_activated(enrolled: Front) -> None:
+    assert enrolled.ask("/v1/fleet/activate-node")[0] == 200
+    assert enrolled.upstream.paths == ["/v1/control/register-node", "/v1/fleet/activate-node"]
+
+
+def test_a_damaged_roster_lets_nobody_in(enrolled: Front, tmp_path: Path) -> None:
+    (tmp_path / "roster.json").write_bytes(b"{")
+    status, body = enrolled.ask()
+    assert (status, json.loads(body)["detail"]) == (503, "the server cannot read its roster")
+
+
+def test_without_superlink_clients_are_told_to_come_again(enrolled: Front) -> None:
+    enrolled.upstream.close()
+    for path in (FLEET, "/v1/fleet/activate-node"):
+        status, body = enrolled.ask(path)
+        assert status == 503
+        assert "SuperLink does not answer" in json.loads(body)["detail"]
+
+
+def test_a_client_that_hangs_up_in_the_midst_costs_nothing(enrolled: Front) -> None:
+    with socket.create_connection(("127.0.0.1", enrolled.listener.port)) as plain:
+        context = ssl.create_default_context(cafile=str(enrolled.ca))
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") as channel:
+            head = f"POST {FLEET} HTTP/1.1\r\nhost: x\r\nflwr-public-key: {HEADERS['flwr-public-key']}\r\n"
+            channel.sendall(f"{head}content-length: 1000\r\n\r\nhalf".encode())
+    assert enrolled.ask() == (200, b"x")
+
+
+# What either side says of the other's mistakes.
+
+
+def opened(front: Front, ca: Path | None, address: str | None = None) -> FleetConnection:
+    roots = None if ca is None else ca.read_bytes()
+    connection = FleetConnection(address or front.address, roots, KEY)
+    try:
+        connection.open()
+    finally:
+        connection.close()
+    return connection
+
+
+def heard(caplog: pytest.LogCaptureFixture, words: str) -> None:
+    deadline = time.monotonic() + 10
+    while not any(words in record.getMessage() for record in caplog.records):
+        assert time.monotonic() < deadline, [record.getMessage() for record in caplog.records]
+        time.sleep(0.01)
+
+
+def test_an_unregistered_client_hears_why(front: Front) -> None:
+    with pytest.raises(AccessDeniedError, match=r"the key SHA256:\S+ is not registered: flockwatch enroll"):
+        opened(front, front.ca)
+
+
+def test_plain_http_is_named_on_both_sides(enrolled: Front, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UnreachableError, match=r"set client\.tls_ca and client\.key"):
+        opened(enrolled, None)
+    heard(caplog, "TLS handshake failed reason=plain HTTP where TLS is spoken")
+
+
+def test_another_ca_is_named_on_both_sides(
+    enrolled: Front, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    list(Certificates(tmp_path / "other").make([], []))
+    with pytest.raises(UnreachableError, match=r"from another CA than client\.tls_ca"):
+        opened(enrolled, tmp_path / "other" / "ca.pem")
+    heard(caplog, "the client does not trust the CA of this server's certificate")
+
+
+def test_an_expired_certificate_is_named_on_both_sides(
+    tmp_path: Path, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    front = Front(tmp_path, upstream, days=-1)
+    try:
+        with pytest.raises(UnreachableError, match="the server's certificate has expired"):
+            opened(front, front.ca)
+        heard(caplog, "the client says that this server's certificate has expired")
+    finally:
+        front.listener.close()
+
+
+def test_a_name_that_the_certificate_lacks_is_named(tmp_path: Path, upstream: Upstream) -> None:
+    front = Front(tmp_path, upstream, host="127.0.0.2")
+    try:
+        with pytest.raises(UnreachableError, match="the server's certificate is for other names"):
+            opened(front, front.ca)
+    finally:
+        front.listener.close()
+
+
+def test_tls_to_a_server_of_plain_http_is_named(enrolled: Front) -> None:
+    with pytest.raises(UnreachableError, match="the server speaks plain HTTP, and this client TLS"):
+        opened(enrolled, enrolled.ca, f"127.0.0.1:{enrolled.upstream.port}")
+
+
+# Where clients come in.
+
+
+def test_other_machines_are_not_listened_to_without_tls_unless_one_insists(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigError, match=r"'server.host' is 0\.0\.0\.0, .*no TLS: .*insecure"):
+        ClientEndpoint(ServerSettings(host="0.0.0.0"), tmp_path)
+    entrance = ClientEndpoint(ServerSettings(host="0.0.0.0", insecure=True), tmp_path)
+    heard(caplog, "no TLS: everybody on the network can read and take part")
+    assert entrance.superlink_host == "127.0.0.1"
+
+
+def test_on_this_machine_alone_superlink_itself_is_reached(tmp_path: Path) -> None:
+    entrance = ClientEndpoint(ServerSettings(port=8123), tmp_path)
+    entrance.open()
+    assert (entrance.superlink_host, entrance.superlink_port) == ("127.0.0.1", 8123)
+    entrance.close()
+
+
+def test_a_certificate_that_cannot_work_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    list(Certificates(tmp_path).make([], [], days=-1))
+    settings = ServerSettings(
+        host="10.1.2.3", tls_certificate=tmp_path / "server.pem", tls_key=tmp_path / "server.key"
+    )
+    with pytest.raises(CertificateError) as caught:
+        ClientEndpoint(settings, tmp_path)
+    assert "expired on" in str(caught.value)
+    assert "is not for '10.1.2.3'" in str(caught.value)
+
+
+def test_an_insecure_gateway_keeps_the_control_api_to_itself(tmp_path: Path, upstream: Upstream) -> None:
+    port = free_port()
+    settings = ServerSettings(host="0.0.0.0", port=port, insecure=True, superlink_port=upstream.port)
+    entrance = ClientEndpoint(settings, tmp_path)
+    entrance.open()
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        codes = []
+        for path in ("/v1/control/start-run", FLEET):
+            connection.request("POST", path, b"x")
+            answer = connection.getresponse()
+            answer.read()
+            codes.append(answer.status)
+    finally:
+        connection.close()
+        entrance.close()
+    assert codes == [403, 200]
+    with pytest.raises((ConnectionError, RemoteDisconnected)):
+        HTTPConnection("127.0.0.1", port, timeout=10).request("POST", FLEET, b"x")
+
+
+def test_an_address_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ListenError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            Listener("127.0.0.1", port, Gateway(1, None))

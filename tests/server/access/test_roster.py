@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import threading
+from base64 import b64encode
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+from common.security.keys import fingerprint, line, new_private, pem
+from flockwatch.cli import main
+from server.access.roster import Roster, RosterError
+
+KEYS = [new_private().public_key() for _ in range(3)]
+A, B, C = KEYS
+
+
+def header(key: EllipticCurvePublicKey) -> bytes:
+    return b64encode(pem(key))
+
+
+def test_a_key_counts_from_its_registration_to_its_revocation_without_a_restart(tmp_path: Path) -> None:
+    reader, operator = Roster(tmp_path), Roster(tmp_path)
+    assert reader.find(header(A)) is None
+    operator.enroll("a", A)
+    operator.enroll("b", B)
+    found = reader.find(header(A))
+    assert found is not None
+    assert (found.client, found.revoked) == ("a", None)
+    operator.revoke("a")
+    found = reader.find(header(A))
+    assert found is not None
+    assert found.revoked is not None
+    other = reader.find(header(B))
+    assert other is not None
+    assert other.revoked is None
+    assert reader.owner(pem(A)) == "a"
+    assert reader.owner(pem(C)) is None
+
+
+def test_a_client_may_have_its_next_key_beside_the_old_one(tmp_path: Path) -> None:
+    roster = Roster(tmp_path)
+    roster.enroll("a", A)
+    roster.enroll("a", B)
+    (revoked,) = roster.revoke("a", fingerprint(A))
+    assert revoked.fingerprint == fingerprint(A)
+    assert [entry.revoked is None for entry in roster.entries()] == [False, True]
+
+
+def test_enrolling_twice_changes_nothing(tmp_path: Path) -> None:
+    roster = Roster(tmp_path)
+    assert roster.enroll("a", A) == roster.enroll("a", A)
+    assert len(roster.entries()) == 1
+
+
+def test_revoking_twice_keeps_the_first_time(tmp_path: Path) -> None:
+    roster = Roster(tmp_path)
+    roster.enroll("a", A)
+    assert roster.revoke("a") == roster.revoke("a")
+
+
+def test_a_key_has_one_name_and_never_returns(tmp_path: Path) -> None:
+    roster = Roster(tmp_path)
+    roster.enroll("a", A)
+    with pytest.raises(RosterError, match="is already the key of 'a'"):
+        roster.enroll("b", A)
+    roster.revoke("a")
+    with pytest.raises(RosterError, match=r"of 'a' was revoked on .*: a revoked key never counts again"):
+        roster.enroll("a", A)
+
+
+def test_revoking_what_is_not_there_names_what_is(tmp_path: Path) -> None:
+    roster = Roster(tmp_path)
+    with pytest.raises(RosterError, match="no key of 'a' is registered; registered: nobody"):
+        roster.revoke("a")
+    roster.enroll("a", A)
+    with pytest.raises(RosterError, match="no key of 'z' is registered; registered: a"):
+        roster.revoke("z")
+    with pytest.raises(RosterError, match=r"'a' has SHA256:\S+, not SHA256:other"):
+        roster.revoke("a", "SHA256:other")
+
+
+@pytest.mark.parametrize("content", [b"{", b'[{"client": "a"}]', b"[3]"])
+def test_a_damaged_roster_lets_nobody_in(tmp_path: Path, content: bytes) -> None:
+    roster = Roster(tmp_path)
+    roster.enroll("a", A)
+    assert roster.find(header(A)) is not None
+    (tmp_path / "roster.json").write_bytes(content)
+    with pytest.raises(RosterError, match=r"roster\.json: is damaged"):
+        roster.find(header(A))
+    with pytest.raises(RosterError, match="is damaged"):
+        roster.enroll("b", B)
+    assert (tmp_path / "roster.json").read_bytes() == content
+
+
+def test_a_key_in_the_roster_that_is_none_is_named(tmp_path: Path) -> None:
+    Roster(tmp_path).enroll("a", A)
+    file = tmp_path / "roster.json"
+    file.write_text(file.read_text().replace(line(A), "ecdsa-sha2-nistp384 AAAA"))
+    with pytest.raises(RosterError, match=r"roster\.json: expected a line"):
+        Roster(tmp_path).find(header(A))
+
+
+def test_many_who_enroll_at_once_are_all_there(tmp_path: Path) -> None:
+    keys = [new_private().public_key() for _ in range(12)]
+    threads = [
+        threading.Thread(target=lambda i=i: Roster(tmp_path).enroll(f"c{i}", keys[i])) for i in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {entry.client for entry in Roster(tmp_path).entries()} == {f"c{i}" for i in range(12)}
+
+
+def test_the_commands_enroll_list_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    public = tmp_path / "a.pub"
+    public.write_text(f"{line(A)} a\n")
+    state = ["--state", str(tmp_path / "server")]
+    assert main(["enroll", "a", str(public), *state]) == 0
+    assert main(["enroll", *state]) == 0
+    assert f"a  {fingerprint(A)}  enrolled 20" in capsys.readouterr().out
+    assert main(["revoke", "a", *state]) == 0
+    assert main(["enroll", *state]) == 0
+    assert f"a  {fingerprint(A)}  revoked 20" in capsys.readouterr().out
+    assert main(["revoke", "z", *state]) == 2
+    assert main(["enroll", "a b", str(public), *state]) == 2
+    assert main(["enroll", "a", *state]) == 2
+    assert main(["enroll", "a", str(tmp_path / "none.pub"), *state]) == 2
+    (entry,) = json.loads((tmp_path / "server" / "roster.json").read_bytes())
+    assert entry["key"] == line(A)

@@ -1,0 +1,767 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from common.settings import FederationSettings
+from server.coordination.coordinator import ROUND_PAUSE_S, step
+from server.coordination.members import MAX_ASKED, RETRY_S, UNANSWERED_S
+from server.coordination.progress import progress_of, resumed
+from server.coordination.state import (
+    AbandonRound,
+    Action,
+    Aggregate,
+    Aggregated,
+    AggregationFailed,
+    AskDescription,
+    Described,
+    DescribeFailed,
+    DropUpdate,
+    EvaluationDone,
+    Event,
+    NodesSeen,
+    ReplyAdmitted,
+    SendTasks,
+    State,
+    Stop,
+    TaskFailed,
+    TaskOrder,
+    Tick,
+)
+from server.coordination.waiting import waiting_for
+
+FEATURES = ("cpu", "memory")
+DEADLINE_S, WAIT_S = 60.0, 600.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    node: int
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Sent:
+    kind: str
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Folding:
+    nodes: tuple[int, ...]
+    failed: Mapping[int, str]
+    behind: tuple[int, ...] = ()
+    """Only where an update is of an older version."""
+
+
+def brief(action: Action) -> Any:
+    """An action without the numbers of its messages."""
+    match action:
+        case AskDescription(node, _, refused):
+            return Asked(node, refused)
+        case SendTasks(kind, orders):
+            return Sent(kind, tuple(order.node for order in orders))
+        case Aggregate(shares, failed):
+            behind = tuple(share.staleness for share in shares)
+            nodes = tuple(sorted(share.node for share in shares))
+            return Folding(nodes, failed, behind if any(behind) else ())
+        case _:
+            return action
+
+
+class Run:
+    """A coordinator, a clock that only this test moves, and the fold that the strategy does for it."""
+
+    def __init__(self, state: State | None = None, **rules: Any) -> None:
+        self.rules = FederationSettings(**{"deadline_s": DEADLINE_S, "wait_s": WAIT_S, **rules})
+        self.state = state or State()
+        self.now = 100.0
+        self.errors = iter(0.9**i for i in range(1000))
+        self.opened: list[Any] = []
+        self.sent: dict[tuple[int, int], int] = {}
+        """The number of the task that a node was given in a round."""
+        self.questions: dict[int, int] = {}
+        self.folds: list[Aggregate] = []
+        self.orders: list[TaskOrder] = []
+
+    def do(self, *events: Event) -> list[Any]:
+        """What follows from the events, and from the folds that they lead to."""
+        found: list[Any] = []
+        for event in events:
+            self.state, actions = step(self.state, event, self.now, self.rules)
+            for action in actions:
+                match action:
+                    case SendTasks(_, orders):
+                        self.sent |= {(o.node, self.state.version + 1): o.number for o in orders}
+                        self.orders += orders
+                    case AskDescription(node, number):
+                        self.questions[node] = number
+                    case Aggregate():
+                        self.folds.append(action)
+            found += map(brief, actions)
+            if any(isinstance(action, Aggregate) for action in actions):
+                found += self.do(Aggregated(next(self.errors), len(self.folds[-1].shares)))
+        return found
+
+    def join(self, *names: str, features: tuple[str, ...] = FEATURES) -> list[Any]:
+        """Clients connect and say who they are; client `a` is node 1, `b` node 2, and so on."""
+        found: list[Any] = []
+        for name in names:
+            node = ord(name) - ord("a") + 1
+            found += self.do(NodesSeen(frozenset({*self.state.members, node})))
+            found += self.describe(node, name, f"instance of {name}", features)
+        return found
+
+    def describe(
+        self, node: int, name: str, instance: str, features: tuple[str, ...], drifted: bool = False
+    ) -> list[Any]:
+        """A client answers the question that it was asked last."""
+        number = self.questions.get(node, 0)
+        return self.do(Described(node, number, name, instance, features, drifted))
+
+    def leave(self, *nodes: int) -> list[Any]:
+        return self.do(NodesSeen(frozenset(self.state.members) - set(nodes)))
+
+    def answer(self, *nodes: int, number: int | None = None, drifted: bool = False) -> list[Any]:
+        """Clients answer the task of a round, by default that of the newest version."""
+        if number is None:
+            number = self.state.version + 1
+        return self.do(*(ReplyAdmitted(node, self.sent.get((node, number), 0), drifted) for node in nodes))
+
+    def fail(self, node: int, reason: str, number: int | None = None) -> list[Any]:
+        """A client fails in what it has to do now, or in the task of a round."""
+        work = self.state.tasks.get(node)
+        task = self.sent.get((node, number), 0) if number is not None else work.number if work else 0
+        return self.do(TaskFailed(node, task, reason))
+
+    def after(self, seconds: float) -> list[Any]:
+        self.now += seconds
+        return self.do(Tick())
+
+    def waiting(self) -> str:
+        return waiting_for(self.state, self.now, self.rules)
+
+
+def gathered(names: str, **rules: Any) -> Run:
+    """A run whose first round is open, with all of these clients in it or a sample of them."""
+    waiting = Run(min_clients=len(names) + 1)
+    waiting.join(*names)
+    run = Run(waiting.state, **rules)
+    run.opened = run.after(0)
+    return run
+
+
+def only(kind: type[Any], actions: Iterable[Action]) -> Any:
+    """The one action of this kind."""
+    (found,) = [action for action in actions if isinstance(action, kind)]
+    return found
+
+
+def of_kind(kind: type[Any], actions: Iterable[Action]) -> list[Any]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def decisions(actions: Iterable[Any]) -> list[Any]:
+    """What is not a question to somebody who is late."""
+    return [action for action in actions if not isinstance(action, Asked)]
+
+
+# A round opens.
+
+
+def test_a_new_node_is_asked_who_it_is() -> None:
+    run = Run()
+    assert run.do(NodesSeen(frozenset({2, 1}))) == [Asked(1), Asked(2)]
+    assert run.do(NodesSeen(frozenset({2, 1}))) == []
+
+
+def test_a_node_that_does_not_say_who_it_is_is_asked_again() -> None:
+    run = Run()
+    run.do(NodesSeen(frozenset({1})))
+    assert run.after(UNANSWERED_S - 0.1) == []
+    assert run.after(0.2) == [Asked(1)]
+    assert run.after(UNANSWERED_S - 0.1) == []
+    assert run.after(0.2) == [Asked(1)]
+
+
+def test_a_fleet_that_comes_at_once_is_asked_some_at_a_time() -> None:
+    run = Run(min_clients=1000)
+    nodes = frozenset(range(1, 3 * MAX_ASKED + 1))
+    first = run.do(NodesSeen(nodes))
+    assert first == [Asked(node) for node in range(1, MAX_ASKED + 1)]
+    assert run.do(NodesSeen(nodes), Tick()) == []
+    assert run.describe(5, "e", "i", FEATURES) == []
+    assert run.after(0.1) == [Asked(MAX_ASKED + 1)]
+    # Those who never answer do not keep the others from being asked.
+    asked = {asked.node for asked in run.after(UNANSWERED_S) + run.after(UNANSWERED_S)}
+    assert asked >= set(range(MAX_ASKED + 2, 3 * MAX_ASKED))
+
+
+def test_a_description_of_a_node_that_has_left_is_nothing() -> None:
+    run = Run(min_clients=1)
+    assert run.describe(1, "a", "i", FEATURES) == []
+    assert run.state.members == {}
+
+
+def test_no_round_opens_before_enough_clients_are_ready() -> None:
+    run = Run(min_clients=3)
+    assert not of_kind(Sent, run.join("a", "b"))
+    assert not of_kind(Sent, run.after(50))
+    assert run.waiting().startswith("2 of 3 clients ready after 50 s")
+    assert only(Sent, run.join("c")) == Sent("train", (1, 2, 3))
+    assert run.waiting() == "train round 1: 0 of 3 answered after 0 s; awaited: a, b, c"
+
+
+def test_all_replies_close_a_round_at_once() -> None:
+    run = Run()
+    run.join("a", "b")
+    assert run.answer(1) == []
+    assert run.answer(2) == [Folding((1, 2), {}), Sent("train", (1, 2))]
+    assert run.state.version == 1
+
+
+def test_the_deadline_closes_a_round_that_has_its_quorum() -> None:
+    run = Run(min_clients=4, quorum=0.5)
+    run.join("a", "b", "c", "d")
+    run.answer(1, 3)
+    assert run.after(DEADLINE_S - 1) == []
+    fold = only(Folding, run.after(1))
+    assert fold.nodes == (1, 3)
+    assert fold.failed == {2: "no answer before the deadline", 4: "no answer before the deadline"}
+
+
+def test_without_its_quorum_a_round_waits_past_the_deadline() -> None:
+    run = Run(min_clients=4, quorum=0.75)
+    run.join("a", "b", "c", "d")
+    run.answer(1, 3)
+    assert decisions(run.after(DEADLINE_S + 100)) == []
+    assert only(Folding, run.answer(4)).nodes == (1, 3, 4)
+
+
+def test_a_round_that_never_gets_its_quorum_ends_the_run_and_names_who_was_awaited() -> None:
+    run = Run(min_clients=4, quorum=0.75)
+    run.join("a", "b", "c", "d")
+    run.answer(1, 3)
+    assert decisions(run.after(WAIT_S - 1)) == []
+    stop = only(Stop, run.after(1))
+    assert stop.reason == "gave up waiting: train round 1: 2 of 4 answered after 600 s; awaited: b, d"
+    assert run.state.stopped == stop.reason
+    assert run.waiting() == ""
+
+
+def test_a_quorum_is_no_reason_to_give_up_even_if_the_deadline_is_longer_than_the_wait() -> None:
+    run = Run(min_clients=2, quorum=0.5, deadline_s=100, wait_s=10)
+    run.join("a", "b")
+    run.answer(1)
+    assert not of_kind(Stop, [*run.after(50), *run.after(49)])
+    assert only(Folding, run.after(1)).nodes == (1,)
+
+
+@pytest.mark.parametrize(
+    ("quorum", "sampled", "needed"),
+    [(0.5, 3, 2), (0.5, 4, 2), (0.01, 4, 1), (1.0, 3, 3), (0.75, 4, 3), (0.55, 20, 11), (0.28, 25, 7)],
+)
+def test_the_quorum_is_a_share_of_the_sampled(quorum: float, sampled: int, needed: int) -> None:
+    run = Run(min_clients=sampled, quorum=quorum)
+    run.join(*(chr(ord("a") + i) for i in range(sampled)))
+    run.answer(*range(1, needed))
+    if needed < sampled:
+        assert decisions(run.after(DEADLINE_S)) == []
+    assert len(only(Folding, run.answer(needed)).nodes) == needed
+
+
+def test_clients_that_never_come_end_the_run_with_a_reason() -> None:
+    run = Run(min_clients=3)
+    run.join("a", "b")
+    assert run.after(WAIT_S - 1) == []
+    assert only(Stop, run.after(1)).reason == "gave up waiting: 2 of 3 clients ready after 600 s"
+
+
+def test_each_wait_is_measured_from_its_own_start() -> None:
+    run = Run()
+    run.after(WAIT_S - 10)
+    run.join("a", "b")
+    run.now += DEADLINE_S
+    run.answer(1, 2)
+    assert run.leave(1, 2) == [AbandonRound(2, {1: "a disconnected", 2: "b disconnected"})]
+    assert not of_kind(Stop, [*run.after(2), *run.after(WAIT_S - 10)])
+    assert of_kind(Stop, run.after(20))
+
+
+# Who no longer counts.
+
+
+def test_a_client_that_leaves_in_mid_round_is_not_awaited() -> None:
+    run = Run(min_clients=3)
+    run.join("a", "b", "c")
+    run.answer(1, 2)
+    fold = only(Folding, run.leave(3))
+    assert fold.nodes == (1, 2)
+    assert fold.failed == {3: "c disconnected"}
+
+
+def test_the_answer_of_a_client_that_then_left_still_counts() -> None:
+    run = Run(min_clients=3)
+    run.join("a", "b", "c")
+    run.answer(1)
+    assert run.leave(1) == []
+    assert only(Folding, run.answer(2, 3)).nodes == (1, 2, 3)
+
+
+def test_a_failure_is_not_awaited_and_is_named() -> None:
+    run = Run(min_clients=3)
+    run.join("a", "b", "c")
+    run.answer(1)
+    run.fail(2, "out of memory")
+    fold = only(Folding, run.answer(3))
+    assert (fold.nodes, fold.failed) == ((1, 3), {2: "out of memory"})
+
+
+def test_when_all_fail_the_round_is_abandoned_and_repeated_after_a_pause() -> None:
+    run = Run()
+    run.join("a", "b")
+    assert [*run.fail(1, "NaN"), *run.fail(2, "OOM")] == [AbandonRound(1, {1: "NaN", 2: "OOM"})]
+    assert run.after(ROUND_PAUSE_S / 2) == []
+    assert run.after(ROUND_PAUSE_S / 2) == [Sent("train", (1, 2))]
+    assert run.state.version == 0
+
+
+def test_with_an_interval_the_next_round_waits_for_it() -> None:
+    run = Run(interval_s=30)
+    run.join("a", "b")
+    assert run.answer(1, 2) == [Folding((1, 2), {})]
+    assert run.after(29.9) == []
+    assert run.after(0.1) == [Sent("train", (1, 2))]
+
+
+def test_an_interval_longer_than_the_patience_for_clients_ends_no_run() -> None:
+    run = Run(interval_s=10 * WAIT_S)
+    run.join("a", "b")
+    run.answer(1, 2)
+    assert run.after(10 * WAIT_S) == [Sent("train", (1, 2))]
+
+
+def test_the_last_measurement_waits_for_no_interval() -> None:
+    run = Run(interval_s=30, max_rounds=1)
+    run.join("a", "b")
+    assert run.answer(1, 2) == [Folding((1, 2), {}), Sent("evaluate", (1, 2))]
+
+
+def test_answers_below_the_quorum_are_abandoned_with_the_round() -> None:
+    run = Run(min_clients=3, quorum=0.5)
+    run.join("a", "b", "c")
+    run.answer(1)
+    actions = [*run.fail(2, "x"), *run.fail(3, "y")]
+    assert actions[0] == AbandonRound(1, {2: "x", 3: "y"})
+    assert only(DropUpdate, actions).node == 1
+    assert only(Sent, run.after(ROUND_PAUSE_S)).nodes == (1, 2, 3)
+
+
+def test_a_round_that_all_clients_left_is_abandoned_and_waits_for_new_ones() -> None:
+    run = Run()
+    run.join("a", "b")
+    assert run.leave(1, 2) == [AbandonRound(1, {1: "a disconnected", 2: "b disconnected"})]
+    assert not of_kind(Sent, run.after(10))
+    assert run.waiting().startswith("0 of 2 clients ready")
+    assert only(Sent, run.join("c", "d")).nodes == (3, 4)
+
+
+def test_a_late_reply_is_used_in_the_next_round_at_a_discount_and_counts_for_no_quorum() -> None:
+    run = gathered("abc", quorum=0.5)
+    run.answer(1, 2)
+    assert only(Sent, run.after(DEADLINE_S)) == Sent("train", (1, 2))  # c is still busy with round 1
+    assert run.answer(3, number=1) == []
+    assert run.state.round is not None
+    assert run.state.round.awaited == {1, 2}
+    assert run.state.round.answered == set()
+    actions = run.answer(1, 2, number=2)
+    assert only(Folding, actions) == Folding((1, 2, 3), {}, (1, 0, 0))
+    assert [round(share.discount, 3) for share in run.folds[-1].shares] == [0.707, 1.0, 1.0]
+    assert only(Sent, actions) == Sent("train", (1, 2, 3))
+
+
+def test_a_late_reply_that_is_too_stale_is_dropped_and_the_client_goes_on() -> None:
+    run = gathered("abc", quorum=0.5, staleness_limit=1)
+    run.answer(1, 2)
+    run.after(DEADLINE_S)
+    run.answer(1, 2)
+    dropped = only(DropUpdate, run.answer(3, number=1))
+    assert (dropped.node, dropped.reason) == (3, "it is 2 versions behind")
+    assert only(Sent, run.answer(1, 2)).nodes == (1, 2, 3)
+
+
+def test_a_client_that_lost_its_task_does_not_hold_up_a_round_for_ever() -> None:
+    run = gathered("ab", quorum=1.0)
+    run.answer(1)
+    assert run.after(DEADLINE_S) == [Asked(2)]
+    assert only(AbandonRound, run.describe(2, "b", "instance of b", FEATURES)).failed == {
+        2: "b never had its task"
+    }
+    assert only(Sent, run.after(ROUND_PAUSE_S)).nodes == (1, 2)
+
+
+def test_a_late_failure_frees_the_client_too() -> None:
+    run = gathered("abc", quorum=0.5)
+    run.answer(1, 2)
+    run.after(DEADLINE_S)
+    assert run.fail(3, "too late") == []
+    assert only(Sent, run.answer(1, 2)).nodes == (1, 2, 3)
+
+
+def test_an_answer_to_an_earlier_round_does_not_free_a_client_from_this_one() -> None:
+    run = Run(min_clients=3, quorum=0.5)
+    run.join("a", "b", "c")
+    run.answer(1, 2, 3)
+    run.answer(1, 2, number=2)
+    run.answer(3, number=1)  # once more
+    actions = run.after(DEADLINE_S)
+    assert only(Folding, actions).nodes == (1, 2)
+    assert not of_kind(Sent, [*actions, *run.after(1)])  # c still works on round 2
+
+
+def test_a_client_that_describes_itself_again_still_owes_its_reply() -> None:
+    run = gathered("abc", quorum=0.5)
+    run.describe(3, "c", "instance of c", FEATURES)  # it was asked twice, and answers twice
+    run.answer(1, 2)
+    assert only(Sent, run.after(DEADLINE_S)).nodes == (1, 2)
+
+
+def test_while_clients_are_busy_the_wait_says_so() -> None:
+    run = gathered("az", quorum=0.5)
+    run.answer(1)
+    assert not of_kind(Sent, run.after(DEADLINE_S))
+    run.after(30)
+    assert "2 of 2 clients ready" not in run.waiting()
+    assert "z" in run.waiting()
+    assert "z" in only(Stop, run.after(WAIT_S)).reason
+
+
+def test_a_question_that_failed_says_nothing_about_a_task() -> None:
+    run = gathered("ab")
+    assert run.do(DescribeFailed(1, "the question came too late")) == []
+    assert run.state.round is not None
+    assert run.state.round.awaited == {1, 2}
+    assert only(Folding, run.answer(1, 2)).nodes == (1, 2)
+
+
+def test_a_late_failure_of_an_earlier_round_says_nothing_about_this_one() -> None:
+    run = gathered("ab")
+    run.answer(1, 2)
+    assert run.fail(1, "late", 1) == []
+    assert only(Folding, run.answer(1, 2)).nodes == (1, 2)
+
+
+def test_nothing_counts_twice() -> None:
+    run = Run(min_clients=2)
+    run.join("a", "b")
+    assert run.answer(1, 1, 1) == []
+    assert run.fail(1, "changed its mind") == []
+    assert only(Folding, run.answer(2)) == Folding((1, 2), {})
+
+
+def test_answers_of_strangers_are_nothing() -> None:
+    run = Run()
+    run.join("a", "b")
+    assert run.answer(9) == []
+    assert run.fail(9, "?") == []
+    assert only(Folding, run.answer(1, 2)).nodes == (1, 2)
+
+
+# Names.
+
+
+def test_of_two_clients_of_one_name_the_second_is_refused_until_the_first_left() -> None:
+    run = Run(min_clients=2)
+    run.join("a")
+    run.do(NodesSeen(frozenset({1, 9})))
+    taken = "the name 'a' is taken by another client that is connected"
+    assert run.describe(9, "a", "another", FEATURES) == [Asked(9, refused=taken)]
+    assert not of_kind(Sent, run.after(1))
+    assert f"refused: a: {taken}" in run.waiting()
+
+    assert run.after(RETRY_S) == [Asked(9)]
+    assert run.describe(9, "a", "another", FEATURES) == []  # it was told
+    run.leave(1)
+    assert run.after(RETRY_S) == [Asked(9)]
+    run.describe(9, "a", "another", FEATURES)
+    assert only(Sent, run.join("b")).nodes == (2, 9)
+    assert "refused" not in run.waiting()
+
+
+def test_a_client_has_no_other_name_than_its_key() -> None:
+    run = Run()
+    run.join("a")
+    run.do(NodesSeen(frozenset({1, 9})))
+    number = run.state.numbers
+    (asked,) = run.do(Described(9, number, "a", "another", FEATURES, owner="b"))
+    assert asked == Asked(9, refused="it says that it is 'a', but its key is that of 'b'")
+    assert run.state.members[1].status == "ready"
+    assert run.state.members[9].status == "refused"
+
+
+def test_a_client_that_comes_back_as_another_node_replaces_itself() -> None:
+    run = Run(min_clients=2)
+    run.join("a", "b")
+    run.do(NodesSeen(frozenset({1, 2, 9})))
+    run.describe(9, "a", "instance of a", FEATURES)
+    assert set(run.state.members) == {2, 9}
+    fold = only(Folding, [*run.answer(2), *run.after(DEADLINE_S)])
+    assert (fold.nodes, fold.failed) == ((2,), {1: "a came back as another node"})
+    assert run.state.round is not None
+    assert run.state.round.awaited == {2, 9}
+
+
+def test_a_client_whose_question_failed_is_refused_with_the_reason_and_asked_again() -> None:
+    run = Run()
+    run.do(NodesSeen(frozenset({5})))
+    run.do(DescribeFailed(5, "not a flockwatch client"))
+    assert "5: not a flockwatch client" in run.waiting()
+    assert run.after(RETRY_S) == [Asked(5)]
+
+
+# Features.
+
+
+def test_the_features_of_most_become_the_federations() -> None:
+    run = Run(min_clients=3)
+    run.join("a", features=("cpu", "disk"))
+    run.join("b", features=FEATURES)
+    actions = run.join("c", features=("memory", "cpu"))
+    refusal = only(Asked, [action for action in actions if action != Asked(3)])
+    assert refusal.node == 1
+    for part in ("missing 'memory'", "extra 'disk'"):
+        assert part in refusal.refused
+        assert part in run.waiting()
+    assert run.state.features is not None
+    assert sorted(run.state.features) == sorted(FEATURES)
+    assert only(Sent, run.join("d")).nodes == (2, 3, 4)
+
+
+def test_reordered_features_fit() -> None:
+    run = Run(min_clients=2)
+    run.join("a", features=("memory", "cpu"))
+    assert only(Sent, run.join("b", features=("cpu", "memory"))).nodes == (1, 2)
+
+
+def test_once_set_the_features_do_not_change() -> None:
+    run = Run(min_clients=2)
+    run.join("a", "b")
+    refusals = [action for action in run.join("c", "d", "e", features=("x",)) if action.refused]
+    assert [refusal.node for refusal in refusals] == [3, 4, 5]
+    assert all("missing 'cpu', 'memory'; extra 'x'" in refusal.refused for refusal in refusals)
+    assert run.state.features == FEATURES
+    assert only(Sent, run.answer(1, 2)).nodes == (1, 2)
+
+
+def test_features_that_are_set_beforehand_are_not_voted_on() -> None:
+    run = Run(State(features=("x",)), min_clients=1)
+    assert not of_kind(Sent, run.join("a", "b"))
+    assert only(Sent, run.join("c", features=("x",))).nodes == (3,)
+
+
+def test_a_refused_client_is_told_once_and_admitted_when_it_fits() -> None:
+    run = Run(State(features=FEATURES), min_clients=1)
+    told = [a for a in run.join("a", features=("cpu",)) if a.refused]
+    assert len(told) == 1
+    assert run.after(RETRY_S) == [Asked(1)]
+    assert run.describe(1, "a", "instance of a", ("cpu",)) == []
+    assert run.after(RETRY_S) == [Asked(1)]
+    assert only(Sent, run.describe(1, "a", "instance of a", FEATURES)).nodes == (1,)
+
+
+def test_a_tie_of_features_falls_the_same_way_in_any_order() -> None:
+    adopted = set()
+    for order in (("a", "b"), ("b", "a")):
+        run = Run(min_clients=2)
+        for name in order:
+            run.join(name, features=("x",) if name == "a" else ("y",))
+        adopted.add(run.state.features)
+    assert len(adopted) == 1
+
+
+# Sampling.
+
+
+@pytest.mark.parametrize(
+    ("fraction", "min_clients", "size"), [(1.0, 2, 10), (0.5, 2, 5), (0.3, 2, 3), (0.01, 4, 4), (0.5, 8, 8)]
+)
+def test_a_round_samples_its_fraction_but_at_least_the_minimum(
+    fraction: float, min_clients: int, size: int
+) -> None:
+    sent = only(Sent, gathered("abcdefghij", fraction=fraction, min_clients=min_clients).opened)
+    assert len(sent.nodes) == len(set(sent.nodes)) == size
+    assert set(sent.nodes) <= set(range(1, 11))
+
+
+def test_over_the_rounds_everybody_is_sampled() -> None:
+    run, seen = gathered("abcdefghij", fraction=0.3), set()
+    sent = only(Sent, run.opened)
+    for _ in range(30):
+        seen |= set(sent.nodes)
+        sent = only(Sent, run.answer(*sent.nodes))
+    assert seen == set(range(1, 11))
+
+
+def test_the_same_state_samples_the_same_clients() -> None:
+    first, second = (only(Sent, gathered("abcdefghij", fraction=0.3).opened) for _ in range(2))
+    assert first == second
+
+
+def test_a_sample_that_failed_is_not_drawn_for_ever() -> None:
+    """Two broken clients among ten must not hold up the run because chance put them together once."""
+    run = gathered("abcdefghij", fraction=0.2, min_clients=2)
+    sent = only(Sent, run.opened)
+    broken = set(sent.nodes)
+    for _ in range(100):
+        sound = [node for node in sent.nodes if node not in broken]
+        actions = [*run.answer(*sound), *(a for n in broken & set(sent.nodes) for a in run.fail(n, "broken"))]
+        if of_kind(Folding, actions):
+            return
+        sent = only(Sent, [*actions, *run.after(ROUND_PAUSE_S)])
+    pytest.fail("the same two clients were sampled a hundred times")
+
+
+# The end.
+
+
+def finished(run: Run) -> list[Action]:
+    """Everything that happens while all clients answer, until the run stops."""
+    found: list[Action] = []
+    for _ in range(1000):
+        actions = run.after(0.1)
+        if run.state.round is not None:
+            actions += run.answer(*run.state.round.awaited)
+        found += actions
+        if run.state.stopped is not None:
+            return found
+    pytest.fail("the run does not end")
+
+
+def test_after_the_last_round_the_final_version_is_measured_once() -> None:
+    run = Run(max_rounds=2)
+    actions = [*run.join("a", "b"), *finished(run)]
+    assert [a for a in actions if not isinstance(a, Asked)] == [
+        Sent("train", (1, 2)),
+        Folding((1, 2), {}),
+        Sent("train", (1, 2)),
+        Folding((1, 2), {}),
+        Sent("evaluate", (1, 2)),
+        EvaluationDone((1, 2)),
+        Stop("2 rounds done"),
+    ]
+    assert run.state.version == 2
+
+
+def test_patience_ends_the_run_when_nothing_improves() -> None:
+    run = Run(patience=3, max_rounds=50)
+    run.errors = iter([1.0, 0.5, 0.5, 0.4999, 0.5, *[0.1] * 50])
+    run.join("a", "b")
+    actions = finished(run)
+    assert len(of_kind(Folding, actions)) == 5
+    assert only(EvaluationDone, actions).nodes == (1, 2)
+    assert only(Stop, actions).reason == "converged: no improvement in 3 rounds"
+    assert run.state.best_error == 0.5
+
+
+def test_small_improvements_add_up() -> None:
+    run = Run(patience=3, max_rounds=12, min_improvement=0.01)
+    run.errors = iter([0.995**i for i in range(50)])
+    run.join("a", "b")
+    assert only(Stop, finished(run)).reason == "12 rounds done"
+
+
+def test_without_patience_nothing_but_the_rounds_ends_the_run() -> None:
+    run = Run(patience=0, max_rounds=9)
+    run.errors = iter([1.0] * 50)
+    run.join("a", "b")
+    assert only(Stop, finished(run)).reason == "9 rounds done"
+
+
+def test_a_final_measurement_that_fails_is_repeated() -> None:
+    run = Run(max_rounds=1)
+    run.join("a", "b")
+    assert only(Sent, run.answer(1, 2)).kind == "evaluate"
+    assert [*run.fail(1, "x"), *run.fail(2, "y")] == [AbandonRound(2, {1: "x", 2: "y"})]
+    assert only(Sent, run.after(ROUND_PAUSE_S)) == Sent("evaluate", (1, 2))
+    assert run.answer(1, 2, number=2) == [EvaluationDone((1, 2)), Stop("1 rounds done")]
+
+
+def test_a_final_measurement_needs_only_its_quorum() -> None:
+    run = Run(max_rounds=1)
+    run.join("a", "b")
+    run.answer(1, 2)
+    run.answer(1, number=2)
+    assert decisions(run.after(DEADLINE_S)) == [EvaluationDone((1,)), Stop("1 rounds done")]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Tick(),
+        NodesSeen(frozenset({1, 2, 3})),
+        Described(2, 2, "b", "i", FEATURES),
+        ReplyAdmitted(1, 1),
+        TaskFailed(1, 1, "x"),
+        Aggregated(0.1, 2),
+        AggregationFailed("x"),
+        DescribeFailed(1, "x"),
+    ],
+)
+def test_after_the_stop_nothing_happens(event: Event) -> None:
+    run = Run(max_rounds=1)
+    run.join("a", "b")
+    finished(run)
+    before = run.state
+    run.now += 10_000
+    assert run.do(event) == []
+    assert run.state == before
+
+
+# A restart.
+
+
+def saved(run: Run) -> State:
+    """What a server that starts again finds on disk."""
+    progress = json.loads(json.dumps(progress_of(run.state)))
+    return resumed(State(), run.state.version, run.state.features or (), progress)
+
+
+def test_a_restarted_run_goes_on_from_the_saved_version() -> None:
+    run = Run(max_rounds=5)
+    run.join("a", "b")
+    run.answer(1, 2)
+    run.answer(1, 2)
+    again = Run(saved(run), max_rounds=5)
+    assert only(Sent, again.join("a", "b")) == Sent("train", (1, 2))
+    assert len(of_kind(Folding, finished(again))) == 3
+    assert again.state.version == 5
+
+
+def test_a_restarted_run_keeps_its_features_and_its_patience() -> None:
+    run = Run(patience=3)
+    run.errors = iter([1.0] * 9)
+    run.join("a", "b")
+    run.answer(1, 2)
+    run.answer(1, 2)
+    again = Run(saved(run), patience=3)
+    again.errors = iter([1.0] * 9)
+    assert [a for a in again.join("c", features=("x",)) if a.refused]
+    again.join("a", "b")
+    assert len(of_kind(Folding, finished(again))) == 2
+
+
+def test_a_run_restarted_after_its_last_round_only_measures() -> None:
+    again = Run(State(version=5, features=FEATURES), max_rounds=5)
+    assert only(Sent, again.join("a", "b")) == Sent("evaluate", (1, 2))
+    assert only(Stop, finished(again)).reason == "5 rounds done"
+
+
+def test_a_run_restarted_after_it_converged_only_measures() -> None:
+    converged = State(version=5, features=FEATURES, best_error=0.5, rounds_without_improvement=3)
+    again = Run(converged, patience=3)
+    assert only(Sent, again.join("a", "b")) == Sent("evaluate", (1, 2))
+    assert only(Stop, finished(again)).reason == "converged: no improvement in 3 rounds"

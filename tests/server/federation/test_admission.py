@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
+from common.model.moments import Moments
+from common.model.residuals import Residuals
+from common.model.schema import Schema
+from common.model.scoring import ErrorSummary
+from common.model.sketch import ScoreSketch
+from common.protocol.messages import Evaluation, Update
+from server.federation.admission import AdmissionError, admit
+
+ARCHITECTURE = Architecture(2, window=1, hidden=(3,))
+SUMMARY = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def asked(weight: float = 0.5) -> Manifest:
+    return Manifest(
+        version=3,
+        schema=Schema(("cpu", "memory")),
+        architecture=ARCHITECTURE,
+        weights={n: np.full(s, weight, np.float32) for n, s in ARCHITECTURE.shapes.items()},
+        moments=Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]])),
+        settings={},
+    )
+
+
+MEASURED: dict[str, Any] = {
+    "client": "edge-1",
+    "version": 3,
+    "rows": 100,
+    "error": SUMMARY,
+    "scores": ScoreSketch(),
+    "drifted": False,
+}
+
+
+def difference(value: float = 0.25, **changes: Any) -> dict[str, Any]:
+    made = {n: np.full(s, value, np.float32) for n, s in ARCHITECTURE.shapes.items()}
+    return made | {name.replace("__", "/"): array for name, array in changes.items()}
+
+
+def update(**changes: Any) -> Update:
+    values = {"loss": 0.1, "train_s": 1.0, "difference": difference()}
+    return Update(**{**MEASURED, **values, **changes})
+
+
+def evaluation(**changes: Any) -> Evaluation:
+    return Evaluation(**{**MEASURED, **changes})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        update(),
+        evaluation(),
+        update(rows=1),
+        update(difference=difference(0.0)),
+        update(error=replace(SUMMARY, mean=0.0)),
+        update(difference=dict(reversed(difference().items()))),
+        update(residuals=Residuals.of(np.ones((3, ARCHITECTURE.inputs)))),
+    ],
+    ids=["update", "evaluation", "one row", "nothing learned", "no error", "another order", "residuals"],
+)
+def test_a_sound_answer_is_admitted(answer: Update | Evaluation) -> None:
+    admit(answer, 3, asked())
+
+
+@pytest.mark.parametrize("make", [update, evaluation])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"version": 2}, "about version 2, asked was 3"),
+        ({"version": 4}, "about version 4, asked was 3"),
+        ({"rows": 0}, "0 rows"),
+        ({"rows": -5}, "-5 rows"),
+        ({"error": replace(SUMMARY, mean=math.nan)}, "error is nan"),
+        ({"error": replace(SUMMARY, mean=math.inf)}, "error is inf"),
+        ({"error": replace(SUMMARY, mean=-0.1)}, "error is -0.1"),
+        ({"residuals": Residuals.of(np.ones((3, 5)))}, "of 5 inputs, the model has 2"),
+        ({"residuals": Residuals(1, np.full(2, 1e300))}, "over 1 windows is out of all proportion"),
+        ({"residuals": Residuals(10**13, np.ones(2))}, "out of all proportion"),
+    ],
+    ids=str,
+)
+def test_an_answer_that_cannot_be_is_refused_with_the_reason(
+    make: Any, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(AdmissionError, match=said):
+        admit(make(**changes), 3, asked())
+
+
+@pytest.mark.parametrize("make", [update, evaluation])
+@pytest.mark.parametrize("rows", [10**30, 10**400], ids=["10^30", "10^400"])
+def test_a_count_of_rows_that_no_machine_holds_is_refused(make: Any, rows: int) -> None:
+    """It would drown all other clients in the mean, or be too large for a float."""
+    with pytest.raises(AdmissionError, match="rows"):
+        admit(make(rows=rows), 3, asked())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {n: a for n, a in difference().items() if n != "dense_0/bias"},
+        difference(dense_0__bias=np.zeros(4, np.float32)),
+        difference(dense_0__kernel=np.zeros((3, 2), np.float32)),
+        difference(dense_0__bias=np.zeros((3, 1), np.float32)),
+        difference(dense_9__bias=np.zeros(3, np.float32)),
+    ],
+    ids=["empty", "one missing", "longer", "transposed", "one axis more", "one more"],
+)
+def test_arrays_of_another_shape_are_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(AdmissionError, match="shapes"):
+        admit(update(difference=changed), 3, asked())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", list(ARCHITECTURE.shapes))
+def test_one_value_that_is_not_finite_is_refused(name: str, value: float) -> None:
+    changed = difference()
+    changed[name].flat[-1] = value
+    with pytest.raises(AdmissionError, match="NaN or an infinity"):
+        admit(update(difference=changed), 3, asked())
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int32, np.bool_, np.complex64])
+def test_arrays_of_another_type_are_refused(dtype: Any) -> None:
+    """They would become the type of the next version, and of all after it."""
+    with pytest.raises(AdmissionError, match=np.dtype(dtype).name):
+        admit(update(difference=difference(dense_0__bias=np.zeros(3, dtype))), 3, asked())
+
+
+def test_a_difference_that_overflows_the_weights_is_refused() -> None:
+    """Each is finite, and their sum is not: no version could be made of it."""
+    with pytest.raises(AdmissionError):
+        admit(update(difference=difference(LARGEST)), 3, asked(LARGEST))

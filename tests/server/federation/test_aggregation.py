@@ -1,0 +1,121 @@
+"""Flower's strategies under rebased differences: what they are given, what they remember, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from flwr.app import Error, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from common.flower.stamps import TASK
+from common.model.scoring import ErrorSummary
+from common.model.sketch import ScoreSketch
+from common.protocol.messages import Update
+from common.settings import Settings, Strategy
+from server.federation.aggregation import (
+    EmptyAggregationError,
+    WeightedUpdate,
+    aggregate,
+    make_strategy,
+    restore_memory,
+    strategy_memory,
+)
+
+SUMMARY = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
+CURRENT = {"w": np.array([1.0, 2.0], np.float32)}
+
+
+@pytest.fixture(autouse=True)
+def a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TASK.items():
+        monkeypatch.setattr(TaskIdentity, name, value, raising=False)
+
+
+def part(difference: Sequence[float], rows: int = 1, factor: float = 1.0) -> WeightedUpdate:
+    update = Update(
+        client="a", version=0, rows=rows, error=SUMMARY, scores=ScoreSketch(), drifted=False, loss=0.1,
+        train_s=1.0, difference={"w": np.array(difference, np.float32)},
+    )  # fmt: skip
+    request = Message(RecordDict(), 1, "train")
+    request.metadata.__dict__["_message_id"] = "asked"
+    return WeightedUpdate(update, factor, Message(RecordDict(), reply_to=request))
+
+
+def settings(strategy: str, **aggregation: Any) -> Settings:
+    training = {"proximal_mu": 0.1} if strategy == "fedprox" else {}
+    return Settings().with_values(
+        federation={"strategy": strategy}, aggregation=aggregation, training=training
+    )
+
+
+def test_differences_are_rebased_scaled_and_weighted_by_rows() -> None:
+    made = aggregate(make_strategy(settings("fedavg")), 1, CURRENT, [part([4, 0], 1, 0.5), part([0, 8], 3)])
+    np.testing.assert_allclose(made["w"], [1 + 0.25 * 2, 2 + 0.75 * 8])
+
+
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+def test_every_strategy_moves_towards_updates_that_agree(strategy: str) -> None:
+    made = aggregate(make_strategy(settings(strategy)), 1, CURRENT, [part([0.5, -0.5]) for _ in range(5)])
+    assert made["w"].dtype == np.float32
+    assert made["w"][0] > 1
+    assert made["w"][1] < 2
+
+
+@pytest.mark.parametrize("strategy", ["fedmedian", "fedtrimmedavg", "krum", "multikrum"])
+def test_robust_strategies_outvote_two_liars_of_eight(strategy: str) -> None:
+    chosen_one = make_strategy(settings(strategy, malicious=2, trim=0.25, select=3))
+    honest = [part([0.1 + 0.001 * i, 0.1]) for i in range(6)]
+    made = aggregate(chosen_one, 1, CURRENT, [*honest, part([-50, 70]), part([-50, 71])])
+    np.testing.assert_allclose(made["w"], [1.1, 2.1], atol=0.01)
+
+
+@pytest.mark.parametrize("strategy", ["fedadam", "fedyogi"])
+def test_adaptive_strategies_go_on_after_a_restart_as_if_there_had_been_none(strategy: str) -> None:
+    straight, first = make_strategy(settings(strategy)), make_strategy(settings(strategy))
+    rng = np.random.default_rng(0)
+    steps = rng.standard_normal((6, 2))
+    weights = again = CURRENT
+    for number in range(3):
+        weights = aggregate(straight, number, weights, [part(steps[number])])
+        again = aggregate(first, number, again, [part(steps[number])])
+    resumed = make_strategy(settings(strategy))
+    restore_memory(resumed, strategy_memory(first))
+    for number in range(3, 6):
+        weights = aggregate(straight, number, weights, [part(steps[number])])
+        again = aggregate(resumed, number, again, [part(steps[number])])
+    np.testing.assert_array_equal(weights["w"], again["w"])
+    forgetful = make_strategy(settings(strategy))
+    assert not np.array_equal(aggregate(forgetful, 6, weights, [part([1, 1])])["w"],
+                              aggregate(straight, 6, weights, [part([1, 1])])["w"])  # fmt: skip
+
+
+def test_most_strategies_remember_nothing() -> None:
+    inner = make_strategy(settings("fedmedian"))
+    aggregate(inner, 1, CURRENT, [part([1, 1])])
+    assert strategy_memory(inner) == {}
+    restore_memory(inner, {"m_t/w": np.ones(2)})  # of a run under another strategy
+    assert strategy_memory(inner) == {}
+
+
+def test_weights_that_are_not_finite_are_never_made() -> None:
+    largest = float(np.finfo(np.float32).max)
+    with pytest.raises(EmptyAggregationError, match="not finite"):
+        aggregate(
+            make_strategy(settings("fedavg")),
+            1,
+            {"w": np.array([largest, 0], np.float32)},
+            [part([largest, 0])],
+        )
+
+
+def test_a_strategy_that_cannot_aggregate_makes_nothing() -> None:
+    broken = part([1, 1])
+    failed = Message(Error(1, "x"), reply_to=Message(RecordDict(), 1, "train"))
+    inner = make_strategy(settings("fedavg"))
+    inner.aggregate_train = lambda *_: (None, None)  # type: ignore[method-assign]
+    with pytest.raises(EmptyAggregationError, match="made nothing of 1 updates"):
+        aggregate(inner, 1, CURRENT, [broken])
+    assert failed.has_error()

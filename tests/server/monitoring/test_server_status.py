@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from common.settings import FederationSettings
+from flockwatch import cli
+from flockwatch.fleet_table import StatusUnavailable, fetch
+from server.coordination.state import Member, PendingTask, State
+from server.federation import view
+from server.federation.client_records import ClientRecords
+from server.monitoring.status import STALE_S, ServerStatus
+from server.monitoring.status_server import StatusServer
+from server.storage.history import History
+
+RULES = FederationSettings(mode="asynchronous", buffer=3)
+
+
+def state() -> State:
+    """One client at work, one late, one refused; and one that has left."""
+    return State(
+        version=7,
+        members={
+            1: Member("ready", 0.0, "a", "i", ("cpu",)),
+            2: Member("ready", 0.0, "b", "i", ("cpu",)),
+            3: Member("refused", 0.0, "c", "i", ("disk",), "columns differ"),
+        },
+        tasks={
+            1: PendingTask(11, "train", "a", 7, 90.0, 130.0, 0),
+            2: PendingTask(12, "train", "b", 5, 50.0, 80.0, 0, awaited=False),
+        },
+        waiting_since=95.0,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    fleet = ClientRecords(
+        {
+            "a": {"version": 7, "error": 0.5, "rows": 10, "admitted": 4, "sent_bytes": 70, "encode_s": 0.5},
+            "b": {"version": 5, "admitted": 2, "refused": {"not finite": 3}, "clipped": 1},
+            "d": {"version": 1, "admitted": 9},
+        }
+    )
+    view.write(tmp_path / "fleet.json", view.of(state(), fleet, 100.0, RULES))
+    return tmp_path
+
+
+def test_each_client_is_shown_with_what_it_does_and_why(folder: Path) -> None:
+    clients = ServerStatus(folder, lambda: True).status()["clients"]
+    assert {name: client["state"] for name, client in clients.items()} == {
+        "a": "working", "b": "late", "c": "refused", "d": "gone",
+    }  # fmt: skip
+    assert clients["a"]["why"] == "trains version 7 for 10 s, due in 30 s"
+    assert clients["b"]["why"] == "trains version 5 for 50 s, 20 s past its time"
+    assert clients["c"]["why"] == "columns differ"
+    assert [clients[name].get("behind") for name in "abcd"] == [0, 2, None, 6]
+
+
+def test_the_run_says_what_it_waits_for(folder: Path) -> None:
+    status = ServerStatus(folder, lambda: False).status()
+    assert status["superlink"] == "down"
+    assert status["waiting"].startswith("version 8: 0 of 3 updates held after 5 s; at work: a")
+    assert "refused: c: columns differ" in status["waiting"]
+
+
+def get(port: int, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return bytes(answer.read())
+
+
+def test_prometheus_reads_every_clients_figures(folder: Path) -> None:
+    server = StatusServer(
+        "127.0.0.1:0", ServerStatus(folder, lambda: True), History(folder / "history.sqlite")
+    )
+    try:
+        text = get(server.port, "/metrics").decode()
+        shown = json.loads(get(server.port, "/status"))
+        health = json.loads(get(server.port, "/healthz"))
+    finally:
+        server.close()
+    samples = {
+        (s.name, *sorted(s.labels.values())): s.value
+        for family in text_string_to_metric_families(text)
+        for s in family.samples
+    }
+    assert samples["flockwatch_server_version",] == 7
+    assert samples["flockwatch_client_updates_admitted_total", "a"] == 4
+    assert samples["flockwatch_client_updates_refused_total", "b", "not finite"] == 3
+    assert samples["flockwatch_server_clients", "late"] == 1
+    assert samples["flockwatch_client_error", "a"] == 0.5
+    assert samples["flockwatch_client_http_bytes_total", "a", "up"] == 70
+    assert samples["flockwatch_client_codec_seconds_total", "a", "encode"] == 0.5
+    assert shown["version"] == health["version"] == 7
+    assert health["status"] == "ok"
+
+
+def test_a_serverapp_that_is_silent_for_long_is_not_healthy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, now = ServerStatus(folder, lambda: True), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + STALE_S / 2)
+    assert status.health()[0] == 200
+    monkeypatch.setattr(time, "time", lambda: now + STALE_S * 2)
+    assert status.health()[0] == 503
+    shown = view.read(folder / "fleet.json")
+    assert shown is not None
+    view.write(folder / "fleet.json", shown | {"stopped": "converged"})
+    assert status.health()[0] == 200
+
+
+def test_before_the_first_run_there_is_a_status_too(tmp_path: Path) -> None:
+    status = ServerStatus(tmp_path, lambda: False)
+    assert status.status()["clients"] == {}
+    assert status.health()[0] == 200
+    (tmp_path / "fleet.json").write_text("{half")
+    assert status.status()["version"] is None
+
+
+def test_the_command_prints_a_row_for_each_client(folder: Path, capsys: Any) -> None:
+    server = StatusServer(
+        "127.0.0.1:0", ServerStatus(folder, lambda: True), History(folder / "history.sqlite")
+    )
+    try:
+        assert cli.main(["status", "--address", f"127.0.0.1:{server.port}"]) == 0
+    finally:
+        server.close()
+    printed = capsys.readouterr().out
+    for part in ("version 7", "3 not finite, 1 clipped", "columns differ", "at work: a", "gone"):
+        assert part in printed
+
+
+def test_where_nothing_answers_the_command_says_so(capsys: Any) -> None:
+    with pytest.raises(StatusUnavailable):
+        fetch("127.0.0.1:1")
+    assert cli.main(["status", "--address", "127.0.0.1:1"]) == 1
+    assert "http://127.0.0.1:1/status" in capsys.readouterr().err
+    assert cli.main(["status"]) == 2
+    assert "server.status" in capsys.readouterr().err

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.connectors.addresses import Address
+from client.connectors.sinks.webhook import WebhookSink
+from server.federation import view
+from server.monitoring.alerts import MAX_BYTES
+from server.monitoring.status import ServerStatus
+from server.monitoring.status_server import PAGE, StatusServer
+from server.storage.history import History
+from tests.server.monitoring.test_alerts import packed
+from tests.server.storage.test_history import finished, reply
+
+TOKEN = "open-sesame-open-sesame"
+
+
+class Served:
+    """A site on a free port."""
+
+    def __init__(
+        self, folder: Path, where: Path | str | None = None, token: str | None = TOKEN, port: int = 0
+    ) -> None:
+        self.history = History(where or folder / "history.sqlite")
+        self.status = ServerStatus(folder, lambda: True)
+        self.site = StatusServer(f"127.0.0.1:{port}", self.status, self.history, token)
+
+    def ask(
+        self, path: str, headers: dict[str, str] | None = None, body: Any = None, method: str | None = None
+    ) -> tuple[http.client.HTTPResponse, str]:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.site.port, timeout=20)) as connection:
+            connection.request(method or ("GET" if body is None else "POST"), path, body, headers or {})
+            answer = connection.getresponse()
+            return answer, answer.read().decode()
+
+    def json(self, path: str) -> Any:
+        return json.loads(self.ask(path)[1])
+
+    def post(self, content: Any, token: str = TOKEN) -> tuple[int, str]:
+        answer, text = self.ask("/alerts", {"Authorization": f"Bearer {token}"}, content)
+        return answer.status, text
+
+    def close(self) -> None:
+        self.site.close()
+        self.history.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with closing(Served(tmp_path)) as running:
+        yield running
+
+
+def test_the_page_and_its_parts_come_from_here_alone(served: Served) -> None:
+    answer, text = served.ask("/")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    named = re.findall(r'(?:src|href)="(page/[^"]+)"', text)
+    assert {"page/app.js", "page/style.css", "page/icon.svg"} <= set(named)
+    for name in {*named, *(f"page/{path.name}" for path in PAGE.iterdir())}:
+        assert served.ask(f"/{name}")[0].status == 200
+    for path in PAGE.iterdir():
+        found = re.findall(r"https?://[^\s\"'<>]+", path.read_text())
+        assert set(found) <= {"http://www.w3.org/2000/svg"}, path.name
+
+
+def test_nothing_inline_is_needed_and_nothing_inline_is_allowed(served: Served) -> None:
+    answer, text = served.ask("/")
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", text)
+    for path in PAGE.glob("*.js"):
+        unsafe = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|\.style\b"
+        assert not re.search(unsafe, path.read_text()), path.name
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "script-src 'self'" in policy
+    assert "unsafe" not in policy and "*" not in policy
+
+
+@pytest.mark.parametrize("path", ["/", "/status", "/page/app.js", "/page/none.js", "/none", "/incidents"])
+def test_every_answer_is_guarded(served: Served, path: str) -> None:
+    headers = served.ask(path)[0].headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/../site.py", "/page/%2e%2e/site.py", "/page//etc/passwd", "/../site.py"]
+)
+def test_no_other_file_is_given_away(served: Served, path: str) -> None:
+    assert served.ask(path)[0].status == 404
+
+
+def test_numbers_that_json_has_not_become_null(served: Served, tmp_path: Path) -> None:
+    view.write(tmp_path / "fleet.json", {"clients": {"a": {"error": float("nan")}}, "stopped": None})
+    served.history.add_round(finished(1, error=float("inf")), [])
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    shown = json.loads(served.ask("/status")[1], parse_constant=refuse)
+    assert shown["clients"]["a"]["error"] is None
+    rounds = json.loads(served.ask("/rounds")[1], parse_constant=refuse)
+    assert rounds["rounds"][0]["error"] is None
+
+
+def test_rounds_are_given_from_where_the_page_is(served: Served) -> None:
+    assert served.json("/rounds") == {"newest": 0, "rounds": []}
+    for number in (1, 2, 3):
+        served.history.add_round(finished(number), [reply("a")])
+    everything = served.json("/rounds")
+    assert [row["number"] for row in everything["rounds"]] == [1, 2, 3]
+    newer = served.json(f"/rounds?after={everything['rounds'][1]['rowid']}")
+    assert [row["number"] for row in newer["rounds"]] == [3]
+    assert served.json(f"/rounds?after={newer['newest']}")["rounds"] == []
+    assert served.ask("/rounds?after=x")[0].status == 400
+    assert served.ask(f"/rounds?after={10**30}")[0].status == 200
+
+
+def test_alerts_of_an_edge_are_kept_once_and_counted(served: Served) -> None:
+    assert served.post(packed()) == (204, "")
+    assert served.post(packed()) == (204, "")
+    assert served.post(packed(kind="incident_ended", ended=1e9 + 5)) == (204, "")
+    (incident,) = served.json("/incidents")["incidents"]
+    assert (incident["client"], incident["open"]) == ("edge-7", False)
+    assert incident["alert"]["causes"][0]["value"] == 98.0
+    assert served.json("/status")["notices"] == {"incident_started": 1, "incident_ended": 1}
+    assert 'flockwatch_server_notices_total{kind="incident_ended"} 1.0' in served.ask("/metrics")[1]
+
+
+def test_the_webhook_sink_of_an_edge_delivers_here(served: Served) -> None:
+    address = f"http://edge-7:{TOKEN}@127.0.0.1:{served.site.port}/alerts"
+    WebhookSink.at(Address.parse(address)).deliver(packed())
+    assert [i["client"] for i in served.json("/incidents")["incidents"]] == ["edge-7"]
+    wrong = WebhookSink.at(Address.parse(address.replace(TOKEN, "guessed-guessed-guessed")))
+    with pytest.raises(OSError, match="401"):
+        wrong.deliver(packed(id="other"))
+
+
+def test_incidents_that_have_not_changed_are_not_sent_again(served: Served) -> None:
+    tag = served.ask("/incidents")[0].headers["ETag"]
+    assert served.ask("/incidents", {"If-None-Match": tag})[0].status == 304
+    served.post(packed())
+    changed, _ = served.ask("/incidents", {"If-None-Match": tag})
+    assert changed.status == 200
+    assert changed.headers["ETag"] != tag
+
+
+@pytest.mark.parametrize("token", ["", "guessed", TOKEN[:-1], f"{TOKEN}x"])
+def test_without_the_token_nothing_is_taken(served: Served, token: str) -> None:
+    status, text = served.post(packed(), token)
+    assert (status, TOKEN in text) == (401, False)
+    assert served.json("/incidents")["incidents"] == []
+
+
+def test_a_server_without_a_token_takes_no_alerts(tmp_path: Path) -> None:
+    with closing(Served(tmp_path, token=None)) as served:
+        status, text = served.post(packed())
+        assert (status, served.json("/incidents")) == (403, {"taken": False, "incidents": []})
+        assert "server.alerts_token" in text
+
+
+def test_what_is_no_alert_is_refused_with_a_reason(served: Served) -> None:
+    assert served.post(b"{")[0] == 422
+    status, text = served.post(packed(events=-1))
+    assert (status, text.split(":")[0]) == (422, "events")
+    assert served.ask("/alerts")[0].status == 405
+    assert served.post(b"x" * (MAX_BYTES + 1))[0] == 413
+    assert served.post(iter([b"x" * 2**16] * 5))[0] == 413  # chunked, of no declared length
+    assert served.json("/incidents")["incidents"] == []
+
+
+def test_a_body_that_does_not_come_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.monitoring.status_server.POST_WITHIN_S", 0.2)
+    with socket.create_connection(("127.0.0.1", served.site.port), 20) as slow:
+        lines = ["POST /alerts HTTP/1.1", "Host: x", f"Authorization: Bearer {TOKEN}", "Content-Length: 9"]
+        slow.sendall("\r\n".join([*lines, "", "{"]).encode())
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_database_that_cannot_be_read_leaves_the_status_alone(tmp_path: Path) -> None:
+    with closing(Served(tmp_path, "postgresql://u:hidden@127.0.0.1:1/d")) as served:
+        for path in ("/rounds", "/incidents"):
+            answer, text = served.ask(path)
+            assert answer.status == 503
+            assert "Connection refused" in text and "hidden" not in text
+        assert served.post(packed())[0] == 503  # the edge keeps it, and posts it again
+        assert served.ask("/status")[0].status == 200
+        assert served.ask("/healthz")[0].status == 200
+
+
+def test_what_was_kept_is_there_after_a_restart(tmp_path: Path) -> None:
+    with closing(Served(tmp_path)) as served:
+        served.history.add_round(finished(1), [reply("a")])
+        served.post(packed())
+    with closing(Served(tmp_path)) as served:
+        assert [row["number"] for row in served.json("/rounds")["rounds"]] == [1]
+        assert served.json("/incidents")["incidents"][0]["open"]
+        assert served.post(packed())[0] == 204
+        assert len(served.json("/incidents")["incidents"]) == 1
+
+
+def test_an_address_that_is_taken_is_an_error(served: Served, tmp_path: Path) -> None:
+    with pytest.raises(OSError), closing(History(tmp_path / "other.sqlite")) as history:
+        StatusServer(f"127.0.0.1:{served.site.port}", served.status, history)

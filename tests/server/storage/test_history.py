@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from common.model.scoring import ErrorSummary
+from server.storage.database import NOTICES, ROUNDS
+from server.storage.history import History, ReplyRow, RoundRow
+from tests.contracts.postgres import Postgres
+
+
+def reply(client: str, mean: float = 0.5, **changes: Any) -> ReplyRow:
+    error = ErrorSummary(count=5, mean=mean, p50=0.25, p95=0.75, p99=0.875, max=1.0)
+    values = {"version": 0, "rows": 100, "bytes_up": 2000, "loss": 0.125, "train_s": 1.5}
+    return ReplyRow(**{"client": client, "error": error, **values, **changes})
+
+
+def finished(number: int, **changes: Any) -> RoundRow:
+    values = {
+        "kind": "train",
+        "version": number,
+        "wall_s": 1.25,
+        "sampled": 2,
+        "error": 0.5,
+        "bytes_up": 4000,
+        "bytes_down": 6000,
+        "failed": {},
+    }
+    return RoundRow(**{"number": number, **values, **changes})
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """A database that is empty: a file, or the URL of one in a real PostgreSQL."""
+    if request.param == "sqlite":
+        return tmp_path / "history.sqlite"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.new_database()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "history.sqlite"
+
+
+@pytest.fixture
+def history(where: Path | str) -> Iterator[History]:
+    opened = History(where)
+    yield opened
+    opened.close()
+
+
+def test_a_new_history_is_empty(history: History) -> None:
+    assert history.rounds() == []
+    assert history.newest_round() is None
+    assert history.last_note() is None
+
+
+def test_a_round_comes_back_with_its_replies(history: History) -> None:
+    started = time.time()
+    replies = [reply("a", 0.25), reply("b", 0.75, rows=300)]
+    history.add_round(finished(1, failed={"c": "out of memory"}, sampled=3), replies)
+    (found,) = history.rounds()
+    assert started - 1 <= found.pop("ended_at") <= time.time() + 1
+    expected = [asdict(each) for each in replies]
+    for each in expected:
+        traffic = each.pop("traffic")
+        told = ("sent_bytes", "received_bytes", "replies_bytes", "encode_s", "decode_s")
+        each.update({name: traffic[name] for name in told})
+    assert found.pop("replies") == expected
+    assert found == {**asdict(finished(1, failed={"c": "out of memory"}, sampled=3)), "answered": 2}
+
+
+def test_rounds_come_oldest_first_and_each_has_its_own_replies(history: History) -> None:
+    for number in (1, 2, 3):
+        history.add_round(finished(number), [reply(f"edge-{number}", version=number - 1)])
+    found = history.rounds()
+    assert [row["number"] for row in found] == [1, 2, 3]
+    assert [[r["client"] for r in row["replies"]] for row in found] == [["edge-1"], ["edge-2"], ["edge-3"]]
+
+
+def test_a_measurement_and_a_training_of_one_number_are_kept_apart(history: History) -> None:
+    history.add_round(finished(2), [reply("trained")])
+    history.add_round(finished(2, kind="evaluate"), [reply("measured", loss=None, train_s=None)])
+    trained, measured = history.rounds()
+    assert [r["client"] for r in trained["replies"]] == ["trained"]
+    assert [(r["client"], r["loss"], r["train_s"]) for r in measured["replies"]] == [("measured", None, None)]
+
+
+def test_a_round_that_failed_has_no_replies_and_no_error(history: History) -> None:
+    history.add_round(finished(1, error=None, failed={"a": "NaN", "b": "left"}), [])
+    history.add_round(finished(1), [reply("a"), reply("b")])
+    failed, repeated = history.rounds()
+    assert (failed["replies"], failed["error"], failed["answered"]) == ([], None, 0)
+    assert failed["failed"] == {"a": "NaN", "b": "left"}
+    assert [r["client"] for r in repeated["replies"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_round_that_is_done_again_after_a_restart_keeps_its_own_replies(
+    where: Path | str, kind: str
+) -> None:
+    for client in ("before", "after"):
+        with closing(History(where)) as history:
+            history.add_round(finished(5, kind=kind), [reply(client)])
+    with closing(History(where)) as history:
+        found = [[r["client"] for r in row["replies"]] for row in history.rounds()]
+    assert found == [["before"], ["after"]]
+
+
+def test_the_newest_round_is_the_one_recorded_last(history: History) -> None:
+    history.add_round(finished(9), [reply("a")])
+    history.add_round(finished(4, kind="evaluate"), [reply("a"), reply("b")])
+    newest = history.newest_round()
+    assert newest is not None
+    assert (newest["number"], newest["kind"], newest["answered"]) == (4, "evaluate", 2)
+    assert "replies" not in newest
+
+
+def test_the_last_note_is_the_newest(history: History) -> None:
+    history.note("waiting", "0 of 2 clients ready")
+    history.note("stopped", "60 rounds done")
+    assert history.last_note() == ("stopped", "60 rounds done")
+
+
+def test_any_text_can_be_noted(history: History) -> None:
+    text = '\'); DROP TABLE rounds; -- \N{SNOWMAN} \n "quoted" :name %s %(name)s'
+    history.note(text, text)
+    history.add_round(finished(1, failed={text: text}), [reply(text)])
+    assert history.last_note() == (text, text)
+    assert history.rounds()[0]["failed"] == {text: text}
+    assert history.rounds()[0]["replies"][0]["client"] == text
+
+
+def test_what_no_database_takes_is_replaced(history: History) -> None:
+    history.note("not used", "a\0b\ud800c")
+    history.add_round(finished(1, failed={"x\0": "\ud800"}), [reply("n\0")])
+    assert history.last_note() == ("not used", "a\N{REPLACEMENT CHARACTER}b?c")
+    (row,) = history.rounds()
+    assert row["failed"] == {"x\0": "\ud800"}
+    assert row["replies"][0]["client"] == "n\N{REPLACEMENT CHARACTER}"
+
+
+def test_numbers_of_any_size_are_kept(history: History) -> None:
+    history.add_round(finished(2**40, error=1e-300, bytes_up=2**50), [reply("a", rows=2**40)])
+    (row,) = history.rounds()
+    assert (row["number"], row["error"], row["bytes_up"]) == (2**40, 1e-300, 2**50)
+    assert row["replies"][0]["rows"] == 2**40
+
+
+def test_newest_rounds_are_those_after_one_that_is_known(history: History) -> None:
+    for number in range(1, 6):
+        history.add_round(finished(number), [reply("a")])
+    everything = history.newest_rounds(100)
+    assert [row["number"] for row in everything] == [1, 2, 3, 4, 5]
+    assert [row["number"] for row in history.newest_rounds(2)] == [4, 5]
+    assert [row["number"] for row in history.newest_rounds(100, everything[3]["rowid"])] == [5]
+    assert history.newest_rounds(100, history.newest_id(ROUNDS)) == []
+
+
+def test_a_notice_is_kept_once(history: History) -> None:
+    assert history.newest_id(NOTICES) == 0
+    assert history.add_notice("a", "1", "incident_started", "{}")
+    assert not history.add_notice("a", "1", "incident_started", "{}")
+    assert history.add_notice("a", "1", "incident_ended", "{}")
+    assert history.add_notice("b", "1", "incident_started", "{}")
+    assert [(n["client"], n["kind"]) for n in history.notices(10)] == [
+        ("b", "incident_started"), ("a", "incident_ended"), ("a", "incident_started"),
+    ]  # fmt: skip
+
+
+def test_an_incident_that_goes_on_is_not_pushed_out_by_others(history: History) -> None:
+    history.add_notice("a", "open", "incident_started", "{}")
+    for number in range(5):
+        history.add_notice("b", str(number), "incident_started", "{}")
+        history.add_notice("b", str(number), "incident_ended", "{}")
+    assert [n["incident"] for n in history.notices(3)] == ["4", "4", "3", "open"]
+
+
+def test_the_oldest_notices_are_let_go(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.storage.history.MAX_NOTICES", 3)
+    for number in range(6):
+        history.add_notice("a", str(number), "incident_started", "{}")
+    assert [n["incident"] for n in history.notices(10)] == ["5", "4", "3"]
+
+
+def test_a_round_is_recorded_whole_or_not_at_all(history: History) -> None:
+    history.add_round(finished(1), [reply("a")])
+    with pytest.raises((DBAPIError, TypeError)):
+        history.add_round(finished(2), [reply("b"), reply("c", rows=object())])
+    assert [row["number"] for row in history.rounds()] == [1]
+    history.add_round(finished(2), [reply("b")])
+    assert [r["client"] for r in history.rounds()[1]["replies"]] == ["b"]
+
+
+def test_a_restart_goes_on_with_what_is_there(where: Path | str) -> None:
+    for number in (1, 2):
+        with closing(History(where)) as history:
+            history.add_round(finished(number), [reply("a")])
+            history.note("stopped", str(number))
+    with closing(History(where)) as history:
+        assert [row["number"] for row in history.rounds()] == [1, 2]
+        assert history.last_note() == ("stopped", "2")
+
+
+def test_others_read_while_it_grows(history: History, where: Path | str) -> None:
+    with closing(History(where)) as reader:
+        for number in range(1, 6):
+            history.add_round(finished(number), [reply("a")])
+            assert len(reader.rounds()) == number
+
+
+def test_an_open_reader_does_not_lock_the_writer_out(path: Path) -> None:
+    with closing(History(path)) as history:
+        history.add_round(finished(5), [reply("a")])
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as plain:
+            plain.execute("BEGIN")
+            assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (1,)
+            history.add_round(finished(6), [reply("a")])
+            assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (1,)
+            plain.rollback()
+            assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (2,)
+
+
+def test_rounds_outlive_a_process_that_is_killed(path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from server.storage.history import History, RoundRow\n"
+        "history = History(Path(sys.argv[1]))\n"
+        "for n in range(1, 4): history.add_round(RoundRow(n, 'train', n, 1.0, 2, 0.5, 1, 1, {}), [])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[2])
+    assert killed.returncode == -9
+    with closing(History(path)) as history:
+        assert [row["number"] for row in history.rounds()] == [1, 2, 3]
+
+
+def test_a_database_of_an_earlier_flockwatch_is_gone_on_with(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "old.sqlite") as old:
+        old.execute(
+            "CREATE TABLE rounds (number INTEGER, kind TEXT, version INTEGER, ended_at REAL, wall_s REAL, "
+            "sampled INTEGER, answered INTEGER, error REAL, bytes_up INTEGER, bytes_down INTEGER, "
+            "failed TEXT)"
+        )
+        old.execute(
+            "CREATE TABLE replies (round INTEGER REFERENCES rounds (rowid), version INTEGER, client TEXT, "
+            "rows INTEGER, error TEXT, loss REAL, train_s REAL, bytes_up INTEGER)"
+        )
+        old.execute("INSERT INTO rounds VALUES (1, 'train', 1, 0.0, 1.0, 2, 0, 0.5, 10, 20, '{}')")
+    history = History(tmp_path / "old.sqlite")
+    history.add_round(finished(2), [reply("a", 0.25)])
+    first, second = history.rounds()
+    assert (first["number"], first["encode_s"]) == (1, None)
+    assert second["replies"][0]["sent_bytes"] == 0
+    history.close()

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
+from common.model.moments import Moments
+from common.model.schema import Schema
+from server.storage.registry import Registry
+
+ARCHITECTURE = Architecture(2, window=1, hidden=(3,))
+
+
+def manifest(version: int) -> Manifest:
+    return Manifest(
+        version=version,
+        schema=Schema(("cpu", "memory")),
+        architecture=ARCHITECTURE,
+        weights=ARCHITECTURE.first_weights(version),
+        moments=Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]])),
+        settings={"training": {"epochs": 1}},
+    )
+
+
+def progress(version: int) -> dict[str, Any]:
+    return {"best_error": 1 / (version + 1), "rounds_without_improvement": version}
+
+
+def filled(folder: Path, versions: int, keep: int = 10) -> Registry:
+    registry = Registry(folder, keep)
+    for version in range(versions):
+        registry.write(manifest(version), progress(version))
+    return registry
+
+
+def newest(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """Hash and progress of the newest version, as a server that starts anew finds it."""
+    found = Registry(folder, 10).latest()
+    return (found[0].hash, found[1]) if found else None
+
+
+def test_an_empty_registry_has_no_version(tmp_path: Path) -> None:
+    assert Registry(tmp_path / "a" / "b", 10).latest() is None
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize("versions", [1, 2, 12])
+def test_a_restart_finds_the_newest_version_with_its_progress(tmp_path: Path, versions: int) -> None:
+    filled(tmp_path, versions)
+    last = versions - 1
+    assert newest(tmp_path) == (manifest(last).hash, progress(last))
+
+
+def test_what_is_written_is_a_packed_manifest(tmp_path: Path) -> None:
+    path = Registry(tmp_path, 10).write(manifest(7), progress(7))
+    assert path.parent == tmp_path
+    assert Manifest.unpack(path.read_bytes()).hash == manifest(7).hash
+
+
+@pytest.mark.parametrize("keep", [2, 3])
+def test_only_the_newest_versions_stay(tmp_path: Path, keep: int) -> None:
+    filled(tmp_path, 9, keep)
+    kept = [Manifest.unpack(path.read_bytes()).version for path in sorted(tmp_path.glob("*.safetensors"))]
+    assert kept == list(range(9 - keep, 9))
+    assert len(list(tmp_path.iterdir())) == 2 * keep, "nothing else stays"
+
+
+@pytest.mark.parametrize("first", [8, 98, 999_998])
+def test_versions_are_ordered_by_number(tmp_path: Path, first: int) -> None:
+    registry = Registry(tmp_path, 2)
+    for version in range(first, first + 4):
+        registry.write(manifest(version), progress(version))
+        assert newest(tmp_path) == (manifest(version).hash, progress(version))
+
+
+def test_a_version_can_be_written_again(tmp_path: Path) -> None:
+    registry = filled(tmp_path, 3)
+    registry.write(manifest(2), {"best_error": None, "rounds_without_improvement": 0})
+    assert newest(tmp_path) == (manifest(2).hash, {"best_error": None, "rounds_without_improvement": 0})
+
+
+# What a crash, a bad disk or a human leaves behind.
+
+
+def damage(path: Path, how: str) -> None:
+    match how:
+        case "missing":
+            path.unlink()
+        case "empty":
+            path.write_bytes(b"")
+        case "cut":
+            path.write_bytes(path.read_bytes()[:-1])
+        case "flipped":
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 0x10
+            path.write_bytes(content)
+        case "noise":
+            path.write_bytes(b"\xff\x00" * 50)
+        case "folder":
+            path.unlink()
+            path.mkdir()
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "cut", "flipped", "noise", "folder"])
+def test_a_damaged_version_is_passed_over_and_named(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled(tmp_path, 3)
+    damage(tmp_path / "v000002.safetensors", how)
+    with caplog.at_level(logging.ERROR):
+        assert newest(tmp_path) == (manifest(1).hash, progress(1))
+    assert how == "missing" or "v000002.safetensors" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "cut", "noise", "folder"])
+def test_a_version_without_its_progress_is_passed_over_and_named(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled(tmp_path, 3)
+    damage(tmp_path / "v000002.json", how)
+    with caplog.at_level(logging.ERROR):
+        assert newest(tmp_path) == (manifest(1).hash, progress(1))
+    assert "v000002.safetensors" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"x"'])
+def test_progress_that_is_no_progress_is_passed_over(tmp_path: Path, text: str) -> None:
+    filled(tmp_path, 3)
+    tmp_path.joinpath("v000002.json").write_text(text)
+    assert newest(tmp_path) == (manifest(1).hash, progress(1))
+
+
+def test_with_every_version_damaged_there_is_none(tmp_path: Path) -> None:
+    filled(tmp_path, 3)
+    for path in tmp_path.glob("*.safetensors"):
+        damage(path, "cut")
+    assert newest(tmp_path) is None
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    others = [
+        tmp_path / name for name in ("notes.txt", "vacation.safetensors", ".v000009.safetensors.1.partial")
+    ]
+    for path in others:
+        path.write_text("mine")
+    filled(tmp_path, 5, keep=2)
+    assert newest(tmp_path) == (manifest(4).hash, progress(4))
+    assert [path.read_text() for path in others] == ["mine"] * 3
+    assert len(list(tmp_path.glob("v0*.safetensors"))) == 2
+
+
+PACKED = manifest(2).pack()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, len(PACKED) - 1), st.integers(1, 255))
+def test_no_damaged_byte_stops_a_restart(
+    tmp_path_factory: pytest.TempPathFactory, place: int, flip: int
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "registry"
+    if not folder.exists():
+        filled(folder, 3)
+    content = bytearray(PACKED)
+    content[place] ^= flip
+    folder.joinpath("v000002.safetensors").write_bytes(content)
+    assert newest(folder) in [(manifest(2).hash, progress(2)), (manifest(1).hash, progress(1))]
+
+
+def test_a_version_that_cannot_be_written_leaves_the_ones_before(tmp_path: Path) -> None:
+    registry = filled(tmp_path, 3, keep=3)
+    tmp_path.joinpath("v000003.safetensors").mkdir()
+    with pytest.raises(OSError):
+        registry.write(manifest(3), progress(3))
+    assert newest(tmp_path) == (manifest(2).hash, progress(2))
+    assert len(list(tmp_path.glob("v00000[012].safetensors"))) == 3
