@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.partition import names
+from client.data import names
 from client.data.training_buffer import read as read_buffer
 from client.service.identity import Identity
 from client.service.process import DetectorProcess

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from client.data import tables
 from client.data.decoding import seconds
 from client.data.names import ENDINGS, client_name, natural
-from client.data.partition import tables
 from client.data.tables import NUMBER, DataError
 from common.model.schema import Schema, SchemaError
 from common.settings import DataSettings

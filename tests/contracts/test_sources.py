@@ -15,7 +15,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from client.connectors.addresses import Address
-from client.connectors.mqtt import Broker as BrokerAddress
+from client.connectors.mqtt import MqttBroker as BrokerAddress
 from client.connectors.sources import MAX_LINE_BYTES, Ended, Source, open_source
 from client.connectors.sources.host import HostSource
 from client.connectors.sources.stdin import StdinSource

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[3] / "shared" / "data")) / "asd"
+DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 

@@ -10,7 +10,7 @@ from flwr.proto.runtime_pb2 import PushAppMessagesRequest
 from flwr.serverapp import Grid
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from common.flower import grid as grids
+from server.flower import grid as grids
 from server.flower.grid import beats, public_keys, pull, push_inline
 from tests.flower_private.fake_superlink import FakeSuperLink, question
 

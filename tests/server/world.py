@@ -121,7 +121,7 @@ class World:
         else:
             who = (client.name, client.instance, client.features)
             reply = Described(node, letter.number, *who) if sound else DescribeFailed(node, "?")
-        client.connectors.outbox.append((letter.run, reply))
+        client.outbox.append((letter.run, reply))
 
     def lose(self, node: int) -> None:
         """The server believes that a message was delivered, but it was not."""

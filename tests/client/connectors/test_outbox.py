@@ -215,7 +215,7 @@ class TestAfterARestart:
     @staticmethod
     def kill_after_its_first_line(program: str, *arguments: Path) -> None:
         command = [sys.executable, "-c", program, *map(str, arguments)]
-        root = Path(__file__).parents[2]
+        root = Path(__file__).parents[3]
         with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as process:
             assert process.stdout
             assert process.stdout.readline() in (b"True\n", b"go\n")

@@ -54,7 +54,7 @@ def test_another_process_reads_what_is_written_while_it_reads(tmp_path: Path) ->
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)],
-        cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parents[3], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert child.stdin is not None and child.stdout is not None
     with child:

@@ -122,16 +122,17 @@ def test_the_trainer_does_not_outlive_its_parent_however_that_ends(
         "print('up', flush=True); stopped.wait(); print('stopped', flush=True)"
     )
     parent = (
-        "import sys, os, time; from pathlib import Path; from client.service.supervisor import TrainerSupervisor\n"
+        "import sys, os, time; from pathlib import Path\n"
+        "from client.service.supervisor import TrainerSupervisor\n"
         "command = [sys.executable, '-c', sys.argv[1]]\n"
-        "one = Supervisor(command, Path(sys.argv[2]), dict(os.environ), 1 << 31)\n"
+        "one = TrainerSupervisor(command, Path(sys.argv[2]), dict(os.environ), 1 << 31)\n"
         "one.start()\n"
         "while one.pid is None: time.sleep(0.01)\n"
         "print(one.pid, flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", parent, trainer, str(tmp_path / "trainer.log")],
-        cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True,
     ) as child:  # fmt: skip
         assert child.stdout is not None
         process = psutil.Process(int(child.stdout.readline()))

@@ -103,7 +103,7 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from common.formats.files import write_atomic\n"
         "for i in range(1_000_000): write_atomic(Path(sys.argv[1]), bytes([i % 256]) * 3_000_000)"
     )
-    writer = subprocess.Popen([sys.executable, "-c", command, str(path)], cwd=Path(__file__).parents[2])
+    writer = subprocess.Popen([sys.executable, "-c", command, str(path)], cwd=Path(__file__).parents[3])
     try:
         deadline = time.monotonic() + 20
         while not path.exists():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_coordinator import FEATURES, WAIT_S, Asked, Folding, Run, Sent, of_kind, only, saved
 
 from server.coordination.coordinator import REST_S, step
 from server.coordination.members import UNANSWERED_S
@@ -21,6 +20,17 @@ from server.coordination.state import (
     Tick,
 )
 from server.coordination.tasks import MAX_GONE, MIN_DUE_S, OVERDUE_ASK_S, discount
+from tests.server.coordination.test_coordinator import (
+    FEATURES,
+    WAIT_S,
+    Asked,
+    Folding,
+    Run,
+    Sent,
+    of_kind,
+    only,
+    saved,
+)
 
 SECONDS_EACH = 2.0
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
-from test_site import Served
 
 from server.federation import view
 from server.flower.superlink_process import free_port
 from tests.contracts.browser import PHONE, Tab, tab
 from tests.server.monitoring.test_alerts import packed
+from tests.server.monitoring.test_status_server import Served
 from tests.server.storage.test_history import finished
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"

@@ -79,7 +79,7 @@ def test_many_may_begin_with_an_empty_database_at_once(postgres: Postgres) -> No
         "import sys; from server.storage.history import History\n"
         "history = History(sys.argv[1]); history.note('began', 'x'); history.close()"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     started = [subprocess.Popen([sys.executable, "-W", "error", "-c", code, url], cwd=root) for _ in range(4)]
     assert [process.wait(240) for process in started] == [0] * 4
     with psycopg.connect(url) as connection:

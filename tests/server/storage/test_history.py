@@ -234,12 +234,13 @@ def test_an_open_reader_does_not_lock_the_writer_out(path: Path) -> None:
 
 def test_rounds_outlive_a_process_that_is_killed(path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from server.storage.history import History, RoundRow\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from server.storage.history import History, RoundRow\n"
         "history = History(Path(sys.argv[1]))\n"
         "for n in range(1, 4): history.add_round(RoundRow(n, 'train', n, 1.0, 2, 0.5, 1, 1, {}), [])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    killed = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[2])
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[3])
     assert killed.returncode == -9
     with closing(History(path)) as history:
         assert [row["number"] for row in history.rounds()] == [1, 2, 3]

@@ -23,7 +23,7 @@ def another_process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that holds the lease of the folder until its input ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -102,7 +102,7 @@ def test_whoever_asks_is_never_in_the_way_of_who_takes(tmp_path: Path) -> None:
         "while True: lease.held"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE) as asking:
+    with subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE) as asking:
         try:
             assert asking.stdout is not None
             assert asking.stdout.readline() == b"asking\n"

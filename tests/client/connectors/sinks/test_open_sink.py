@@ -32,7 +32,7 @@ def test_a_sink_loads_no_library_of_another() -> None:
         "print([m for m in ('paho', 'http.client', 'ssl') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parents[3], capture_output=True, check=True
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[4], capture_output=True, check=True
     )
     assert done.stdout.strip() == b"[]"
 

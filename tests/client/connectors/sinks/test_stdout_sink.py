@@ -24,7 +24,7 @@ for number in range(int(sys.argv[1])):
 def started(count: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", DELIVERIES, str(count)],
-        cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=Path(__file__).parents[4], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
