@@ -248,7 +248,9 @@ def test_an_update_in_anothers_name_is_not_used(run: Secured) -> None:
 def test_a_newer_client_is_told_apart_on_both_sides(run: Secured) -> None:
     run.enroll("newer")
     ours, theirs = wire.PROTOCOL, wire.PROTOCOL + 1
-    newer = f"from common import wire; wire.PROTOCOL = {theirs}; from flockwatch.cli import main; main()"
+    newer = (
+        f"from common.protocol import wire; wire.PROTOCOL = {theirs}; from flockwatch.cli import main; main()"
+    )
     command = [
         sys.executable, "-c", newer, "client", "--data", str(run.rows("newer")), "--server", run.address,
         "--state", str(run.folder / "newer"), *run.flags["newer"],

@@ -96,7 +96,7 @@ def test_a_wrong_sink_is_named(text: str, problem: str) -> None:
 def test_every_scheme_names_a_class_that_exists() -> None:
     from importlib import import_module
 
-    for package, table in (("client.sources", SOURCES), ("client.sinks", SINKS)):
+    for package, table in (("client.connectors.sources", SOURCES), ("client.connectors.sinks", SINKS)):
         for target in table.values():
             module, _, name = target.partition(":")
             assert hasattr(getattr(import_module(f"{package}.{module}"), name), "at")

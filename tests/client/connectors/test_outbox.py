@@ -435,7 +435,7 @@ def test_post_does_not_wait_for_a_disk_that_hangs(opened: Open, monkeypatch: pyt
         assert gate.wait(60)
         real(path, content)
 
-    monkeypatch.setattr(client.outbox, "write_atomic", write)
+    monkeypatch.setattr(client.connectors.outbox, "write_atomic", write)
     sink = FakeSink()
     outbox = opened(sink)
     outbox.post(b'{"n":1}')

@@ -440,7 +440,7 @@ def test_without_room_for_the_buffer_events_are_scored_all_the_same(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(keeper_module, "Buffer", full)
+        patch.setattr(keeper_module, "TrainingBuffer", full)
         edge = Edge(tmp_path)
         edge.store.offer(version(1).pack())
         settle(edge)

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from client.service import supervisor as supervisor_module
-from client.service.supervisor import NICENESS, TrainerSupervisor
+from client.service.supervisor import TrainerSupervisor
+from common.processes import NICENESS
 
 WORKS = "import sys; print('up', flush=True); sys.stdin.read()"
 

@@ -202,7 +202,7 @@ def test_of_versions_that_come_faster_than_they_can_be_made_its_own_a_client_off
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("client.edge.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("client.training.worker.time.monotonic", lambda: now[0])
     given, one, store = task(), live_edge(tmp_path, ROWS), VersionStore(tmp_path)
     adopted = one.adopted
 
@@ -291,7 +291,7 @@ def test_a_version_is_taken_as_it_is_where_nothing_is_to_be_personal() -> None:
 
 
 def test_without_tensorflow_a_version_is_weighed_but_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "client.trainer", None)
+    monkeypatch.setitem(sys.modules, "client.training.trainer", None)
     given = shared().manifest
     taken = edge().adopted(given)
     assert all(np.array_equal(taken.weights[n], given.weights[n]) for n in given.weights)
@@ -392,7 +392,7 @@ def test_with_nothing_tuned_there_is_nothing_to_combine(
     without: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if without == "tensorflow":
-        monkeypatch.setitem(sys.modules, "client.trainer", None)
+        monkeypatch.setitem(sys.modules, "client.training.trainer", None)
     taken = edge().adopted(ensemble(personal_epochs=0 if without == "epochs" else 3))
     assert taken.ensemble is None
     assert taken.scores.quantile(0.5) == ensemble().scores.quantile(0.5)

@@ -120,7 +120,7 @@ def test_clients_hold_exactly_the_servers_versions_under_every_codec(
     # After the first version only changes are sent, unless several together are longer than the whole.
     told = names(grid)
     assert told.count("Task") == len(fleet) or (codec, mode) == ("float16", "asynchronous")
-    assert set(told[len(fleet) + 1 :]) >= {"Change"}
+    assert set(told[len(fleet) + 1 :]) >= {"VersionChange"}
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_restart_of_both_sides_goes_on_with_changes(tmp_path: Path) -> None:
     assert all(edge.wire.held for edge in fleet)
     assert all(edge.wire._kept.feedback.error for edge in fleet)
     grid = run(tmp_path, settings(rounds=6, compression=compression), fleet)
-    assert set(names(grid)) == {"Change"}
+    assert set(names(grid)) == {"VersionChange"}
     assert versions(tmp_path)[-1].version == 6
     # What the first run folded is not owed again, and what it left out is not forgotten.
     first = fleet[0].tasks[0]
@@ -231,7 +231,8 @@ def test_clients_that_lost_their_version_are_given_the_whole_one(tmp_path: Path)
     made = {manifest.version: manifest.hash for manifest in versions(tmp_path)}
     assert [t.manifest.hash for t in fleet[0].tasks] == [made[v] for v in range(6)]
     to_a = [name_in(c) for c in contents([m for m in grid.log if m.metadata.dst_node_id == 1], "train")]
-    assert to_a == ["Task", "Change", "Change", "Change", "Task", "Change", "Change"]
+    change, whole = "VersionChange", "Task"
+    assert to_a == [whole, change, change, change, whole, change, change]
     rounds = History(tmp_path / "history.sqlite").rounds()
     assert all(not r["failed"] for r in rounds)
 
@@ -309,7 +310,7 @@ def test_a_server_without_its_steps_sends_whole_versions(tmp_path: Path) -> None
     grid = run(tmp_path, settings(rounds=5, compression=compression), fleet)
     assert versions(tmp_path)[-1].version == 5
     assert fleet[0].tasks[-1].manifest.version == 4
-    assert "Change" in names(grid)
+    assert "VersionChange" in names(grid)
 
 
 def test_another_history_of_the_same_number_is_not_mistaken(tmp_path: Path) -> None:
@@ -329,6 +330,5 @@ def test_another_history_of_the_same_number_is_not_mistaken(tmp_path: Path) -> N
 def test_messages_of_changes_come_back() -> None:
     missing = VersionMissing("a", "no version is held")
     assert VersionMissing.unpack(missing.pack()) == missing
-    assert name_in(missing.pack()) == "Missing"
+    assert name_in(missing.pack()) == "VersionMissing"
     assert name_in(b"noise") == ""
-    assert VersionChange.__name__ == "Change"

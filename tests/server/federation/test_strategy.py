@@ -225,7 +225,7 @@ def test_no_more_is_held_after_many_updates_than_after_some(
     history, registry = History(tmp_path / "history.sqlite"), Counting(tmp_path / "versions", (20, 80))
     FlockStrategy(FedAvg(), chosen, registry, history, shown=tmp_path / "fleet.json").start(MemoryGrid(apps))
     some, many = registry.held
-    assert some["server.federation.exchange.Sent"] >= 50
+    assert some["server.federation.exchange.SentMessage"] >= 50
     more = {name: count - some[name] for name, count in many.items()}
     assert {name: n for name, n in more.items() if n > len(edges)} == {}  # besides the tasks in flight
 
