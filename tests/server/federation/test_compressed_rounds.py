@@ -22,7 +22,7 @@ from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.sketch import ScoreSketch
 from common.model.weights import Weights, add, norm, scale, subtract
-from common.protocol.changes import VersionChange, VersionMissing
+from common.protocol.changes import VersionMissing
 from common.protocol.messages import CONTENT, RECORD, Task, Update
 from common.protocol.wire import name_in
 from common.settings import Settings
