@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for package in ("client", "common", "flockwatch", "server")
-    for path in (ROOT / package).glob("[!_]*.py")
+    for path in (ROOT / package).rglob("[!_]*.py")
     if ">>>" in path.read_text()
 )
 
