@@ -38,7 +38,7 @@ BEATS_SHARE = 60.0
 class PollSchedule:
     """The rhythm of one client's polls. Times are seconds on any clock that never goes back.
 
-    >>> pace = Pace(now=0.0)
+    >>> pace = PollSchedule(now=0.0)
     >>> pace.wait_s(now=0.0), pace.wait_s(now=60.0)
     (0.02, 1.0)
     >>> pace.replied(now=100.0); pace.received(now=104.0)
@@ -75,7 +75,7 @@ class BusyBackoff:
 
     A fleet that goes on asking a server that is slow to answer is what makes it slow.
 
-    >>> courtesy = Courtesy()
+    >>> courtesy = BusyBackoff()
     >>> for _ in range(20):
     ...     busy = courtesy.wait_s(took_s=1.0)
     >>> busy, round(courtesy.wait_s(took_s=0.01), 2)

@@ -22,7 +22,7 @@ def compress(content: bytes, words: bytes = b"") -> bytes:
         content: Any bytes.
         words: Text that both sides have, and that need not be sent where `content` has the same.
 
-    >>> unsqueeze(squeeze(b"abc"), most=3)
+    >>> decompress(compress(b"abc"), most=3)
     b'abc'
     """
     return zstandard.ZstdCompressor(

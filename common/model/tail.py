@@ -32,7 +32,7 @@ class ScoreTail:
     Raises:
         ValueError: the limits are not such.
 
-    >>> tail = Tail.of(np.arange(1000.0), ScoreSketch(), prior=1)
+    >>> tail = ScoreTail.of(np.arange(1000.0), ScoreSketch(), prior=1)
     >>> round(math.exp(-tail.rarity(900.0)), 2), round(tail.rarity(1e9)) > round(tail.rarity(1e6)) > 30
     (0.1, True)
     """

@@ -64,7 +64,7 @@ class ClientRecord:
 class ClientRecords:
     """The records of all clients, by name.
 
-    >>> fleet = Fleet({"a": {"admitted": 3}})
+    >>> fleet = ClientRecords({"a": {"admitted": 3}})
     >>> fleet.refused("a", "not finite")
     >>> fleet.records["a"].admitted, dict(fleet.records["a"].refused)
     (3, {'not finite': 1})

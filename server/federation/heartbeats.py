@@ -29,7 +29,7 @@ class HeartbeatMonitor:
 
     The stamps are only compared with each other, so that the clocks of two machines need not agree.
 
-    >>> pulse = Pulse()
+    >>> pulse = HeartbeatMonitor()
     >>> for second in range(0, 10, 2):
     ...     alive = pulse.alive({1: float(second), 2: None}, now=float(second))
     >>> sorted(pulse.alive({1: 8.0, 2: None}, now=13.0)), sorted(pulse.alive({1: 8.0, 2: None}, now=15.0))

@@ -23,7 +23,7 @@ Those of a younger version serve for as many versions as it is old: the first on
 class AppliedUpdates:
     """Serial numbers of the updates that were folded, by client.
 
-    >>> fates = Fates()
+    >>> fates = AppliedUpdates()
     >>> fates.folded("a", 7); fates.folded("a", 0)
     >>> fates.of("a"), fates.of("b")
     ((7,), ())
