@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from common.errors import UserError
 from common.formats.files import write_atomic
 from common.formats.strict_yaml import dump, parse
 from common.settings import Settings
@@ -23,7 +24,7 @@ from common.settings import Settings
 ENV_PREFIX = "FLOCKWATCH_"
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A setting is wrong; the message names the key, where it was set, and what was expected."""
 
 

@@ -14,25 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from common import config
+from common.errors import UserError
 from common.settings import Settings
 from flockwatch import commands
 
-WRONG_INPUT_ERRORS = {
-    "AddressError",
-    "CertificateError",
-    "ConfigError",
-    "DataError",
-    "IdentityError",
-    "KeyFileError",
-    "ManifestError",
-    "PartitionError",
-    "RosterError",
-    "SchemaError",
-    "SourceError",
-    "StoreError",
-    "TransferError",
-}
-"""By name: importing them all would load what a machine that only detects does not have."""
 FAILED = 1
 STOPPED_BY_USER = 130
 
@@ -63,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.verbose:
             raise
         print(f"flockwatch: {error}", file=sys.stderr)
-        return commands.WRONG_INPUT if _is_wrong_input(error) else FAILED
+        return commands.WRONG_INPUT if isinstance(error, UserError) else FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -224,8 +209,3 @@ def _flag(parser: argparse.ArgumentParser, flag: str, key: str, help_text: str, 
 def _flags(given: argparse.Namespace) -> list[str]:
     found = {key: value for key, value in vars(given).items() if "." in key and value is not None}
     return [f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in found.items()]
-
-
-def _is_wrong_input(error: Exception) -> bool:
-    named = {kind.__name__ for kind in type(error).__mro__}
-    return bool(named & WRONG_INPUT_ERRORS)

@@ -11,8 +11,10 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import unquote
 
+from common.errors import UserError
 
-class AddressError(ValueError):
+
+class AddressError(UserError):
     """An address is wrong; says what was wrong with it and what was expected."""
 
 

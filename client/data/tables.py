@@ -12,12 +12,13 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from client.data.names import ENDINGS
+from common.errors import UserError
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 """Text that is a number."""
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data file cannot be used; the message names the file, the place, and what was expected."""
 
 

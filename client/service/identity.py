@@ -8,8 +8,10 @@ import secrets
 from pathlib import Path
 from typing import IO
 
+from common.errors import UserError
 
-class IdentityError(RuntimeError):
+
+class IdentityError(UserError):
     """The state folder belongs to another running client, or cannot be written."""
 
 

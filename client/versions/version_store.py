@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from common.errors import UserError
 from common.formats.files import write_atomic
 from common.model.manifest import Manifest, ManifestError
 
@@ -14,7 +15,7 @@ KEEP = 5
 """Versions at work until now, and refused ones, that stay on disk."""
 
 
-class StoreError(ValueError):
+class StoreError(UserError):
     """There is no such version here."""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt
 
+from common.errors import UserError
 from common.formats.bundle import Arrays, checked, pack, unpack
 from common.model.architecture import Architecture
 from common.model.ensemble import Ensemble
@@ -30,7 +31,7 @@ ENSEMBLE_FORMAT = 4
 _MOMENTS = ("mean", "m2", "minimum", "maximum", "within")
 
 
-class ManifestError(ValueError):
+class ManifestError(UserError):
     """A manifest cannot be trusted: damaged, of another format, or not finite."""
 
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from common.errors import UserError
 
-class SchemaError(ValueError):
+
+class SchemaError(UserError):
     """Columns do not match the schema; the message names them."""
 
 

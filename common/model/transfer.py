@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import UserError
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.schema import Schema
 from common.model.weights import Weights
 
 
-class TransferError(ValueError):
+class TransferError(UserError):
     """A model cannot be gone on from; the message says what differs."""
 
 

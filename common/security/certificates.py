@@ -11,13 +11,14 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtensionOID
 
+from common.errors import UserError
 from common.security.keys import KeyFileError, read, read_tls_private
 
 SOON = timedelta(days=30)
 """Whatever ends within this time is named before it does."""
 
 
-class CertificateError(ValueError):
+class CertificateError(UserError):
     """Certificates or keys that cannot work; the message has a line for each thing that is wrong."""
 
 

@@ -26,12 +26,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
+from common.errors import UserError
+
 OPENSSH = b"BEGIN OPENSSH PRIVATE KEY"
 OTHERS_MAY_READ = 0o004
 MAX_FILE_BYTES = 1 << 20
 
 
-class KeyFileError(ValueError):
+class KeyFileError(UserError):
     """A key's file cannot be used; says which, and what was wrong with it."""
 
 

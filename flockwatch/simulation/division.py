@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from client.data.names import natural
 from client.data.partition import Partition, read, read_column
+from common.errors import UserError
 from common.settings import ClientSettings, DataSettings
 
 Owners = NDArray[np.intp]
@@ -23,7 +24,7 @@ Owners = NDArray[np.intp]
 DIRICHLET_BINS = 10
 
 
-class PartitionError(ValueError):
+class PartitionError(UserError):
     """Rows cannot be divided as asked."""
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
+from common.errors import UserError
 from common.formats.files import write_atomic
 from common.security.keys import KeyFileError, fingerprint, line, parse_public, pem
 
@@ -24,7 +25,7 @@ FILE = "roster.json"
 """In the server's state folder."""
 
 
-class RosterError(ValueError):
+class RosterError(UserError):
     """A key cannot be registered or revoked, or the roster cannot be read; says why."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from common.errors import UserError
+
 Position = dict[str, Any]
 """Where to go on after a restart, in JSON values; {} where the source keeps no place."""
 
@@ -11,7 +13,7 @@ MAX_LINE_BYTES = 1 << 20
 """Bytes of the longest event; of a longer one, one byte more than this is handed on, to be refused."""
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """A source can never work; says what was wrong and what was expected."""
 
 
