@@ -122,7 +122,7 @@ class Detector:
     def _one(self, time: float, outcome: Outcome) -> None:
         recent, live = self.recent, self._live
         slot = recent.count % recent.size
-        score = np.nan if live is None else live.scorer.one(recent.views[slot])
+        score = np.nan if live is None else live.scorer.score_one(recent.views[slot])
         self._conclude(slot, time, score, outcome)
 
     def _many(self, lines: Sequence[bytes], now: float, outcome: Outcome) -> None:
@@ -139,7 +139,7 @@ class Detector:
             if end <= start:
                 continue
             rows = recent.rows[start:end]
-            scores = [np.nan] * len(rows) if live is None else live.scorer.many(rows).tolist()
+            scores = [np.nan] * len(rows) if live is None else live.scorer.score_many(rows).tolist()
             for slot, score in enumerate(scores, start):
                 self._conclude(slot, times[at], score, outcome)
                 at += 1

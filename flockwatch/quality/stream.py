@@ -68,7 +68,7 @@ def scored(manifest: Manifest, partition: Partition) -> Scored:
     rows = np.concatenate([part.rows, part.test_rows])
     with np.errstate(over="ignore", invalid="ignore"):
         found = np.concatenate(
-            [scorer.many(rows[i : i + MAX_BATCH_EVENTS]) for i in range(0, len(rows), MAX_BATCH_EVENTS)]
+            [scorer.score_many(rows[i : i + MAX_BATCH_EVENTS]) for i in range(0, len(rows), MAX_BATCH_EVENTS)]
         )
     return Scored(found[: len(part.rows)], found[len(part.rows) :], manifest.scores)
 

@@ -13,7 +13,7 @@ import pytest
 from client.versions.version_store import VersionStore
 from flockwatch.cli import main
 from server.flower.superlink_process import free_port
-from tests.client.sample_versions import lines, pair, rows, version
+from tests.client.sample_versions import lines, rows, version
 
 COMMAND = [sys.executable, "-m", "flockwatch"]
 
@@ -159,18 +159,6 @@ def test_inspecting_prints_what_a_version_holds(capsys: pytest.CaptureFixture[st
     assert "4000 of held-out events" in said
     for feature in ("a", "b", "c"):
         assert f"\n  {feature} " in said
-
-
-def test_an_ensemble_in_one_file_detects_and_can_be_inspected(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("v7.safetensors").write_bytes(pair(7, share=0.9).pack())
-    done = detect("--source", "stdin:", content=events())
-    assert done.returncode == 0, done.stderr.decode()
-    started, ended = (json.loads(line) for line in done.stdout.splitlines())
-    assert (started["kind"], ended["kind"]) == ("incident_started", "incident_ended")
-    assert started["alert"]["causes"][0]["feature"] == "b"
-    assert started["alert"]["score"] > started["alert"]["threshold"] > 5
-    assert main(["inspect", "v7.safetensors"]) == 0
-    assert "a second network of the same shape has 90.0%" in capsys.readouterr().out
 
 
 def test_rolling_back_names_the_version_that_works_from_now_on(capsys: pytest.CaptureFixture[str]) -> None:

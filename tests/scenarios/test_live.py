@@ -85,29 +85,6 @@ def test_from_cold_boot_without_a_server_a_machine_detects(
     assert (one.state / "source.json").exists() or eventually((one.state / "source.json").exists)
 
 
-def test_a_client_makes_an_ensemble_of_a_version_and_its_detector_takes_it_up(
-    tmp_path: Path, processes: Processes, federation: Callable[..., Federation]
-) -> None:
-    fleet = federation({**SERVER, "scoring.combine": "scores", "scoring.prior": "300"})
-    machines = [Machine(tmp_path, processes, name, fleet.address, flags=FLAGS) for name in ("one", "two")]
-    fleet.start_server()
-    learned(fleet, machines)
-    for one in machines:
-        one.fault()
-        one.told(1)
-    taken = VersionStore(machines[0].state).current()
-    assert taken is not None and taken.ensemble is not None
-    assert 0.5 < taken.ensemble.share < 0.9  # of 720 windows that it trains on, or some more
-    machines[0].stop()
-    path = tmp_path / "ensemble.safetensors"
-    path.write_bytes(taken.pack())
-    alone = Machine(tmp_path, processes, "alone", flags=FLAGS, manifest=path)
-    alone.start()
-    alone.feed(100)
-    alone.fault()
-    alone.told(1)
-
-
 def test_with_the_server_killed_detection_goes_on_and_learning_when_it_is_back(
     tmp_path: Path, processes: Processes, federation: Callable[..., Federation]
 ) -> None:

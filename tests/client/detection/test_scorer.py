@@ -8,15 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from client.detection.scorer import _ROOM, MAX_ERROR, Scorer
+from client.detection.scorer import _CAPACITY, MAX_ERROR, Scorer
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.schema import Schema
-from common.model.scoring import reconstruct, scored_by, scores
+from common.model.scoring import reconstruct, scores
 from common.settings import Settings
-from tests.client.sample_versions import pair
 
 ROWS = (np.random.default_rng(0).standard_normal((300, 3)) * [1, 10, 0.1] + [0, 5, 1]).astype(np.float32)
 
@@ -44,7 +43,7 @@ def expected(of: Manifest, rows: NDArray[np.float32], clip: float | None = None)
 def test_event_by_event_is_what_all_rows_together_give(activation: str, window: int) -> None:
     version = manifest(window, activation=activation, output_activation=activation)
     scorer = Scorer(version)
-    found = [scorer.one(row) for row in ROWS]
+    found = [scorer.score_one(row) for row in ROWS]
     assert np.isnan(found[: window - 1]).all()
     np.testing.assert_allclose(found[window - 1 :], expected(version, ROWS), rtol=1e-4)
 
@@ -56,7 +55,9 @@ def test_however_events_are_grouped_the_scores_are_the_same(window: int, sizes: 
     scorer, found, at = Scorer(version), [], 0
     for size in sizes:
         rows = ROWS[at : at + size]
-        found.extend([scorer.one(row) for row in rows] if size % 2 else scorer.many(rows).tolist())
+        found.extend(
+            [scorer.score_one(row) for row in rows] if size % 2 else scorer.score_many(rows).tolist()
+        )
         at += len(rows)
     assert np.isnan(found[: min(window - 1, at)]).all()
     np.testing.assert_allclose(found[window - 1 :], expected(version, ROWS[:at]), rtol=1e-4)
@@ -65,30 +66,32 @@ def test_however_events_are_grouped_the_scores_are_the_same(window: int, sizes: 
 def test_a_long_stream_does_not_run_out_of_room() -> None:
     version = manifest(3)
     scorer = Scorer(version)
-    rows = np.tile(ROWS, (_ROOM // 100, 1))[: 2 * _ROOM + 10]
-    found = [scorer.one(row) for row in rows[:_ROOM]]
-    for start in range(_ROOM, len(rows), 256):
-        found.extend(scorer.many(rows[start : start + 256]).tolist())
+    rows = np.tile(ROWS, (_CAPACITY // 100, 1))[: 2 * _CAPACITY + 10]
+    found = [scorer.score_one(row) for row in rows[:_CAPACITY]]
+    for start in range(_CAPACITY, len(rows), 256):
+        found.extend(scorer.score_many(rows[start : start + 256]).tolist())
     np.testing.assert_allclose(found[2:], expected(version, rows), rtol=1e-4)
 
 
 def test_inputs_are_clipped_where_the_version_says_so() -> None:
     given = manifest()
     given.settings["scaling"] = {"by": "fleet", "clip": 1.5}
-    np.testing.assert_allclose(Scorer(given).many(ROWS[:9]), expected(given, ROWS[:9], 1.5), rtol=1e-4)
+    np.testing.assert_allclose(Scorer(given).score_many(ROWS[:9]), expected(given, ROWS[:9], 1.5), rtol=1e-4)
     scorer = Scorer(given)
-    np.testing.assert_allclose([scorer.one(r) for r in ROWS[:9]], expected(given, ROWS[:9], 1.5), rtol=1e-4)
+    np.testing.assert_allclose(
+        [scorer.score_one(r) for r in ROWS[:9]], expected(given, ROWS[:9], 1.5), rtol=1e-4
+    )
 
 
 def test_windows_may_go_on_from_earlier_rows() -> None:
     version = manifest(3)
     after = Scorer(version)
     after.follow(ROWS[:10])
-    np.testing.assert_allclose(after.one(ROWS[10]), expected(version, ROWS[8:11])[0], rtol=1e-4)
+    np.testing.assert_allclose(after.score_one(ROWS[10]), expected(version, ROWS[8:11])[0], rtol=1e-4)
     few = Scorer(version)
     few.follow(ROWS[:1])
-    assert np.isnan(few.one(ROWS[1]))
-    assert few.one(ROWS[2]) > 0
+    assert np.isnan(few.score_one(ROWS[1]))
+    assert few.score_one(ROWS[2]) > 0
 
 
 @pytest.mark.parametrize("value", [3e38, -3e38, 1e30])
@@ -98,8 +101,8 @@ def test_an_event_far_off_scores_the_largest_and_spoils_only_its_windows(value: 
     wild[2, 1] = value
     with np.errstate(over="ignore", invalid="ignore"):
         one = Scorer(version)
-        singly = np.array([one.one(row) for row in wild], np.float32)
-        together = Scorer(version).many(wild)
+        singly = np.array([one.score_one(row) for row in wild], np.float32)
+        together = Scorer(version).score_many(wild)
     for found in (singly, together):
         assert (found[2:4] == np.float32(MAX_ERROR)).all()
         np.testing.assert_allclose(found[[1, 4, 5]], expected(version, ROWS[:6])[[0, 3, 4]], rtol=1e-4)
@@ -157,9 +160,9 @@ def test_an_input_weighs_what_its_usual_error_says(window: int) -> None:
     )
     scorer = Scorer(version)
     np.testing.assert_allclose(
-        Scorer(version).many(ROWS[:200])[window - 1 :], wanted[: 201 - window], rtol=1e-4
+        Scorer(version).score_many(ROWS[:200])[window - 1 :], wanted[: 201 - window], rtol=1e-4
     )
-    np.testing.assert_allclose([scorer.one(r) for r in ROWS][window - 1 :], wanted, rtol=1e-4)
+    np.testing.assert_allclose([scorer.score_one(r) for r in ROWS][window - 1 :], wanted, rtol=1e-4)
     assert not np.allclose(wanted, expected(plain, ROWS), rtol=0.05)
 
 
@@ -172,8 +175,8 @@ def test_of_the_events_in_a_window_the_newest_weighs_most() -> None:
     squares = np.square(reconstruct(architecture, plain.weights, rows.reshape(1, -1)) - rows.reshape(1, -1))
     by_event = squares.reshape(3, -1).mean(axis=1)
     wanted = by_event @ [1, 2, 4] / 7
-    assert Scorer(version).many(ROWS[:3])[-1] == pytest.approx(wanted, rel=1e-5)
-    assert Scorer(old).many(ROWS[:3])[-1] == pytest.approx(by_event.mean(), rel=1e-5)
+    assert Scorer(version).score_many(ROWS[:3])[-1] == pytest.approx(wanted, rel=1e-5)
+    assert Scorer(old).score_many(ROWS[:3])[-1] == pytest.approx(by_event.mean(), rel=1e-5)
 
 
 def test_shares_are_of_the_weighed_error() -> None:
@@ -184,47 +187,3 @@ def test_shares_are_of_the_weighed_error() -> None:
     np.testing.assert_allclose(after.share, weighed / weighed.sum(), rtol=1e-4)
     assert after.share.sum() == pytest.approx(1)
     np.testing.assert_allclose(after.expected, before.expected)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("window", [1, 4])
-def test_an_ensemble_scores_events_as_both_networks_alone_do_together(window: int, share: float) -> None:
-    version = pair(window=window, share=share)
-    scaled = Scaler.of(version.moments).apply(ROWS)
-    alone = [Scorer(member).many(ROWS[:200])[window - 1 :] for member in version.members]
-    rarities = [t.rarities(found) for t, found in zip(version.ensemble.tails, alone, strict=True)]
-    wanted = (1 - share) * rarities[0] + share * rarities[1]
-    scorer = Scorer(version)
-    singly = np.array([scorer.one(row) for row in ROWS[:200]])
-    assert np.isnan(singly[: window - 1]).all()
-    np.testing.assert_allclose(singly[window - 1 :], wanted, rtol=1e-4)
-    np.testing.assert_allclose(Scorer(version).many(ROWS[:200])[window - 1 :], wanted, rtol=1e-4)
-    np.testing.assert_allclose(scored_by(version, scaled)[: len(wanted)], wanted, rtol=1e-3)
-
-
-@pytest.mark.parametrize("value", [3e38, -3e38, 1e30])
-def test_an_ensembles_score_of_an_event_far_off_is_a_number_above_all_others(value: float) -> None:
-    version, wild = pair(window=2), ROWS[:6].copy()
-    wild[2, 1] = value
-    scorer = Scorer(version)
-    with np.errstate(over="ignore", invalid="ignore"):
-        singly = np.array([scorer.one(row) for row in wild], np.float32)
-        together = Scorer(version).many(wild)
-        why = scorer.explain(wild[1:3])
-    np.testing.assert_allclose(singly, together, rtol=1e-4)
-    assert np.isfinite(together[1:]).all()
-    assert together[2:4].min() > 10 * together[[1, 4, 5]].max()
-    assert why.share.argmax() == 1
-
-
-def test_what_adds_most_to_an_ensembles_score_explains_it() -> None:
-    version = pair(share=0.5)
-    tails = version.ensemble.tails
-    for row in ROWS[:40, None]:
-        members = [Scorer(member) for member in version.members]
-        parts = [t.rarity(m.one(row[0])) for t, m in zip(tails, members, strict=True)]
-        leading = members[int(parts[1] > parts[0])].explain(row)
-        found = Scorer(version).explain(row)
-        np.testing.assert_array_equal(found.share, leading.share)
-        np.testing.assert_array_equal(found.expected, leading.expected)
-        assert found.share.sum() == pytest.approx(1, abs=1e-5)

@@ -29,7 +29,7 @@ from common.budget import Budget
 from common.model.schema import Schema
 from common.model.threshold import exceeded
 from common.settings import Settings
-from tests.client.sample_versions import SCHEMA, lines, pair, rows, version
+from tests.client.sample_versions import SCHEMA, lines, rows, version
 
 
 class Spool:
@@ -117,23 +117,6 @@ def test_a_version_on_disk_is_at_work_from_the_start(tmp_path: Path) -> None:
     again.detector.step([], 0.0)
     assert again.detector.live is not None and again.detector.live.scorer.version == 4
     assert again.keeper.swaps == 0
-
-
-def test_an_ensemble_is_taken_up_raises_alerts_and_is_at_work_again_after_a_restart(tmp_path: Path) -> None:
-    edge, given = Edge(tmp_path, threshold={"budget": "1 per day"}), pair(2)
-    edge.store.offer(version(1).pack())
-    edge.feed(rows(300))
-    edge.store.offer(given.pack())
-    edge.feed(rows(300, seed=3))
-    live = edge.detector.live
-    assert live is not None and (live.scorer.version, edge.keeper.problems) == (2, {})
-    assert live.threshold == pytest.approx(math.log(1440), rel=0.4)  # of the score: an event each minute
-    before = edge.detector.alerts
-    edge.feed(rows(5, seed=4) + np.array([0, 500, 0], np.float32))
-    assert edge.detector.alerts == before + 5
-    again = Edge(tmp_path)
-    again.detector.step([], 0.0)
-    assert again.keeper.manifest is not None and again.keeper.manifest.hash == given.hash
 
 
 def test_a_damaged_version_is_passed_over_and_named(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import pytest
 from client.data.partition import Partition
 from client.data.tables import DataError
 from client.data.training_buffer import TrainingBuffer
-from client.detection.scorer import Scorer
 from client.training.worker import ClientWorker
 from client.versions.version_store import VersionStore
 from common.model.architecture import Architecture
@@ -371,20 +370,6 @@ def test_the_fleets_threshold_of_an_ensemble_is_in_the_units_of_its_score() -> N
     for rate in (0.2, 0.01, 1e-4):  # of no rows of its own, a score says how rare it is in the fleet
         assert exceeded(trusting.scores, rate) == pytest.approx(-math.log(rate), rel=0.25)
     assert edge().adopted(replace(given, scores=ScoreSketch())).scores.count == 0
-
-
-def test_an_ensemble_judges_by_its_own_score() -> None:
-    given = ensemble()
-    given.settings["threshold"]["quantile"] = 0.999
-    rows = np.concatenate([ROWS[95:], ROWS[:5] + np.float32(1000)])
-    found = edge(test=rows).judge(given)
-    assert (found.events, found.anomalies) == (8, 5)
-    assert found.threshold == pytest.approx(scored_by_hand(edge().adopted(given), ROWS[90:]).max(), rel=0.02)
-
-
-def scored_by_hand(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-    scorer = Scorer(manifest)
-    return np.array([scorer.one(row) for row in rows])[manifest.architecture.window - 1 :]
 
 
 @pytest.mark.parametrize("without", ["epochs", "tensorflow"])
