@@ -11,10 +11,11 @@ import numpy as np
 
 from client.data.decoding import Decoder, HeaderLine, InvalidEventError
 from client.data.recent_events import ABNORMAL, MAX_BATCH_EVENTS, NORMAL, RecentEvents
-from client.detection.incidents import Alert, Incidents, Notice, causes
+from client.detection.incidents import Incidents, causes
 from client.detection.scorer import Scorer
 from common.model.manifest import Manifest
 from common.model.schema import Schema
+from common.protocol.alerts import Alert, Notice
 from common.settings import DataSettings, LiveSettings
 
 MAX_SINGLE_EVENTS = 4

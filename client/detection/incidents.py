@@ -4,60 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from client.detection.scorer import Explanation
+from common.protocol.alerts import Alert, Cause, Notice, NoticeKind
 from common.settings import LiveSettings
-
-
-@dataclass(frozen=True)
-class Cause:
-    """A feature's part in an alert."""
-
-    feature: str
-    share: float
-    """Of the window's error, 0 to 1."""
-    value: float
-    """Seen in the event, in the feature's own unit."""
-    expected: float
-    """As the model reconstructs it."""
-
-
-@dataclass(frozen=True)
-class Alert:
-    """An event above the threshold."""
-
-    time: float
-    """Seconds since 1970."""
-    score: float
-    threshold: float
-    version: int
-    causes: tuple[Cause, ...]
-    """Largest share first."""
-
-
-@dataclass(frozen=True)
-class Notice:
-    """What is sent to sinks: `incident_started` with its alert, and `incident_ended` with its peak."""
-
-    kind: str
-    id: str
-    """Of the incident: equal in both notices, and when a stream is read again after a crash."""
-    client: str
-    started: float
-    ended: float | None
-    events: int
-    """Above the threshold, until now."""
-    alert: Alert
-    """The first of the incident when it starts, its highest when it has ended."""
-
-    def pack(self) -> bytes:
-        """The notice as a JSON object."""
-        return msgspec.json.encode(asdict(self))
 
 
 def causes(
@@ -89,6 +42,7 @@ class Incidents:
         self._began = self._last = 0.0
         self._events = self._below = 0
         self._peak: Alert | None = None
+        self._peak_score = 0.0
 
     @property
     def open(self) -> bool:
@@ -106,13 +60,13 @@ class Incidents:
         self._last, self._below = time, 0
         self._events += 1
         if self._peak is None:
-            self._peak = alert()
+            self._peak, self._peak_score = alert(), score
             self._id = _identity(self._client, self._peak)
             self._began, self._events = time, 1
             self.started += 1
             return self._notice("incident_started", None, self._peak)
-        if score > self._peak.score:
-            self._peak = alert()
+        if score > self._peak_score:
+            self._peak, self._peak_score = alert(), score
         return None
 
     def below(self, score: float, threshold: float) -> Notice | None:
@@ -130,7 +84,7 @@ class Incidents:
         self._peak = None
         return notice
 
-    def _notice(self, kind: str, ended: float | None, alert: Alert) -> Notice:
+    def _notice(self, kind: NoticeKind, ended: float | None, alert: Alert) -> Notice:
         return Notice(kind, self._id, self._client, self._began, ended, self._events, alert)
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from client.data.partition import Partition
 from client.data.recent_events import MAX_BATCH_EVENTS
 from client.detection.detector import Detector
-from client.detection.incidents import Notice
 from client.detection.scorer import Scorer
 from client.service.maintenance import DetectorMaintenance
 from client.versions.trial_process import InlineTrial
@@ -23,6 +22,7 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.sketch import ScoreSketch
+from common.protocol.alerts import Notice
 from common.settings import Settings
 
 Floats = NDArray[np.float32]

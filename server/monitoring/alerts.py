@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import hmac
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import msgspec
+from msgspec.structs import replace
 
+from common.protocol.alerts import Notice
 from server.storage.history import History
 
 MAX_BYTES = 256 * 1024
@@ -21,70 +23,13 @@ MAX_CAUSES = 16
 MAX_FEATURE = 200
 """Letters of a feature's name that are kept."""
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
-
-class _Said(BaseModel):
-    """What is not known is left out, so that an edge may be newer than its server."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
-
-
-class Cause(_Said):
-    """A feature's part in an alert; a number that is not finite comes as null."""
-
-    feature: str
-    share: Annotated[float, Field(ge=0, le=1)] | None
-    value: Finite | None
-    expected: Finite | None
-
-
-class Alert(_Said):
-    """An event above the threshold."""
-
-    time: Finite
-    score: Finite | None
-    threshold: Finite | None
-    version: int
-    causes: tuple[Cause, ...]
-
-
-class Notice(_Said):
-    """The start or the end of an incident, as `client.detection.incidents` packs it."""
-
-    kind: Literal["incident_started", "incident_ended"]
-    id: Annotated[str, Field(pattern=r"^[0-9A-Za-z._-]{1,64}$")]
-    client: Annotated[str, Field(min_length=1, max_length=255)]
-    started: Finite
-    ended: Finite | None
-    events: Annotated[int, Field(ge=0)]
-    alert: Alert
-
-    def kept(self) -> Notice:
-        """The notice as it is kept, of bounded size."""
-        causes = tuple(
-            cause.model_copy(update={"feature": cause.feature[:MAX_FEATURE]})
-            for cause in self.alert.causes[:MAX_CAUSES]
-        )
-        return self.model_copy(update={"alert": self.alert.model_copy(update={"causes": causes})})
-
-
-class AlertError(ValueError):
-    """What was posted is not a notice; says what is wrong with it."""
-
-
-def parse(content: bytes) -> Notice:
-    """The notice in a request's body.
-
-    Raises:
-        NotANotice: names the field and what was expected.
-    """
-    try:
-        return Notice.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise AlertError(f"{where}: {first['msg']}") from None
+def truncated(notice: Notice) -> Notice:
+    """Return the notice as it is stored: at most `MAX_CAUSES` causes, with names of at most `MAX_FEATURE`."""
+    causes = tuple(
+        replace(cause, feature=cause.feature[:MAX_FEATURE]) for cause in notice.alert.causes[:MAX_CAUSES]
+    )
+    return replace(notice, alert=replace(notice.alert, causes=causes))
 
 
 def admits(token: str, authorization: str) -> bool:
@@ -111,7 +56,7 @@ def record(history: History, notice: Notice) -> bool:
     Raises:
         DatabaseError: it is not kept, and is to be posted again.
     """
-    return history.add_notice(notice.client, notice.id, notice.kind, notice.kept().model_dump_json())
+    return history.add_notice(notice.client, notice.id, notice.kind, truncated(notice).pack().decode())
 
 
 def incidents(notices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -130,7 +75,8 @@ def incidents(notices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         ended = row["kind"] == "incident_ended"
         known = found.setdefault(key, {"open": True, "heard_at": row["received_at"]})
         if ended or "id" not in known:
-            said = Notice.model_validate_json(row["content"]).model_dump(exclude={"kind"})
-            known |= {**said, "open": known["open"] and not ended}
+            content = msgspec.json.decode(row["content"])
+            del content["kind"]
+            known |= {**content, "open": known["open"] and not ended}
         known["received_at"] = min(known.get("received_at", row["received_at"]), row["received_at"])
     return list(found.values())

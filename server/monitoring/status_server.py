@@ -21,8 +21,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common.protocol.alerts import AlertError, Notice
 from server.monitoring import alerts
-from server.monitoring.alerts import MAX_BYTES, AlertError
+from server.monitoring.alerts import MAX_BYTES
 from server.monitoring.status import Scrape, ServerStatus
 from server.storage.database import NOTICES, ROUNDS, DatabaseError
 from server.storage.history import History
@@ -122,7 +123,7 @@ def _application(status: ServerStatus, history: History, token: str | None) -> S
                 content = await _body(request)
             if content is None:
                 return PlainTextResponse(f"more than {MAX_BYTES} bytes\n", 413)
-            notice = alerts.parse(content)
+            notice = Notice.unpack(content)
         except TimeoutError:
             return PlainTextResponse(f"not whole after {POST_WITHIN_S:.0f} s\n", 408)
         except ClientDisconnect:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.detection.incidents import Alert, Cause, Incidents, Notice, causes
+from client.detection.incidents import Incidents, causes
 from client.detection.scorer import Explanation
+from common.protocol.alerts import Alert, Cause, Notice
 from common.settings import LiveSettings
 
 SETTINGS = LiveSettings(release=0.5, end_after=3)

@@ -1,0 +1,86 @@
+"""Alert messages: what a detector sends to its sinks and the server accepts at `POST /alerts`, as JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import msgspec
+from msgspec import Meta
+
+from common.protocol.bounds import MAX_FEATURES, ClientName, Count, FeatureName, Finite, Share
+
+NoticeKind = Literal["incident_started", "incident_ended"]
+
+_IncidentId = Annotated[str, Meta(pattern=r"^[0-9A-Za-z._-]{1,64}$")]
+
+
+class AlertError(ValueError):
+    """Bytes are not a notice; the message names the field and what was expected."""
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """A feature's part in an alert. A number that is not finite travels as null."""
+
+    feature: FeatureName
+    share: Share | None
+    """Share of the window's error, 0 to 1."""
+    value: Finite | None
+    """The event's value, in the feature's own unit."""
+    expected: Finite | None
+    """The value that the model reconstructs, in the same unit."""
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """An event whose score is above the threshold. A score that is not finite travels as null."""
+
+    time: Finite
+    """Seconds since 1970."""
+    score: Finite | None
+    threshold: Finite | None
+    version: Count
+    """Model version that scored the event."""
+    causes: Annotated[tuple[Cause, ...], Meta(max_length=MAX_FEATURES)]
+    """Features with the largest shares of the error, largest first."""
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """A message about an incident: that it has started, with its first alert, or that it has ended."""
+
+    kind: NoticeKind
+    id: _IncidentId
+    """The incident's id: the same in both notices, and when a stream is read again after a crash."""
+    client: ClientName
+    started: Finite
+    """Time of the incident's first alert, in seconds since 1970."""
+    ended: Finite | None
+    """Time of its last alert; None while it is open."""
+    events: Count
+    """Events above the threshold so far."""
+    alert: Alert
+    """The incident's first alert when it starts, the one with the highest score when it has ended."""
+
+    def pack(self) -> bytes:
+        """Return the notice as a JSON object."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def unpack(cls, content: bytes) -> Self:
+        """Return the notice in a JSON object.
+
+        Unknown fields are ignored, since a client may be newer than its server.
+
+        Raises:
+            AlertError: the content is not a notice, or a field is outside its bounds.
+        """
+        try:
+            return msgspec.json.decode(content, type=cls)
+        except (ValueError, RecursionError) as error:
+            raise AlertError(_by_field(str(error))) from None
+
+
+def _by_field(problem: str) -> str:
+    """Return a problem that msgspec describes as `field: problem`, without the value that was received."""
+    what, _, path = problem.rpartition(" - at `$")
+    if what.startswith("Invalid enum value"):
+        what = "unknown value"
+    return f"{path.strip('.`') or 'the body'}: {what or problem}"
