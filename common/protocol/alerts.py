@@ -80,7 +80,9 @@ class Notice(msgspec.Struct, frozen=True):
 
 def _by_field(problem: str) -> str:
     """Return a problem that msgspec describes as `field: problem`, without the value that was received."""
-    what, _, path = problem.rpartition(" - at `$")
+    what, separator, path = problem.rpartition(" - at `$")
+    if not separator:
+        return f"the body: {problem}"
     if what.startswith("Invalid enum value"):
         what = "unknown value"
-    return f"{path.strip('.`') or 'the body'}: {what or problem}"
+    return f"{path.strip('.`')}: {what}"
