@@ -1,6 +1,6 @@
 # Three images of one tree: docker build --target server | edge | detector .
 FROM python:3.11-slim AS base
-ENV PATH=/opt/flockwatch/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/opt/flockwatch/bin:$PATH PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1
 
 FROM base AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

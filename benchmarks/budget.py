@@ -21,6 +21,7 @@ from client.data.partition import Partition, files, read
 from client.data.training_buffer import BufferedRows
 from client.versions.trial import rescored
 from common.model.manifest import Manifest
+from common.packages import python_module
 from common.settings import Settings
 from flockwatch.quality.stream import replayed, scored
 from flockwatch.quality.vus import runs
@@ -84,9 +85,7 @@ def _trained(folder: Path) -> Manifest:
     settings = {"federation.max_rounds": ROUNDS, "federation.patience": 0, "local.compare": "false"}
     flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
     command = [
-        sys.executable,
-        "-m",
-        "flockwatch",
+        *python_module("flockwatch"),
         "local",
         "--data",
         str(DATA),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
 from common.model.scoring import scores
+from common.packages import python_module
 from common.processes import Processes
 from common.settings import DataSettings, Settings
 from server.flower.superlink_process import flower_environment, free_port
@@ -100,7 +100,7 @@ def run(
     config = folder / "settings.yaml"
     save(Settings().with_values(**sections), config)
     with Processes(grace_s=10) as processes:
-        command = [*inside, sys.executable, "-m", "flockwatch", "server", "--config", str(config)]
+        command = [*inside, *python_module("flockwatch"), "server", "--config", str(config)]
         environment = flower_environment(folder / "server" / "flower")
         processes.start("server", command, folder / "server.log", environment)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from benchmarks import job
+from common.packages import python_module
 
 _ROUND_LIMIT_S = 20.0
 _START_LIMIT_S = 180.0
@@ -37,7 +37,7 @@ def command(rounds: int, folder: Path) -> list[str]:
         "federation.patience": 0,
     }
     flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={json.dumps(value)}")]
-    return [sys.executable, "-m", "flockwatch", "local", "--data", str(data), "--runs", str(folder), *flags]
+    return [*python_module("flockwatch"), "local", "--data", str(data), "--runs", str(folder), *flags]
 
 
 def report(folder: Path) -> dict[str, Any]:

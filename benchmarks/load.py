@@ -24,6 +24,7 @@ import psutil
 
 from benchmarks.results import publish
 from common.config import save
+from common.packages import python_module
 from common.processes import Processes
 from common.settings import Settings
 from server.federation import view
@@ -84,7 +85,7 @@ def _run(folder: Path, processes: Processes) -> np.ndarray:
     )  # fmt: skip
     config = folder / "settings.yaml"
     save(settings, config)
-    command = [sys.executable, "-m", "flockwatch", "server", "--config", str(config)]
+    command = [*python_module("flockwatch"), "server", "--config", str(config)]
     processes.start(
         "server", command, folder / "server.log", flower_environment(folder / "server" / "flower")
     )
@@ -95,7 +96,7 @@ def _run(folder: Path, processes: Processes) -> np.ndarray:
         time.sleep(0.1)
     share = CLIENTS // PROCESSES
     for i in range(PROCESSES):
-        light = [sys.executable, "-m", "benchmarks.light_clients", "--server", f"127.0.0.1:{port}"]
+        light = [*python_module("benchmarks.light_clients"), "--server", f"127.0.0.1:{port}"]
         light += ["--first", str(i * share), "--clients", str(share)]
         processes.start(
             f"light-{i}", light, folder / f"light-{i}.log", flower_environment(folder / f"flower-{i}")

@@ -11,7 +11,6 @@ import os
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from benchmarks import stream
 from benchmarks.contenders import PEERS
 from benchmarks.results import publish
 from client.service.supervisor import NICENESS, TrainerSupervisor
+from common.packages import python_module
 
 Figures = dict[str, float]
 
@@ -70,7 +70,7 @@ def _row(found: Figures) -> list[str]:
 def _contend(name: str, cores: Iterable[int]) -> Figures:
     """One contender in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.contenders", name],
+        [*python_module("benchmarks.contenders"), name],
         env=os.environ | ONE_THREAD, preexec_fn=lambda: os.sched_setaffinity(0, cores),
         capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
@@ -81,7 +81,7 @@ def _contend(name: str, cores: Iterable[int]) -> Figures:
 def _beside_a_trainer(folder: Path) -> Figures:
     """Ours, while a trainer works with the priority that a client gives it."""
     log = folder / "trainer.log"
-    trainer = TrainerSupervisor([sys.executable, "-m", "benchmarks.training"], log, os.environ, 4 << 30)
+    trainer = TrainerSupervisor(python_module("benchmarks.training"), log, os.environ, 4 << 30)
     trainer.start()
     try:
         while "training" not in (log.read_text() if log.exists() else ""):
@@ -109,7 +109,7 @@ def _live(folder: Path) -> tuple[float, float, float]:
 def _detect(folder: Path, name: str) -> tuple[float, float]:
     """Seconds and largest memory in MB of one process that scores a file to its end."""
     command = [
-        sys.executable, "-m", "flockwatch", "detect", "--manifest", "version.safetensors",
+        *python_module("flockwatch"), "detect", "--manifest", "version.safetensors",
         "--name", name, "--source", f"file:{name}.jsonl", "--sink", "file:alerts.jsonl",
     ]  # fmt: skip
     started, peak_kb = time.perf_counter(), 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from benchmarks import fleet
 from benchmarks.fleet import Curve
 from benchmarks.results import publish
+from common.packages import python_module
 from common.processes import Processes
 
 CLIENTS, SLOW = 8, 2
@@ -86,7 +86,7 @@ def _run(
     def command(number: int, data: Path, address: str) -> list[str]:
         training_s = SLOW_S if number >= CLIENTS - SLOW else FAST_S
         return [
-            sys.executable, "-m", "benchmarks.slow_client", "--data", str(data), "--server", address,
+            *python_module("benchmarks.slow_client"), "--data", str(data), "--server", address,
             "--state", str(folder / f"state-{number}"), "--training-s", str(training_s),
         ]  # fmt: skip
 

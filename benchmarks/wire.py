@@ -33,6 +33,7 @@ from client.data.partition import Partition, files, read
 from common.compression.codec import size_of
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
+from common.packages import python_module
 from common.settings import Settings
 from flockwatch.quality.evaluation import ONE_THREAD
 from flockwatch.quality.federation import SharingEdge, federate
@@ -120,7 +121,7 @@ def main() -> None:
 
 def _alone(part: str) -> str:
     """What a part prints, run as a process."""
-    command = [sys.executable, "-m", "benchmarks.wire", part]
+    command = [*python_module("benchmarks.wire"), part]
     threads = os.environ | dict.fromkeys(ONE_THREAD, "1")
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=threads).stdout
 
@@ -199,7 +200,7 @@ def _processes(
     def command(number: int, data: Path, address: str) -> list[str]:
         return [
             *(far if number == SOCKET_CLIENTS - 1 else near),
-            sys.executable, "-m", "flockwatch", "client", "--data", str(data), "--server", address,
+            *python_module("flockwatch"), "client", "--data", str(data), "--server", address,
             "--state", str(folder / f"state-{number}"),
         ]  # fmt: skip
 

@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 from client.training.worker import ClientWorker
 from client.transport.compression_state import CompressionState
 from common import config
+from common.packages import check_packages
 from common.protocol.changes import VersionMissing
 from common.protocol.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task
 from common.protocol.traffic import COUNTED, Traffic
@@ -81,6 +82,7 @@ def _reply(answer: Description | Evaluation | VersionMissing, message: Message) 
 
 @cache
 def _edge(data: str, config_file: str, name: str) -> ClientWorker:
+    check_packages("client")
     from client.data.partition import read  # pyarrow: not needed where an edge is given
 
     settings = config.load(Path(config_file) if config_file else None)

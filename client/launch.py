@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from client.service.supervisor import TrainerSupervisor
 from common.config import ConfigError, save
 from common.model.manifest import Manifest, ManifestError
 from common.model.schema import Schema
+from common.packages import SAFE_PATH, python_module
 from common.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,9 @@ def watching(settings: Settings) -> DetectorProcess:
     own = settings.with_values(client={"name": name, "state": folder})
     save(own, given)
     supervisor = TrainerSupervisor(
-        [sys.executable, "-m", "flockwatch", "trainer", "--config", os.fspath(given)],
+        python_module("flockwatch", "trainer", "--config", os.fspath(given)),
         folder / "trainer.log",
-        os.environ,
+        {**os.environ, **SAFE_PATH},
         settings.live.trainer_memory_mb << 20,
     )
     return DetectorProcess(own, folder, name, supervisor=supervisor)

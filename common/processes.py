@@ -15,6 +15,8 @@ from typing import Self
 
 import psutil
 
+from common.packages import SAFE_PATH
+
 MARKS = "FLOCKWATCH_PROCESSES"
 """Environment variable that holds one mark for each family a process belongs to.
 
@@ -58,7 +60,7 @@ class Processes:
         with log.open("ab") as output:
             self._started[name] = subprocess.Popen(
                 command,
-                env={**environment, MARKS: f"{environment.get(MARKS, '')} {self._mark(name)}"},
+                env={**environment, **SAFE_PATH, MARKS: f"{environment.get(MARKS, '')} {self._mark(name)}"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

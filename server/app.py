@@ -14,6 +14,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common import config
+from common.packages import check_packages
 from server.access.roster import Roster
 from server.federation import aggregation
 from server.federation.strategy import FlockStrategy
@@ -29,6 +30,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation to its end, from the newest version in the state folder."""
+    check_packages("server")
     config_file, state = str(context.run_config["config"]), str(context.run_config["state"])
     settings = config.load(Path(config_file) if config_file else None)
     folder = Path(state) if state else settings.server.state

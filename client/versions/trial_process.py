@@ -21,6 +21,7 @@ from common.formats.bundle import pack, unpack
 from common.model.manifest import Manifest
 from common.model.schema import Schema, SchemaError
 from common.model.sketch import ScoreSketch
+from common.packages import SAFE_PATH, check_packages, python_module
 from common.processes import lower_priority
 
 MAX_S = 120.0
@@ -83,7 +84,8 @@ class TrialProcess:
     def __init__(self, case: TrialRequest) -> None:
         self._deadline = time.monotonic() + MAX_S
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "client.versions.trial_process"],
+            python_module("client.versions.trial_process"),
+            env={**os.environ, **SAFE_PATH},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -140,6 +142,7 @@ def findings_of(case: TrialRequest) -> TrialResult:
 
 def main() -> None:
     """Try the case on standard input, and write the findings to standard output."""
+    check_packages("client")
     sys.stdout.buffer.write(_packed(findings_of(_of_values(json.load(sys.stdin)))))
 
 

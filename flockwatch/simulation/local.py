@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from client.training.worker import ClientWorker
 from common.config import save
 from common.formats.files import write_atomic
 from common.model.manifest import Manifest
+from common.packages import python_module
 from common.processes import Processes
 from common.settings import Settings
 from flockwatch.quality.comparison import Comparison
@@ -105,7 +105,7 @@ def _federate(
     console: Console,
 ) -> str:
     """Start the server and the clients, and show the rounds as they fall; why the run ended."""
-    command = [sys.executable, "-m", "flockwatch"]
+    command = python_module("flockwatch")
     config = ["--config", str(folder / "settings.yaml")]
     processes.start(
         "server",

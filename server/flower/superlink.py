@@ -23,6 +23,8 @@ from flwr.superlink.federation import FederationManager
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from common.packages import check_packages
+
 PATHS = {
     "flwr.superlink.routers.control": "/v1/control/",
     "flwr.superlink.routers.fleet": "/v1/fleet/",
@@ -119,16 +121,13 @@ def middleware() -> list[Middleware]:
 
 
 def main() -> None:
-    """Run it, with the arguments of the process."""
+    """Run SuperLink with the arguments of the process."""
+    check_packages("server")
     chosen = middleware()
     flower.get_objectstore_linkstate_factories = factories  # type: ignore[attr-defined]
     flower._get_middleware = lambda: chosen
     uvicorn.run = partial(uvicorn.run, timeout_keep_alive=KEEP_ALIVE_S)
     flower_superlink()
-
-
-if __name__ == "__main__":
-    main()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from common.packages import SAFE_PATH, python_module
 from common.processes import Processes
 
 log = logging.getLogger(__name__)
@@ -32,9 +33,13 @@ class SuperLinkError(RuntimeError):
 
 
 def flower_environment(home: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment for any Flower process: its own home, no telemetry, this Python's commands first."""
+    """The environment for any Flower process: its own home, no telemetry, this Python's commands first.
+
+    No Python below it imports from its working directory.
+    """
     return {
         **environ,
+        **SAFE_PATH,
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -98,7 +103,7 @@ class SuperLinkProcess:
         self._processes.start(
             "superlink",
             [
-                sys.executable, "-P", "-m", "server.flower.superlink", "--insecure",
+                *python_module("server.flower.superlink"), "--insecure",
                 "--host", self._host, "--port", str(self._port),
                 "--disable-runtime-dependency-installation",
             ],

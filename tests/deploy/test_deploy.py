@@ -19,6 +19,7 @@ from prometheus_client.core import Metric
 from client.service import status as edge_status
 from client.service.status import Queue, Status
 from common.config import load
+from common.packages import python_module
 from server.monitoring.status import metrics as server_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -245,5 +246,5 @@ def test_a_unit_starts_a_command_that_there_is(unit: Path) -> None:
     loaded = load(None, [], {variable: value})
     assert str(getattr(getattr(loaded, section), key)) == value
     assert value == "/var/lib/" + re.findall(r"^StateDirectory=(.*)$", unit.read_text(), re.MULTILINE)[0]
-    known = run(sys.executable, "-m", "flockwatch", words.split()[0], "--help").stdout
+    known = run(*python_module("flockwatch"), words.split()[0], "--help").stdout
     assert all(flag in known for flag in words.split() if flag.startswith("--"))

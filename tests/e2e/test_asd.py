@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from common.packages import python_module
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
 
@@ -37,7 +38,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def local(runs: Path, *flags: str) -> dict[str, Any]:
     plain = [part for setting in PLAIN for part in ("--set", setting)]
-    command = [sys.executable, "-m", "flockwatch", "local", "--data", str(DATA), "--runs", str(runs)]
+    command = [*python_module("flockwatch"), "local", "--data", str(DATA), "--runs", str(runs)]
     command += [*plain, *flags]
     subprocess.run(command, check=True, timeout=800, capture_output=True)
     (found,) = runs.glob("*/report.json")

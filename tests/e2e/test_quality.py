@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from common.packages import python_module
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
 
@@ -23,7 +24,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     runs = tmp_path_factory.mktemp("runs")
     sixty = ("--set", "federation.max_rounds=60", "--set", "federation.patience=0")
     command = [
-        sys.executable, "-m", "flockwatch", "evaluate", "--data", str(DATA), "--runs", str(runs),
+        *python_module("flockwatch"), "evaluate", "--data", str(DATA), "--runs", str(runs),
         "--seeds", "1", "--set", "threshold.interval_s=300", *sixty,
     ]  # fmt: skip
     subprocess.run(command, check=True, timeout=1100, capture_output=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.packages import python_module
 from flockwatch.cli import main
 
 GOOD = "a,b\n" + "\n".join(f"{i},{i * i % 7}" for i in range(60)) + "\n"
@@ -121,6 +122,6 @@ def test_no_run_folder_is_left_by_a_run_that_never_began(capsys: pytest.CaptureF
 
 
 def test_the_command_and_the_module_are_the_same() -> None:
-    for command in ([str(Path(sys.executable).parent / "flockwatch")], [sys.executable, "-m", "flockwatch"]):
+    for command in ([str(Path(sys.executable).parent / "flockwatch")], python_module("flockwatch")):
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
         assert re.fullmatch(r"flockwatch \d+\.\d+\.\d+", done.stdout.strip())

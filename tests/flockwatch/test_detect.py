@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from client.versions.version_store import VersionStore
+from common.packages import python_module
 from flockwatch.cli import main
 from server.flower.superlink_process import free_port
 from tests.client.sample_versions import lines, rows, version
 
-COMMAND = [sys.executable, "-m", "flockwatch"]
+COMMAND = python_module("flockwatch")
 
 
 @pytest.fixture(autouse=True)

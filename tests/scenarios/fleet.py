@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -16,6 +15,7 @@ import psutil
 from client.data.partition import Partition, write
 from common.model.manifest import Manifest
 from common.model.schema import Schema
+from common.packages import python_module
 from common.processes import Processes
 from common.settings import DataSettings
 from server.federation import view
@@ -149,6 +149,6 @@ class Federation:
 
     def _start(self, name: str, arguments: list[str]) -> None:
         environment = flower_environment(self.folder / f"{name}-flower")
-        command = [*self.inside.get(name, []), sys.executable, "-m", "flockwatch", *arguments]
+        command = [*self.inside.get(name, []), *python_module("flockwatch"), *arguments]
         command += self.flags.get(name, [])
         self.processes.start(name, command, self.folder / f"{name}.log", environment)

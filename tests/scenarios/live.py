@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import urllib.request
 import zlib
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from common.packages import python_module
 from common.processes import Processes
 from server.flower.superlink_process import flower_environment, free_port
 from tests.scenarios.fleet import PATIENCE_S, Federation, eventually
@@ -55,7 +55,7 @@ class Machine:
     def start(self) -> None:
         """Start the client; it serves its status once this returns."""
         environment = flower_environment(self.folder / f"{self.name}-flower")
-        command = [sys.executable, "-m", "flockwatch", *self._arguments]
+        command = [*python_module("flockwatch"), *self._arguments]
         self.processes.start(self.name, command, self.folder / f"{self.name}.log", environment)
         eventually(self.up)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
+from common.packages import python_module
 from common.processes import Processes
 from common.security.keys import read_private, read_public
 from flockwatch.certs import Certificates
@@ -47,5 +47,5 @@ class Secured(Federation):
 
     def operate(self, *arguments: str) -> str:
         """Run a command of the operator's."""
-        command = [sys.executable, "-m", "flockwatch", *arguments, "--state", str(self.state)]
+        command = [*python_module("flockwatch"), *arguments, "--state", str(self.state)]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout

@@ -6,12 +6,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from common.packages import python_module
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
@@ -21,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """What the command prints, and its report."""
     runs = tmp_path_factory.mktemp("runs")
     flags = ["--set", "federation.max_rounds=25", "--set", "local.compare=false", "--runs", str(runs)]
-    command = [sys.executable, "-m", "flockwatch", "local", "--config", str(CONFIG), *flags]
+    command = [*python_module("flockwatch"), "local", "--config", str(CONFIG), *flags]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=550)
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(runs) in (p.info["cmdline"] or [])]
     (report,) = runs.glob("*/report.json")
@@ -50,7 +51,7 @@ def test_the_latency_of_every_machine_is_told(run: tuple[str, dict[str, Any]]) -
 
 def test_without_rows_to_play_nothing_is_started(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "flockwatch", "local", "--set", "local.live=true",
+        *python_module("flockwatch"), "local", "--set", "local.live=true",
         "--set", "local.generate=normal", "--runs", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=dict(os.environ))

@@ -26,6 +26,7 @@ from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
+from common.packages import python_module
 from common.processes import Processes
 from common.protocol import wire
 from common.protocol.messages import Description, Evaluation, Task, Update
@@ -365,5 +366,5 @@ def asked(run: Secured, path: str, headers: dict[str, str] | None = None) -> htt
 
 
 def flockwatch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flockwatch", *arguments]
+    command = [*python_module("flockwatch"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -15,6 +14,7 @@ from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.scoring import reconstruct
 from common.model.weights import weighted_mean
+from common.packages import python_module
 
 CONFIG = Path(__file__).parents[2] / "configs" / "seed-example.yaml"
 THRESHOLD = 0.5
@@ -49,7 +49,7 @@ def averaged(rows: np.ndarray) -> dict[str, np.ndarray]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
     """What the command prints, and the version that it makes."""
     runs = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "flockwatch", "local", "--config", str(CONFIG), "--runs", str(runs)]
+    command = [*python_module("flockwatch"), "local", "--config", str(CONFIG), "--runs", str(runs)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=550)
     (version,) = runs.glob("*/server/versions/v000001.safetensors")
     return done.stdout, Manifest.unpack(version.read_bytes())

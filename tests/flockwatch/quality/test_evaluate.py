@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from client.data.partition import DataError, Partition, read_interval_s, write
 from common.config import ConfigError
 from common.model.schema import Schema, SchemaError
+from common.packages import python_module
 from common.settings import DataSettings, Settings
 from flockwatch.cli import main
 from flockwatch.quality.evaluation import INTERVAL_S, labelled
@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     flags = [flag for item in SMALL.items() for flag in ("--set", "=".join(item))]
     done = subprocess.run(
         [
-            sys.executable, "-m", "flockwatch", "evaluate", "--data", str(place / "data"), "--seeds", "2",
+            *python_module("flockwatch"), "evaluate", "--data", str(place / "data"), "--seeds", "2",
             "--new-client", "100", "--runs", str(place / "runs"), *flags,
         ],
         capture_output=True, text=True, timeout=550, check=False,

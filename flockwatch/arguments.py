@@ -1,0 +1,300 @@
+"""The arguments of the command line: commands, flags, their help, and the settings that flags override."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from common.settings import Settings
+from flockwatch import commands
+
+Run = Callable[[Settings, argparse.Namespace], int]
+
+SETTINGS = (
+    "Each flag overrides the setting in brackets, which can also be given in the settings file\n"
+    "or in the environment, as in FLOCKWATCH_SERVER__PORT=8000. configs/default.yaml lists all settings."
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; `run` of what it parses is the command's function."""
+    top = argparse.ArgumentParser(
+        prog="flockwatch",
+        description="Federated anomaly detection for fleets of edge machines. `flockwatch COMMAND --help` "
+        "describes a command.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong settings, arguments or data, 130 interrupted.",
+    )
+    top.add_argument("--version", action="version", version=f"flockwatch {version('flockwatch')}")
+    commands_ = top.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    _add_server(commands_)
+    _add_client(commands_)
+    _add_keys(commands_)
+    _add_simulation(commands_)
+    return top
+
+
+def overrides(options: argparse.Namespace) -> list[str]:
+    """Return the settings that flags override, each as `section.key=value`."""
+    values = {key: value for key, value in vars(options).items() if "." in key and value is not None}
+    return [f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in values.items()]
+
+
+def _add_server(add: Any) -> None:
+    server = _command(
+        add, commands.server, "run the server of a federation until training has converged",
+        "flockwatch server --host 0.0.0.0 --certificate certs/server.pem --key certs/server.key\n"
+        "flockwatch server --status 127.0.0.1:8080      # serves a status page",
+    )  # fmt: skip
+    flag = _settings(server)
+    flag("--host", "HOST", "server.host", "address to listen on")
+    flag("--port", "PORT", "server.port", "port to listen on")
+    flag("--state", "FOLDER", "server.state", "where model versions and history are stored", text=True)
+    flag("--certificate", "FILE", "server.tls_certificate", "TLS certificate (PEM)", text=True)
+    flag("--key", "FILE", "server.tls_key", "private key of the certificate (PEM)", text=True)
+    flag("--status", "HOST:PORT", "server.status", "serve the status page and /metrics here", text=True)
+
+    status = _command(
+        add, commands.status, "print the status of a running server and its clients",
+        "flockwatch status --address 127.0.0.1:8080",
+    )  # fmt: skip
+    _settings(status)(
+        "--address", "HOST:PORT", "server.status", "the --status address of the server", text=True
+    )
+
+
+def _add_client(add: Any) -> None:
+    client = _command(
+        add, commands.client, "train in a federation, and score a live stream of events if there is one",
+        "flockwatch client --name edge-7 --server SERVER:8000 --ca ca.pem --key edge-7.key --source host:\n"
+        "flockwatch client --data rows.parquet --server SERVER:8000      # only trains, on a file\n"
+        "flockwatch client rollback --name edge-7                        # uses the previous model version\n"
+        "flockwatch client rollback --name edge-7 --to newest            # undoes that",
+    )  # fmt: skip
+    client.add_argument(
+        "action", nargs="?", choices=["rollback"],
+        help="rollback: use an earlier model version until `--to newest`; works while the client runs",
+    )  # fmt: skip
+    client.add_argument(
+        "--to", metavar="VERSION", default=None,
+        help="with rollback: the number of a version, or 'newest'; by default the previous one",
+    )  # fmt: skip
+    trainer = _command(
+        add, commands.trainer, "internal: the training process, which `flockwatch client` starts itself"
+    )
+    detect = _command(
+        add, commands.detect, "score a live stream of events by one model version, without training",
+        "flockwatch detect --manifest v000060.safetensors --source tcp://127.0.0.1:7000\n"
+        "flockwatch detect --manifest v000060.safetensors --source stdin: < events.jsonl",
+    )  # fmt: skip
+    detect.add_argument(
+        "--manifest", type=Path, required=True, metavar="FILE",
+        help="file of the model version, from the folder `versions` of the server's state",
+    )  # fmt: skip
+    for command in (client, trainer, detect):
+        flag = _settings(command)
+        flag("--name", "NAME", "client.name", "name of this client, unique in the fleet", text=True)
+        flag("--state", "FOLDER", "client.state", "where the client stores its state", text=True)
+        if command is not detect:
+            flag("--data", "FILE", "client.data", "rows to train on, CSV or Parquet", text=True)
+            flag("--server", "HOST:PORT", "client.server", "address of the server")
+            flag("--ca", "FILE", "client.tls_ca", "CA certificate (PEM) of the server", text=True)
+            flag(
+                "--key", "FILE", "client.key", "this client's private key, enrolled at the server", text=True
+            )
+        if command is not trainer:
+            flag(
+                "--source", "ADDRESS", "live.source", text=True,
+                help_text="where events come from: file:PATH, stdin:, tcp://HOST:PORT, mqtt://HOST/TOPIC, "
+                "or host: for the metrics of this machine",
+            )  # fmt: skip
+            flag(
+                "--sink", "ADDRESS", "live.sinks", action="append",
+                help_text="where alerts go: stdout:, file:PATH, https://HOST/PATH or mqtt://HOST/TOPIC; "
+                "may be repeated",
+            )  # fmt: skip
+            flag("--status", "HOST:PORT", "live.status", "serve /metrics and /healthz here", text=True)
+
+    inspect = _plain_command(
+        add, commands.inspect, "print the contents of a model version: its shape, statistics and settings",
+        "flockwatch inspect runs/server/versions/v000060.safetensors",
+    )  # fmt: skip
+    inspect.add_argument("manifest", type=Path, metavar="FILE", help="file of the version")
+
+
+def _add_keys(add: Any) -> None:
+    certs = _plain_command(
+        add, commands.certs, "create or check a CA, the server's certificate and the keys of clients",
+        "flockwatch certs make certs --host flock.example --client edge-7 --client edge-8\n"
+        "flockwatch certs check certs --host flock.example",
+    )  # fmt: skip
+    certs.add_argument(
+        "action",
+        choices=["make", "check"],
+        help="make: create the missing files, then check; check: only check",
+    )
+    certs.add_argument("folder", type=Path, metavar="FOLDER", help="folder of the certificates and keys")
+    certs.add_argument(
+        "--host", action="append", default=[], metavar="HOST",
+        help="host name or IP address under which clients reach the server; may be repeated",
+    )  # fmt: skip
+    certs.add_argument(
+        "--client", action="append", default=[], metavar="NAME",
+        help="name of a client to create a key for; may be repeated",
+    )  # fmt: skip
+    certs.add_argument(
+        "--days",
+        type=int,
+        default=365,
+        metavar="N",
+        help="lifetime of the server's certificate (default: 365)",
+    )
+    certs.add_argument(
+        "--renew", action="store_true", help="replace the server's certificate and key, issued by the same CA"
+    )
+
+    enroll = _command(
+        add, commands.enroll, "register the public key of a client; without arguments, list all clients",
+        "flockwatch enroll edge-7 certs/clients/edge-7.pub",
+    )  # fmt: skip
+    enroll.add_argument("client", nargs="?", metavar="NAME", help="name of the client")
+    enroll.add_argument("public_key", nargs="?", type=Path, metavar="FILE", help="its public key, NAME.pub")
+    revoke = _command(
+        add, commands.revoke, "revoke the keys of a client: the server refuses it from its next request on",
+        "flockwatch revoke edge-7",
+    )  # fmt: skip
+    revoke.add_argument("client", metavar="NAME", help="name of the client")
+    revoke.add_argument(
+        "--only", metavar="FINGERPRINT",
+        help="revoke only the key with this fingerprint, as `flockwatch enroll` lists it: SHA256:...",
+    )  # fmt: skip
+    for command in (enroll, revoke):
+        _settings(command)("--state", "FOLDER", "server.state", "the server's state folder", text=True)
+
+
+def _add_simulation(add: Any) -> None:
+    local = _command(
+        add, commands.local, "run a whole federation on this machine, each client in its own process",
+        "flockwatch local                               # three generated machines\n"
+        "flockwatch local --data FOLDER                 # a client for each file in FOLDER\n"
+        "flockwatch local --data FILE --clients 5       # one file divided among five clients",
+    )  # fmt: skip
+    flag = _settings(local)
+    flag(
+        "--data",
+        "PATH",
+        "local.data",
+        "a folder with a file for each client, or one file to divide",
+        text=True,
+    )
+    flag("--clients", "N", "local.clients", "number of clients to divide one file among")
+    flag("--partition", "WAY", "local.partition", "how to divide it: iid, contiguous, column or dirichlet")
+    flag(
+        "--column", "NAME", "local.column", "with --partition column: the column that names each row's client"
+    )
+    flag("--runs", "FOLDER", "local.runs", "where a folder for the results of this run is created", text=True)
+
+    evaluate = _command(
+        add, commands.evaluate, "measure how well a fleet detects anomalies in labelled files",
+        "flockwatch evaluate --data FOLDER",
+    )  # fmt: skip
+    flag = _settings(evaluate)
+    flag("--data", "FOLDER", "evaluate.data", "folder with a labelled file for each client", text=True)
+    flag("--seeds", "N", "evaluate.seeds", "number of runs, each with another random seed")
+    flag(
+        "--new-client", "ROWS", "evaluate.new_client_rows",
+        "also measure clients that did not take part in training and have this number of rows",
+    )  # fmt: skip
+    flag("--workers", "N", "evaluate.workers", "number of processes; by default one for each CPU core")
+    flag("--runs", "FOLDER", "evaluate.runs", "where a folder for the results is created", text=True)
+
+    play = _plain_command(
+        add, commands.play, "publish the telemetry of generated machines, with faults, to an MQTT broker",
+        "flockwatch play mqtt://127.0.0.1/plant --machines 4      # publishes to plant/machine-1 ...",
+    )  # fmt: skip
+    play.add_argument("broker", metavar="mqtt://HOST/TOPIC", help="machine NAME publishes to TOPIC/NAME")
+    play.add_argument(
+        "--machines", type=_positive(int), default=3, metavar="N", help="number of machines (default: 3)"
+    )
+    play.add_argument(
+        "--rate",
+        type=_positive(float),
+        default=5.0,
+        metavar="N",
+        help="events per second of each (default: 5)",
+    )
+    play.add_argument(
+        "--fault-every", type=_positive(float), default=60.0, metavar="SECONDS",
+        help="time from the start of one fault to the start of the next (default: 60)",
+    )  # fmt: skip
+    play.add_argument(
+        "--first-fault", type=_positive(float), default=120.0, metavar="SECONDS",
+        help="time until the first fault (default: 120)",
+    )  # fmt: skip
+    play.add_argument("--seed", type=int, default=42, metavar="N", help="random seed (default: 42)")
+
+
+def _plain_command(add: Any, run: Run, summary: str, example: str = "") -> argparse.ArgumentParser:
+    """Add a command that has no settings.
+
+    Args:
+        add: The subparsers.
+        run: The command's function; the command has its name.
+        summary: What the command does, in one line, without a full stop.
+        example: Command lines to show.
+    """
+    parser: argparse.ArgumentParser = add.add_parser(
+        run.__name__,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in example.splitlines()) if example else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run, config=None, set=[], verbose=False)
+    return parser
+
+
+def _command(add: Any, run: Run, summary: str, example: str = "") -> argparse.ArgumentParser:
+    """Add a command that reads settings; the arguments are those of `_plain_command`."""
+    parser = _plain_command(add, run, summary, example)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (YAML)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="override any setting; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--verbose", action="store_true", help="log debug messages, and print the traceback of an error"
+    )
+    return parser
+
+
+def _settings(parser: argparse.ArgumentParser) -> Callable[..., None]:
+    """Add a group of flags that override settings; return the function that adds a flag to it."""
+    group = parser.add_argument_group("settings", SETTINGS)
+
+    def add_flag(
+        name: str, metavar: str, key: str, help_text: str, *, text: bool = False, action: str = "store"
+    ) -> None:
+        # A text is taken as it is, even if YAML would read a number or a list.
+        kind = json.dumps if text else str
+        group.add_argument(
+            name, dest=key, type=kind, metavar=metavar, action=action, help=f"{help_text} [{key}]"
+        )
+
+    return add_flag
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """Return a function that reads a number above zero."""
+
+    def read(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+        return value
+
+    return read
