@@ -109,7 +109,7 @@ def _replayed(partition: Partition, manifest: Manifest, settings: Settings) -> A
 
 def _quantile(partition: Partition, manifest: Manifest) -> float:
     """Of the scores of the training rows that were held out."""
-    held = partition.rows[-round(len(partition.rows) * manifest.settings["training"]["holdout"]) :]
+    held = partition.rows[-round(len(partition.rows) * manifest.settings.training.holdout) :]
     breaks = np.zeros(len(held), np.bool_)
     breaks[0] = True
     return float(

@@ -18,6 +18,7 @@ from common.model.architecture import Architecture
 from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments, Scaler
 from common.model.scoring import scores
+from common.model.version_settings import VersionSettings
 from common.model.weights import Weights, add, scale
 from common.protocol.messages import Task, Update
 from common.settings import Settings
@@ -161,9 +162,7 @@ def _first(parts: list[fleet.Partition]) -> Manifest:
         architecture=architecture,
         weights=architecture.first_weights(settings.training.seed),
         moments=Moments.merge_all(Moments.of(part.rows) for part in parts),
-        settings=settings.model_dump(
-            mode="json", include={"model", "training", "scaling", "scoring", "threshold"}
-        ),
+        settings=VersionSettings.of(settings),
     )
 
 

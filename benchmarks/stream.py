@@ -15,6 +15,7 @@ from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
 from common.model.scoring import scores
 from common.model.sketch import ScoreSketch
+from common.model.version_settings import VersionSettings
 from common.settings import Settings
 
 SETTINGS = Settings().with_values(model={"window": 1, "hidden": (64, 16, 64)})
@@ -51,8 +52,6 @@ def version(number: int, seed: int = 0) -> Manifest:
         architecture=architecture,
         weights=weights,
         moments=moments,
-        settings=SETTINGS.model_dump(
-            mode="json", include={"model", "training", "scaling", "scoring", "threshold"}
-        ),
+        settings=VersionSettings.of(SETTINGS),
         scores=ScoreSketch.of(scores(architecture, weights, scaled)),
     )

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from common.errors import UserError
 from common.formats.files import write_atomic
 from common.formats.strict_yaml import dump, parse
-from common.settings import Settings
+from common.settings import REMOVED_SETTINGS, Settings
 
 ENV_PREFIX = "FLOCKWATCH_"
 
@@ -127,6 +127,10 @@ def _validate(values: dict[str, Any], origins: Mapping[str, str], source: str) -
 
 def _explain(path: list[str], problem: Any) -> str:
     key = ".".join(path)
+    if removed := REMOVED_SETTINGS.get(key):
+        return f"'{key}' no longer exists; {removed}"
+    if removed := REMOVED_SETTINGS.get(f"{key}: {problem['input']}"):
+        return f"'{key}: {problem['input']}' no longer exists; {removed}"
     if problem["type"] == "extra_forbidden":
         *sections, name = path
         known = _known_keys(sections)

@@ -33,6 +33,15 @@ ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$"
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
+REMOVED_SETTINGS = {
+    "scoring.combine": "remove it: a client always mixes the weights of the fleet's network and of its own",
+}
+"""Settings that no longer exist, and what to do about each.
+
+A key is `section.name` for a setting, or `section.name: value` for one of a setting's former values.
+"""
+
+
 class Section(BaseModel):
     """One part of the settings: immutable, strictly typed, unknown keys refused."""
 
@@ -109,10 +118,6 @@ class ScoringSettings(Section):
     """
     personal_epochs: Annotated[int, Field(ge=0)] = 5
     """Passes over its own rows in which a client tunes a version for itself. 0: it takes it as it is."""
-    combine: Literal["weights", "scores"] = "weights"
-    """What is mixed of a version and of what it was tuned to. weights: one network comes of it. scores: an
-    ensemble of both networks, whose scores are added as logarithms of their tail probabilities.
-    """
     prior: PositiveInt = 1000
     """Windows of its own with which a client trusts them as much as the fleet: of `n`, it takes `n / (n +
     prior)` of what it learned from its own rows, and the rest from the fleet.

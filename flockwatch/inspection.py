@@ -34,18 +34,15 @@ def description(file: Path) -> str:
         f"scores        {manifest.scores.count} of held-out events",
         f"residuals     {manifest.residuals.count} windows",
     ]
-    if manifest.ensemble is not None:
-        share = manifest.ensemble.share
-        lines.append(f"ensemble      of the score, a second network of the same shape has {share:.1%}")
     if manifest.scores.count:
-        budget = Budget.parse(manifest.settings["threshold"]["budget"])
+        budget = Budget.parse(manifest.settings.threshold.budget)
         for interval_s, name in ((1.0, "second"), (60.0, "minute"), (300.0, "five minutes")):
             limit = exceeded(manifest.scores, budget.rate(interval_s))
-            text = manifest.settings["threshold"]["budget"]
+            text = manifest.settings.threshold.budget
             lines.append(f"threshold     {limit:.4g} for {text}, an event each {name}")
     lines.append(f"rows          {moments.count}, of these features (mean, standard deviation, range):")
     for i, name in enumerate(manifest.schema.features):
         spread = f"{moments.mean[i]:>12.5g} {moments.variance[i] ** 0.5:>12.5g}"
         lines.append(f"  {name:<24} {spread}   {moments.minimum[i]:.5g} to {moments.maximum[i]:.5g}")
-    lines.append(f"settings      {json.dumps(manifest.settings)}")
+    lines.append(f"settings      {json.dumps(manifest.settings.values)}")
     return "\n".join(lines)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
 from common.model.scoring import activate, reconstruct, windows
-from common.settings import ScalingSettings
 
 Floats = NDArray[np.float32]
 
@@ -92,7 +91,7 @@ class Scorer:
         self.version = manifest.version
         self.window = manifest.architecture.window
         self._network = _Network(manifest)
-        scaling = ScalingSettings.model_validate(manifest.settings["scaling"])
+        scaling = manifest.settings.scaling
         # The moments are those this client scales by: personalisation has put them into the manifest.
         self._scaler = Scaler.chosen(scaling, manifest.moments, manifest.moments)
         self._mean = self._scaler.mean

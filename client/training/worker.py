@@ -18,17 +18,15 @@ from client.data.training_buffer import BufferedRows, read
 from client.transport.compression_state import CompressionState
 from client.versions.version_store import VersionStore
 from common.model.architecture import Architecture
-from common.model.ensemble import Ensemble
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.scoring import ErrorSummary, ScoredWindows, score_windows, scored_by, window_starts
 from common.model.sketch import ScoreSketch
-from common.model.tail import ScoreTail
 from common.model.threshold import threshold
 from common.model.weights import Weights, subtract
 from common.protocol.messages import Description, Evaluation, Task, Update
-from common.settings import ScalingSettings, ScoringSettings, ThresholdSettings, TrainingSettings
+from common.settings import ScoringSettings, TrainingSettings
 
 if TYPE_CHECKING:
     from client.training.trainer import Trainer
@@ -128,7 +126,7 @@ class ClientWorker:
         prepared = self._prepare(manifest)
         found = prepared.held_out(manifest)
         self._wait_to_offer(manifest)
-        settings = TrainingSettings.model_validate(manifest.settings["training"])
+        settings = manifest.settings.training
         trainer = self.warm(manifest.architecture, settings)
         again = f"/{task.again}" if task.again else ""
         seed = zlib.crc32(f"{self.name}/{manifest.version}/{settings.seed}{again}".encode())
@@ -162,7 +160,7 @@ class ClientWorker:
             partition.test_rows if len(partition.test_rows) else partition.rows
         )
         limit = threshold(
-            ThresholdSettings.model_validate(manifest.settings["threshold"]),
+            manifest.settings.threshold,
             scored_by(manifest, prepared.rows, prepared.held_out_starts),
         )
         found = scored_by(manifest, events)
@@ -173,7 +171,6 @@ class ClientWorker:
 
         Of what this client's own rows say, it takes a share of `n / (n + prior)`, n being their windows: of
         the weights that they tune the version to, and of the inputs' usual errors. The rest is the fleet's.
-        With `scoring.combine: scores` the share is not of the weights, but of the score.
 
         Source: the share is that of a normal mean under a conjugate prior (Efron and Morris 1973).
 
@@ -181,8 +178,8 @@ class ClientWorker:
             SchemaError: the federation's features are not this client's.
             DataError: there are too few rows for one window on each side.
         """
-        by = ScalingSettings.model_validate(manifest.settings["scaling"]).by
-        scoring = ScoringSettings.model_validate(manifest.settings["scoring"])
+        by = manifest.settings.scaling.by
+        scoring = manifest.settings.scoring
         prepared = self._prepare(manifest)
         if by == "client":
             manifest = replace(manifest, moments=self._moments(manifest))
@@ -192,32 +189,15 @@ class ClientWorker:
         if tuned is None:
             return prepared.weighed(manifest, scoring)
         own = len(prepared.training_starts) / (len(prepared.training_starts) + scoring.prior)
-        if scoring.combine == "scores":
-            return self._joined(manifest, tuned, own, prepared, scoring)
         mixed = {n: (1 - own) * w + own * tuned[n] for n, w in manifest.weights.items()}
         weights = {n: array.astype(np.float32) for n, array in mixed.items()}
         return prepared.weighed(replace(manifest, weights=weights), scoring)
-
-    def _joined(
-        self, manifest: Manifest, tuned: Weights, own: float, prepared: _Prepared, scoring: ScoringSettings
-    ) -> Manifest:
-        """The ensemble of a version and what it was tuned to, each with its tail on the held-out rows."""
-        first = prepared.weighed(manifest, scoring)
-        second = prepared.weighed(replace(manifest, weights=tuned), scoring)
-        found = [prepared.held_out(member).scores for member in (first, second)]
-        if not np.isfinite(found).all():
-            raise DataError(f"{self.name}: a held-out row is so far off that its score is no number")
-        one, two = (ScoreTail.of(each, manifest.scores, scoring.prior) for each in found)
-        ensemble = Ensemble(second.weights, second.residuals, own, (one, two))
-        # The fleet's scores are of one network: what they would be if the other had scored alike.
-        fleet = manifest.scores.mapped(lambda scores: ensemble.scores(scores, scores))
-        return replace(first, ensemble=ensemble, scores=fleet)
 
     def _tuned(self, manifest: Manifest, prepared: _Prepared, scoring: ScoringSettings) -> Weights | None:
         """What a few epochs on this client's own rows make of a version's weights, where there can be any."""
         if not scoring.personal_epochs:
             return None
-        settings = TrainingSettings.model_validate(manifest.settings["training"])
+        settings = manifest.settings.training
         seed = zlib.crc32(f"{self.name}/{manifest.version}/{settings.seed}/personal".encode())
         try:
             tuned, _ = self.warm(manifest.architecture, settings).fit(
@@ -272,7 +252,7 @@ class ClientWorker:
     @staticmethod
     def _told(found: ScoredWindows, manifest: Manifest) -> Residuals:
         """What the fleet learns of this client's residuals: sums over windows, and nothing if unused."""
-        scoring = ScoringSettings.model_validate(manifest.settings["scoring"])
+        scoring = manifest.settings.scoring
         return found.residuals if scoring.normalise else Residuals()
 
     def _normal(self) -> BufferedRows:
@@ -288,7 +268,7 @@ class ClientWorker:
         normal = self._normal()
         order = self._partition.aligned_order(manifest.schema)
         rows = self._scaler(manifest).apply(normal.rows[:, order])
-        held = round(len(rows) * manifest.settings["training"]["holdout"])
+        held = round(len(rows) * manifest.settings.training.holdout)
         window = manifest.architecture.window
         starts = window_starts(normal.breaks, window)
         cut = len(rows) - held
@@ -305,7 +285,7 @@ class ClientWorker:
         return self._own_moments.select(self._partition.aligned_order(manifest.schema))
 
     def _scaler(self, manifest: Manifest) -> Scaler:
-        scaling = ScalingSettings.model_validate(manifest.settings["scaling"])
+        scaling = manifest.settings.scaling
         return Scaler.chosen(scaling, manifest.moments, self._moments(manifest))
 
 

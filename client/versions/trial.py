@@ -15,7 +15,6 @@ from common.model.residuals import Residuals
 from common.model.scoring import scored_by, window_starts
 from common.model.sketch import ScoreSketch, SketchError
 from common.model.threshold import Evidence, blended
-from common.settings import ScalingSettings
 
 ON_TRIAL = 4096
 """Newest normal events that two versions are compared on."""
@@ -88,21 +87,15 @@ def run_trial(
 
 def rescored(manifest: Manifest, kept: BufferedRows) -> NDArray[np.float32]:
     """The scores of all whole windows of normal events by a version, shape (m,)."""
-    scaling = ScalingSettings.model_validate(manifest.settings["scaling"])
+    scaling = manifest.settings.scaling
     scaled = Scaler.chosen(scaling, manifest.moments, manifest.moments).apply(kept.rows)
     starts = window_starts(kept.breaks, manifest.architecture.window)
     return scored_by(manifest, scaled, starts)
 
 
 def _error(manifest: Manifest, kept: BufferedRows) -> float:
-    """The mean squared reconstruction error of all whole windows, at least one, by a version.
-
-    Of an ensemble: of both networks, each as its part of the score is weighed.
-    """
-    plain = (replace(member, residuals=Residuals()) for member in manifest.members)
-    errors = [float(rescored(each, kept).mean()) for each in plain]
-    share = manifest.ensemble.share if manifest.ensemble is not None else 0.0
-    return (1 - share) * errors[0] + share * errors[-1]
+    """The mean squared reconstruction error of all whole windows, at least one, by a version."""
+    return float(rescored(replace(manifest, residuals=Residuals()), kept).mean())
 
 
 def objection(

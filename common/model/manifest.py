@@ -11,23 +11,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, ValidationError
 
 from common.errors import UserError
 from common.formats.bundle import Arrays, checked, pack, unpack
 from common.model.architecture import Architecture
-from common.model.ensemble import Ensemble
 from common.model.moments import Moments
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.sketch import ScoreSketch
-from common.model.tail import ScoreTail
+from common.model.version_settings import VersionSettings
 from common.model.weights import Weights, digest, is_finite, shapes
-from common.settings import ScoringSettings
 
 FORMAT = 3
-ENSEMBLE_FORMAT = 4
-"""Of a version with two networks: programs that know only one refuse it by its number."""
+_TWO_NETWORKS_FORMAT = 4
 _MOMENTS = ("mean", "m2", "minimum", "maximum", "within")
 
 
@@ -45,7 +42,6 @@ class _Header:
     count: int
     settings: dict[str, Any]
     hash: str
-    share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +56,13 @@ class Manifest:
     architecture: Architecture
     weights: Weights
     moments: Moments
-    settings: dict[str, Any]
-    """The settings that the version was trained under, as plain values."""
+    settings: VersionSettings
+    """The settings that the version was trained under."""
     scores: ScoreSketch = field(default_factory=ScoreSketch)
-    """The fleet's scores of held-out normal rows, under an earlier version, mostly the last; may be empty.
-
-    In an ensemble: what its score would be if both networks scored an event as the fleet's did.
-    """
+    """The fleet's scores of held-out normal rows, under an earlier version, mostly the last; may be empty."""
     residuals: Residuals = field(default_factory=Residuals)
     """What each input's error is weighed by: the fleet's on the same rows, or in a version that a client has
     made its own (`Edge.adopted`), that client's."""
-    ensemble: Ensemble | None = None
-    """A second network beside `weights`, in a version that a client has made its own."""
 
     def __post_init__(self) -> None:
         counts = {len(self.schema), self.architecture.features, len(self.moments.mean)}
@@ -87,27 +78,12 @@ class Manifest:
             )
         if not is_finite(self.weights):
             raise ManifestError(f"weights of version {self.version} are not finite")
-        if self.ensemble is not None:
-            try:
-                _ = self.members
-            except ManifestError as error:
-                raise ManifestError(f"the ensemble's second network: {error}") from error
-
-    @property
-    def members(self) -> tuple[Manifest, ...]:
-        """The networks as versions of one network each: of a plain version, itself."""
-        if self.ensemble is None:
-            return (self,)
-        first = replace(self, ensemble=None)
-        return first, replace(first, weights=self.ensemble.weights, residuals=self.ensemble.residuals)
 
     @cached_property
     def precision(self) -> NDArray[np.float32]:
         """What the squared error of each input is multiplied by in a score; shape (inputs,)."""
-        # Versions from before there was a decay have a sketch of scores in which all events weighed alike.
-        scoring = ScoringSettings.model_validate({"decay": 1.0, **self.settings.get("scoring", {})})
         usual = self.residuals.precision(self.architecture.inputs)
-        return usual * self.architecture.recency(scoring.decay)
+        return usual * self.architecture.recency(self.settings.scoring.decay)
 
     @cached_property
     def hash(self) -> str:
@@ -130,13 +106,9 @@ class Manifest:
         weights["dense_0/kernel"] = weights["dense_0/kernel"][inputs]
         for part in ("kernel", "bias"):
             weights[f"dense_{last}/{part}"] = weights[f"dense_{last}/{part}"][..., inputs]
-        ensemble = self.ensemble
-        if ensemble is not None:
-            second = self.members[1].aligned(schema)
-            ensemble = replace(ensemble, weights=second.weights, residuals=second.residuals)
         return replace(
             self, schema=schema, weights=weights, moments=self.moments.select(order),
-            residuals=self.residuals.select(inputs), ensemble=ensemble,
+            residuals=self.residuals.select(inputs),
         )  # fmt: skip
 
     def pack(self) -> bytes:
@@ -152,10 +124,8 @@ class Manifest:
         """
         try:
             fields, arrays = unpack(content)
-            if (found := fields.get("format")) not in (FORMAT, ENSEMBLE_FORMAT):
-                raise ManifestError(
-                    f"format {found}; this program reads formats {FORMAT} and {ENSEMBLE_FORMAT}"
-                )
+            if (number := fields.get("format")) != FORMAT:
+                raise ManifestError(_format_problem(number))
             header = checked(_Header, fields)
             manifest = cls(
                 version=header.version,
@@ -163,10 +133,9 @@ class Manifest:
                 architecture=header.architecture,
                 weights=_named("weights/", arrays),
                 moments=Moments(header.count, *(arrays[f"moments/{name}"] for name in _MOMENTS)),
-                settings=header.settings,
+                settings=_settings(header.settings),
                 scores=ScoreSketch.unpack(arrays["scores"].tobytes()),
                 residuals=Residuals.unpacked(arrays["residuals"]),
-                ensemble=_second(header, arrays) if found == ENSEMBLE_FORMAT else None,
             )
         except ManifestError:
             raise
@@ -179,7 +148,7 @@ class Manifest:
         return manifest
 
     def _fields(self) -> dict[str, Any]:
-        fields = {
+        return {
             "format": FORMAT,
             "version": self.version,
             "features": list(self.schema.features),
@@ -188,41 +157,33 @@ class Manifest:
                 "hidden": list(self.architecture.hidden),
             },
             "count": self.moments.count,
-            "settings": self.settings,
+            "settings": self.settings.values,
         }
-        if self.ensemble is not None:
-            fields |= {"format": ENSEMBLE_FORMAT, "share": self.ensemble.share}
-        return fields
 
     def _arrays(self) -> dict[str, Any]:
         named: dict[str, Any] = {f"weights/{name}": array for name, array in self.weights.items()}
         named["residuals"] = self.residuals.packed()
         named["scores"] = np.frombuffer(self.scores.pack(), np.uint8)
         named |= {f"moments/{name}": np.asarray(getattr(self.moments, name)) for name in _MOMENTS}
-        if (second := self.ensemble) is not None:
-            named |= {f"second/weights/{name}": array for name, array in second.weights.items()}
-            named["second/residuals"] = second.residuals.packed()
-            named["tails"] = np.stack([tail.limits for tail in second.tails])
         return named
 
 
-def _second(header: _Header, arrays: Arrays) -> Ensemble:
-    """The ensemble of a packed manifest.
+def _format_problem(number: object) -> str:
+    if number == _TWO_NETWORKS_FORMAT:
+        return (
+            "the file holds two networks ('scoring.combine: scores'), which flockwatch no longer supports; "
+            "use a version of one network"
+        )
+    return f"format {number}; this program reads format {FORMAT}"
 
-    Raises:
-        KeyError, ValueError: a part of it is missing, or is not such.
-    """
-    if header.share is None:
-        raise KeyError("share")
-    tails = arrays["tails"]
-    if tails.shape[:1] != (2,):
-        raise ValueError(f"'tails' has shape {tails.shape}; expected that of two networks")
-    return Ensemble(
-        _named("second/weights/", arrays),
-        Residuals.unpacked(arrays["second/residuals"]),
-        header.share,
-        (ScoreTail(tails[0]), ScoreTail(tails[1])),
-    )
+
+def _settings(values: dict[str, Any]) -> VersionSettings:
+    try:
+        return VersionSettings.parse(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise ManifestError(f"setting '{key}' is not one that this program reads: {problem['msg']}") from None
 
 
 def _named(prefix: str, arrays: Arrays) -> Weights:

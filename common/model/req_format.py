@@ -47,23 +47,6 @@ def problem(content: bytes, k: int) -> str | None:
         return "is cut short"
 
 
-def places(content: bytes | bytearray) -> list[tuple[int, int]]:
-    """Where scores stand in the bytes of a sketch in which there is no `problem`: offsets and numbers."""
-    _, _, _, _, _, levels, raw = _PREAMBLE.unpack_from(content)
-    at = _PREAMBLE.size
-    if raw:
-        return [(at, raw)]
-    found = []
-    if levels > 1:
-        at += _WHOLE.size
-        found = [(at - 2 * _SCORE, 2)]  # the smallest and the largest
-    for _ in range(levels):
-        *_, count = _LEVEL.unpack_from(content, at)
-        found.append((at + _LEVEL.size, count))
-        at += _LEVEL.size + _SCORE * count
-    return found
-
-
 def _raw_problem(body: bytes, raw: int) -> str | None:
     if len(body) not in (4 * raw, 4 * raw + _RAW_PADDING):
         return f"has {len(body)} bytes for {raw} raw scores"

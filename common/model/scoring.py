@@ -132,9 +132,8 @@ def scores(
 
 
 def scored_by(manifest: Manifest, rows: Floats, starts: NDArray[np.int32] | None = None) -> Floats:
-    """As `scores`, by a whole version: all its networks, each weighed by its precision."""
-    found = [scores(m.architecture, m.weights, rows, starts, m.precision) for m in manifest.members]
-    return found[0] if manifest.ensemble is None else manifest.ensemble.scores(*found)
+    """Return the scores of windows of scaled rows under a version; see `scores`."""
+    return scores(manifest.architecture, manifest.weights, rows, starts, manifest.precision)
 
 
 def _squares(

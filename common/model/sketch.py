@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Self
 
 import numpy as np
@@ -67,21 +67,6 @@ class ScoreSketch:
     def merge(self, other: ScoreSketch) -> ScoreSketch:
         """The sketch of both sets of scores together."""
         return ScoreSketch.merge_all((self, other))
-
-    def mapped(self, rising: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> ScoreSketch:
-        """The sketch of what a rising function makes of the scores: their ranks stay as they are.
-
-        Raises:
-            SketchError: a score becomes one that is not finite.
-
-        >>> ScoreSketch.of(np.arange(50.0)).mapped(np.square).quantile(0.5)
-        625.0
-        """
-        content = bytearray(self.pack())
-        for at, count in req_format.places(content):
-            scores = np.frombuffer(content, np.float32, count, at)
-            scores[:] = rising(scores)
-        return ScoreSketch.unpack(bytes(content))
 
     def quantile(self, rank: float) -> float:
         """The score below which about this share of the scores lies; ranks above all give the largest.

@@ -22,6 +22,7 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.sketch import ScoreSketch
+from common.model.version_settings import VersionSettings
 from common.protocol.alerts import Notice
 from common.settings import Settings
 
@@ -125,8 +126,7 @@ def replayed(stream: Scored, settings: Settings, interval_s: float) -> Replay:
 def _identity(normal: ScoreSketch, settings: Settings) -> Manifest:
     """A version whose score of an event is its one value, squared."""
     architecture = Architecture(features=1, window=1, hidden=(1,))
-    given = settings.model_dump(mode="json", include={"model", "training", "scaling", "threshold"})
     nothing = {name: np.zeros(shape, np.float32) for name, shape in architecture.shapes.items()}
-    given["scaling"] = {"by": "none", "clip": None}
+    plain = VersionSettings.of(settings.with_values(scaling={"by": "none", "clip": None}))
     one = Moments.of(np.zeros((1, 1), np.float32))
-    return replace(Manifest(1, _SCHEMA, architecture, nothing, one, given), scores=normal)
+    return replace(Manifest(1, _SCHEMA, architecture, nothing, one, plain), scores=normal)

@@ -9,11 +9,9 @@ from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.transfer import TransferError, transferred
+from common.model.version_settings import VersionSettings
 from common.protocol.messages import Description
 from common.settings import Settings
-
-TRAINED_UNDER = {"model", "training", "scaling", "scoring", "threshold"}
-"""The sections of the settings that travel with a version."""
 
 
 def transfer_source(settings: Settings) -> Manifest | None:
@@ -52,5 +50,5 @@ def first_version(
         architecture=architecture,
         weights=weights,
         moments=moments,
-        settings=settings.model_dump(mode="json", include=TRAINED_UNDER),
+        settings=VersionSettings.of(settings),
     )

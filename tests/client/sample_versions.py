@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.model.architecture import Architecture
-from common.model.ensemble import Ensemble
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
 from common.model.scoring import scored_by
 from common.model.sketch import ScoreSketch
-from common.model.tail import ScoreTail
+from common.model.version_settings import VersionSettings
 from common.settings import Settings
 
 SCHEMA = Schema(("a", "b", "c"))
@@ -34,6 +33,11 @@ def lines(events: NDArray[np.float32], start: float = 1e9, step: float = 60.0) -
     ]
 
 
+def with_settings(manifest: Manifest, **sections: object) -> Manifest:
+    """The version with whole sections of its settings replaced."""
+    return replace(manifest, settings=VersionSettings.parse({**manifest.settings.values, **sections}))
+
+
 def version(
     number: int = 1, window: int = 1, seed: int = 1, scale: float = 1.0, **settings: object
 ) -> Manifest:
@@ -46,17 +50,6 @@ def version(
     architecture = Architecture.of(given.model, 3)
     weights = {n: w * np.float32(scale) for n, w in architecture.first_weights(seed).items()}
     moments = Moments.of(rows(2000))
-    made = Manifest(number, SCHEMA, architecture, weights, moments, given.dump())
+    made = Manifest(number, SCHEMA, architecture, weights, moments, VersionSettings.of(given))
     found = scored_by(made, Scaler.of(moments).apply(rows(4000, seed=9)))
     return replace(made, scores=ScoreSketch.of(found))
-
-
-def pair(number: int = 1, window: int = 1, share: float = 0.5, scale: float = 1.0) -> Manifest:
-    """An ensemble of two such versions, the second one's weights `scale` times as large."""
-    both = version(number, window), version(number, window, seed=2, scale=scale)
-    scaled = Scaler.of(both[0].moments).apply(rows(500, seed=9))
-    first, second = (scored_by(member, scaled) for member in both)
-    tails = ScoreTail.of(first, both[0].scores, 100), ScoreTail.of(second, both[0].scores, 100)
-    made = Ensemble(both[1].weights, both[1].residuals, share, tails)
-    fleet = both[0].scores.mapped(lambda found: made.scores(found, found))
-    return replace(both[0], ensemble=made, scores=fleet)

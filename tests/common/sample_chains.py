@@ -13,6 +13,7 @@ from common.model.moments import Moments
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.sketch import ScoreSketch
+from common.model.version_settings import VersionSettings
 from common.model.weights import Weights, add
 from common.protocol.changes import VersionStep
 
@@ -21,7 +22,7 @@ SHAPE = Architecture(2, window=1, hidden=(3,))
 
 def manifest(version: int = 3) -> Manifest:
     moments = Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]]))
-    return Manifest(version, Schema(("a", "b")), SHAPE, SHAPE.first_weights(0), moments, {"training": {}})
+    return Manifest(version, Schema(("a", "b")), SHAPE, SHAPE.first_weights(0), moments, VersionSettings())
 
 
 def following(before: Manifest, codec: str = "int8") -> tuple[VersionStep, Manifest]:

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.config import ConfigError, load, save
-from common.settings import Settings
+from common.settings import REMOVED_SETTINGS, Settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DEFAULTS = CONFIGS / "default.yaml"
@@ -196,6 +196,14 @@ def test_a_mistake_is_named_wherever_it_is_made(tmp_path: Path, setting: str, sa
         assert message.startswith(f"{origin}: ")
         for part in said:
             assert part in message
+
+
+@pytest.mark.parametrize("setting", sorted(REMOVED_SETTINGS))
+def test_a_setting_that_no_longer_exists_is_named_with_what_to_do(tmp_path: Path, setting: str) -> None:
+    key, _, value = setting.partition(": ")
+    path = written(tmp_path, as_yaml(f"{key}: {value or 'x'}"))
+    message = refusal(path)
+    assert message == f"{path}: '{setting}' no longer exists; {REMOVED_SETTINGS[setting]}"
 
 
 IMPOSSIBLE = [

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from client.versions.version_store import VersionStore
+from common.formats.bundle import pack, unpack
 from common.packages import python_module
 from flockwatch.cli import main
 from server.flower.superlink_process import free_port
@@ -160,6 +161,12 @@ def test_inspecting_prints_what_a_version_holds(capsys: pytest.CaptureFixture[st
     assert "4000 of held-out events" in said
     for feature in ("a", "b", "c"):
         assert f"\n  {feature} " in said
+
+
+def test_a_file_of_two_networks_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    fields, arrays = unpack(version(7).pack())
+    Path("v7.safetensors").write_bytes(pack({**fields, "format": 4}, arrays))
+    assert "v7.safetensors: the file holds two networks" in fails(capsys, "inspect", "v7.safetensors")
 
 
 def test_rolling_back_names_the_version_that_works_from_now_on(capsys: pytest.CaptureFixture[str]) -> None:

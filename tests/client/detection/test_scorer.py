@@ -15,7 +15,9 @@ from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.scoring import reconstruct, scores
+from common.model.version_settings import VersionSettings
 from common.settings import Settings
+from tests.client.sample_versions import with_settings
 
 ROWS = (np.random.default_rng(0).standard_normal((300, 3)) * [1, 10, 0.1] + [0, 5, 1]).astype(np.float32)
 
@@ -30,7 +32,7 @@ def manifest(window: int = 1, **changes: object) -> Manifest:
         architecture,
         architecture.first_weights(1),
         Moments.of(ROWS),
-        given.dump(),
+        VersionSettings.of(given),
     )
 
 
@@ -74,8 +76,7 @@ def test_a_long_stream_does_not_run_out_of_room() -> None:
 
 
 def test_inputs_are_clipped_where_the_version_says_so() -> None:
-    given = manifest()
-    given.settings["scaling"] = {"by": "fleet", "clip": 1.5}
+    given = with_settings(manifest(), scaling={"by": "fleet", "clip": 1.5})
     np.testing.assert_allclose(Scorer(given).score_many(ROWS[:9]), expected(given, ROWS[:9], 1.5), rtol=1e-4)
     scorer = Scorer(given)
     np.testing.assert_allclose(
@@ -129,9 +130,8 @@ def test_a_feature_that_leads_others_astray_is_named_although_the_score_is_cut_o
     weights["dense_0/kernel"][0, 0] = weights["dense_1/kernel"][0, 0] = 1
     weights["dense_2/kernel"][0, 2] = 0.5  # the third feature is expected to be half of the first
     version = replace(
-        plain,
+        with_settings(plain, scaling={"by": "fleet", "clip": 10.0}),
         weights=weights,
-        settings={**plain.settings, "scaling": {"by": "fleet", "clip": 10.0}},
         residuals=Residuals.of(np.array([[1.0, 0.2, 0.002]])),
     )
     rows = ROWS[:1].copy()
@@ -168,9 +168,9 @@ def test_an_input_weighs_what_its_usual_error_says(window: int) -> None:
 
 def test_of_the_events_in_a_window_the_newest_weighs_most() -> None:
     plain = manifest(3)
-    version = replace(plain, settings={**plain.settings, "scoring": {"decay": 0.5}})
+    version = with_settings(plain, scoring={"decay": 0.5})
     # From before there was a decay: its fleet's scores are plain means.
-    old = replace(plain, settings={"scaling": plain.settings["scaling"]})
+    old = with_settings(plain, scoring={})
     architecture, rows = plain.architecture, Scaler.of(plain.moments).apply(ROWS[:3])
     squares = np.square(reconstruct(architecture, plain.weights, rows.reshape(1, -1)) - rows.reshape(1, -1))
     by_event = squares.reshape(3, -1).mean(axis=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +20,7 @@ from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.schema import Schema, SchemaError
 from common.model.scoring import score_windows, scores
-from common.model.sketch import ScoreSketch
-from common.model.tail import ScoreTail
-from common.model.threshold import exceeded
+from common.model.version_settings import VersionSettings
 from common.model.weights import norm
 from common.protocol.messages import Task, TaskOptions
 from common.settings import ScalingSettings, Settings
@@ -46,9 +43,8 @@ def task(schema: Schema = SCHEMA, **changes: dict[str, object]) -> Task:
     }
     settings = Settings().with_values(**(plain | changes))
     shape = Architecture.of(settings.model, 2)
-    kept = settings.model_dump(mode="json", include={"model", "training", "scaling", "scoring", "threshold"})
     fleet = Moments.of(np.array([[0.0, 0.0], [4.0, 40.0]]))
-    return Task(Manifest(3, schema, shape, shape.first_weights(1), fleet, kept))
+    return Task(Manifest(3, schema, shape, shape.first_weights(1), fleet, VersionSettings.of(settings)))
 
 
 def by_hand(given: Task, rows: np.ndarray, scaler: Scaler) -> np.ndarray:
@@ -318,87 +314,3 @@ def test_residuals_travel_as_sums_over_windows_and_no_row_does() -> None:
             assert row.tobytes() not in packed and row.astype(float).tobytes() not in packed
     assert edge().train(Task(given.manifest, terms=TaskOptions(scores=False))).residuals.count == 0
     assert edge().evaluate(task()).residuals.count == 0
-
-
-def ensemble(**scoring: object) -> Manifest:
-    """A version of a fleet with scores, for clients that combine scores."""
-    given = shared(**{"combine": "scores", **scoring}).manifest
-    return replace(given, scores=ScoreSketch.of(np.random.default_rng(1).lognormal(0, 0.5, 150)))
-
-
-def test_an_ensemble_holds_the_version_and_what_own_rows_tune_it_to() -> None:
-    given = ensemble()
-    taken = edge().adopted(given)
-    assert taken.ensemble is not None
-    assert taken.ensemble.share == pytest.approx(88 / (88 + 90))
-    for name, array in given.weights.items():
-        assert np.array_equal(taken.weights[name], array)
-    mixed = edge().adopted(shared().manifest)
-    for name, array in mixed.weights.items():
-        tuned = taken.ensemble.weights[name]
-        share = taken.ensemble.share
-        np.testing.assert_allclose(array, (1 - share) * given.weights[name] + share * tuned, atol=1e-6)
-    assert not np.array_equal(taken.precision, taken.members[1].precision)
-    assert Manifest.unpack(taken.pack()).hash == taken.hash == edge().adopted(given).hash
-
-
-def test_each_network_of_an_ensemble_has_its_tail_on_the_held_out_rows() -> None:
-    given = ensemble(prior=1)
-    taken = edge().adopted(given)
-    scaled = Scaler.chosen(ScalingSettings(), taken.moments, taken.moments).apply(ROWS[90:])
-    assert taken.ensemble is not None
-    for member, tail in zip(taken.members, taken.ensemble.tails, strict=True):
-        found = scores(member.architecture, member.weights, scaled, None, member.precision)
-        np.testing.assert_allclose(tail.limits, ScoreTail.of(found, given.scores, 1).limits, rtol=1e-3)
-    trusting = edge().adopted(ensemble(prior=10**9))
-    assert trusting.ensemble is not None
-    for tail in trusting.ensemble.tails:
-        np.testing.assert_allclose(
-            tail.limits, ScoreTail.of(ROWS[:1, 0] ** 2, given.scores, 10**9).limits, 1e-4
-        )
-
-
-def test_the_fleets_threshold_of_an_ensemble_is_in_the_units_of_its_score() -> None:
-    given = ensemble()
-    taken = edge().adopted(given)
-    assert (taken.scores.count, taken.ensemble is not None) == (given.scores.count, True)
-    for rate, slack in ((0.5, 1e-5), (0.25, 1e-5), (0.01, 0.1)):  # the last is beyond what was seen
-        limit = exceeded(given.scores, rate)
-        both = taken.ensemble.score(limit, limit)  # type: ignore[union-attr]
-        assert exceeded(taken.scores, rate) == pytest.approx(both, rel=slack)
-    trusting = edge().adopted(ensemble(prior=10**9))
-    for rate in (0.2, 0.01, 1e-4):  # of no rows of its own, a score says how rare it is in the fleet
-        assert exceeded(trusting.scores, rate) == pytest.approx(-math.log(rate), rel=0.25)
-    assert edge().adopted(replace(given, scores=ScoreSketch())).scores.count == 0
-
-
-@pytest.mark.parametrize("without", ["epochs", "tensorflow"])
-def test_with_nothing_tuned_there_is_nothing_to_combine(
-    without: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if without == "tensorflow":
-        monkeypatch.setitem(sys.modules, "client.training.trainer", None)
-    taken = edge().adopted(ensemble(personal_epochs=0 if without == "epochs" else 3))
-    assert taken.ensemble is None
-    assert taken.scores.quantile(0.5) == ensemble().scores.quantile(0.5)
-
-
-def test_test_rows_change_nothing_in_an_ensemble_and_held_out_rows_its_tails_alone() -> None:
-    given, other = ensemble(), ROWS.copy()
-    given.settings["scaling"] = {"by": "fleet", "clip": 10.0}
-    other[90:] = ROWS[:10] * 3
-    clean = edge().adopted(given)
-    assert edge(test=other[:50]).adopted(given).hash == clean.hash
-    moved = edge(other).adopted(given)
-    assert clean.ensemble is not None and moved.ensemble is not None
-    for one, same in zip(clean.members, moved.members, strict=True):
-        assert replace(one, scores=ScoreSketch()).hash == replace(same, scores=ScoreSketch()).hash
-    assert not np.array_equal(clean.ensemble.tails[0].limits, moved.ensemble.tails[0].limits)
-
-
-def test_a_held_out_row_beyond_all_numbers_is_named() -> None:
-    far, given = ROWS.copy(), ensemble()
-    given.settings["scaling"] = {"by": "fleet", "clip": None}
-    far[95, 0] = 1e30
-    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(DataError, match="edge: a held-out row"):
-        edge(far).adopted(given)

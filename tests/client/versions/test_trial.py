@@ -11,7 +11,7 @@ from client.versions.trial import MIN_WINDOWS, Limit, objection, rescored, run_t
 from common.model.moments import Scaler
 from common.model.scoring import score_windows, scored_by
 from common.model.sketch import ScoreSketch
-from tests.client.sample_versions import pair, rows, version
+from tests.client.sample_versions import rows, version
 
 NORMAL = np.full(500, 1.0, np.float32)
 
@@ -97,21 +97,3 @@ def test_a_worse_version_is_an_objection_though_its_own_residuals_make_its_score
     limit = Limit(value=1e9, rate=0.001)
     assert "times that of version 1" in str(run_trial(weighed, normal, limit, live, 1e9).wrong)
     assert run_trial(live, normal, limit, weighed, 1e9).wrong is None
-
-
-def test_an_ensemble_is_tried_beside_a_plain_version_and_the_other_way_round() -> None:
-    plain, both = version(1), pair(2)
-    limit = Limit(None, 1e-3)
-    for new, live, threshold in ((both, plain, 1e9), (plain, both, 1e9), (both, None, 0.0)):
-        found = run_trial(new, kept(600), limit, live, threshold)
-        assert (found.wrong, found.windows) == (None, 600)
-    assert rescored(both, kept(600)).min() >= 0
-    assert run_trial(both, kept(600), limit).scores.quantile(0.5) == pytest.approx(0.7, abs=0.3)
-
-
-def test_a_worse_network_in_an_ensemble_is_an_objection_by_its_share() -> None:
-    live, limit = version(1), Limit(value=1e9, rate=0.001)
-    worse = pair(2, share=0.9, scale=8.0)
-    assert rescored(worse, kept(500)).mean() < 2 * rescored(live, kept(500)).mean()
-    assert "times that of version 1" in str(run_trial(worse, kept(500), limit, live, 1e9).wrong)
-    assert run_trial(pair(2, share=0.0, scale=8.0), kept(500), limit, live, 1e9).wrong is None

@@ -13,14 +13,13 @@ from safetensors.numpy import load
 
 from common.formats.bundle import pack, unpack
 from common.model.architecture import Architecture
-from common.model.ensemble import Ensemble
 from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.schema import Schema, SchemaError
 from common.model.scoring import scores
 from common.model.sketch import ScoreSketch
-from common.model.tail import LIMITS, ScoreTail
+from common.model.version_settings import VersionSettings
 from common.model.weights import digest
 
 NAMES = st.lists(st.text(max_size=6), min_size=1, max_size=3, unique=True).map(tuple)
@@ -38,7 +37,9 @@ def manifest(features: tuple[str, ...] = ("cpu", "mémoire"), seed: int = 0, **c
         "architecture": architecture,
         "weights": architecture.first_weights(seed),
         "moments": Moments.of(rows),
-        "settings": {"training": {"epochs": 2, "learning_rate": 0.001}, "model": {"hidden": [3]}},
+        "settings": VersionSettings.parse(
+            {"training": {"epochs": 2, "learning_rate": 0.001}, "model": {"hidden": [3]}}
+        ),
         "scores": SCORES,
         "residuals": Residuals.of(np.arange(1.0, 2 * len(features) + 1)[None]),
     }
@@ -53,50 +54,32 @@ def contents(m: Manifest) -> dict[str, Any]:
         "architecture": asdict(m.architecture),
         "weights": digest(m.weights),
         "moments": {n: v.tolist() if n != "count" else v for n, v in vars(m.moments).items()},
-        "settings": m.settings,
+        "settings": m.settings.values,
         "scores": m.scores.pack().hex(),
         "residuals": m.residuals.packed().tolist(),
-        "ensemble": m.ensemble
-        and {
-            "weights": digest(m.ensemble.weights),
-            "residuals": m.ensemble.residuals.packed().tolist(),
-            "share": m.ensemble.share,
-            "tails": [tail.limits.tolist() for tail in m.ensemble.tails],
-        },
     }
 
 
-def joined(given: Manifest, **changes: Any) -> Manifest:
-    """The version with a second network."""
-    residuals = Residuals.of(np.arange(2.0, given.architecture.inputs + 2)[None])
-    tails = (ScoreTail(np.arange(1.0, LIMITS + 1)), ScoreTail(np.arange(1.0, LIMITS + 1) ** 2))
-    made = Ensemble(given.architecture.first_weights(5), residuals, 0.25, tails)
-    return replace(given, ensemble=replace(made, **changes))
-
-
+TRAINING = st.fixed_dictionaries({"epochs": st.integers(1, 9), "holdout": st.floats(0, 0.5)})
+SETTINGS = st.fixed_dictionaries({}, optional={"training": TRAINING}).map(VersionSettings.parse)
 PACKED = manifest().pack()
 
 
 @settings(deadline=None)
-@given(NAMES, st.integers(0, 99), st.integers(0, 10**9), st.dictionaries(st.text(), st.integers()))
+@given(NAMES, st.integers(0, 99), st.integers(0, 10**9), SETTINGS)
 def test_what_was_packed_comes_back(names: tuple[str, ...], seed: int, version: int, values: Any) -> None:
     original = manifest(names, seed, version=version, settings=values)
     back = Manifest.unpack(original.pack())
     assert contents(back) == contents(original)
     assert back.hash == original.hash
     assert back.pack() == original.pack()
-    pair = joined(original)
-    back = Manifest.unpack(pair.pack())
-    assert contents(back) == contents(pair)
-    assert back.hash == pair.hash != original.hash
 
 
-def test_a_plain_version_has_no_trace_of_a_second_network() -> None:
+def test_the_parts_of_the_file_format() -> None:
     fields, arrays = unpack(PACKED)
     assert sorted(fields) == ["architecture", "count", "features", "format", "hash", "settings", "version"]
     assert fields["format"] == 3
     assert {name.split("/")[0] for name in arrays} == {"moments", "residuals", "scores", "weights"}
-    assert unpack(joined(manifest()).pack())[0]["format"] == 4
 
 
 def test_weights_come_back_in_layer_order_as_float32() -> None:
@@ -115,7 +98,7 @@ def test_a_packed_manifest_is_a_safetensors_file() -> None:
         manifest(version=4),
         manifest(("cpu", "memory")),
         manifest(("mémoire", "cpu")),
-        manifest(settings={}),
+        manifest(settings=VersionSettings()),
         manifest(weights=manifest(seed=1).weights),
         manifest(moments=manifest(seed=1).moments),
         manifest(moments=replace(manifest().moments, count=10)),
@@ -126,20 +109,6 @@ def test_a_packed_manifest_is_a_safetensors_file() -> None:
 )
 def test_the_hash_covers_everything(other: Manifest) -> None:
     assert other.hash != manifest().hash
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"weights": manifest(seed=6).weights},
-        {"residuals": Residuals()},
-        {"share": 0.26},
-        {"tails": (ScoreTail(np.arange(1.0, LIMITS + 1)),) * 2},
-    ],
-    ids=["weights", "residuals", "share", "tails"],
-)
-def test_the_hash_covers_the_second_network(changes: dict[str, Any]) -> None:
-    assert joined(manifest(), **changes).hash != joined(manifest()).hash
 
 
 # What cannot be a manifest.
@@ -183,8 +152,27 @@ def test_a_manifest_without_one_of_its_arrays_is_refused(name: str) -> None:
 
 
 def test_another_format_is_named() -> None:
-    with pytest.raises(ManifestError, match="format 2; this program reads formats 3 and 4"):
+    with pytest.raises(ManifestError, match="format 2; this program reads format 3"):
         Manifest.unpack(sealed({**FIELDS, "format": 2}))
+
+
+def test_a_file_of_two_networks_is_refused_with_the_reason() -> None:
+    with pytest.raises(ManifestError, match=r"holds two networks.*no longer supports"):
+        Manifest.unpack(sealed({**FIELDS, "format": 4, "share": 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"training": {"epochs": 0}}, "setting 'training.epochs'"),
+        ({"scoring": {"novelty": True}}, "setting 'scoring.novelty'"),
+        ({"detector": {}}, "setting 'detector'"),
+        ({"scaling": 3}, "setting 'scaling'"),
+    ],
+)
+def test_settings_that_this_program_does_not_read_are_named(settings: Any, problem: str) -> None:
+    with pytest.raises(ManifestError, match=problem):
+        Manifest.unpack(sealed({**FIELDS, "settings": settings}))
 
 
 KINDS: list[Any] = [None, True, -1, 0, 1.5, "", "x", [], ["x"], [[]], {}, {"hidden": ["x"]}, {"hidden": 3}]
@@ -208,40 +196,6 @@ def test_an_architecture_of_another_kind_is_refused(name: str) -> None:
         architecture = {**FIELDS["architecture"], name: value}
         with pytest.raises(ManifestError):
             Manifest.unpack(sealed({**FIELDS, "architecture": architecture}))
-
-
-PAIR_FIELDS, PAIR_ARRAYS = unpack(joined(manifest()).pack())
-
-
-@pytest.mark.parametrize(
-    ("fields", "arrays", "problem"),
-    [
-        ({"share": None}, {}, "no 'share'"),
-        ({"share": 1.5}, {}, "share is 1.5; expected 0 to 1"),
-        ({"share": "x"}, {}, "'share': input should be a valid number"),
-        ({}, {"tails": None}, "no 'tails'"),
-        ({}, {"tails": np.zeros(())}, r"'tails' has shape \(\)"),
-        ({}, {"tails": np.ones((3, LIMITS))}, r"'tails' has shape \(3, 60\)"),
-        ({}, {"tails": np.ones((2, LIMITS))}, "60 finite limits that rise"),
-        ({}, {"tails": np.ones((2, 4))}, "60 finite limits that rise"),
-        ({}, {"tails": PAIR_ARRAYS["tails"].astype(np.float32)}, "60 finite limits that rise"),
-        ({}, {"second/residuals": None}, "no 'second/residuals'"),
-        ({}, {"second/residuals": np.array([1.0, 1.0])}, "second network: residuals of 1 inputs"),
-        ({}, {"second/weights/dense_0/bias": None}, "second network: weights have shapes"),
-        (
-            {},
-            {"second/weights/dense_0/bias": np.full(3, np.nan, np.float32)},
-            "second network: weights of version 3 are not finite",
-        ),
-        ({"share": 0.5}, {}, "hash is"),
-    ],
-)
-def test_a_broken_second_network_is_refused_and_the_fault_named(
-    fields: dict[str, Any], arrays: dict[str, Any], problem: str
-) -> None:
-    kept = {name: array for name, array in (PAIR_ARRAYS | arrays).items() if array is not None}
-    with pytest.raises(ManifestError, match=problem):
-        Manifest.unpack(sealed({**PAIR_FIELDS, **fields}, kept))
 
 
 def resealed(**parts: Any) -> bytes:
@@ -305,8 +259,5 @@ def test_a_version_aligned_to_another_order_is_the_same_function() -> None:
     np.testing.assert_allclose(found, straight, rtol=1e-4)
     assert turned.aligned(given.schema).hash == given.hash
     assert given.aligned(given.schema) is given
-    pair = joined(given)
-    both = [m.aligned(turned.schema) for m in pair.members]
-    assert [m.hash for m in pair.aligned(turned.schema).members] == [m.hash for m in both]
     with pytest.raises(SchemaError, match="'x'"):
         given.aligned(Schema(("a", "b", "x")))

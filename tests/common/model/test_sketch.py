@@ -47,24 +47,6 @@ def test_a_sketch_comes_back_and_packs_as_the_same_bytes(size: int) -> None:
     assert back.pack() == packed
 
 
-@settings(deadline=None)
-@given(st.integers(0, 20000) | st.integers(0, 5))
-def test_a_rising_function_moves_the_scores_and_leaves_their_ranks(size: int) -> None:
-    sketch = ScoreSketch.of(np.random.default_rng(1).lognormal(size=size))
-    before = sketch.pack()
-    moved = sketch.mapped(lambda scores: np.log1p(scores) * 3)
-    assert (moved.count, sketch.pack()) == (size, before)
-    for rank in (0.0, 0.3, 0.5, 0.99, 1.0) if size else ():
-        assert moved.quantile(rank) == pytest.approx(3 * np.log1p(sketch.quantile(rank)), rel=1e-5)
-    both = moved.merge(ScoreSketch.of(np.full(500, 99.0)))
-    assert (both.count, both.quantile(1.0)) == (size + 500, 99.0)
-
-
-def test_a_function_that_leaves_the_numbers_is_refused() -> None:
-    with pytest.raises(SketchError, match="not finite"):
-        ScoreSketch.of(np.arange(9.0)).mapped(lambda scores: scores * np.nan)
-
-
 def test_a_hundred_thousand_scores_fit_into_a_few_kilobytes() -> None:
     assert len(ScoreSketch.of(np.random.default_rng(0).lognormal(size=100_000)).pack()) < 20_000
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from common.compression.choice import Block
 from common.formats.bundle import BundleError
 from common.model.manifest import Manifest
+from common.model.version_settings import VersionSettings
 from common.protocol.changes import VersionChange, VersionMismatchError, VersionMissing, VersionStep
 from common.protocol.messages import Task, TaskOptions
 from common.protocol.wire import ProtocolError, name_in
@@ -43,7 +44,7 @@ def test_who_holds_the_version_needs_no_steps() -> None:
     [
         (manifest(2), {}),
         (manifest(9), {}),
-        (replace(manifest(), settings={"training": {"epochs": 2}}), {}),
+        (replace(manifest(), settings=VersionSettings.parse({"training": {"epochs": 2}})), {}),
         (manifest(), {"hash": "0" * 64}),
         (manifest(), {"steps": ()}),
         (manifest(), {"steps": tuple((v, Block("int8", b"")) for v in (4, 5, 6))}),

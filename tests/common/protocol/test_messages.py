@@ -21,6 +21,7 @@ from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
+from common.model.version_settings import VersionSettings
 from common.model.weights import digest, is_finite
 from common.protocol.messages import (
     PROTOCOL,
@@ -62,7 +63,7 @@ def manifest() -> Manifest:
         architecture=ARCHITECTURE,
         weights=ARCHITECTURE.first_weights(0),
         moments=MOMENTS,
-        settings={"training": {"epochs": 1}},
+        settings=VersionSettings.parse({"training": {"epochs": 1}}),
     )
 
 

@@ -14,6 +14,7 @@ from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
+from common.model.version_settings import VersionSettings
 from common.protocol.messages import Evaluation, Update
 from server.federation.admission import AdmissionError, admit
 
@@ -29,7 +30,7 @@ def asked(weight: float = 0.5) -> Manifest:
         architecture=ARCHITECTURE,
         weights={n: np.full(s, weight, np.float32) for n, s in ARCHITECTURE.shapes.items()},
         moments=Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]])),
-        settings={},
+        settings=VersionSettings(),
     )
 
 

@@ -46,7 +46,7 @@ def test_a_version_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_versions_say_under_which_settings_they_are_scored() -> None:
     made = first_version(("cpu", "ram"), described(("cpu", "ram")), settings())
-    assert made.settings["scoring"] == {
-        "normalise": True, "decay": 0.8, "personal_epochs": 5, "combine": "weights", "prior": 1000,
+    assert made.settings.values["scoring"] == {
+        "normalise": True, "decay": 0.8, "personal_epochs": 5, "prior": 1000,
     }  # fmt: skip
-    assert (made.settings["scaling"]["by"], made.residuals.count) == ("shared", 0)
+    assert (made.settings.scaling.by, made.residuals.count) == ("shared", 0)

@@ -13,6 +13,7 @@ from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
+from common.model.version_settings import VersionSettings
 from server.storage.registry import Registry
 
 ARCHITECTURE = Architecture(2, window=1, hidden=(3,))
@@ -25,7 +26,7 @@ def manifest(version: int) -> Manifest:
         architecture=ARCHITECTURE,
         weights=ARCHITECTURE.first_weights(version),
         moments=Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]])),
-        settings={"training": {"epochs": 1}},
+        settings=VersionSettings.parse({"training": {"epochs": 1}}),
     )
 
 
