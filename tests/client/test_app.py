@@ -15,6 +15,7 @@ from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
+from common.model.version_settings import VersionSettings
 from common.protocol.messages import (
     CONTENT,
     RECORD,
@@ -25,7 +26,6 @@ from common.protocol.messages import (
     Task,
     Update,
 )
-from common.settings import Settings
 
 ROWS = np.random.default_rng(0).standard_normal((100, 2)).astype(np.float32)
 CONTEXT = Context(1, 1, {}, RecordDict(), {}, 1)
@@ -55,10 +55,8 @@ def answer():
 
 def task() -> bytes:
     shape = Architecture(2, 1, (2,))
-    settings = Settings().model_dump(mode="json", include={"training", "scaling", "scoring", "threshold"})
-    return Task(
-        Manifest(0, Schema(("a", "b")), shape, shape.first_weights(0), Moments.of(ROWS), settings)
-    ).pack()
+    moments, settings = Moments.of(ROWS), VersionSettings()
+    return Task(Manifest(0, Schema(("a", "b")), shape, shape.first_weights(0), moments, settings)).pack()
 
 
 def test_a_query_is_answered_with_a_description(answer) -> None:

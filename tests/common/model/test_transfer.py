@@ -11,13 +11,14 @@ from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.scoring import reconstruct
 from common.model.transfer import TransferError, transferred
+from common.model.version_settings import VersionSettings
 
 THEIRS = Architecture(3, window=2, hidden=(4, 2, 4))
 
 
 def source(features: tuple[str, ...] = ("cpu", "memory", "disk")) -> Manifest:
     moments = Moments.of(np.random.default_rng(0).standard_normal((9, 3)))
-    return Manifest(5, Schema(features), THEIRS, THEIRS.first_weights(7), moments, {})
+    return Manifest(5, Schema(features), THEIRS, THEIRS.first_weights(7), moments, VersionSettings())
 
 
 def test_the_same_features_in_another_order_and_by_other_names_are_the_same_function() -> None:

@@ -20,6 +20,7 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.scoring import scores
 from common.model.sketch import ScoreSketch
+from common.model.version_settings import VersionSettings
 from common.settings import Settings
 from flockwatch.quality.stream import STEP, Scored, replayed, scored
 from flockwatch.simulation import telemetry
@@ -40,11 +41,11 @@ def version(machine: Partition, by: str = "fleet") -> Manifest:
         scoring={"normalise": False, "decay": 1.0, "personal_epochs": 0},
     )
     architecture = Architecture.of(settings.model, len(machine.schema))
-    kept = settings.model_dump(mode="json", include={"model", "training", "scaling", "scoring", "threshold"})
+    weights = architecture.first_weights(1)
     fleet = Moments.of(machine.rows * np.float32(2) + np.float32(1))
-    made = Manifest(3, machine.schema, architecture, architecture.first_weights(1), fleet, kept)
+    made = Manifest(3, machine.schema, architecture, weights, fleet, VersionSettings.of(settings))
     held = Scaler.of(fleet).apply(machine.rows[-120:])
-    return replace(made, scores=ScoreSketch.of(scores(architecture, made.weights, held)))
+    return replace(made, scores=ScoreSketch.of(scores(architecture, weights, held)))
 
 
 @pytest.mark.parametrize("by", ["fleet", "client"])
