@@ -2,14 +2,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+FLOORS := client:80 common:80 server:80 flockwatch:60  # percent of the lines that `make coverage` must reach
 
-.PHONY: demo test check deploy-tools cluster e2e bench bench-rounds bench-memory bench-score \
+.PHONY: demo test check coverage matrix docs deploy-tools cluster e2e bench bench-rounds bench-memory bench-score \
 	bench-swaps bench-budget bench-stragglers bench-poison bench-load bench-wire bench-gateway bench-quality lock clean
 
-demo: $(VENV)/.ready  ## three machines learn together, and a table says what it was worth
+demo: $(VENV)/.ready  ## three simulated machines train together, then score live streams
 	$(BIN)/flockwatch local --config configs/demo.yaml
 
-test: $(VENV)/.ready  ## the tests that CI runs
+test: $(VENV)/.ready  ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e"
 
 check: $(VENV)/.ready  ## style, types, and which package may import which
@@ -18,16 +19,30 @@ check: $(VENV)/.ready  ## style, types, and which package may import which
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
-deploy-tools: $(VENV)/.deploy  ## what checks compose file, Dockerfile and rules; make test skips those checks without
+coverage: $(VENV)/.ready  ## unit tests, and the smallest coverage that each package may have
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e" --ignore tests/scenarios --ignore tests/cluster \
+		--cov client --cov common --cov server --cov flockwatch --cov-report=
+	@for floor in $(FLOORS); do echo "coverage of $${floor%:*}, at least $${floor#*:} %"; \
+		$(BIN)/coverage report --include "$${floor%:*}/*" --skip-covered --sort cover \
+		--fail-under "$${floor#*:}" || failed=1; done; test -z "$$failed"
 
-cluster: $(VENV)/.ready  ## the images and the demo cluster, on a real Docker Engine where there can be one
+matrix:  ## unit tests under the other supported Pythons, where they are installed or uv can install them
+	tests/matrix/run 3.12 3.13
+
+docs: $(VENV)-docs/.ready  ## the documentation site, in build/site; fails on a broken link or a load from another host
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
+	@echo "the site is in build/site/index.html"
+
+deploy-tools: $(VENV)/.deploy  ## programs that check the compose file, Dockerfile and rules; without them make test skips those checks
+
+cluster: $(VENV)/.ready  ## tests of the images and the demonstration cluster, on a Docker Engine where one can run
 	tests/cluster/run
 
 e2e: $(VENV)/.ready  ## long tests on real data
 	$(BIN)/python -m pytest -m e2e
 
 bench: bench-rounds bench-memory bench-score bench-swaps bench-budget \
-	bench-stragglers bench-poison bench-load bench-wire bench-gateway bench-quality  ## what the README claims, measured again
+	bench-stragglers bench-poison bench-load bench-wire bench-gateway bench-quality  ## all measurements of docs/benchmarks.md
 
 bench-rounds bench-memory bench-score bench-swaps bench-budget bench-stragglers bench-poison bench-load bench-wire bench-gateway bench-quality: bench-%: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.$*
@@ -42,6 +57,11 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+$(VENV)-docs/.ready: docs/requirements.lock
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.lock
+	touch $@
+
 $(VENV)/.deploy: deploy/tools.lock $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/tools.lock
 	cd $(VENV) && if ! command -v promtool >/dev/null && command -v apt-get >/dev/null; then \
@@ -49,16 +69,18 @@ $(VENV)/.deploy: deploy/tools.lock $(VENV)/.ready
 		ln -sf ../prometheus/usr/bin/promtool bin/promtool || echo "no promtool: its checks are skipped"; fi
 	touch $@
 
-$(VENV)/.peers: benchmarks/peers.lock $(VENV)/.ready  # detectors of others, to measure against
+$(VENV)/.peers: benchmarks/peers.lock $(VENV)/.ready  # other detectors, for comparison
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/peers.lock
 	touch $@
 
-lock:  ## renew requirements.lock (needs uv)
+lock:  ## renew all lock files (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --no-strip-extras --upgrade -o requirements.lock
 	uv pip compile benchmarks/peers.in --constraints requirements.lock --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header --no-strip-extras --upgrade \
 		-o benchmarks/peers.lock
+	uv pip compile docs/requirements.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header --no-strip-extras --upgrade -o docs/requirements.lock
 	for part in "server pyproject.toml --extra postgres" "edge pyproject.toml --extra train" \
 		"detector deploy/detector.in" "build deploy/build.in" "tools deploy/tools.in"; do set -- $$part; \
 		name=$$1; shift; uv pip compile "$$@" --constraints requirements.lock --universal \
@@ -66,4 +88,4 @@ lock:  ## renew requirements.lock (needs uv)
 		--no-strip-extras --upgrade -o deploy/$$name.lock; done
 
 clean:
-	rm -rf $(VENV) build dist .*_cache
+	rm -rf $(VENV) $(VENV)-* build dist .*_cache
