@@ -27,7 +27,7 @@ from common.config import save
 from common.packages import python_module
 from common.processes import Processes
 from common.settings import Settings
-from server.federation import view
+from server.federation import status_file
 from server.flower.superlink_process import flower_environment, free_port
 
 CLIENTS, PROCESSES = int(os.environ.get("FLOCKWATCH_LOAD_CLIENTS", "300")), 3
@@ -107,7 +107,7 @@ def _run(folder: Path, processes: Processes) -> np.ndarray:
         time.sleep(LOOK_EVERY_S)
         if processes.exit_code("server") is not None:
             raise RuntimeError(f"the server ended:\n{processes.log_tail('server')}")
-        now, shown = time.monotonic(), view.read(folder / "server" / "fleet.json")
+        now, shown = time.monotonic(), status_file.read(folder / "server" / "fleet.json")
         updates = sum(c.get("admitted", 0) for c in shown["clients"].values()) if shown else 0
         if not samples and now > began + START_LIMIT_S:
             raise RuntimeError(f"no update within {START_LIMIT_S:.0f} s:\n{processes.log_tail('server')}")

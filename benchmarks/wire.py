@@ -38,14 +38,14 @@ from common.settings import Settings
 from flockwatch.quality.evaluation import ONE_THREAD
 from flockwatch.quality.federation import SharingEdge, federate
 from flockwatch.quality.stream import scored
-from server.federation.task_options import SCORES_EVERY
+from server.federation.task_options import SCORES_INTERVAL
 from server.storage.history import History
 from tests.scenarios.link import SERVER_SIDE, Network, why_not
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
 SEEDS = (0, 1, 2)
 CLIENTS, SOCKET_CLIENTS = 4, 2
-SOCKET_ROUNDS = 2 * SCORES_EVERY
+SOCKET_ROUNDS = 2 * SCORES_INTERVAL
 """Bytes are of the second half, where one of a client's updates has scores. In the first, more have."""
 SOCKET_LIMIT_S = 240.0
 
@@ -214,9 +214,9 @@ def _processes(
 
 
 def _bytes(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    measured = [r for r in rounds if r["kind"] == "train"][-SCORES_EVERY:]
+    measured = [r for r in rounds if r["kind"] == "train"][-SCORES_INTERVAL:]
     # What an update cost is told with the next answer, the last one's when the last version is measured.
-    later = [reply for r in rounds[-SCORES_EVERY:] for reply in r["replies"]]
+    later = [reply for r in rounds[-SCORES_INTERVAL:] for reply in r["replies"]]
     payloads = [reply["bytes_up"] for r in measured for reply in r["replies"]]
     downs = [r["bytes_down"] / max(1, r["answered"]) for r in measured]
     return {

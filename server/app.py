@@ -48,7 +48,7 @@ def main(grid: Grid, context: Context) -> None:
             settings=settings,
             registry=Registry(folder / "versions", settings.server.keep_versions),
             history=history,
-            shown=folder / "fleet.json",
+            status=folder / "fleet.json",
             roster=Roster(folder) if settings.server.tls_certificate is not None else None,
         )
         strategy.start(grid)

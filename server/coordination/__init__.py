@@ -1,1 +1,1 @@
-"""The pure core of the server: a state, events and actions; no clock, socket or file."""
+"""The pure core of the server: state and event in, state and actions out; no clock, socket or file."""

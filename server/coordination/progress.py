@@ -1,7 +1,8 @@
-"""What of the coordinator's state is written with each version, and read by a server that starts again."""
+"""The part of the state that is saved with each version, so that a restarted server can continue."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -9,27 +10,34 @@ from server.coordination.state import State, TaskDuration
 
 
 def progress_of(state: State) -> dict[str, Any]:
-    """The part of the state that outlives a restart, as JSON values."""
+    """Return the part of the state that survives a restart, as JSON values."""
     return {
         "best_error": state.best_error,
         "rounds_without_improvement": state.rounds_without_improvement,
-        "unjudged": state.unjudged,
-        "paces": {name: asdict(pace) for name, pace in state.paces.items()},
+        "updates_since_check": state.updates_since_check,
+        "durations": {client: asdict(duration) for client, duration in state.durations.items()},
     }
 
 
-def resumed(state: State, version: int, features: tuple[str, ...], progress: dict[str, Any]) -> State:
-    """The state in which a run goes on from a version and the progress that was written with it.
+def resumed(state: State, version: int, features: tuple[str, ...], progress: Mapping[str, Any]) -> State:
+    """Return the state in which a run continues from a version on disk.
 
-    Tasks in flight and updates not yet folded are lost with the run that sent them: Flower delivers no
-    message of one run to another.
+    Tasks in flight and buffered updates of the earlier run are lost: Flower delivers no message of one run
+    to another.
+
+    Args:
+        state: The state of a new run.
+        version: The newest version on disk.
+        features: The features of that version.
+        progress: The progress that was saved with it.
     """
     return replace(
         state,
         version=version,
         features=features,
+        initialised=True,
         best_error=progress["best_error"],
         rounds_without_improvement=progress["rounds_without_improvement"],
-        unjudged=progress.get("unjudged", 0),
-        paces={name: TaskDuration(**values) for name, values in progress.get("paces", {}).items()},
+        updates_since_check=progress.get("updates_since_check", 0),
+        durations={name: TaskDuration(**values) for name, values in progress.get("durations", {}).items()},
     )

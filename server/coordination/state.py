@@ -1,4 +1,4 @@
-"""What the coordinator knows, what can happen to it, and what it can ask for: plain values, all of them."""
+"""The coordinator's state: connected clients, tasks in flight, buffered updates and the open round."""
 
 from __future__ import annotations
 
@@ -6,284 +6,144 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Node = int
+from common.protocol.messages import Description
+
+NodeId = int
+"""Flower's number for one connection of a client; a client that reconnects may get another."""
+
 Kind = Literal["train", "evaluate"]
 
 
 @dataclass(frozen=True)
-class Member:
-    """A connected client."""
+class ConnectedClient:
+    """A connected node and the client on it. The only place where a client's description is kept."""
 
     status: Literal["asked", "ready", "refused"]
-    ask_again: float
-    """When to ask it once more, while it is not ready."""
-    name: str = ""
-    instance: str = ""
-    features: tuple[str, ...] = ()
+    """asked: its description was requested; ready: it can get tasks; refused: it cannot, see `reason`."""
+    ask_at: float
+    """When to request its description again, while it is not ready."""
+    description: Description | None = None
+    """The newest one; None until the client has described itself."""
     reason: str = ""
     """Why it was refused."""
-    seen: int = 0
-    """Number of the first question since it was seen: what answers an earlier one says nothing of now."""
+    first_request: int = 0
+    """Number of the first description request of this connection; replies to earlier ones are ignored."""
     drifted: bool = False
-    """Whether its stream no longer looks as it did: it goes first."""
-    rest_until: float = 0.0
-    """It gets no task before this time: its last one failed."""
-    given: int = -1
-    """The version that it was last given to train on."""
-    again: int = 0
-    """How often it had been given that version before."""
-    turn: int = 0
-    """Number of its newest task: who has waited longest goes first."""
+    """Whether its data has drifted; such clients get tasks first."""
+    resume_at: float = 0.0
+    """When it may get tasks again after one failed."""
+    trained_version: int = -1
+    """The version of its newest training task; -1: it has had none."""
+    repeats: int = 0
+    """How many training tasks of that version it had before the newest one."""
+    last_task: int = 0
+    """Number of its newest training task; the client with the lowest one is served first."""
+
+    @property
+    def name(self) -> str:
+        """The client's name; empty until it has described itself."""
+        return self.description.client if self.description is not None else ""
 
 
 @dataclass(frozen=True)
 class PendingTask:
-    """A task that was sent and has no answer yet. A node has at most one."""
+    """A task that was sent and has no reply yet. A node has at most one."""
 
     number: int
     kind: Kind
-    name: str
+    client: str
     version: int
-    sent: float
-    due: float
-    """Until then it counts as at work."""
-    wave: int
-    """Tasks of one synchronous round, or of one measurement, share this; 0 otherwise."""
+    sent_at: float
+    due_at: float
+    """When the task becomes overdue."""
+    round_id: int
+    """The round that the task belongs to; 0: none, in asynchronous training."""
     awaited: bool = True
-    """Whether anything waits for it. An answer that is no longer awaited is used all the same."""
-    ask_at: float = 0.0
-    """When to ask a node whose task is overdue whether it is still there."""
+    """Whether a round or the buffer still waits for the reply. A late reply is used all the same."""
+    check_at: float = 0.0
+    """When to request a description from the node of an overdue task, to learn whether the task was lost."""
 
 
 @dataclass(frozen=True)
 class BufferedUpdate:
-    """An admitted update that waits to be folded."""
+    """An admitted update that waits for the next aggregation."""
 
     number: int
-    node: Node
+    """Of its task."""
+    node: NodeId
     version: int
-    wave: int
+    """The version that it started from."""
+    round_id: int
 
 
 @dataclass(frozen=True)
 class Round:
-    """Tasks that are waited for together."""
+    """Tasks that are sent together and awaited together."""
 
     kind: Kind
     number: int
-    wave: int
-    opened: float
+    """The version that the round makes; for an evaluation, one more than the final version."""
+    round_id: int
+    opened_at: float
     sampled: int
-    awaited: frozenset[Node]
-    answered: frozenset[Node] = frozenset()
+    """Number of clients that got a task."""
+    awaited: frozenset[NodeId]
+    answered: frozenset[NodeId] = frozenset()
 
 
 @dataclass(frozen=True)
 class TaskDuration:
-    """How long one client's tasks take, smoothed."""
+    """Smoothed time from task to reply of one client, in seconds."""
 
     mean_s: float
-    spread_s: float
-    """Mean deviation from the mean."""
+    deviation_s: float
+    """Mean absolute deviation from the mean."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a client's task brought no reply that could be used."""
+
+    client: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class State:
-    """All that the coordinator knows. Only the first group outlives a restart."""
+    """The coordinator's whole knowledge. Only the first group of fields survives a restart."""
 
     version: int = 0
-    """The newest global version: the number of folds."""
+    """The newest model version: the number of aggregations."""
     features: tuple[str, ...] | None = None
-    """The federation's schema; None until it is set or the first task is sent."""
+    """The federation's features; None until they are configured or chosen by majority."""
     best_error: float | None = None
     rounds_without_improvement: int = 0
-    unjudged: int = 0
-    """Updates folded since improvement was last judged."""
-    paces: Mapping[str, TaskDuration] = field(default_factory=dict)
-    """By the client's name, so that a client that returns is known."""
+    updates_since_check: int = 0
+    """Updates aggregated since the error was last compared with the best."""
+    durations: Mapping[str, TaskDuration] = field(default_factory=dict)
+    """By client name, so that they are known after a reconnection."""
+    initialised: bool = False
+    """Whether version 0 is published."""
 
-    members: Mapping[Node, Member] = field(default_factory=dict)
-    tasks: Mapping[Node, PendingTask] = field(default_factory=dict)
-    """Of nodes that are gone, too, as long as an answer would be fresh enough to use."""
+    clients: Mapping[NodeId, ConnectedClient] = field(default_factory=dict)
+    tasks: Mapping[NodeId, PendingTask] = field(default_factory=dict)
+    """Includes tasks of disconnected nodes while a late update would be fresh enough to use."""
     buffer: tuple[BufferedUpdate, ...] = ()
-    failed: Mapping[Node, str] = field(default_factory=dict)
-    """Why tasks came to nothing since the last fold."""
-    numbers: int = 0
-    """Messages sent: each has a number of its own."""
-    waves: int = 0
-    """Rounds opened; with the version it seeds the sampling."""
+    failures: Mapping[NodeId, Failure] = field(default_factory=dict)
+    """Failed tasks since the last aggregation."""
+    last_number: int = 0
+    """Number of the newest message; tasks and description requests share one sequence."""
+    last_round_id: int = 0
+    """With the version, the seed of the sampling."""
     round: Round | None = None
-    folding: bool = False
-    """Between the order to fold and the word that it was done."""
+    aggregating: bool = False
+    """True between `Aggregate` and `Aggregated` or `AggregationFailed`."""
     waiting_since: float | None = None
-    not_before: float = 0.0
-    """No round opens before this time."""
-    paced_until: float = 0.0
-    """Nothing is begun for the next version before this time."""
+    next_round_at: float = 0.0
+    """Earliest time of the next round, after one that failed."""
+    next_version_at: float = 0.0
+    """Earliest time to begin work on the next version (`federation.interval_s`)."""
     ending: str = ""
-    """Why no more is trained: only the measurement of the final version remains. Empty before."""
+    """Why training has ended, while the evaluation of the final version is still to come; else empty."""
     stopped: str | None = None
-
-
-@dataclass(frozen=True)
-class NodesSeen:
-    """The nodes that are connected now."""
-
-    nodes: frozenset[Node]
-
-
-@dataclass(frozen=True)
-class Described:
-    """A client said who it is."""
-
-    node: Node
-    number: int
-    """Of the question."""
-    name: str
-    instance: str
-    features: tuple[str, ...]
-    drifted: bool = False
-    owner: str | None = None
-    """The client that its key was registered for; None where keys do not count."""
-
-
-@dataclass(frozen=True)
-class DescribeFailed:
-    """A client did not say who it is: its reply was an error."""
-
-    node: Node
-    reason: str
-
-
-@dataclass(frozen=True)
-class ReplyAdmitted:
-    """A client's update or measurement was admitted."""
-
-    node: Node
-    number: int
-    """Of the task."""
-    drifted: bool = False
-
-
-@dataclass(frozen=True)
-class TaskFailed:
-    """A client's reply to a task was an error, or was not admitted."""
-
-    node: Node
-    number: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Aggregated:
-    """Updates have become the next version."""
-
-    error: float
-    """Weighted reconstruction error of the versions that they started from."""
-    updates: int
-    drifted: bool = False
-    """Whether a client's stream no longer looks as it did, so that earlier errors are no measure."""
-
-
-@dataclass(frozen=True)
-class AggregationFailed:
-    """Nothing could be made of the updates: they are gone, and the version stays."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = (
-    NodesSeen
-    | Described
-    | DescribeFailed
-    | ReplyAdmitted
-    | TaskFailed
-    | Aggregated
-    | AggregationFailed
-    | Tick
-)
-
-
-@dataclass(frozen=True)
-class AskDescription:
-    """Ask a client who it is; with a reason, tell it that there is no work for it."""
-
-    node: Node
-    number: int
-    refused: str | None = None
-
-
-@dataclass(frozen=True)
-class TaskOrder:
-    """One client's task."""
-
-    node: Node
-    number: int
-    again: int = 0
-    """How often the client has been given this version before."""
-
-
-@dataclass(frozen=True)
-class SendTasks:
-    """Send the newest version to these clients, to train on or to measure."""
-
-    kind: Kind
-    orders: tuple[TaskOrder, ...]
-
-
-@dataclass(frozen=True)
-class UpdateShare:
-    """One update's part in a fold."""
-
-    number: int
-    node: Node
-    staleness: int
-    """Versions that came after the one that it started from."""
-    discount: float
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """Make the next version of these updates."""
-
-    shares: tuple[UpdateShare, ...]
-    failed: Mapping[Node, str]
-
-
-@dataclass(frozen=True)
-class DropUpdate:
-    """An admitted update is not used."""
-
-    number: int
-    node: Node
-    reason: str
-
-
-@dataclass(frozen=True)
-class EvaluationDone:
-    """The final version has been measured by these clients."""
-
-    nodes: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class AbandonRound:
-    """The round failed; nothing of it is used."""
-
-    number: int
-    failed: Mapping[Node, str]
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The run is over."""
-
-    reason: str
-
-
-Action = AskDescription | SendTasks | Aggregate | DropUpdate | EvaluationDone | AbandonRound | Stop
+    """Why the run has ended; None while it goes on."""

@@ -1,4 +1,4 @@
-"""Tasks in flight: who has one, how long it may take, what a late answer is still worth."""
+"""Tasks in flight: who has one, how long it may take, and how much a late update counts."""
 
 from __future__ import annotations
 
@@ -6,150 +6,178 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from common.settings import FederationSettings
-from server.coordination.state import (
-    Action,
-    AskDescription,
-    Kind,
-    Member,
-    Node,
-    PendingTask,
-    SendTasks,
-    State,
-    TaskDuration,
-    TaskOrder,
-)
+from server.coordination.actions import CreateFirstVersion, RequestDescription, SendTasks, Step, TaskOrder
+from server.coordination.progress import progress_of
+from server.coordination.state import ConnectedClient, Failure, Kind, NodeId, PendingTask, State, TaskDuration
 
-MIN_DUE_S = 5.0
-"""No client is given up sooner, however quick it was so far."""
+MIN_TIMEOUT_S = 5.0
+"""Lower bound of a client's own timeout."""
 
-OVERDUE_ASK_S = 30.0
-"""How often a client that is overdue is asked whether it is still at work."""
+OVERDUE_CHECK_S = 30.0
+"""Time between two description requests to a client whose task is overdue."""
 
 MAX_GONE = 1000
-"""Tasks of vanished nodes that are remembered: clients that crash again and again must not fill memory."""
+"""Most tasks of disconnected nodes that are kept: clients that crash repeatedly must not fill memory."""
 
-MAX_PACES = 10_000
-
-
-def ready(state: State) -> list[Node]:
-    """The clients that fit the federation."""
-    return sorted(node for node, member in state.members.items() if member.status == "ready")
+MAX_DURATIONS = 10_000
+"""Beyond this number, and the connected clients, durations of disconnected clients are dropped."""
 
 
-def idle(state: State, now: float) -> list[Node]:
-    """The clients that could be given a task."""
-    return [n for n in ready(state) if n not in state.tasks and now >= state.members[n].rest_until]
+def ready_nodes(state: State) -> list[NodeId]:
+    """Return the nodes whose clients can take part."""
+    return sorted(node for node, client in state.clients.items() if client.status == "ready")
 
 
-def at_work(state: State, kind: Kind = "train") -> list[Node]:
-    """The clients whose answer to a task of this kind is waited for."""
-    return sorted(node for node, work in state.tasks.items() if work.awaited and work.kind == kind)
+def ready_names(state: State) -> set[str]:
+    """Return the names of the clients that can take part."""
+    return {client.name for client in state.clients.values() if client.status == "ready"}
 
 
-def name_of(state: State, node: Node) -> str:
-    """What a node is called, as far as it has said."""
-    member, work = state.members.get(node), state.tasks.get(node)
-    return (member.name if member else "") or (work.name if work else "") or str(node)
+def idle_nodes(state: State, now: float) -> list[NodeId]:
+    """Return the nodes that can be given a task now."""
+    return [n for n in ready_nodes(state) if n not in state.tasks and now >= state.clients[n].resume_at]
 
 
-def put(state: State, node: Node, member: Member) -> State:
-    """The state with this member."""
-    return replace(state, members={**state.members, node: member})
+def busy_nodes(state: State, kind: Kind = "train") -> list[NodeId]:
+    """Return the nodes whose reply to a task of this kind is awaited."""
+    return sorted(node for node, task in state.tasks.items() if task.awaited and task.kind == kind)
 
 
-def give(
-    state: State,
-    kind: Kind,
-    nodes: Sequence[Node],
-    now: float,
-    settings: FederationSettings,
-    wave: int,
-    actions: list[Action],
-) -> State:
-    """Give the newest version to idle clients. `wave` is 0 where each task has a deadline of its own."""
-    members, tasks, orders, number = dict(state.members), dict(state.tasks), [], state.numbers
+def client_name(state: State, node: NodeId) -> str:
+    """Return the name of a node's client, or the node's number where the name is unknown."""
+    client, task = state.clients.get(node), state.tasks.get(node)
+    return (client.name if client else "") or (task.client if task else "") or str(node)
+
+
+def with_client(state: State, node: NodeId, client: ConnectedClient) -> State:
+    """Return the state with this client on the node."""
+    return replace(state, clients={**state.clients, node: client})
+
+
+def assign(state: State, kind: Kind, nodes: Sequence[NodeId], round_id: int, step: Step) -> State:
+    """Give the newest version to idle clients.
+
+    Args:
+        state: The state, with its features chosen.
+        kind: What the clients do with the version.
+        nodes: Idle nodes.
+        round_id: The round that the tasks belong to, which has one deadline; 0: each has its own.
+        step: Gets the actions.
+    """
+    if not state.initialised:
+        assert state.features is not None  # noqa: S101  they are chosen before the first task
+        ready = tuple(ready_nodes(state))
+        step.actions.append(CreateFirstVersion(state.features, ready, progress_of(state)))
+        state = replace(state, initialised=True)
+    clients, tasks, orders, number = dict(state.clients), dict(state.tasks), [], state.last_number
     for node in nodes:
         number += 1
-        member = members[node]
-        again = member.again + 1 if member.given == state.version else 0
+        client = clients[node]
+        repeats = client.repeats + 1 if client.trained_version == state.version else 0
         if kind == "train":
-            members[node] = replace(member, given=state.version, again=again, turn=number)
-        allowed_s = settings.deadline_s if wave else due_s(state.paces.get(member.name), settings)
-        tasks[node] = PendingTask(number, kind, member.name, state.version, now, now + allowed_s, wave)
-        orders.append(TaskOrder(node, number, again if kind == "train" else 0))
-    actions.append(SendTasks(kind, tuple(orders)))
-    return replace(state, members=members, tasks=tasks, numbers=number)
+            clients[node] = replace(
+                client, trained_version=state.version, repeats=repeats, last_task=number
+            )  # fmt: skip
+        if round_id:
+            timeout = step.settings.deadline_s
+        else:
+            timeout = timeout_s(state.durations.get(client.name), step.settings)
+        tasks[node] = PendingTask(
+            number, kind, client.name, state.version, step.now, step.now + timeout, round_id
+        )  # fmt: skip
+        orders.append(TaskOrder(node, number, repeats if kind == "train" else 0))
+    step.actions.append(SendTasks(kind, tuple(orders)))
+    return replace(state, clients=clients, tasks=tasks, last_number=number)
 
 
-def settled(state: State, node: Node) -> State:
-    """The state in which a node has no task."""
-    return replace(state, tasks={n: work for n, work in state.tasks.items() if n != node})
+def without_task(state: State, node: NodeId) -> State:
+    """Return the state in which the node has no task."""
+    return replace(state, tasks={n: task for n, task in state.tasks.items() if n != node})
 
 
-def given_up(state: State, node: Node, ask_at: float = 0.0) -> State:
-    """The state in which nothing waits for a node's task; an update that still comes can be used."""
-    work = state.tasks.get(node)
-    if work is None:
+def stop_awaiting(state: State, node: NodeId, check_at: float = 0.0) -> State:
+    """Return the state in which nothing waits for the node's task; a late update can still be used."""
+    task = state.tasks.get(node)
+    if task is None:
         return state
-    if node not in state.members and work.kind == "evaluate":
-        return settled(state, node)
-    return replace(state, tasks={**state.tasks, node: replace(work, awaited=False, ask_at=ask_at)})
+    if node not in state.clients and task.kind == "evaluate":
+        return without_task(state, node)
+    return replace(state, tasks={**state.tasks, node: replace(task, awaited=False, check_at=check_at)})
 
 
-def overdue(state: State, now: float, actions: list[Action]) -> State:
-    """Give up what is past its time, outside of rounds; ask who is late if it still has its task."""
-    for node, work in state.tasks.items():
-        if work.awaited and not work.wave and now >= work.due:
-            state = given_up(state, node, now)
-            late = f"no answer in {now - work.sent:.0f} s"
-            state = replace(state, failed={**state.failed, node: f"{work.name}: {late}"})
-    for node, work in state.tasks.items():
-        member = state.members.get(node)
-        late_now = not work.awaited or now >= work.due
-        if late_now and member is not None and member.status == "ready" and now >= work.ask_at:
-            number, asked = state.numbers + 1, replace(work, ask_at=now + OVERDUE_ASK_S)
-            state = replace(state, numbers=number, tasks={**state.tasks, node: asked})
-            actions.append(AskDescription(node, number))
+def fail_task(state: State, node: NodeId, reason: str, check_at: float = 0.0) -> State:
+    """Return the state in which the node's task counts as failed, in its round too.
+
+    Args:
+        state: The state; it stays as it is if nothing waits for a task of the node.
+        node: The node.
+        reason: Why the task failed.
+        check_at: When to ask the node whether it still has the task.
+    """
+    task = state.tasks.get(node)
+    if task is None or not task.awaited:
+        return state
+    failures = {**state.failures, node: Failure(client_name(state, node), reason)}
+    state = stop_awaiting(replace(state, failures=failures), node, check_at)
+    if state.round is None or node not in state.round.awaited:
+        return state
+    return replace(state, round=replace(state.round, awaited=state.round.awaited - {node}))
+
+
+def expire(state: State, step: Step) -> State:
+    """Fail overdue tasks outside of rounds, and ask the clients of overdue tasks whether they have them."""
+    for node, task in state.tasks.items():
+        if task.awaited and not task.round_id and step.now >= task.due_at:
+            late = f"{task.client}: no reply in {step.now - task.sent_at:.0f} s"
+            state = fail_task(state, node, late, step.now)
+    for node, task in state.tasks.items():
+        client = state.clients.get(node)
+        overdue = not task.awaited or step.now >= task.due_at
+        if overdue and client is not None and client.status == "ready" and step.now >= task.check_at:
+            number = state.last_number + 1
+            checked = {**state.tasks, node: replace(task, check_at=step.now + OVERDUE_CHECK_S)}
+            state = replace(state, last_number=number, tasks=checked)
+            step.actions.append(RequestDescription(node, number))
     return state
 
 
-def without_relics(state: State, settings: FederationSettings) -> State:
-    """The state without tasks of vanished nodes that could no longer be used, and without ancient paces."""
+def pruned(state: State, settings: FederationSettings) -> State:
+    """Return the state without tasks of disconnected nodes that are too old, and within its size limits."""
     oldest = state.version - settings.staleness_limit
-    gone = [n for n, w in state.tasks.items() if n not in state.members]
-    useless = {n for n in gone if state.tasks[n].version < oldest} | set(gone[:-MAX_GONE])
+    gone = [node for node in state.tasks if node not in state.clients]
+    useless = {node for node in gone if state.tasks[node].version < oldest} | set(gone[:-MAX_GONE])
     if useless:
-        state = replace(state, tasks={n: w for n, w in state.tasks.items() if n not in useless})
-    if len(state.failed) > MAX_GONE:
-        state = replace(state, failed=dict(list(state.failed.items())[-MAX_GONE:]))
-    if len(state.paces) > MAX_PACES + len(state.members):
-        names = {member.name for member in state.members.values()}
-        state = replace(state, paces={n: p for n, p in state.paces.items() if n in names})
+        state = replace(state, tasks={n: task for n, task in state.tasks.items() if n not in useless})
+    if len(state.failures) > MAX_GONE:
+        state = replace(state, failures=dict(list(state.failures.items())[-MAX_GONE:]))
+    if len(state.durations) > MAX_DURATIONS + len(state.clients):
+        names = {client.name for client in state.clients.values()}
+        state = replace(state, durations={n: d for n, d in state.durations.items() if n in names})
     return state
 
 
-def due_s(pace: TaskDuration | None, settings: FederationSettings) -> float:
-    """How long a client's task may take: by its own past times, or `deadline_s` while it has none.
+def timeout_s(duration: TaskDuration | None, settings: FederationSettings) -> float:
+    """Return how long a client's task may take: by its earlier tasks, or `deadline_s` without any.
 
     Source: RFC 6298, the retransmission timer of TCP.
     """
-    if pace is None:
+    if duration is None:
         return settings.deadline_s
-    return min(max(pace.mean_s + 4 * pace.spread_s, MIN_DUE_S), settings.deadline_s)
+    return min(max(duration.mean_s + 4 * duration.deviation_s, MIN_TIMEOUT_S), settings.deadline_s)
 
 
-def learned(pace: TaskDuration | None, took_s: float) -> TaskDuration:
-    """A pace that has seen one more task. Source: RFC 6298, section 2."""
-    if pace is None:
+def with_sample(duration: TaskDuration | None, took_s: float) -> TaskDuration:
+    """Return the smoothed duration with one more task in it. Source: RFC 6298, section 2."""
+    if duration is None:
         return TaskDuration(took_s, took_s / 2)
     return TaskDuration(
-        mean_s=pace.mean_s + (took_s - pace.mean_s) / 8,
-        spread_s=pace.spread_s + (abs(took_s - pace.mean_s) - pace.spread_s) / 4,
+        mean_s=duration.mean_s + (took_s - duration.mean_s) / 8,
+        deviation_s=duration.deviation_s + (abs(took_s - duration.mean_s) - duration.deviation_s) / 4,
     )
 
 
 def discount(staleness: int, settings: FederationSettings) -> float:
-    """What share of an update counts that is so many versions behind; 1 if it is of the newest.
+    """Return the factor for an update that is this many versions behind; 1 if it is of the newest.
 
     Source: Xie et al. 2019 (FedAsync), section 5.2; Nguyen et al. 2022 (FedBuff) use the square root.
 

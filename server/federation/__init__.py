@@ -1,1 +1,1 @@
-"""Runs the coordinator over Flower: messages, checks, aggregation, versions, records of clients."""
+"""Runs the coordinator over Flower: messages, admission, aggregation, versions, and records of clients."""

@@ -1,36 +1,39 @@
-"""The gate: an update is sound, and of a size that is usual in the fleet, or it is refused with a reason."""
+"""Admission: an update is used only if it is sound and its norm is usual in the federation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from common.compression.codec import CompressionError
 from common.model.manifest import Manifest
-from common.model.weights import add, is_finite, shapes
+from common.model.weights import add, is_finite, norm, shapes
 from common.protocol.messages import Evaluation, Update
+from common.settings import GateSettings
+from server.federation.admitted_replies import AdmittedReply
 
 MAX_ROWS = 10**12
-"""No machine trains on more; a larger count would only outweigh all others."""
+"""More rows than any machine trains on; a larger count would only outweigh all other clients."""
 
 MAX_ERROR = float(np.finfo(np.float32).max)
-"""Of one input, squared: as large as a score can be."""
+"""Largest squared error of one input."""
 
 MIN_NORMS = 4
-"""With fewer clients nobody can say which norm is out of line."""
+"""With fewer clients no norm can be called unusual."""
 
 MIN_SPREAD = 0.35
-"""Of log norms: a fleet that agrees closely must not refuse whoever differs by a few percent."""
+"""Lower bound of the spread of log norms, so that clients that agree closely tolerate small differences."""
 
 
 class AdmissionError(ValueError):
-    """An answer must not be used.
+    """A reply must not be used.
 
     Args:
-        kind: One or two words to count it under.
-        reason: What was wrong, and what was expected.
+        kind: One or two words under which it is counted.
+        reason: What is wrong, and what was expected.
     """
 
     def __init__(self, kind: str, reason: str) -> None:
@@ -38,39 +41,39 @@ class AdmissionError(ValueError):
         self.kind = kind
 
 
-def admit(answer: Update | Evaluation, version: int, current: Manifest) -> Update | Evaluation:
-    """Check a client's answer; an update is checked as it is once decoded.
+def admit(answer: Update | Evaluation, version: int, newest: Manifest) -> Update | Evaluation:
+    """Check a client's answer, and decode it if it is an update.
 
     Args:
-        answer: What came.
-        version: The version that the client was asked about.
-        current: The newest version, which the update would change.
+        answer: The answer as it was received.
+        version: The version that the client was sent.
+        newest: The newest version, which an update would change.
 
     Returns:
         The answer, decoded.
 
     Raises:
-        NotAdmitted: it is about another version, has no rows, cannot be decoded, has another shape, or is
-            not finite.
+        AdmissionError: it is about another version, its rows or error are out of range, or its arrays cannot
+            be decoded, have another shape or type, or are not finite.
     """
     if answer.version != version:
-        raise AdmissionError("version", f"it is about version {answer.version}, asked was {version}")
+        raise AdmissionError("version", f"it is about version {answer.version}, not {version}")
     if not 1 <= answer.rows <= MAX_ROWS:
         raise AdmissionError("rows", f"it counts {answer.rows} rows")
     if not math.isfinite(answer.error.mean) or answer.error.mean < 0:
         raise AdmissionError("error", f"its reconstruction error is {answer.error.mean}")
     if answer.residuals.count:
-        found, inputs = answer.residuals, current.architecture.inputs
-        if len(found.squares) != inputs:
+        residuals, inputs = answer.residuals, newest.architecture.inputs
+        if len(residuals.squares) != inputs:
             raise AdmissionError(
-                "residuals", f"they are of {len(found.squares)} inputs, the model has {inputs}"
+                "residuals", f"they are of {len(residuals.squares)} inputs, the model has {inputs}"
             )
-        if found.count > MAX_ROWS or (found.squares > MAX_ERROR * found.count).any():
-            raise AdmissionError(
-                "residuals", f"their mean over {found.count} windows is out of all proportion"
-            )
+        if residuals.count > MAX_ROWS:
+            raise AdmissionError("residuals", f"they count {residuals.count} windows")
+        if (residuals.squares > MAX_ERROR * residuals.count).any():
+            raise AdmissionError("residuals", f"their mean over {residuals.count} windows is too large")
     if isinstance(answer, Update):
-        expected = current.architecture.shapes
+        expected = newest.architecture.shapes
         try:
             answer = answer.decoded(expected)
         except CompressionError as error:
@@ -87,22 +90,47 @@ def admit(answer: Update | Evaluation, version: int, current: Manifest) -> Updat
         if not is_finite(answer.difference):
             raise AdmissionError("not finite", "its arrays hold a NaN or an infinity")
         with np.errstate(over="ignore"):
-            if not is_finite(add(current.weights, answer.difference)):
+            if not is_finite(add(newest.weights, answer.difference)):
                 raise AdmissionError("overflow", "its arrays are so large that the weights would overflow")
     return answer
 
 
-def largest_norm(norms: Collection[float], limit: float) -> float | None:
-    """The largest norm of an update that is not out of line with the fleet's.
+def limit_norms(
+    replies: Sequence[AdmittedReply], norms: Collection[float], gate: GateSettings
+) -> tuple[list[AdmittedReply], list[tuple[AdmittedReply, str]]]:
+    """Clip or reject updates of unusual norm.
 
     Args:
-        norms: The newest norm of each client, so that one that sends often has no more say than others.
-        limit: Robust standard deviations of log norm (1.4826 MAD) above the median.
+        replies: The updates of an aggregation.
+        norms: The newest norm of each client.
+        gate: The limit, and whether to clip or to reject.
 
     Returns:
-        None if too few clients are known to say.
+        The updates to use, sorted by client so that sums are reproducible; and the rejected ones, each with
+        the reason.
+    """
+    bound = norm_bound(norms, gate.norm_limit) if gate.norm_limit is not None else None
+    used: list[AdmittedReply] = []
+    rejected: list[tuple[AdmittedReply, str]] = []
+    for reply in replies:
+        size = norm(reply.update.difference)
+        if bound is None or size <= bound:
+            used.append(reply)
+        elif gate.norm_action == "clip":
+            used.append(replace(reply, factor=reply.factor * bound / size, clipped=True))
+        else:
+            rejected.append((reply, f"not admitted: its norm is {size:.3g}, the limit is {bound:.3g}"))
+    return sorted(used, key=lambda reply: (reply.client, reply.number)), rejected
 
-    >>> round(largest_norm([1.0, 1.1, 0.9, 1.0, 1000.0], limit=5.0), 1)
+
+def norm_bound(norms: Collection[float], limit: float) -> float | None:
+    """Return the largest norm that is usual among the clients; None with fewer than `MIN_NORMS`.
+
+    Args:
+        norms: One norm for each client, so that a client that sends often does not count more than others.
+        limit: Robust standard deviations of log norm (1.4826 MAD) above the median.
+
+    >>> round(norm_bound([1.0, 1.1, 0.9, 1.0, 1000.0], limit=5.0), 1)
     5.8
     """
     logs = np.log([norm for norm in norms if norm > 0 and math.isfinite(norm)])

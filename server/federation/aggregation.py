@@ -1,4 +1,4 @@
-"""The arithmetic of a fold, left to one of Flower's strategies: which, how it is fed, what it remembers."""
+"""Aggregates updates with one of Flower's strategies, and saves what that strategy remembers."""
 
 from __future__ import annotations
 
@@ -26,30 +26,31 @@ from common.model.weights import Weights, add, is_finite, scale
 from common.protocol.messages import Update
 from common.settings import Settings
 
-REMEMBERED = ("m_t", "v_t")
-"""Attributes in which FedAdam, FedYogi and FedAdagrad keep named arrays between folds."""
+MEMORY_ATTRIBUTES = ("m_t", "v_t")
+"""Attributes in which FedAdam, FedYogi and FedAdagrad keep named arrays between aggregations."""
 
 
 class EmptyAggregationError(RuntimeError):
-    """The strategy made no version of the updates; says why."""
+    """No weights could be made of the updates; the message says why."""
 
 
 @dataclass(frozen=True)
 class WeightedUpdate:
-    """One update in a fold."""
+    """One update in an aggregation."""
 
     update: Update
     factor: float
-    """By which its difference is scaled: the discount for staleness, and what the gate left of its norm."""
+    """Scales its difference: the staleness discount times what the norm gate leaves of its norm."""
     message: Message
-    """The reply that brought it."""
+    """The reply that carried it."""
 
 
 def make_strategy(settings: Settings) -> Strategy:
-    """The Flower strategy that the settings name."""
-    given = settings.aggregation
+    """Return the Flower strategy that the settings name."""
+    parameters = settings.aggregation
     adaptive: dict[str, Any] = {
-        "eta": given.server_rate, "beta_1": given.beta_1, "beta_2": given.beta_2, "tau": given.tau,
+        "eta": parameters.server_rate, "beta_1": parameters.beta_1, "beta_2": parameters.beta_2,
+        "tau": parameters.tau,
     }  # fmt: skip
     match settings.federation.strategy:
         case "fedavg":
@@ -63,62 +64,74 @@ def make_strategy(settings: Settings) -> Strategy:
         case "fedmedian":
             return FedMedian()
         case "fedtrimmedavg":
-            return FedTrimmedAvg(beta=given.trim)
+            return FedTrimmedAvg(beta=parameters.trim)
         case "krum":
-            return Krum(num_malicious_nodes=given.malicious)
+            return Krum(num_malicious_nodes=parameters.malicious)
         case "multikrum":
-            return MultiKrum(num_malicious_nodes=given.malicious, num_nodes_to_select=given.select)
+            return MultiKrum(
+                num_malicious_nodes=parameters.malicious, num_nodes_to_select=parameters.select
+            )  # fmt: skip
 
 
-def aggregate(inner: Strategy, number: int, current: Weights, parts: Sequence[WeightedUpdate]) -> Weights:
-    """The next version's weights: each difference rebased on the current ones, then aggregated by `inner`.
+class Aggregator:
+    """Feeds updates to a Flower strategy, whose `aggregate_train` does the arithmetic.
 
-    Raises:
-        NothingMade: the strategy refused, or what it made is not finite.
+    Args:
+        strategy: Any Flower strategy.
     """
-    if hasattr(inner, "current_arrays"):
-        # Flower's adaptive strategies set this in `configure_train`, which samples and waits.
-        inner.current_arrays = dict(current)
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            arrays, _ = inner.aggregate_train(number, [_as_flower_reply(part, current) for part in parts])
-    except (AggregationError, InconsistentMessageReplies) as error:
-        raise EmptyAggregationError(f"{type(inner).__name__}: {error}") from error
-    if arrays is None:
-        raise EmptyAggregationError(f"{type(inner).__name__} made nothing of {len(parts)} updates")
-    weights = {name: np.asarray(array.numpy(), np.float32) for name, array in arrays.items()}
-    if not is_finite(weights):
-        raise EmptyAggregationError(f"{type(inner).__name__} made weights that are not finite")
-    return weights
 
+    def __init__(self, strategy: Strategy) -> None:
+        self._strategy = strategy
+        self._name = type(strategy).__name__
 
-def strategy_memory(inner: Strategy) -> dict[str, NDArray[Any]]:
-    """What a strategy must not forget in a restart, as named arrays; most remember nothing."""
-    found: dict[str, NDArray[Any]] = {}
-    for attribute in REMEMBERED:
-        for name, array in (getattr(inner, attribute, None) or {}).items():
-            found[f"{attribute}/{name}"] = array
-    return found
+    def aggregate(self, number: int, current: Weights, updates: Sequence[WeightedUpdate]) -> Weights:
+        """Return the next version's weights: each difference is added to the current ones, then aggregated.
 
+        Raises:
+            EmptyAggregationError: the strategy refused, or its weights are not finite.
+        """
+        if hasattr(self._strategy, "current_arrays"):
+            # Flower's adaptive strategies set this in `configure_train`, which samples and waits.
+            self._strategy.current_arrays = dict(current)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                replies = [_as_flower_reply(update, current) for update in updates]
+                arrays, _ = self._strategy.aggregate_train(number, replies)
+        except (AggregationError, InconsistentMessageReplies) as error:
+            raise EmptyAggregationError(f"{self._name}: {error}") from error
+        if arrays is None:
+            raise EmptyAggregationError(f"{self._name} made nothing of {len(updates)} updates")
+        weights = {name: np.asarray(array.numpy(), np.float32) for name, array in arrays.items()}
+        if not is_finite(weights):
+            raise EmptyAggregationError(f"{self._name} made weights that are not finite")
+        return weights
 
-def restore_memory(inner: Strategy, remembered: Mapping[str, NDArray[Any]]) -> None:
-    """Give a strategy back what `memory` found."""
-    for attribute in REMEMBERED:
-        start = f"{attribute}/"
-        arrays = {n.removeprefix(start): a for n, a in remembered.items() if n.startswith(start)}
-        if arrays and hasattr(inner, attribute):
-            setattr(inner, attribute, arrays)
+    def memory(self) -> dict[str, NDArray[Any]]:
+        """Return what the strategy must remember over a restart, as named arrays; often empty."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for attribute in MEMORY_ATTRIBUTES:
+            for name, array in (getattr(self._strategy, attribute, None) or {}).items():
+                arrays[f"{attribute}/{name}"] = array
+        return arrays
+
+    def restore(self, memory: Mapping[str, NDArray[Any]]) -> None:
+        """Give the strategy back what `memory` returned; other arrays are ignored."""
+        for attribute in MEMORY_ATTRIBUTES:
+            prefix = f"{attribute}/"
+            arrays = {n.removeprefix(prefix): a for n, a in memory.items() if n.startswith(prefix)}
+            if arrays and hasattr(self._strategy, attribute):
+                setattr(self._strategy, attribute, arrays)
 
 
 def as_arrays(weights: Weights) -> ArrayRecord:
-    """Weights as Flower carries them."""
+    """Return weights as Flower carries them."""
     return ArrayRecord({name: Array(array) for name, array in weights.items()})
 
 
-def _as_flower_reply(part: WeightedUpdate, current: Weights) -> Message:
-    """The update in the form that Flower's strategies aggregate: whole arrays, and metrics with a weight."""
-    update = part.update
+def _as_flower_reply(weighted: WeightedUpdate, current: Weights) -> Message:
+    """Return the update in the form that Flower aggregates: whole arrays, and metrics with a weight."""
+    update = weighted.update
     metrics = MetricRecord({"num-examples": update.rows, "error": update.error.mean, "loss": update.loss})
-    moved = add(current, scale(update.difference, part.factor))
-    part.message.content = RecordDict({"arrays": as_arrays(moved), "metrics": metrics})
-    return part.message
+    trained = add(current, scale(update.difference, weighted.factor))
+    weighted.message.content = RecordDict({"arrays": as_arrays(trained), "metrics": metrics})
+    return weighted.message

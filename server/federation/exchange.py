@@ -1,17 +1,16 @@
-"""Messages of the protocol over a Flower Grid: what was sent to whom, and the reply to each."""
+"""Exchanges messages with clients over a Flower Grid, and matches each reply to its message."""
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from common.model.manifest import Manifest
 from common.protocol.changes import VersionChange, VersionMissing, VersionStep
 from common.protocol.messages import (
     CONTENT,
@@ -26,174 +25,202 @@ from common.protocol.messages import (
 )
 from common.protocol.wire import name_in
 from server.access.roster import Roster, RosterError
-from server.coordination.state import AskDescription, Kind, Node, SendTasks
+from server.coordination.actions import RequestDescription
+from server.coordination.state import Kind, NodeId
 from server.federation.heartbeats import HeartbeatMonitor
 from server.federation.version_chain import VersionChain
 from server.flower.grid import beats, public_keys, pull, push_inline
 
 log = logging.getLogger(__name__)
 
-ASK_TTL_S = 30.0
-"""How long a question who a client is stays valid."""
-
+REQUEST_TTL_S = 30.0
+"""How long a description request stays valid."""
 
 MAX_ANSWERED = 4096
-"""Messages that are remembered as answered, so that a second reply is known for what it is."""
+"""Answered messages that are remembered, so that a second reply is recognised."""
+
+DUPLICATE = "duplicate"
+"""The kind of error of a second reply to one message."""
+
+
+@dataclass(frozen=True, eq=False)
+class OutgoingTask:
+    """A task and the client that it goes to."""
+
+    node: NodeId
+    number: int
+    kind: Kind
+    task: Task
+    description: Description
+    """The client's."""
 
 
 @dataclass(frozen=True)
 class SentMessage:
     """A message that has no reply yet."""
 
-    node: Node
+    node: NodeId
     number: int
-    """Of the question or the task."""
+    """Of the description request or the task."""
     kind: Kind | None
-    """None for a question who the client is."""
+    """None for a description request."""
+    inline: bool = False
+    """Whether the content is inside the message, instead of in objects that the client fetches."""
     version: int = 0
-    """That a task asks about."""
-    kept: str = ""
-    """Hash of that version, if the client is to hold it."""
+    """The task's."""
+    kept_hash: str = ""
+    """Hash of the version, if the client is to keep it."""
     ttl_s: float = 0.0
-    change_of: Task | None = None
-    """The task, where it was told as a change: for a client that cannot use it."""
+    whole_task: Task | None = None
+    """The whole task, where it was sent as a change: for a client that cannot apply the change."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back for a message."""
+    """A reply, with the message that it answers."""
 
     sent: SentMessage
     answer: Description | Update | Evaluation | None
     """None if the reply is an error."""
-    problem: str
-    """The error; empty if there is an answer."""
-    fault: str
-    """One word to count the error under: failed, protocol, twice; empty if there is an answer."""
+    error: str
+    """Empty if there is an answer."""
+    error_kind: str
+    """One word under which the error is counted: failed, protocol or duplicate; empty without an error."""
     message: Message
     bytes_up: int
+    """Size of the content."""
     owner: str | None = None
-    """Of a description: the client that the node's key was registered for, where keys count."""
+    """For a description: the client that the node's key is registered for, where keys are checked."""
 
     @property
     def codec(self) -> str | None:
-        """Of the update; None where it came as it is, or there is none."""
+        """The codec of the update; None for plain arrays and for other answers."""
         block = self.answer.block if isinstance(self.answer, Update) else None
         return block.codec if block is not None else None
 
 
 class MessageExchange:
-    """The conversation of one run with its clients.
+    """Exchanges messages with the clients of one run.
 
     Args:
         grid: Flower's connection to them.
         chain: The steps between versions, for clients that hold an earlier one.
-        roster: The registered clients, where keys count.
+        roster: The registered clients; None where keys are not checked.
     """
 
-    def __init__(self, grid: Grid, chain: VersionChain | None = None, roster: Roster | None = None) -> None:
+    def __init__(self, grid: Grid, chain: VersionChain, roster: Roster | None = None) -> None:
         self._grid = grid
-        self._chain = chain or VersionChain()
+        self._chain = chain
         self._roster = roster
         self._sent: dict[str, SentMessage] = {}
         self._answered: OrderedDict[str, SentMessage] = OrderedDict()
-        self._described: dict[Node, Description] = {}
-        self._held: dict[Node, str] = {}
+        self._held_hashes: dict[NodeId, str] = {}
         """Hashes of the versions that clients hold, as far as that is known."""
-        self._pulse = HeartbeatMonitor()
+        self._heartbeats = HeartbeatMonitor()
         self._bytes_down = 0
 
-    def nodes(self, now: float) -> frozenset[Node]:
-        """The nodes that are connected and show signs of life."""
-        listed = beats(self._grid)
-        self._described = {n: d for n, d in self._described.items() if n in listed}
-        self._held = {n: h for n, h in self._held.items() if n in listed}
-        return self._pulse.alive(listed, now)
+    def connected_nodes(self, now: float) -> frozenset[NodeId]:
+        """Return the connected nodes that are alive."""
+        stamps = beats(self._grid)
+        self._held_hashes = {n: h for n, h in self._held_hashes.items() if n in stamps}
+        return self._heartbeats.alive(stamps, now)
 
-    def ask(self, questions: Sequence[AskDescription]) -> None:
-        """Ask clients who they are; one that is refused is told why there is no work for it."""
-        sent = [SentMessage(q.node, q.number, None) for q in questions]
-        self._post([(one, _question(q)) for one, q in zip(sent, questions, strict=True)])
-
-    def send(
-        self,
-        order: SendTasks,
-        manifest: Manifest,
-        ttl_s: float,
-        terms: Callable[[Node], TaskOptions] = lambda _: TaskOptions(),
+    def request_descriptions(
+        self, requests: Sequence[RequestDescription], inline_nodes: Collection[NodeId]
     ) -> None:
-        """Send a version to train on or to measure; as a change, to clients that hold an earlier one."""
-        contents: dict[tuple[int, TaskOptions, tuple[int, ...] | None], RecordDict] = {}
-        parcels = []
-        for one in order.orders:
-            task = Task(manifest, one.again, terms(one.node))
-            steps = self._steps(one.node, task)
-            key = (one.again, task.terms, None if steps is None else tuple(s.version for s in steps))
+        """Send description requests.
+
+        Args:
+            requests: One for each client; a refused client is sent the reason.
+            inline_nodes: The nodes whose clients accept content inside messages.
+        """
+        mail = []
+        for request in requests:
+            inline = request.node in inline_nodes
+            sent = SentMessage(request.node, request.number, None, inline)
+            content = _content(Describe(request.refused))
+            mail.append((sent, Message(content, request.node, MessageType.QUERY, ttl=REQUEST_TTL_S)))
+        self._push(mail)
+
+    def send_tasks(self, tasks: Sequence[OutgoingTask], ttl_s: float) -> None:
+        """Send tasks, as changes to clients that hold an earlier version.
+
+        Equal content is packed once.
+        """
+        contents: dict[tuple[int, int, TaskOptions, tuple[int, ...] | None], RecordDict] = {}
+        mail = []
+        for outgoing in tasks:
+            task = outgoing.task
+            steps = self._steps(outgoing)
+            versions = None if steps is None else tuple(step.version for step in steps)
+            key = (task.manifest.version, task.again, task.terms, versions)
             if key not in contents:
                 contents[key] = _content(task if steps is None else VersionChange.of(task, steps))
-            kept = manifest.hash if task.terms.keep else ""
-            whole = None if steps is None else task
-            sent = SentMessage(one.node, one.number, order.kind, manifest.version, kept, ttl_s, whole)
-            parcels.append((sent, contents[key]))
-        self._push(parcels)
+            sent = SentMessage(
+                node=outgoing.node,
+                number=outgoing.number,
+                kind=outgoing.kind,
+                inline=outgoing.description.inline,
+                version=task.manifest.version,
+                kept_hash=task.manifest.hash if task.terms.keep else "",
+                ttl_s=ttl_s,
+                whole_task=None if steps is None else task,
+            )
+            mail.append((sent, contents[key]))
+        self._push_tasks(mail)
 
-    def replies(self) -> list[Reply]:
-        """What has come back since the last call: answers to tasks first.
+    def receive(self) -> list[Reply]:
+        """Return the replies since the last call, those to tasks first.
 
-        A client that says who it is has answered all earlier tasks before.
+        A client handles its messages in order: when it describes itself, it has answered earlier tasks.
         """
         if not self._sent:
             return []
-        found = [self._matched(message) for message in pull(self._grid, list(self._sent))]
-        replies = [reply for reply in found if reply is not None]
+        matched = [self._matched(message) for message in pull(self._grid, list(self._sent))]
+        replies = [reply for reply in matched if reply is not None]
         return sorted(replies, key=lambda reply: isinstance(reply.answer, Description))
 
-    def taken_bytes_down(self) -> int:
-        """Bytes of the content of all tasks that were sent since the last call."""
-        taken, self._bytes_down = self._bytes_down, 0
-        return taken
+    def take_bytes_down(self) -> int:
+        """Return the bytes of all tasks that were sent since the last call."""
+        bytes_down, self._bytes_down = self._bytes_down, 0
+        return bytes_down
 
-    def forget_all_but(self, numbers: Collection[int]) -> None:
-        """Wait no longer for answers to tasks other than these. Questions end by themselves."""
+    def keep_only(self, numbers: Collection[int]) -> None:
+        """Stop waiting for replies to other tasks than these. Description requests expire by themselves."""
         self._sent = {i: s for i, s in self._sent.items() if s.kind is None or s.number in numbers}
 
-    def _steps(self, node: Node, task: Task) -> tuple[VersionStep, ...] | None:
-        """What leads from the version that a client holds to the task's; None where it needs the whole."""
-        held, description = self._held.get(node), self._described.get(node)
-        if not held or description is None or not task.terms.keep:
+    def _steps(self, outgoing: OutgoingTask) -> tuple[VersionStep, ...] | None:
+        """Return the steps from the version that a client holds to the task's; None if it needs the whole."""
+        held = self._held_hashes.get(outgoing.node)
+        if not held or not outgoing.task.terms.keep:
             return None
-        return self._chain.path(held, task.manifest, description.codecs)
+        return self._chain.path(held, outgoing.task.manifest, outgoing.description.codecs)
 
-    def _push(self, parcels: Sequence[tuple[SentMessage, RecordDict]]) -> None:
-        """Send tasks."""
-        self._post([(sent, _order(sent, content)) for sent, content in parcels])
-        self._bytes_down += sum(len(_packed(content)) for _, content in parcels)
+    def _push_tasks(self, mail: Sequence[tuple[SentMessage, RecordDict]]) -> None:
+        self._push([(sent, _task_message(sent, content)) for sent, content in mail])
+        self._bytes_down += sum(len(_packed(content)) for _, content in mail)
 
-    def _post(self, mail: Sequence[tuple[SentMessage, Message]]) -> None:
-        """Send messages: with their content inside to the nodes that are known to understand that."""
+    def _push(self, mail: Sequence[tuple[SentMessage, Message]]) -> None:
         for inline in (True, False):
-            chosen = [(sent, message) for sent, message in mail if self._is_inline(sent.node) == inline]
+            batch = [(sent, message) for sent, message in mail if sent.inline == inline]
             push = partial(push_inline, self._grid) if inline else self._grid.push_messages
-            if chosen:
-                self._remember(push([message for _, message in chosen]), [sent for sent, _ in chosen])
+            if batch:
+                self._remember(push([message for _, message in batch]), [sent for sent, _ in batch])
 
-    def _is_inline(self, node: Node) -> bool:
-        return node in self._described and self._described[node].inline
-
-    def _remember(self, message_ids: Iterable[str], sent: list[SentMessage]) -> None:
-        for message_id, record in zip(message_ids, sent, strict=True):
+    def _remember(self, message_ids: Iterable[str], batch: Sequence[SentMessage]) -> None:
+        for message_id, sent in zip(message_ids, batch, strict=True):
             if message_id:
-                self._sent[message_id] = record
+                self._sent[message_id] = sent
 
     def _matched(self, message: Message) -> Reply | None:
-        """A reply with what it answers; None if nobody waits for it any more."""
+        """Return a reply with the message that it answers; None if nothing waits for it."""
         message_id = message.metadata.reply_to_message_id
-        if (before := self._answered.get(message_id)) is not None:
-            return Reply(before, None, "it comes twice", "twice", message, 0)
+        if (answered := self._answered.get(message_id)) is not None:
+            return Reply(answered, None, "a second reply to one message", DUPLICATE, message, 0)
         sent = self._sent.pop(message_id, None)
         if sent is None:
             return None
-        self._answered[message_id] = replace(sent, change_of=None)  # which may be large
+        self._answered[message_id] = replace(sent, whole_task=None)  # which may be large
         if len(self._answered) > MAX_ANSWERED:
             self._answered.popitem(last=False)
         return self._reply(message, sent)
@@ -205,49 +232,45 @@ class MessageExchange:
             content = _packed(message.content)
             if name_in(content) == VersionMissing.__name__:
                 return self._sent_whole(sent, VersionMissing.unpack(content), message)
-            answer = _unpack(content, message.metadata.message_type)
+            answer = _unpack(content, sent.kind)
             owner = self._owner(sent.node) if isinstance(answer, Description) else None
         except (ProtocolError, RosterError) as error:
             return Reply(sent, None, f"{type(error).__name__}: {error}", "protocol", message, 0)
         if isinstance(answer, Description):
-            self._described[sent.node] = answer
-            self._held[sent.node] = answer.held
-        elif sent.kept:
-            self._held[sent.node] = sent.kept
+            self._held_hashes[sent.node] = answer.held
+        elif sent.kept_hash:
+            self._held_hashes[sent.node] = sent.kept_hash
         return Reply(sent, answer, "", "", message, len(content), owner)
 
-    def _owner(self, node: Node) -> str | None:
-        """The client that a node's key was registered for; a node without such a key is on this machine."""
+    def _owner(self, node: NodeId) -> str | None:
+        """Return the client that a node's key is registered for; None for a node on this machine."""
         key = public_keys(self._grid).get(node) if self._roster is not None else None
         return self._roster.owner(key) if self._roster is not None and key else None
 
     def _sent_whole(self, sent: SentMessage, missing: VersionMissing, message: Message) -> Reply | None:
-        """Give the task once more, as the whole version, to a client that could not use the change."""
-        self._held.pop(sent.node, None)
-        if sent.change_of is None:
-            return Reply(sent, None, f"it misses what it was sent: {missing.reason}", "protocol", message, 0)
+        """Send the whole task to a client that could not apply a change; None, since a reply will follow."""
+        self._held_hashes.pop(sent.node, None)
+        if sent.whole_task is None:
+            error = f"it cannot read a whole version: {missing.reason}"
+            return Reply(sent, None, error, "protocol", message, 0)
         log.warning("sending the whole version client=%s reason=%s", missing.client, missing.reason)
-        self._push([(replace(sent, change_of=None), _content(sent.change_of))])
+        self._push_tasks([(replace(sent, whole_task=None), _content(sent.whole_task))])
         return None
 
 
-def _unpack(content: bytes, kind: str) -> Description | Update | Evaluation:
+def _unpack(content: bytes, kind: Kind | None) -> Description | Update | Evaluation:
     match kind:
-        case MessageType.QUERY:
+        case None:
             return Description.unpack(content)
-        case MessageType.TRAIN:
+        case "train":
             return Update.unpack(content)
-        case _:
+        case "evaluate":
             return Evaluation.unpack(content)
 
 
-def _question(ask: AskDescription) -> Message:
-    return Message(_content(Describe(ask.refused)), ask.node, MessageType.QUERY, ttl=ASK_TTL_S)
-
-
-def _order(sent: SentMessage, content: RecordDict) -> Message:
-    kind = MessageType.TRAIN if sent.kind == "train" else MessageType.EVALUATE
-    return Message(content, sent.node, kind, ttl=sent.ttl_s, group_id=str(sent.version))
+def _task_message(sent: SentMessage, content: RecordDict) -> Message:
+    message_type = MessageType.TRAIN if sent.kind == "train" else MessageType.EVALUATE
+    return Message(content, sent.node, message_type, ttl=sent.ttl_s, group_id=str(sent.version))
 
 
 def _content(message: Describe | Task | VersionChange) -> RecordDict:

@@ -1,4 +1,4 @@
-"""Version 0: what the clients that are there say of their data, and weights that are drawn."""
+"""Makes version 0: the clients' moments, and random weights or those of another fleet's version."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from common.settings import Settings
 
 
 def transfer_source(settings: Settings) -> Manifest | None:
-    """The version of another fleet that the settings name, if they do.
+    """Return the version that `federation.start_from` names; None if it is not set.
 
     Raises:
-        TransferError: it cannot be read.
+        TransferError: the file cannot be read.
     """
     file = settings.federation.start_from
     try:
@@ -30,10 +30,10 @@ def transfer_source(settings: Settings) -> Manifest | None:
 def first_version(
     features: tuple[str, ...], descriptions: Iterable[Description], settings: Settings
 ) -> Manifest:
-    """Version 0, with the moments of all clients that are described.
+    """Return version 0, with the merged moments of the clients that are described.
 
     Raises:
-        TransferError: it cannot start from the version of another fleet that the settings name.
+        TransferError: the version that `federation.start_from` names does not fit.
     """
     schema = Schema(features)
     moments = Moments.merge_all(

@@ -1,4 +1,4 @@
-"""Which nodes still show signs of life. SuperLink lists a dead one for 20 s; its beats tell sooner."""
+"""Detects dead nodes by their heartbeats, sooner than SuperLink, which lists a dead node for 20 s."""
 
 from __future__ import annotations
 
@@ -6,62 +6,65 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MIN_SILENCE_S = 6.0
-"""No node is taken for gone sooner."""
+"""A node counts as alive for at least this long after a heartbeat."""
 
-MISSED = 3
-"""Beats in a row that must be missed."""
+MAX_MISSED = 3
+"""Heartbeats in a row that a living node may miss."""
 
 MIN_BEATS = 3
-"""Before so many have been seen, a node's rhythm is not known, and SuperLink's list is believed."""
+"""Heartbeats needed to know a node's interval; until then SuperLink's list decides."""
 
 
 @dataclass(frozen=True)
-class _BeatIntervals:
+class _Beats:
+    """The heartbeats of one node."""
+
     stamp: float
-    changed: float
-    gap_s: float = 0.0
-    """The longest time between two beats, slowly forgotten."""
-    beats: int = 0
+    """Time of the newest one, on the node list's clock."""
+    received_at: float
+    interval_s: float = 0.0
+    """Longest time between two heartbeats; it decays slowly."""
+    count: int = 0
+
+    def missing(self, now: float) -> bool:
+        """Return whether too many heartbeats are missing."""
+        limit_s = max(MIN_SILENCE_S, MAX_MISSED * self.interval_s)
+        return self.count >= MIN_BEATS and now - self.received_at > limit_s
 
 
 class HeartbeatMonitor:
     """Follows the heartbeats of nodes.
 
-    The stamps are only compared with each other, so that the clocks of two machines need not agree.
+    Stamps are only compared with each other, so that the clocks of two machines need not agree.
 
-    >>> pulse = HeartbeatMonitor()
+    >>> monitor = HeartbeatMonitor()
     >>> for second in range(0, 10, 2):
-    ...     alive = pulse.alive({1: float(second), 2: None}, now=float(second))
-    >>> sorted(pulse.alive({1: 8.0, 2: None}, now=13.0)), sorted(pulse.alive({1: 8.0, 2: None}, now=15.0))
+    ...     alive = monitor.alive({1: float(second), 2: None}, now=float(second))
+    >>> sorted(monitor.alive({1: 8.0, 2: None}, now=13.0)), sorted(monitor.alive({1: 8.0, 2: None}, now=15.0))
     ([1, 2], [2])
     """
 
     def __init__(self) -> None:
-        self._rhythms: dict[int, _BeatIntervals] = {}
+        self._nodes: dict[int, _Beats] = {}
 
-    def alive(self, beats: Mapping[int, float | None], now: float) -> frozenset[int]:
-        """The nodes that are not silent.
+    def alive(self, stamps: Mapping[int, float | None], now: float) -> frozenset[int]:
+        """Return the nodes that are alive.
 
         Args:
-            beats: Of each node on SuperLink's list the time of its last beat, None if that is not known.
-            now: Seconds on a clock that never goes back.
+            stamps: Of each node on SuperLink's list the time of its newest heartbeat; None if unknown.
+            now: Seconds on a monotonic clock.
         """
-        rhythms: dict[int, _BeatIntervals] = {}
-        for node, stamp in beats.items():
+        nodes: dict[int, _Beats] = {}
+        for node, stamp in stamps.items():
             if stamp is None:
                 continue
-            before = self._rhythms.get(node)
+            before = self._nodes.get(node)
             if before is None:
-                rhythms[node] = _BeatIntervals(stamp, now)
+                nodes[node] = _Beats(stamp, now)
             elif stamp == before.stamp:
-                rhythms[node] = before
+                nodes[node] = before
             else:
-                gap_s = max(now - before.changed, 0.9 * before.gap_s)
-                rhythms[node] = _BeatIntervals(stamp, now, gap_s, before.beats + 1)
-        self._rhythms = rhythms
-        return frozenset(node for node in beats if node not in rhythms or not _silent(rhythms[node], now))
-
-
-def _silent(rhythm: _BeatIntervals, now: float) -> bool:
-    limit_s = max(MIN_SILENCE_S, MISSED * rhythm.gap_s)
-    return rhythm.beats >= MIN_BEATS and now - rhythm.changed > limit_s
+                interval_s = max(now - before.received_at, 0.9 * before.interval_s)
+                nodes[node] = _Beats(stamp, now, interval_s, before.count + 1)
+        self._nodes = nodes
+        return frozenset(node for node in stamps if node not in nodes or not nodes[node].missing(now))

@@ -1,4 +1,4 @@
-"""What is told of a run: in the log, in the history, in the clients' records, and to who looks meanwhile."""
+"""Records a run in the log, in the history and in the status file."""
 
 from __future__ import annotations
 
@@ -9,169 +9,180 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.settings import FederationSettings
-from server.coordination.state import Kind, Node, State
+from server.coordination.state import Kind, NodeId, State
 from server.coordination.waiting import waiting_for
-from server.federation import view
+from server.federation import status_file
+from server.federation.admitted_replies import AdmittedReply, weighted_error
 from server.federation.client_records import ClientRecords
-from server.federation.ledger import LedgerEntry, reply_row, weighted_error
 from server.storage.history import History, RoundRow
 
 log = logging.getLogger(__name__)
 
-SHOW_EVERY_S = 1.0
-"""How often the state is written for `/status`."""
+STATUS_INTERVAL_S = 1.0
+"""Time between two writes of the status file."""
 
-TELL_WAIT_EVERY_S = 5.0
-"""How often the log says what the run waits for."""
+WAITING_INTERVAL_S = 5.0
+"""Time between two log lines that say what the run waits for."""
 
 
 class Journal:
-    """Keeps count of what a round cost until it is closed, and tells of all that happens.
+    """Records what happens, and sums up what each round costs. It changes nothing else.
 
     Args:
-        history: Where rounds are recorded.
-        fleet: The clients' records.
-        rules: Of the federation.
-        clock: Seconds that never go back.
-        shown: File that tells `/status` of the run; None: it is not written.
+        history: Database of rounds and notes.
+        settings: The settings of the federation.
+        clock: Returns seconds that never go back.
+        status: The status file; None: it is not written.
     """
 
     def __init__(
         self,
         history: History,
-        fleet: ClientRecords,
-        rules: FederationSettings,
+        settings: FederationSettings,
         clock: Callable[[], float],
-        shown: Path | None,
+        status: Path | None,
     ) -> None:
         self._history = history
-        self._fleet = fleet
-        self._rules = rules
+        self._settings = settings
         self._clock = clock
-        self._shown = shown
-        self._since = self._told_at = self._shown_at = clock()
+        self._status = status
+        self._opened_at = self._waiting_at = self._status_at = clock()
         self._bytes_down, self._encode_s, self._decode_s = 0, 0.0, 0.0
-        self._silent: dict[Node, str] = {}
-        """Why nodes do not say who they are."""
+        self._undescribed: dict[NodeId, str] = {}
+        """The last reason logged for each node whose description failed."""
 
-    def opened(self) -> None:
-        """A round begins: its time and its bytes count from here."""
-        self._since, self._bytes_down = self._clock(), 0
+    def round_opened(self) -> None:
+        """Start to count the time and the bytes of a round."""
+        self._opened_at, self._bytes_down = self._clock(), 0
 
-    def sent(self, bytes_down: int) -> None:
-        """Tasks of so many bytes have gone out."""
+    def tasks_sent(self, bytes_down: int) -> None:
+        """Count the bytes of tasks."""
         self._bytes_down += bytes_down
 
     @contextmanager
-    def encoding(self) -> Iterator[None]:
-        """The time in the block is spent on encoding."""
+    def timed_encoding(self) -> Iterator[None]:
+        """Count the time of the block as encoding."""
         started = time.perf_counter()
         yield
         self._encode_s += time.perf_counter() - started
 
     @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """The time in the block is spent on decoding, if nothing is raised there."""
+    def timed_decoding(self) -> Iterator[None]:
+        """Count the time of the block as decoding, unless it raises."""
         started = time.perf_counter()
         yield
         self._decode_s += time.perf_counter() - started
 
-    def closed(
+    def round_closed(
         self,
         kind: Kind,
         number: int,
         version: int,
-        used: Sequence[LedgerEntry],
-        failed: Mapping[str, str],
+        replies: Sequence[AdmittedReply],
+        failures: Mapping[str, str],
         error: float | None = None,
     ) -> None:
-        """A round is over, and what it cost is recorded.
+        """Record a finished round, and start to count the next.
 
         Args:
-            kind: What was asked.
+            kind: What the clients did.
             number: The round's.
-            version: The newest after it.
-            used: The answers that were used.
-            failed: Why there was none, by client.
-            error: The fleet's; by default that of the answers, weighted by rows.
+            version: The newest version after the round.
+            replies: The replies that were used.
+            failures: Why others were not, by client.
+            error: The federation's error; by default that of the replies, weighted by rows.
         """
+        if error is None and replies:
+            error = weighted_error(replies)
         row = RoundRow(
             number=number,
             kind=kind,
             version=version,
-            wall_s=self._clock() - self._since,
-            sampled=len(used) + len(failed),
-            error=error if error is not None else weighted_error(used) if used else None,
-            bytes_up=sum(entry.bytes_up for entry in used),
+            wall_s=self._clock() - self._opened_at,
+            sampled=len(replies) + len(failures),
+            error=error,
+            bytes_up=sum(reply.reply.bytes_up for reply in replies),
             bytes_down=self._bytes_down,
             encode_s=self._encode_s,
             decode_s=self._decode_s,
-            failed=failed,
+            failed=failures,
         )
-        self._history.add_round(row, [reply_row(entry) for entry in used])
-        self._since = self._clock()
+        self._history.add_round(row, [reply.row for reply in replies])
+        self._opened_at = self._clock()
         self._bytes_down, self._encode_s, self._decode_s = 0, 0.0, 0.0
         log.info(
             "round closed round=%d kind=%s version=%d error=%s answered=%d failed=%d wall_s=%.3f",
-            number, kind, row.version, row.error, len(used), len(failed), row.wall_s,
+            number, kind, row.version, row.error, len(replies), len(failures), row.wall_s,
         )  # fmt: skip
 
-    def abandoned(self, number: int, version: int, failed: Mapping[str, str]) -> None:
-        """A round had too few answers."""
-        log.warning("round failed round=%d reasons=%s", number, dict(failed))
-        self.closed("train", number, version, [], failed)
+    def round_abandoned(self, number: int, version: int, failures: Mapping[str, str]) -> None:
+        """Record a round with too few replies.
 
-    def not_folded(self, number: int, version: int, reason: str, failed: Mapping[str, str]) -> None:
-        """No version could be made of the updates."""
-        log.error("no version was made version=%d reason=%s", number, reason)
-        self._history.note("not folded", reason)
-        self.closed("train", number, version, [], failed)
+        Args:
+            number: The round's.
+            version: The newest version.
+            failures: Why replies are missing, by client.
+        """
+        log.warning("round failed round=%d reasons=%s", number, dict(failures))
+        self.round_closed("train", number, version, [], failures)
 
-    def not_used(self, client: str, number: int, fault: str, problem: str) -> None:
-        """The answer to a task cannot be used; `fault` is the word to count it under."""
-        log.warning("reply not used client=%s task=%d reason=%s", client, number, problem)
-        self._fleet.refused(client, fault)
-        self._history.note("not used", f"{client}: {problem}")
+    def aggregation_failed(self, number: int, version: int, reason: str, failures: Mapping[str, str]) -> None:
+        """Record that the updates of a round gave no version.
 
-    def dropped(self, client: str, number: int, reason: str, admitted: bool) -> None:
-        """An update is let go that could have been used, if it was admitted."""
-        if admitted:
-            self._fleet.dropped(client)
+        Args:
+            number: The round's.
+            version: The newest version, which stays.
+            reason: Why there is no new one.
+            failures: Why replies are missing or were not used, by client.
+        """
+        log.error("aggregation failed version=%d reason=%s", version, reason)
+        self._history.note("aggregation failed", reason)
+        self.round_closed("train", number, version, [], failures)
+
+    def reply_rejected(self, client: str, number: int, reason: str) -> None:
+        """Record a reply to a task that cannot be used."""
+        log.warning("reply rejected client=%s task=%d reason=%s", client, number, reason)
+        self._history.note("rejected", f"{client}: {reason}")
+
+    def update_dropped(self, client: str, number: int, reason: str) -> None:
+        """Record an update that was admitted and is not used."""
         log.info("update dropped client=%s task=%d reason=%s", client, number, reason)
         self._history.note("dropped", f"{client}: {reason}")
 
-    def refused(self, client: str, reason: str) -> None:
-        """A client is given no work."""
+    def client_refused(self, client: str, reason: str) -> None:
+        """Record that a client gets no tasks."""
         log.warning("client refused client=%s reason=%s", client, reason)
         self._history.note("refused", reason)
 
-    def silent(self, node: Node, reason: str, members: Collection[Node]) -> None:
-        """A client cannot say who it is, which is told once: it may be older or newer than this server."""
-        if self._silent.get(node) != reason:
-            self._silent = {n: why for n, why in self._silent.items() if n in members}
-            self._silent[node] = reason
-            log.warning("a client does not say who it is node=%d reason=%s", node, reason)
-            self._history.note("refused", f"a client that does not say who it is: {reason}")
+    def description_failed(self, node: NodeId, reason: str, connected: Collection[NodeId]) -> None:
+        """Record that a client cannot describe itself, once for each node and reason."""
+        if self._undescribed.get(node) != reason:
+            self._undescribed = {n: why for n, why in self._undescribed.items() if n in connected}
+            self._undescribed[node] = reason
+            log.warning("description failed node=%d reason=%s", node, reason)
+            self._history.note("refused", f"a client without a description: {reason}")
 
-    def stopped(self, version: int, reason: str) -> None:
-        """The run has come to its end."""
+    def run_stopped(self, version: int, reason: str) -> None:
+        """Record the end of the run."""
         log.info("stopped version=%d reason=%s", version, reason)
         self._history.note("stopped", reason)
 
-    def meanwhile(self, state: State, connected: Collection[str]) -> None:
-        """Tell from time to time what is waited for, and show the state. To be called often."""
+    def waiting(self, state: State) -> None:
+        """Record what the run waits for, every `WAITING_INTERVAL_S`."""
         now = self._clock()
-        if now >= self._told_at + TELL_WAIT_EVERY_S:
-            self._told_at = now
-            if waiting := waiting_for(state, now, self._rules):
-                log.info("waiting %s", waiting)
-                self._history.note("waiting", waiting)
-        if now >= self._shown_at + SHOW_EVERY_S:
-            self._shown_at = now
-            self.show(state, connected)
+        if now >= self._waiting_at + WAITING_INTERVAL_S:
+            self._waiting_at = now
+            if reason := waiting_for(state, now, self._settings):
+                log.info("waiting %s", reason)
+                self._history.note("waiting", reason)
 
-    def show(self, state: State, connected: Collection[str]) -> None:
-        """Write the state for `/status`."""
-        if self._shown is not None:
-            self._fleet.measure(connected)
-            view.write(self._shown, view.of(state, self._fleet, self._clock(), self._rules))
+    def status_due(self) -> bool:
+        """Return whether the status file is older than `STATUS_INTERVAL_S`."""
+        return self._status is not None and self._clock() >= self._status_at + STATUS_INTERVAL_S
+
+    def write_status(self, state: State, records: ClientRecords) -> None:
+        """Write the status file, if there is one."""
+        if self._status is not None:
+            self._status_at = self._clock()
+            status = status_file.run_status(state, records, self._status_at, self._settings)
+            status_file.write(self._status, status)

@@ -1,7 +1,7 @@
-"""Versions as a chain of steps: each is the one before it plus a difference that was encoded once, for all.
+"""The chain of steps between versions: each step is one encoded difference, the same for all clients.
 
-What an encoding leaves out is not in the version: the server publishes what its clients can reconstruct, to
-the last bit, and carries the rest into the next version (error feedback, as on the clients' side).
+What an encoding leaves out is not part of the version: the server publishes exactly what its clients can
+reconstruct, and adds the rest to the next version (error feedback, as the clients do).
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from common.protocol.changes import VersionStep
 
 log = logging.getLogger(__name__)
 
-_LEFT = "left/"
+_PREFIX = "left/"
+"""Of the names under which the error feedback is saved."""
 
 
 class VersionChain:
-    """The steps to the newest version, and what the last one left out.
+    """The steps to the newest version, and the error feedback of its encoding.
 
     Args:
-        steps: As packed; damaged ones are named in the log, and make the chain shorter.
-        memory: What `memory` gave when the newest version was written.
+        steps: Packed steps, oldest first; damaged ones are logged and skipped.
+        memory: What `memory` returned when the newest version was written.
     """
 
     def __init__(self, steps: Iterable[bytes] = (), memory: Mapping[str, NDArray[Any]] | None = None) -> None:
@@ -40,37 +41,45 @@ class VersionChain:
             try:
                 step = VersionStep.unpack(content)
             except BundleError as error:
-                log.error("step passed over reason=%s", error)
+                log.error("version step skipped reason=%s", error)
             else:
                 self._steps[step.base] = step
-        left = {n.removeprefix(_LEFT): a for n, a in (memory or {}).items() if n.startswith(_LEFT)}
-        self._feedback = Feedback(left if is_finite(left) else {})
+        named = (memory or {}).items()
+        rest = {n.removeprefix(_PREFIX): array for n, array in named if n.startswith(_PREFIX)}
+        self._feedback = Feedback(rest if is_finite(rest) else {})
 
     def encoded(self, current: Manifest, weights: Weights, codec: str) -> tuple[Weights, Block | None]:
-        """What the next version's weights are, where these are meant, and the block that leads to them.
+        """Encode the step to the next version.
 
-        Without a codec they are what is meant, and there is no block.
+        Args:
+            current: The newest version.
+            weights: The aggregated weights.
+            codec: Of the step.
+
+        Returns:
+            The weights to publish, which are those that clients reconstruct, and the encoded step. Without a
+            codec they are the aggregated weights, and there is no step.
         """
-        true = subtract(weights, current.weights)
+        difference = subtract(weights, current.weights)
         expected = shapes(current.weights)
         if self._feedback.error and shapes(self._feedback.error) != expected:
             self._feedback = Feedback()
-        wanted = self._feedback.carried(true)
-        if codec == NONE or not is_finite(wanted):
+        corrected = self._feedback.carried(difference)
+        if codec == NONE or not is_finite(corrected):
             self._feedback = Feedback()
-            return (add(current.weights, wanted), None) if is_finite(wanted) else (weights, None)
-        block = Block.of(codec, wanted, rng_of("server", current.version + 1))
+            return (add(current.weights, corrected), None) if is_finite(corrected) else (weights, None)
+        block = Block.of(codec, corrected, rng_of("server", current.version + 1))
         decoded = block.decoded(expected)
         with np.errstate(over="ignore", invalid="ignore"):
             published = add(current.weights, decoded)
         if not is_finite(published):
             self._feedback = Feedback()
             return weights, None
-        self._feedback = Feedback(self._feedback.after(0, true, decoded, 1).error)
+        self._feedback = Feedback(self._feedback.after(0, difference, decoded, 1).error)
         return published, block
 
     def extend(self, current: Manifest, manifest: Manifest, block: Block | None) -> VersionStep | None:
-        """The step between two versions that are written now; None where there is no block."""
+        """Add the step between two versions and return it; None without a block."""
         if block is None:
             return None
         step = VersionStep(manifest.version, current.hash, manifest.hash, block)
@@ -78,30 +87,30 @@ class VersionChain:
         return step
 
     def keep_from(self, version: int) -> None:
-        """Let go of steps to earlier versions."""
+        """Remove the steps to earlier versions."""
         self._steps = {base: step for base, step in self._steps.items() if step.version >= version}
 
     def path(self, held: str, to: Manifest, codecs: Iterable[str]) -> tuple[VersionStep, ...] | None:
-        """The steps from a version to another; None if none lead there, or they are longer than the model.
+        """Return the steps from one version to another; None if there are none, or the model is smaller.
 
         Args:
-            held: Hash of the first.
-            to: The last.
-            codecs: By name, those that the receiver has.
+            held: Hash of the first version.
+            to: The last version.
+            codecs: Names of the codecs that the client can decode.
         """
-        found: list[VersionStep] = []
-        most, known = 4 * size_of(to.architecture.shapes), set(codecs)
+        steps: list[VersionStep] = []
+        max_bytes, known = 4 * size_of(to.architecture.shapes), set(codecs)
         while held != to.hash:
             step = self._steps.get(held)
             if step is None or step.version > to.version or name_of(step.block.codec) not in known:
                 return None
-            most -= len(step.block.content)
-            if most <= 0:
+            max_bytes -= len(step.block.content)
+            if max_bytes <= 0:
                 return None
-            found.append(step)
+            steps.append(step)
             held = step.hash
-        return tuple(found)
+        return tuple(steps)
 
     def memory(self) -> dict[str, NDArray[Any]]:
-        """What must not be forgotten in a restart, as named arrays."""
-        return {_LEFT + name: array for name, array in self._feedback.error.items()}
+        """Return the error feedback, which must survive a restart, as named arrays."""
+        return {_PREFIX + name: array for name, array in self._feedback.error.items()}

@@ -16,7 +16,7 @@ from typing import Any
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 
-from server.federation import view
+from server.federation import status_file
 
 STALE_S = 60.0
 """A ServerApp that has shown nothing for so long is stuck, and `/healthz` fails; a new start takes less."""
@@ -43,7 +43,12 @@ class ServerStatus:
 
     def status(self) -> dict[str, Any]:
         """The body of `/status`."""
-        shown = view.read(self._path) or {"clients": {}, "version": None, "waiting": "", "stopped": None}
+        shown = status_file.read(self._path) or {
+            "clients": {},
+            "version": None,
+            "waiting": "",
+            "stopped": None,
+        }
         at = shown.get("at")
         return {
             "superlink": "up" if self._alive() else "down",

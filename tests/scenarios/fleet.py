@@ -18,7 +18,7 @@ from common.model.schema import Schema
 from common.packages import python_module
 from common.processes import Processes
 from common.settings import DataSettings
-from server.federation import view
+from server.federation import status_file
 from server.flower.superlink_process import flower_environment, free_port
 from server.storage.database import DatabaseError
 from server.storage.history import History
@@ -123,7 +123,7 @@ class Federation:
 
     def clients(self) -> dict[str, dict[str, Any]]:
         """What `/status` says of each client."""
-        shown = view.read(self.state / "fleet.json")
+        shown = status_file.read(self.state / "fleet.json")
         return shown["clients"] if shown else {}
 
     def numbers(self) -> list[int]:

@@ -72,7 +72,7 @@ def test_a_second_client_of_the_same_name_is_refused_until_the_first_has_left(fe
     eventually(lambda: run.version() >= 1)
     run.start_client(run.rows("other"), name="a", state="impostor")
     eventually(lambda: "the name 'a' is taken" in run.log("impostor"))
-    said = ("refused", "the name 'a' is taken by another client that is connected")
+    said = ("refused", "the name 'a' is in use by another connected client")
     eventually(lambda: said in run.notes())
     assert run.processes.exit_code("impostor") is None
     run.processes.end(["a"])

@@ -227,7 +227,7 @@ def test_a_client_has_the_name_that_its_key_is_registered_for(run: Secured) -> N
     run.enroll("honest")
     with Node(run, "honest") as node:
         node.send(node.next(Edge("a")))
-        reason = "it says that it is 'a', but its key is that of 'honest'"
+        reason = "it calls itself 'a', but its key is registered for 'honest'"
         eventually(lambda: ("refused", reason) in run.notes())
     others = admitted(run, "a")
     eventually(lambda: admitted(run, "a") > others)
@@ -242,7 +242,7 @@ def test_an_update_in_anothers_name_is_not_used(run: Secured) -> None:
             edge = Edge("liar")
             edge.evaluate = lambda task: Edge("a").evaluate(task)  # type: ignore[method-assign]
         node.send(reply)
-        eventually(lambda: any("it says that it is of 'a'" in text for _, text in run.notes()))
+        eventually(lambda: any("it is signed 'a'" in text for _, text in run.notes()))
     assert admitted(run, "liar") == 0
 
 

@@ -1,4 +1,4 @@
-"""A fleet under a fake clock: clients that work in order, a wire that loses, delays and repeats, a disk."""
+"""A simulated federation: a fake clock, clients, a network that loses and repeats messages, a disk."""
 
 from __future__ import annotations
 
@@ -6,37 +6,42 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from common.settings import FederationSettings
-from server.coordination.coordinator import step
-from server.coordination.progress import progress_of, resumed
-from server.coordination.state import (
+from server.coordination.actions import (
     AbandonRound,
     Action,
     Aggregate,
-    Aggregated,
-    AggregationFailed,
-    AskDescription,
-    Described,
-    DescribeFailed,
+    CreateFirstVersion,
     DropUpdate,
     EvaluationDone,
-    Event,
-    NodesSeen,
-    ReplyAdmitted,
+    Publish,
+    RequestDescription,
     SendTasks,
-    State,
     Stop,
+)
+from server.coordination.coordinator import step
+from server.coordination.events import (
+    Aggregated,
+    AggregationFailed,
+    Described,
+    DescriptionFailed,
+    Event,
+    NodesConnected,
+    ReplyAdmitted,
     TaskFailed,
     Tick,
 )
+from server.coordination.progress import progress_of, resumed
+from server.coordination.state import State
 from server.coordination.tasks import MAX_GONE
 from server.coordination.waiting import waiting_for
+from tests.server.descriptions import description
 
 FEATURES = ("cpu", "memory")
 
 
 @dataclass(frozen=True)
-class Letter:
-    """A question (kind "") or a task on its way to a client."""
+class Request:
+    """A description request (kind "") or a task on its way to a client."""
 
     run: int
     number: int
@@ -45,21 +50,21 @@ class Letter:
 
 @dataclass
 class Client:
-    """One node: it does what it was sent in that order, one thing at a time."""
+    """One client: it handles its messages one by one, in the order in which they were sent."""
 
     name: str
     instance: str
     features: tuple[str, ...]
-    inbox: deque[Letter] = field(default_factory=deque)
+    inbox: deque[Request] = field(default_factory=deque)
     outbox: deque[tuple[int, Event]] = field(default_factory=deque)
-    """Replies on their way, each with the run that it belongs to; they arrive in order."""
+    """Replies on their way, each with its run; they arrive in order."""
     alive: bool = True
     listed: bool = True
-    """Whether the server sees it; a dead one is seen for a while, a living one may be out of sight."""
+    """Whether SuperLink lists it: a dead client is listed for a while, a living one may be unreachable."""
 
 
 class World:
-    """Checks, at every step, all that must hold of the coordinator."""
+    """Runs the coordinator and checks its invariants at every step."""
 
     def __init__(self, rules: FederationSettings, features: tuple[str, ...] | None = None) -> None:
         self.rules = rules
@@ -70,14 +75,14 @@ class World:
         self.next_node = 1
         self.disk: tuple[int, tuple[str, ...], dict[str, object]] | None = None
         self.updates: dict[int, int] = {}
-        """Of this run: admitted updates neither folded nor dropped yet, with their node."""
-        self.folded: set[tuple[int, int]] = set()
+        """By task, the node of each admitted update that is neither aggregated nor dropped yet."""
+        self.aggregated: set[tuple[int, int]] = set()
         self.past: list[Event] = []
         self.error = 1.0
-        self.fold_fails = False
+        self.aggregation_fails = False
         self.stops = 0
 
-    # What happens.
+    # Things that happen.
 
     def join(self, name: str, instance: str = "one", features: tuple[str, ...] = FEATURES) -> None:
         self.clients[self.next_node] = Client(name, instance, features)
@@ -85,13 +90,13 @@ class World:
         self.look()
 
     def die(self, node: int) -> None:
-        """A client is killed: what it had is gone, and the server does not know yet."""
+        """Kill a client: its messages are lost, and the server does not know yet."""
         client = self.clients[node]
         client.alive = False
         client.inbox.clear()
 
     def hide(self, node: int) -> None:
-        """A client is out of sight: dead for the server, though it may live."""
+        """Make a client unreachable: the server takes it for gone, though it may live."""
         self.clients[node].listed = False
         self.look()
 
@@ -100,36 +105,33 @@ class World:
         self.look()
 
     def look(self) -> None:
-        self.do(NodesSeen(frozenset(n for n, c in self.clients.items() if c.listed)))
+        self.do(NodesConnected(frozenset(n for n, c in self.clients.items() if c.listed)))
         if self.state.stopped is None:
-            # A dead node that is off the list never comes back; its replies may still be under way.
+            # A dead node that is no longer listed never returns; its replies may still arrive.
             self.clients = {n: c for n, c in self.clients.items() if c.listed or c.alive or c.outbox}
 
     def work(self, node: int, sound: bool = True, drifted: bool = False) -> None:
-        """A client does the next thing."""
+        """Let a client handle its next message."""
         client = self.clients[node]
         if not client.alive or not client.inbox:
             return
-        letter = client.inbox.popleft()
+        request = client.inbox.popleft()
         reply: Event
-        if letter.kind:
-            answer, failure = (
-                ReplyAdmitted(node, letter.number, drifted),
-                TaskFailed(node, letter.number, "NaN"),
-            )
-            reply = answer if sound else failure
+        if request.kind:
+            admitted = ReplyAdmitted(node, request.number, drifted)
+            reply = admitted if sound else TaskFailed(node, request.number, "NaN")
         else:
-            who = (client.name, client.instance, client.features)
-            reply = Described(node, letter.number, *who) if sound else DescribeFailed(node, "?")
-        client.outbox.append((letter.run, reply))
+            answer = description(client.name, client.instance, client.features)
+            reply = Described(node, request.number, answer) if sound else DescriptionFailed(node, "?")
+        client.outbox.append((request.run, reply))
 
     def lose(self, node: int) -> None:
-        """The server believes that a message was delivered, but it was not."""
+        """Lose a message that the server takes for delivered."""
         if self.clients[node].inbox:
             self.clients[node].inbox.popleft()
 
     def deliver(self, node: int) -> None:
-        """The next reply of a node arrives, if its run still goes on."""
+        """Deliver the next reply of a node, if its run still goes on."""
         outbox = self.clients[node].outbox
         if outbox:
             run, event = outbox.popleft()
@@ -138,7 +140,7 @@ class World:
                 self.arrive(event)
 
     def repeat(self, index: int) -> None:
-        """Something arrives once more."""
+        """Deliver an earlier reply again."""
         if self.past:
             self.do(self.past[index % len(self.past)])
 
@@ -147,27 +149,27 @@ class World:
         self.do(Tick())
 
     def restart(self) -> None:
-        """The server dies, and another goes on from what is on disk."""
+        """Kill the server, and start another from what is on disk."""
         self.run += 1
         self.updates.clear()
         self.past.clear()
-        self.state = State(features=self.rules_features)
+        self.state = State(features=self.first_features)
         if self.disk is not None:
             version, features, progress = self.disk
             self.state = resumed(State(), version, features, progress)
         self.stops = 0
         self.look()
 
-    rules_features: tuple[str, ...] | None = None
+    first_features: tuple[str, ...] | None = None
 
     def arrive(self, event: Event) -> None:
         if isinstance(event, ReplyAdmitted):
-            work = self.state.tasks.get(event.node)
-            if work is not None and work.number == event.number and work.kind == "train":
+            task = self.state.tasks.get(event.node)
+            if task is not None and task.number == event.number and task.kind == "train":
                 self.updates[event.number] = event.node
         self.do(event)
 
-    # What must hold.
+    # Invariants.
 
     def do(self, event: Event) -> None:
         before = self.state
@@ -181,59 +183,67 @@ class World:
         self.check()
         for action in actions:
             assert self.stops == 0, "nothing follows a stop"
-            self.obey(action)
-        if not self.state.folding:
+            self.execute(action)
+        if not self.state.aggregating:
             assert self.state.stopped or waiting_for(self.state, self.now, self.rules)
-            assert set(self.updates) == {h.number for h in self.state.buffer} or self.state.stopped
+            assert set(self.updates) == {update.number for update in self.state.buffer} or self.state.stopped
 
     def check(self) -> None:
         state = self.state
-        ready = [m for m in state.members.values() if m.status == "ready"]
-        assert len({m.name for m in ready}) == len(ready)
-        if state.features is not None:
-            assert all(sorted(m.features) == sorted(state.features) for m in ready)
+        ready = [client for client in state.clients.values() if client.status == "ready"]
+        assert len({client.name for client in ready}) == len(ready)
+        for client in ready:
+            assert client.description is not None
+            fits = sorted(client.description.schema.features) == sorted(state.features or ())
+            assert fits or state.features is None
         if state.round is not None:
             assert not state.round.awaited & state.round.answered
-            assert state.round.awaited <= state.members.keys() & state.tasks.keys()
-        # Memory: what is kept is bounded by the clients that are there, and by constants.
-        assert len(state.tasks) <= len(state.members) + MAX_GONE
+            assert state.round.awaited <= state.clients.keys() & state.tasks.keys()
+        # Memory is bounded by the number of connected clients and by constants.
+        assert len(state.tasks) <= len(state.clients) + MAX_GONE
         assert len(state.buffer) <= self.rules.buffer + 2 * self.next_node
-        assert len({held.number for held in state.buffer}) == len(state.buffer)
-        for held in state.buffer:
-            assert state.version - held.version <= self.rules.staleness_limit
+        assert len({update.number for update in state.buffer}) == len(state.buffer)
+        for update in state.buffer:
+            assert state.version - update.version <= self.rules.staleness_limit
         if self.rules.in_flight and self.rules.mode == "asynchronous":
-            streamed = [w for w in state.tasks.values() if w.awaited and not w.wave]
-            assert len(streamed) <= self.rules.in_flight
+            in_flight = [task for task in state.tasks.values() if task.awaited and not task.round_id]
+            assert len(in_flight) <= self.rules.in_flight
 
-    def obey(self, action: Action) -> None:
+    def execute(self, action: Action) -> None:
         match action:
-            case AskDescription(node, number):
-                self.post(node, Letter(self.run, number, ""))
+            case RequestDescription(node, number):
+                self.send(node, Request(self.run, number, ""))
             case SendTasks(kind, orders):
                 assert orders
+                assert self.disk is not None
+                assert self.disk[0] == self.state.version, "a version is sent before it is on disk"
                 for order in orders:
                     client = self.clients[order.node]
-                    assert not [x for x in client.inbox if x.kind], f"node {order.node} holds a task already"
+                    assert not [x for x in client.inbox if x.kind], f"node {order.node} has a task already"
                     assert self.state.tasks[order.node].version == self.state.version
-                    self.post(order.node, Letter(self.run, order.number, kind))
+                    self.send(order.node, Request(self.run, order.number, kind))
             case Aggregate(shares):
                 assert shares
                 for share in shares:
                     assert self.updates.pop(share.number) == share.node
-                    assert (self.run, share.number) not in self.folded, "folded twice"
-                    self.folded.add((self.run, share.number))
+                    assert (self.run, share.number) not in self.aggregated, "aggregated twice"
+                    self.aggregated.add((self.run, share.number))
                     assert 0 <= share.staleness <= self.rules.staleness_limit
                     assert 0 < share.discount <= 1
-                if self.fold_fails:
+                if self.aggregation_fails:
                     self.do(AggregationFailed("not finite"))
                     return
-                event = Aggregated(self.error, len(shares))
-                after, _ = step(self.state, event, self.now, self.rules)
-                features = after.features
-                assert features is not None
-                assert self.disk is None or after.version == self.disk[0] + 1
-                self.disk = (after.version, features, progress_of(after))
-                self.do(event)
+                self.do(Aggregated(self.error, len(shares)))
+            case CreateFirstVersion(features, nodes, progress):
+                assert self.disk is None
+                assert nodes
+                assert all(self.state.clients[node].description is not None for node in nodes)
+                self.disk = (0, features, dict(progress))
+            case Publish(version, progress):
+                assert self.disk is not None
+                assert version == self.state.version == self.disk[0] + 1
+                assert progress == progress_of(self.state)
+                self.disk = (version, self.disk[1], dict(progress))
             case DropUpdate(number, node, reason):
                 assert reason
                 assert self.updates.pop(number) == node
@@ -243,13 +253,13 @@ class World:
             case EvaluationDone() | AbandonRound():
                 pass
 
-    def post(self, node: int, letter: Letter) -> None:
+    def send(self, node: int, request: Request) -> None:
         client = self.clients.get(node)
         if client is not None and client.alive:
-            client.inbox.append(letter)
+            client.inbox.append(request)
 
     def end(self) -> None:
-        """Nobody answers any more: in the end the run stops, and says why."""
+        """Let no client answer any more: the run must stop, with a reason."""
         limit = self.now + 4 * self.rules.wait_s + 2 * self.rules.deadline_s + 60
         while self.state.stopped is None:
             assert self.now < limit, waiting_for(self.state, self.now, self.rules)
@@ -257,13 +267,13 @@ class World:
         assert self.stops == 1
         assert self.state.stopped
 
-    def finish(self, most: int = 5000) -> None:
-        """All clients that live do their work at once: the run comes to its end."""
+    def finish(self, max_rounds: int = 5000) -> None:
+        """Let all living clients work without faults: the run must come to its end."""
         for client in self.clients.values():
             client.listed = client.alive
-        self.fold_fails = False
+        self.aggregation_fails = False
         self.look()
-        for _ in range(most):
+        for _ in range(max_rounds):
             if self.state.stopped is not None:
                 return
             for node in list(self.clients):

@@ -8,31 +8,37 @@ from typing import Any
 import pytest
 
 from common.settings import FederationSettings
-from server.coordination.coordinator import ROUND_PAUSE_S, step
-from server.coordination.members import MAX_ASKED, RETRY_S, UNANSWERED_S
-from server.coordination.progress import progress_of, resumed
-from server.coordination.state import (
+from server.coordination.actions import (
     AbandonRound,
     Action,
     Aggregate,
-    Aggregated,
-    AggregationFailed,
-    AskDescription,
-    Described,
-    DescribeFailed,
+    CreateFirstVersion,
     DropUpdate,
     EvaluationDone,
-    Event,
-    NodesSeen,
-    ReplyAdmitted,
+    Publish,
+    RequestDescription,
     SendTasks,
-    State,
     Stop,
-    TaskFailed,
     TaskOrder,
+)
+from server.coordination.clients import MAX_REQUESTS, REPLY_TIMEOUT_S, RETRY_S
+from server.coordination.coordinator import step
+from server.coordination.events import (
+    Aggregated,
+    AggregationFailed,
+    Described,
+    DescriptionFailed,
+    Event,
+    NodesConnected,
+    ReplyAdmitted,
+    TaskFailed,
     Tick,
 )
+from server.coordination.progress import progress_of, resumed
+from server.coordination.schedule import ROUND_PAUSE_S
+from server.coordination.state import Failure, State
 from server.coordination.waiting import waiting_for
+from tests.server.descriptions import description
 
 FEATURES = ("cpu", "memory")
 DEADLINE_S, WAIT_S = 60.0, 600.0
@@ -51,30 +57,42 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class Folding:
+class Aggregating:
     nodes: tuple[int, ...]
-    failed: Mapping[int, str]
-    behind: tuple[int, ...] = ()
-    """Only where an update is of an older version."""
+    failures: Mapping[str, str]
+    staleness: tuple[int, ...] = ()
+    """Empty if all updates are of the newest version."""
+
+
+@dataclass(frozen=True)
+class Abandoned:
+    number: int
+    failures: Mapping[str, str]
+
+
+def reasons(failures: Iterable[Failure]) -> dict[str, str]:
+    return {failure.client: failure.reason for failure in failures}
 
 
 def brief(action: Action) -> Any:
-    """An action without the numbers of its messages."""
+    """Return the action without the numbers of its messages."""
     match action:
-        case AskDescription(node, _, refused):
+        case RequestDescription(node, _, refused):
             return Asked(node, refused)
         case SendTasks(kind, orders):
             return Sent(kind, tuple(order.node for order in orders))
-        case Aggregate(shares, failed):
-            behind = tuple(share.staleness for share in shares)
+        case Aggregate(shares, failures):
+            staleness = tuple(share.staleness for share in shares)
             nodes = tuple(sorted(share.node for share in shares))
-            return Folding(nodes, failed, behind if any(behind) else ())
+            return Aggregating(nodes, reasons(failures), staleness if any(staleness) else ())
+        case AbandonRound(number, failures):
+            return Abandoned(number, reasons(failures))
         case _:
             return action
 
 
 class Run:
-    """A coordinator, a clock that only this test moves, and the fold that the strategy does for it."""
+    """A coordinator, a clock that only the test moves, and the aggregation that the strategy would do."""
 
     def __init__(self, state: State | None = None, **rules: Any) -> None:
         self.rules = FederationSettings(**{"deadline_s": DEADLINE_S, "wait_s": WAIT_S, **rules})
@@ -85,11 +103,12 @@ class Run:
         self.sent: dict[tuple[int, int], int] = {}
         """The number of the task that a node was given in a round."""
         self.questions: dict[int, int] = {}
-        self.folds: list[Aggregate] = []
+        self.aggregations: list[Aggregate] = []
+        self.published: list[CreateFirstVersion | Publish] = []
         self.orders: list[TaskOrder] = []
 
     def do(self, *events: Event) -> list[Any]:
-        """What follows from the events, and from the folds that they lead to."""
+        """Return the actions for the events, without those that write versions (see `published`)."""
         found: list[Any] = []
         for event in events:
             self.state, actions = step(self.state, event, self.now, self.rules)
@@ -98,13 +117,15 @@ class Run:
                     case SendTasks(_, orders):
                         self.sent |= {(o.node, self.state.version + 1): o.number for o in orders}
                         self.orders += orders
-                    case AskDescription(node, number):
+                    case RequestDescription(node, number):
                         self.questions[node] = number
                     case Aggregate():
-                        self.folds.append(action)
-            found += map(brief, actions)
+                        self.aggregations.append(action)
+                    case CreateFirstVersion() | Publish():
+                        self.published.append(action)
+            found += [brief(a) for a in actions if not isinstance(a, CreateFirstVersion | Publish)]
             if any(isinstance(action, Aggregate) for action in actions):
-                found += self.do(Aggregated(next(self.errors), len(self.folds[-1].shares)))
+                found += self.do(Aggregated(next(self.errors), len(self.aggregations[-1].shares)))
         return found
 
     def join(self, *names: str, features: tuple[str, ...] = FEATURES) -> list[Any]:
@@ -112,7 +133,7 @@ class Run:
         found: list[Any] = []
         for name in names:
             node = ord(name) - ord("a") + 1
-            found += self.do(NodesSeen(frozenset({*self.state.members, node})))
+            found += self.do(NodesConnected(frozenset({*self.state.clients, node})))
             found += self.describe(node, name, f"instance of {name}", features)
         return found
 
@@ -121,10 +142,10 @@ class Run:
     ) -> list[Any]:
         """A client answers the question that it was asked last."""
         number = self.questions.get(node, 0)
-        return self.do(Described(node, number, name, instance, features, drifted))
+        return self.do(Described(node, number, description(name, instance, features, drifted)))
 
     def leave(self, *nodes: int) -> list[Any]:
-        return self.do(NodesSeen(frozenset(self.state.members) - set(nodes)))
+        return self.do(NodesConnected(frozenset(self.state.clients) - set(nodes)))
 
     def answer(self, *nodes: int, number: int | None = None, drifted: bool = False) -> list[Any]:
         """Clients answer the task of a round, by default that of the newest version."""
@@ -175,36 +196,36 @@ def decisions(actions: Iterable[Any]) -> list[Any]:
 
 def test_a_new_node_is_asked_who_it_is() -> None:
     run = Run()
-    assert run.do(NodesSeen(frozenset({2, 1}))) == [Asked(1), Asked(2)]
-    assert run.do(NodesSeen(frozenset({2, 1}))) == []
+    assert run.do(NodesConnected(frozenset({2, 1}))) == [Asked(1), Asked(2)]
+    assert run.do(NodesConnected(frozenset({2, 1}))) == []
 
 
 def test_a_node_that_does_not_say_who_it_is_is_asked_again() -> None:
     run = Run()
-    run.do(NodesSeen(frozenset({1})))
-    assert run.after(UNANSWERED_S - 0.1) == []
+    run.do(NodesConnected(frozenset({1})))
+    assert run.after(REPLY_TIMEOUT_S - 0.1) == []
     assert run.after(0.2) == [Asked(1)]
-    assert run.after(UNANSWERED_S - 0.1) == []
+    assert run.after(REPLY_TIMEOUT_S - 0.1) == []
     assert run.after(0.2) == [Asked(1)]
 
 
 def test_a_fleet_that_comes_at_once_is_asked_some_at_a_time() -> None:
     run = Run(min_clients=1000)
-    nodes = frozenset(range(1, 3 * MAX_ASKED + 1))
-    first = run.do(NodesSeen(nodes))
-    assert first == [Asked(node) for node in range(1, MAX_ASKED + 1)]
-    assert run.do(NodesSeen(nodes), Tick()) == []
+    nodes = frozenset(range(1, 3 * MAX_REQUESTS + 1))
+    first = run.do(NodesConnected(nodes))
+    assert first == [Asked(node) for node in range(1, MAX_REQUESTS + 1)]
+    assert run.do(NodesConnected(nodes), Tick()) == []
     assert run.describe(5, "e", "i", FEATURES) == []
-    assert run.after(0.1) == [Asked(MAX_ASKED + 1)]
+    assert run.after(0.1) == [Asked(MAX_REQUESTS + 1)]
     # Those who never answer do not keep the others from being asked.
-    asked = {asked.node for asked in run.after(UNANSWERED_S) + run.after(UNANSWERED_S)}
-    assert asked >= set(range(MAX_ASKED + 2, 3 * MAX_ASKED))
+    asked = {asked.node for asked in run.after(REPLY_TIMEOUT_S) + run.after(REPLY_TIMEOUT_S)}
+    assert asked >= set(range(MAX_REQUESTS + 2, 3 * MAX_REQUESTS))
 
 
 def test_a_description_of_a_node_that_has_left_is_nothing() -> None:
     run = Run(min_clients=1)
     assert run.describe(1, "a", "i", FEATURES) == []
-    assert run.state.members == {}
+    assert run.state.clients == {}
 
 
 def test_no_round_opens_before_enough_clients_are_ready() -> None:
@@ -213,14 +234,14 @@ def test_no_round_opens_before_enough_clients_are_ready() -> None:
     assert not of_kind(Sent, run.after(50))
     assert run.waiting().startswith("2 of 3 clients ready after 50 s")
     assert only(Sent, run.join("c")) == Sent("train", (1, 2, 3))
-    assert run.waiting() == "train round 1: 0 of 3 answered after 0 s; awaited: a, b, c"
+    assert run.waiting() == "training round 1: 0 of 3 answered after 0 s; awaited: a, b, c"
 
 
 def test_all_replies_close_a_round_at_once() -> None:
     run = Run()
     run.join("a", "b")
     assert run.answer(1) == []
-    assert run.answer(2) == [Folding((1, 2), {}), Sent("train", (1, 2))]
+    assert run.answer(2) == [Aggregating((1, 2), {}), Sent("train", (1, 2))]
     assert run.state.version == 1
 
 
@@ -229,9 +250,9 @@ def test_the_deadline_closes_a_round_that_has_its_quorum() -> None:
     run.join("a", "b", "c", "d")
     run.answer(1, 3)
     assert run.after(DEADLINE_S - 1) == []
-    fold = only(Folding, run.after(1))
+    fold = only(Aggregating, run.after(1))
     assert fold.nodes == (1, 3)
-    assert fold.failed == {2: "no answer before the deadline", 4: "no answer before the deadline"}
+    assert fold.failures == {"b": "no reply before the deadline", "d": "no reply before the deadline"}
 
 
 def test_without_its_quorum_a_round_waits_past_the_deadline() -> None:
@@ -239,7 +260,7 @@ def test_without_its_quorum_a_round_waits_past_the_deadline() -> None:
     run.join("a", "b", "c", "d")
     run.answer(1, 3)
     assert decisions(run.after(DEADLINE_S + 100)) == []
-    assert only(Folding, run.answer(4)).nodes == (1, 3, 4)
+    assert only(Aggregating, run.answer(4)).nodes == (1, 3, 4)
 
 
 def test_a_round_that_never_gets_its_quorum_ends_the_run_and_names_who_was_awaited() -> None:
@@ -248,7 +269,7 @@ def test_a_round_that_never_gets_its_quorum_ends_the_run_and_names_who_was_await
     run.answer(1, 3)
     assert decisions(run.after(WAIT_S - 1)) == []
     stop = only(Stop, run.after(1))
-    assert stop.reason == "gave up waiting: train round 1: 2 of 4 answered after 600 s; awaited: b, d"
+    assert stop.reason == "gave up waiting: training round 1: 2 of 4 answered after 600 s; awaited: b, d"
     assert run.state.stopped == stop.reason
     assert run.waiting() == ""
 
@@ -258,7 +279,7 @@ def test_a_quorum_is_no_reason_to_give_up_even_if_the_deadline_is_longer_than_th
     run.join("a", "b")
     run.answer(1)
     assert not of_kind(Stop, [*run.after(50), *run.after(49)])
-    assert only(Folding, run.after(1)).nodes == (1,)
+    assert only(Aggregating, run.after(1)).nodes == (1,)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +292,7 @@ def test_the_quorum_is_a_share_of_the_sampled(quorum: float, sampled: int, neede
     run.answer(*range(1, needed))
     if needed < sampled:
         assert decisions(run.after(DEADLINE_S)) == []
-    assert len(only(Folding, run.answer(needed)).nodes) == needed
+    assert len(only(Aggregating, run.answer(needed)).nodes) == needed
 
 
 def test_clients_that_never_come_end_the_run_with_a_reason() -> None:
@@ -287,7 +308,7 @@ def test_each_wait_is_measured_from_its_own_start() -> None:
     run.join("a", "b")
     run.now += DEADLINE_S
     run.answer(1, 2)
-    assert run.leave(1, 2) == [AbandonRound(2, {1: "a disconnected", 2: "b disconnected"})]
+    assert run.leave(1, 2) == [Abandoned(2, {"a": "disconnected", "b": "disconnected"})]
     assert not of_kind(Stop, [*run.after(2), *run.after(WAIT_S - 10)])
     assert of_kind(Stop, run.after(20))
 
@@ -299,9 +320,9 @@ def test_a_client_that_leaves_in_mid_round_is_not_awaited() -> None:
     run = Run(min_clients=3)
     run.join("a", "b", "c")
     run.answer(1, 2)
-    fold = only(Folding, run.leave(3))
+    fold = only(Aggregating, run.leave(3))
     assert fold.nodes == (1, 2)
-    assert fold.failed == {3: "c disconnected"}
+    assert fold.failures == {"c": "disconnected"}
 
 
 def test_the_answer_of_a_client_that_then_left_still_counts() -> None:
@@ -309,7 +330,7 @@ def test_the_answer_of_a_client_that_then_left_still_counts() -> None:
     run.join("a", "b", "c")
     run.answer(1)
     assert run.leave(1) == []
-    assert only(Folding, run.answer(2, 3)).nodes == (1, 2, 3)
+    assert only(Aggregating, run.answer(2, 3)).nodes == (1, 2, 3)
 
 
 def test_a_failure_is_not_awaited_and_is_named() -> None:
@@ -317,14 +338,14 @@ def test_a_failure_is_not_awaited_and_is_named() -> None:
     run.join("a", "b", "c")
     run.answer(1)
     run.fail(2, "out of memory")
-    fold = only(Folding, run.answer(3))
-    assert (fold.nodes, fold.failed) == ((1, 3), {2: "out of memory"})
+    fold = only(Aggregating, run.answer(3))
+    assert (fold.nodes, fold.failures) == ((1, 3), {"b": "out of memory"})
 
 
 def test_when_all_fail_the_round_is_abandoned_and_repeated_after_a_pause() -> None:
     run = Run()
     run.join("a", "b")
-    assert [*run.fail(1, "NaN"), *run.fail(2, "OOM")] == [AbandonRound(1, {1: "NaN", 2: "OOM"})]
+    assert [*run.fail(1, "NaN"), *run.fail(2, "OOM")] == [Abandoned(1, {"a": "NaN", "b": "OOM"})]
     assert run.after(ROUND_PAUSE_S / 2) == []
     assert run.after(ROUND_PAUSE_S / 2) == [Sent("train", (1, 2))]
     assert run.state.version == 0
@@ -333,7 +354,7 @@ def test_when_all_fail_the_round_is_abandoned_and_repeated_after_a_pause() -> No
 def test_with_an_interval_the_next_round_waits_for_it() -> None:
     run = Run(interval_s=30)
     run.join("a", "b")
-    assert run.answer(1, 2) == [Folding((1, 2), {})]
+    assert run.answer(1, 2) == [Aggregating((1, 2), {})]
     assert run.after(29.9) == []
     assert run.after(0.1) == [Sent("train", (1, 2))]
 
@@ -348,7 +369,7 @@ def test_an_interval_longer_than_the_patience_for_clients_ends_no_run() -> None:
 def test_the_last_measurement_waits_for_no_interval() -> None:
     run = Run(interval_s=30, max_rounds=1)
     run.join("a", "b")
-    assert run.answer(1, 2) == [Folding((1, 2), {}), Sent("evaluate", (1, 2))]
+    assert run.answer(1, 2) == [Aggregating((1, 2), {}), Sent("evaluate", (1, 2))]
 
 
 def test_answers_below_the_quorum_are_abandoned_with_the_round() -> None:
@@ -356,7 +377,7 @@ def test_answers_below_the_quorum_are_abandoned_with_the_round() -> None:
     run.join("a", "b", "c")
     run.answer(1)
     actions = [*run.fail(2, "x"), *run.fail(3, "y")]
-    assert actions[0] == AbandonRound(1, {2: "x", 3: "y"})
+    assert actions[0] == Abandoned(1, {"b": "x", "c": "y"})
     assert only(DropUpdate, actions).node == 1
     assert only(Sent, run.after(ROUND_PAUSE_S)).nodes == (1, 2, 3)
 
@@ -364,7 +385,7 @@ def test_answers_below_the_quorum_are_abandoned_with_the_round() -> None:
 def test_a_round_that_all_clients_left_is_abandoned_and_waits_for_new_ones() -> None:
     run = Run()
     run.join("a", "b")
-    assert run.leave(1, 2) == [AbandonRound(1, {1: "a disconnected", 2: "b disconnected"})]
+    assert run.leave(1, 2) == [Abandoned(1, {"a": "disconnected", "b": "disconnected"})]
     assert not of_kind(Sent, run.after(10))
     assert run.waiting().startswith("0 of 2 clients ready")
     assert only(Sent, run.join("c", "d")).nodes == (3, 4)
@@ -379,8 +400,8 @@ def test_a_late_reply_is_used_in_the_next_round_at_a_discount_and_counts_for_no_
     assert run.state.round.awaited == {1, 2}
     assert run.state.round.answered == set()
     actions = run.answer(1, 2, number=2)
-    assert only(Folding, actions) == Folding((1, 2, 3), {}, (1, 0, 0))
-    assert [round(share.discount, 3) for share in run.folds[-1].shares] == [0.707, 1.0, 1.0]
+    assert only(Aggregating, actions) == Aggregating((1, 2, 3), {}, (1, 0, 0))
+    assert [round(share.discount, 3) for share in run.aggregations[-1].shares] == [0.707, 1.0, 1.0]
     assert only(Sent, actions) == Sent("train", (1, 2, 3))
 
 
@@ -398,8 +419,8 @@ def test_a_client_that_lost_its_task_does_not_hold_up_a_round_for_ever() -> None
     run = gathered("ab", quorum=1.0)
     run.answer(1)
     assert run.after(DEADLINE_S) == [Asked(2)]
-    assert only(AbandonRound, run.describe(2, "b", "instance of b", FEATURES)).failed == {
-        2: "b never had its task"
+    assert only(Abandoned, run.describe(2, "b", "instance of b", FEATURES)).failures == {
+        "b": "the task never arrived"
     }
     assert only(Sent, run.after(ROUND_PAUSE_S)).nodes == (1, 2)
 
@@ -419,7 +440,7 @@ def test_an_answer_to_an_earlier_round_does_not_free_a_client_from_this_one() ->
     run.answer(1, 2, number=2)
     run.answer(3, number=1)  # once more
     actions = run.after(DEADLINE_S)
-    assert only(Folding, actions).nodes == (1, 2)
+    assert only(Aggregating, actions).nodes == (1, 2)
     assert not of_kind(Sent, [*actions, *run.after(1)])  # c still works on round 2
 
 
@@ -442,17 +463,17 @@ def test_while_clients_are_busy_the_wait_says_so() -> None:
 
 def test_a_question_that_failed_says_nothing_about_a_task() -> None:
     run = gathered("ab")
-    assert run.do(DescribeFailed(1, "the question came too late")) == []
+    assert run.do(DescriptionFailed(1, "the question came too late")) == []
     assert run.state.round is not None
     assert run.state.round.awaited == {1, 2}
-    assert only(Folding, run.answer(1, 2)).nodes == (1, 2)
+    assert only(Aggregating, run.answer(1, 2)).nodes == (1, 2)
 
 
 def test_a_late_failure_of_an_earlier_round_says_nothing_about_this_one() -> None:
     run = gathered("ab")
     run.answer(1, 2)
     assert run.fail(1, "late", 1) == []
-    assert only(Folding, run.answer(1, 2)).nodes == (1, 2)
+    assert only(Aggregating, run.answer(1, 2)).nodes == (1, 2)
 
 
 def test_nothing_counts_twice() -> None:
@@ -460,7 +481,7 @@ def test_nothing_counts_twice() -> None:
     run.join("a", "b")
     assert run.answer(1, 1, 1) == []
     assert run.fail(1, "changed its mind") == []
-    assert only(Folding, run.answer(2)) == Folding((1, 2), {})
+    assert only(Aggregating, run.answer(2)) == Aggregating((1, 2), {})
 
 
 def test_answers_of_strangers_are_nothing() -> None:
@@ -468,7 +489,7 @@ def test_answers_of_strangers_are_nothing() -> None:
     run.join("a", "b")
     assert run.answer(9) == []
     assert run.fail(9, "?") == []
-    assert only(Folding, run.answer(1, 2)).nodes == (1, 2)
+    assert only(Aggregating, run.answer(1, 2)).nodes == (1, 2)
 
 
 # Names.
@@ -477,8 +498,8 @@ def test_answers_of_strangers_are_nothing() -> None:
 def test_of_two_clients_of_one_name_the_second_is_refused_until_the_first_left() -> None:
     run = Run(min_clients=2)
     run.join("a")
-    run.do(NodesSeen(frozenset({1, 9})))
-    taken = "the name 'a' is taken by another client that is connected"
+    run.do(NodesConnected(frozenset({1, 9})))
+    taken = "the name 'a' is in use by another connected client"
     assert run.describe(9, "a", "another", FEATURES) == [Asked(9, refused=taken)]
     assert not of_kind(Sent, run.after(1))
     assert f"refused: a: {taken}" in run.waiting()
@@ -495,30 +516,30 @@ def test_of_two_clients_of_one_name_the_second_is_refused_until_the_first_left()
 def test_a_client_has_no_other_name_than_its_key() -> None:
     run = Run()
     run.join("a")
-    run.do(NodesSeen(frozenset({1, 9})))
-    number = run.state.numbers
-    (asked,) = run.do(Described(9, number, "a", "another", FEATURES, owner="b"))
-    assert asked == Asked(9, refused="it says that it is 'a', but its key is that of 'b'")
-    assert run.state.members[1].status == "ready"
-    assert run.state.members[9].status == "refused"
+    run.do(NodesConnected(frozenset({1, 9})))
+    number = run.state.last_number
+    (asked,) = run.do(Described(9, number, description("a", "another", FEATURES), owner="b"))
+    assert asked == Asked(9, refused="it calls itself 'a', but its key is registered for 'b'")
+    assert run.state.clients[1].status == "ready"
+    assert run.state.clients[9].status == "refused"
 
 
 def test_a_client_that_comes_back_as_another_node_replaces_itself() -> None:
     run = Run(min_clients=2)
     run.join("a", "b")
-    run.do(NodesSeen(frozenset({1, 2, 9})))
+    run.do(NodesConnected(frozenset({1, 2, 9})))
     run.describe(9, "a", "instance of a", FEATURES)
-    assert set(run.state.members) == {2, 9}
-    fold = only(Folding, [*run.answer(2), *run.after(DEADLINE_S)])
-    assert (fold.nodes, fold.failed) == ((2,), {1: "a came back as another node"})
+    assert set(run.state.clients) == {2, 9}
+    fold = only(Aggregating, [*run.answer(2), *run.after(DEADLINE_S)])
+    assert (fold.nodes, fold.failures) == ((2,), {"a": "reconnected as another node"})
     assert run.state.round is not None
     assert run.state.round.awaited == {2, 9}
 
 
 def test_a_client_whose_question_failed_is_refused_with_the_reason_and_asked_again() -> None:
     run = Run()
-    run.do(NodesSeen(frozenset({5})))
-    run.do(DescribeFailed(5, "not a flockwatch client"))
+    run.do(NodesConnected(frozenset({5})))
+    run.do(DescriptionFailed(5, "not a flockwatch client"))
     assert "5: not a flockwatch client" in run.waiting()
     assert run.after(RETRY_S) == [Asked(5)]
 
@@ -619,7 +640,7 @@ def test_a_sample_that_failed_is_not_drawn_for_ever() -> None:
     for _ in range(100):
         sound = [node for node in sent.nodes if node not in broken]
         actions = [*run.answer(*sound), *(a for n in broken & set(sent.nodes) for a in run.fail(n, "broken"))]
-        if of_kind(Folding, actions):
+        if of_kind(Aggregating, actions):
             return
         sent = only(Sent, [*actions, *run.after(ROUND_PAUSE_S)])
     pytest.fail("the same two clients were sampled a hundred times")
@@ -646,9 +667,9 @@ def test_after_the_last_round_the_final_version_is_measured_once() -> None:
     actions = [*run.join("a", "b"), *finished(run)]
     assert [a for a in actions if not isinstance(a, Asked)] == [
         Sent("train", (1, 2)),
-        Folding((1, 2), {}),
+        Aggregating((1, 2), {}),
         Sent("train", (1, 2)),
-        Folding((1, 2), {}),
+        Aggregating((1, 2), {}),
         Sent("evaluate", (1, 2)),
         EvaluationDone((1, 2)),
         Stop("2 rounds done"),
@@ -661,7 +682,7 @@ def test_patience_ends_the_run_when_nothing_improves() -> None:
     run.errors = iter([1.0, 0.5, 0.5, 0.4999, 0.5, *[0.1] * 50])
     run.join("a", "b")
     actions = finished(run)
-    assert len(of_kind(Folding, actions)) == 5
+    assert len(of_kind(Aggregating, actions)) == 5
     assert only(EvaluationDone, actions).nodes == (1, 2)
     assert only(Stop, actions).reason == "converged: no improvement in 3 rounds"
     assert run.state.best_error == 0.5
@@ -685,7 +706,7 @@ def test_a_final_measurement_that_fails_is_repeated() -> None:
     run = Run(max_rounds=1)
     run.join("a", "b")
     assert only(Sent, run.answer(1, 2)).kind == "evaluate"
-    assert [*run.fail(1, "x"), *run.fail(2, "y")] == [AbandonRound(2, {1: "x", 2: "y"})]
+    assert [*run.fail(1, "x"), *run.fail(2, "y")] == [Abandoned(2, {"a": "x", "b": "y"})]
     assert only(Sent, run.after(ROUND_PAUSE_S)) == Sent("evaluate", (1, 2))
     assert run.answer(1, 2, number=2) == [EvaluationDone((1, 2)), Stop("1 rounds done")]
 
@@ -702,13 +723,13 @@ def test_a_final_measurement_needs_only_its_quorum() -> None:
     "event",
     [
         Tick(),
-        NodesSeen(frozenset({1, 2, 3})),
-        Described(2, 2, "b", "i", FEATURES),
+        NodesConnected(frozenset({1, 2, 3})),
+        Described(2, 2, description("b", "i", FEATURES)),
         ReplyAdmitted(1, 1),
         TaskFailed(1, 1, "x"),
         Aggregated(0.1, 2),
         AggregationFailed("x"),
-        DescribeFailed(1, "x"),
+        DescriptionFailed(1, "x"),
     ],
 )
 def test_after_the_stop_nothing_happens(event: Event) -> None:
@@ -719,6 +740,48 @@ def test_after_the_stop_nothing_happens(event: Event) -> None:
     run.now += 10_000
     assert run.do(event) == []
     assert run.state == before
+
+
+# Versions are written.
+
+
+def test_the_first_version_is_created_before_the_first_task_from_all_ready_clients() -> None:
+    run = gathered("abc", fraction=0.3)
+    (created,) = run.published
+    assert created == CreateFirstVersion(FEATURES, (1, 2, 3), progress_of(State()))
+    run.answer(*only(Sent, run.opened).nodes)
+    assert [type(action) for action in run.published[1:]] == [Publish]
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+def test_a_version_is_published_with_its_progress_before_it_is_sent(mode: str) -> None:
+    run = Run(mode=mode, buffer=2, quorum=1.0)
+    run.join("a", "b")
+    state = run.state
+    for node in (1, 2):
+        state, actions = step(state, ReplyAdmitted(node, run.sent[node, 1]), run.now, run.rules)
+    assert isinstance(actions[0], Aggregate)
+    state, actions = step(state, Aggregated(0.5, 2), run.now, run.rules)
+    assert [type(action) for action in actions] == [Publish, SendTasks]
+    assert actions[0] == Publish(1, progress_of(state))
+    assert progress_of(state)["best_error"] == 0.5
+
+
+def test_the_last_version_is_published_too() -> None:
+    run = Run(max_rounds=1)
+    run.join("a", "b")
+    finished(run)
+    assert [p.version for p in run.published if isinstance(p, Publish)] == [1]
+
+
+def test_a_failed_aggregation_publishes_nothing() -> None:
+    run = Run()
+    run.join("a", "b")
+    state = run.state
+    for node in (1, 2):
+        state, _ = step(state, ReplyAdmitted(node, run.sent[node, 1]), run.now, run.rules)
+    state, actions = step(state, AggregationFailed("not finite"), run.now, run.rules)
+    assert (state.version, actions) == (0, [])
 
 
 # A restart.
@@ -737,7 +800,8 @@ def test_a_restarted_run_goes_on_from_the_saved_version() -> None:
     run.answer(1, 2)
     again = Run(saved(run), max_rounds=5)
     assert only(Sent, again.join("a", "b")) == Sent("train", (1, 2))
-    assert len(of_kind(Folding, finished(again))) == 3
+    assert again.published == []
+    assert len(of_kind(Aggregating, finished(again))) == 3
     assert again.state.version == 5
 
 
@@ -751,17 +815,19 @@ def test_a_restarted_run_keeps_its_features_and_its_patience() -> None:
     again.errors = iter([1.0] * 9)
     assert [a for a in again.join("c", features=("x",)) if a.refused]
     again.join("a", "b")
-    assert len(of_kind(Folding, finished(again))) == 2
+    assert len(of_kind(Aggregating, finished(again))) == 2
 
 
 def test_a_run_restarted_after_its_last_round_only_measures() -> None:
-    again = Run(State(version=5, features=FEATURES), max_rounds=5)
+    again = Run(State(version=5, features=FEATURES, initialised=True), max_rounds=5)
     assert only(Sent, again.join("a", "b")) == Sent("evaluate", (1, 2))
     assert only(Stop, finished(again)).reason == "5 rounds done"
 
 
 def test_a_run_restarted_after_it_converged_only_measures() -> None:
-    converged = State(version=5, features=FEATURES, best_error=0.5, rounds_without_improvement=3)
+    converged = State(
+        version=5, features=FEATURES, initialised=True, best_error=0.5, rounds_without_improvement=3
+    )
     again = Run(converged, patience=3)
     assert only(Sent, again.join("a", "b")) == Sent("evaluate", (1, 2))
     assert only(Stop, finished(again)).reason == "converged: no improvement in 3 rounds"

@@ -1,4 +1,4 @@
-"""Thousands of random schedules under a fake clock. What must hold is checked at every step: see `world`."""
+"""Thousands of random schedules with a fake clock; `world` checks the invariants at every step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.server.world import FEATURES, World
 Mode = Literal["synchronous", "asynchronous"]
 MODES: tuple[Mode, ...] = ("synchronous", "asynchronous")
 SCHEDULES = 1000
-"""Of each mode, and as many that come to their end."""
+"""Random schedules per mode and test."""
 
 
 def rules(draw: random.Random, mode: Mode, **fixed: Any) -> FederationSettings:
@@ -37,12 +37,12 @@ def rules(draw: random.Random, mode: Mode, **fixed: Any) -> FederationSettings:
 
 
 def play(world: World, draw: random.Random, events: int) -> None:
-    """Let so many random things happen."""
+    """Let this many random things happen."""
     for _ in range(events):
         nodes = list(world.clients)
         what = draw.random()
         world.error = draw.choice([1.0, 0.5, 0.4])
-        world.fold_fails = draw.random() < 0.05
+        world.aggregation_fails = draw.random() < 0.05
         if not nodes or (what < 0.08 and len(nodes) < 7):
             features = draw.choice([FEATURES, FEATURES, FEATURES, FEATURES[::-1], ("cpu",)])
             world.join(draw.choice("abcdef"), draw.choice(["one", "one", "two"]), features)
@@ -76,7 +76,7 @@ def test_any_schedule_ends_with_a_reason_when_nobody_answers_any_more(mode: Mode
     for seed in range(SCHEDULES):
         draw = random.Random(f"{mode}/{seed}")
         world = World(rules(draw, mode), draw.choice([None, FEATURES]))
-        world.rules_features = world.state.features
+        world.first_features = world.state.features
         try:
             for name in "xyz"[: draw.randint(0, 3)]:
                 world.join(name)
@@ -87,17 +87,17 @@ def test_any_schedule_ends_with_a_reason_when_nobody_answers_any_more(mode: Mode
             raise AssertionError(f"schedule {seed}: {error}") from error
         stops += world.stops
     assert stops == SCHEDULES
-    assert versions > SCHEDULES  # the schedules do not just stand still
+    assert versions > SCHEDULES  # the schedules make progress
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_after_any_schedule_sound_clients_bring_the_run_to_its_end(mode: Mode) -> None:
-    """Nothing that happened before leaves a client idle for ever, or the run without versions."""
+    """No earlier fault leaves a client idle for ever, or the run without new versions."""
     for seed in range(SCHEDULES):
         draw = random.Random(f"{mode}/finish/{seed}")
-        # Chance must not end the run by giving up while the schedule is played.
+        # The run must not give up by chance while the schedule is played.
         world = World(rules(draw, mode, max_rounds=12, patience=0, wait_s=1e6), FEATURES)
-        world.rules_features = FEATURES
+        world.first_features = FEATURES
         play(world, draw, 100)
         if world.state.stopped is None:
             for name in ("x", "y", "z"):
@@ -113,12 +113,12 @@ def test_after_any_schedule_sound_clients_bring_the_run_to_its_end(mode: Mode) -
 
 
 class AnySchedule(RuleBasedStateMachine):
-    """The same world, driven by hypothesis, which makes a schedule that fails as short as it can."""
+    """The same world, driven by hypothesis, which shortens a schedule that fails."""
 
     @initialize(seed=st.integers(0, 10**6), mode=st.sampled_from(MODES))
     def begin(self, seed: int, mode: Mode) -> None:
         self.world = World(rules(random.Random(seed), mode), FEATURES)
-        self.world.rules_features = FEATURES
+        self.world.first_features = FEATURES
 
     def node(self, index: int) -> int:
         return list(self.world.clients)[index % len(self.world.clients)]
@@ -145,8 +145,8 @@ class AnySchedule(RuleBasedStateMachine):
         self.world.repeat(index)
 
     @rule(fails=st.booleans(), error=st.sampled_from([1.0, 0.5, 0.4]))
-    def folds_turn_out(self, fails: bool, error: float) -> None:
-        self.world.fold_fails, self.world.error = fails, error
+    def aggregations_turn_out(self, fails: bool, error: float) -> None:
+        self.world.aggregation_fails, self.world.error = fails, error
 
     @rule()
     def the_server_dies_and_another_goes_on(self) -> None:

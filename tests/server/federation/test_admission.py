@@ -16,7 +16,10 @@ from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.protocol.messages import Evaluation, Update
-from server.federation.admission import AdmissionError, admit
+from common.settings import GateSettings
+from server.federation.admission import AdmissionError, admit, limit_norms
+from tests.server.replies import admitted
+from tests.server.replies import update as sample
 
 ARCHITECTURE = Architecture(2, window=1, hidden=(3,))
 SUMMARY = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
@@ -79,16 +82,16 @@ def test_a_sound_answer_is_admitted(answer: Update | Evaluation) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"version": 2}, "about version 2, asked was 3"),
-        ({"version": 4}, "about version 4, asked was 3"),
+        ({"version": 2}, "about version 2, not 3"),
+        ({"version": 4}, "about version 4, not 3"),
         ({"rows": 0}, "0 rows"),
         ({"rows": -5}, "-5 rows"),
         ({"error": replace(SUMMARY, mean=math.nan)}, "error is nan"),
         ({"error": replace(SUMMARY, mean=math.inf)}, "error is inf"),
         ({"error": replace(SUMMARY, mean=-0.1)}, "error is -0.1"),
         ({"residuals": Residuals.of(np.ones((3, 5)))}, "of 5 inputs, the model has 2"),
-        ({"residuals": Residuals(1, np.full(2, 1e300))}, "over 1 windows is out of all proportion"),
-        ({"residuals": Residuals(10**13, np.ones(2))}, "out of all proportion"),
+        ({"residuals": Residuals(1, np.full(2, 1e300))}, "mean over 1 windows is too large"),
+        ({"residuals": Residuals(10**13, np.ones(2))}, "they count 10000000000000 windows"),
     ],
     ids=str,
 )
@@ -144,3 +147,32 @@ def test_a_difference_that_overflows_the_weights_is_refused() -> None:
     """Each is finite, and their sum is not: no version could be made of it."""
     with pytest.raises(AdmissionError):
         admit(update(difference=difference(LARGEST)), 3, asked(LARGEST))
+
+
+def limited(gate: GateSettings, *norms: float) -> tuple[list[float], list[str]]:
+    """Return what the gate leaves of updates of these norms, one per client, and the reasons for the rest."""
+    replies = [admitted(sample(f"c{i}", (size, 0.0)), number=i) for i, size in enumerate(norms)]
+    used, rejected = limit_norms(replies, norms, gate)
+    return [reply.factor * norms[reply.number] for reply in used], [reason for _, reason in rejected]
+
+
+def test_an_unusual_norm_is_clipped_or_rejected() -> None:
+    norms = (1.0, 1.1, 0.9, 1.0, 1.05, 100.0)
+    left, rejected = limited(GateSettings(norm_action="clip"), *norms)
+    assert left[:5] == pytest.approx(norms[:5])
+    assert 1.1 < left[5] < 5
+    assert not rejected
+    left, rejected = limited(GateSettings(norm_action="refuse"), *norms)
+    assert len(left) == 5
+    assert "its norm is 100" in rejected[0]
+
+
+@pytest.mark.parametrize("norms", [(1.0, 1.0, 100.0), (1.0, 2.0, 4.0, 8.0, 16.0), (0.0, 0.0, 0.0, 0.0, 5.0)])
+def test_usual_norms_pass(norms: tuple[float, ...]) -> None:
+    left, rejected = limited(GateSettings(norm_action="refuse"), *norms)
+    assert left == pytest.approx(norms)
+    assert not rejected
+
+
+def test_without_a_limit_any_norm_passes() -> None:
+    assert len(limited(GateSettings(norm_limit=None), 1, 1, 1, 1, 1e6)[0]) == 5

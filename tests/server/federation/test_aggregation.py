@@ -1,4 +1,4 @@
-"""Flower's strategies under rebased differences: what they are given, what they remember, what is refused."""
+"""Flower's strategies with rebased differences: their input, their memory, and their errors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from common.model.sketch import ScoreSketch
 from common.protocol.messages import Update
 from common.settings import Settings, Strategy
 from server.federation.aggregation import (
+    Aggregator,
     EmptyAggregationError,
     WeightedUpdate,
-    aggregate,
     make_strategy,
-    restore_memory,
-    strategy_memory,
 )
 
 SUMMARY = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
@@ -51,14 +49,18 @@ def settings(strategy: str, **aggregation: Any) -> Settings:
     )
 
 
+def aggregator(strategy: str, **aggregation: Any) -> Aggregator:
+    return Aggregator(make_strategy(settings(strategy, **aggregation)))
+
+
 def test_differences_are_rebased_scaled_and_weighted_by_rows() -> None:
-    made = aggregate(make_strategy(settings("fedavg")), 1, CURRENT, [part([4, 0], 1, 0.5), part([0, 8], 3)])
+    made = aggregator("fedavg").aggregate(1, CURRENT, [part([4, 0], 1, 0.5), part([0, 8], 3)])
     np.testing.assert_allclose(made["w"], [1 + 0.25 * 2, 2 + 0.75 * 8])
 
 
 @pytest.mark.parametrize("strategy", get_args(Strategy))
 def test_every_strategy_moves_towards_updates_that_agree(strategy: str) -> None:
-    made = aggregate(make_strategy(settings(strategy)), 1, CURRENT, [part([0.5, -0.5]) for _ in range(5)])
+    made = aggregator(strategy).aggregate(1, CURRENT, [part([0.5, -0.5]) for _ in range(5)])
     assert made["w"].dtype == np.float32
     assert made["w"][0] > 1
     assert made["w"][1] < 2
@@ -66,45 +68,44 @@ def test_every_strategy_moves_towards_updates_that_agree(strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", ["fedmedian", "fedtrimmedavg", "krum", "multikrum"])
 def test_robust_strategies_outvote_two_liars_of_eight(strategy: str) -> None:
-    chosen_one = make_strategy(settings(strategy, malicious=2, trim=0.25, select=3))
+    robust = aggregator(strategy, malicious=2, trim=0.25, select=3)
     honest = [part([0.1 + 0.001 * i, 0.1]) for i in range(6)]
-    made = aggregate(chosen_one, 1, CURRENT, [*honest, part([-50, 70]), part([-50, 71])])
+    made = robust.aggregate(1, CURRENT, [*honest, part([-50, 70]), part([-50, 71])])
     np.testing.assert_allclose(made["w"], [1.1, 2.1], atol=0.01)
 
 
 @pytest.mark.parametrize("strategy", ["fedadam", "fedyogi"])
 def test_adaptive_strategies_go_on_after_a_restart_as_if_there_had_been_none(strategy: str) -> None:
-    straight, first = make_strategy(settings(strategy)), make_strategy(settings(strategy))
+    straight, first = aggregator(strategy), aggregator(strategy)
     rng = np.random.default_rng(0)
     steps = rng.standard_normal((6, 2))
     weights = again = CURRENT
     for number in range(3):
-        weights = aggregate(straight, number, weights, [part(steps[number])])
-        again = aggregate(first, number, again, [part(steps[number])])
-    resumed = make_strategy(settings(strategy))
-    restore_memory(resumed, strategy_memory(first))
+        weights = straight.aggregate(number, weights, [part(steps[number])])
+        again = first.aggregate(number, again, [part(steps[number])])
+    resumed = aggregator(strategy)
+    resumed.restore(first.memory())
     for number in range(3, 6):
-        weights = aggregate(straight, number, weights, [part(steps[number])])
-        again = aggregate(resumed, number, again, [part(steps[number])])
+        weights = straight.aggregate(number, weights, [part(steps[number])])
+        again = resumed.aggregate(number, again, [part(steps[number])])
     np.testing.assert_array_equal(weights["w"], again["w"])
-    forgetful = make_strategy(settings(strategy))
-    assert not np.array_equal(aggregate(forgetful, 6, weights, [part([1, 1])])["w"],
-                              aggregate(straight, 6, weights, [part([1, 1])])["w"])  # fmt: skip
+    forgetful = aggregator(strategy)
+    assert not np.array_equal(forgetful.aggregate(6, weights, [part([1, 1])])["w"],
+                              straight.aggregate(6, weights, [part([1, 1])])["w"])  # fmt: skip
 
 
 def test_most_strategies_remember_nothing() -> None:
-    inner = make_strategy(settings("fedmedian"))
-    aggregate(inner, 1, CURRENT, [part([1, 1])])
-    assert strategy_memory(inner) == {}
-    restore_memory(inner, {"m_t/w": np.ones(2)})  # of a run under another strategy
-    assert strategy_memory(inner) == {}
+    inner = aggregator("fedmedian")
+    inner.aggregate(1, CURRENT, [part([1, 1])])
+    assert inner.memory() == {}
+    inner.restore({"m_t/w": np.ones(2)})  # of a run under another strategy
+    assert inner.memory() == {}
 
 
 def test_weights_that_are_not_finite_are_never_made() -> None:
     largest = float(np.finfo(np.float32).max)
     with pytest.raises(EmptyAggregationError, match="not finite"):
-        aggregate(
-            make_strategy(settings("fedavg")),
+        aggregator("fedavg").aggregate(
             1,
             {"w": np.array([largest, 0], np.float32)},
             [part([largest, 0])],
@@ -117,5 +118,5 @@ def test_a_strategy_that_cannot_aggregate_makes_nothing() -> None:
     inner = make_strategy(settings("fedavg"))
     inner.aggregate_train = lambda *_: (None, None)  # type: ignore[method-assign]
     with pytest.raises(EmptyAggregationError, match="made nothing of 1 updates"):
-        aggregate(inner, 1, CURRENT, [broken])
+        Aggregator(inner).aggregate(1, CURRENT, [broken])
     assert failed.has_error()

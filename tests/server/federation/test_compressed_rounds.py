@@ -75,7 +75,7 @@ def run(folder: Path, chosen: Settings, edges: list[Recorded]) -> MemoryGrid:
         chosen,
         Registry(folder / "versions", 100),
         history,
-        shown=folder / "shown",
+        status=folder / "status",
     )
     strategy.start(grid)
     history.close()

@@ -30,7 +30,7 @@ from common.model.schema import Schema
 from common.model.weights import add, weighted_mean
 from common.protocol.messages import Task
 from common.settings import Settings
-from server.federation import aggregation, exchange, view
+from server.federation import aggregation, exchange, status_file
 from server.federation.strategy import FlockStrategy
 from server.flower.memory_grid import MemoryGrid
 from server.storage.history import History
@@ -223,7 +223,7 @@ def test_no_more_is_held_after_many_updates_than_after_some(
     apps = {i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}  # type: ignore[misc]
     chosen = settings(federation={"mode": "asynchronous", "buffer": 4, "max_rounds": 80, "min_clients": 4})
     history, registry = History(tmp_path / "history.sqlite"), Counting(tmp_path / "versions", (20, 80))
-    FlockStrategy(FedAvg(), chosen, registry, history, shown=tmp_path / "fleet.json").start(MemoryGrid(apps))
+    FlockStrategy(FedAvg(), chosen, registry, history, status=tmp_path / "fleet.json").start(MemoryGrid(apps))
     some, many = registry.held
     assert some["server.federation.exchange.SentMessage"] >= 50
     more = {name: count - some[name] for name, count in many.items()}
@@ -256,19 +256,19 @@ def test_what_is_not_used_is_counted_by_client_and_reason(tmp_path: Path, mode: 
     edges.append(Broken(partition("bad", 100, 3), "3"))
     grid = Stuttering({i + 1: app_of(edge) for i, edge in enumerate(edges)})
     chosen = settings(federation={"mode": mode, "buffer": 1, "max_rounds": 6, "min_clients": 3})
-    shown, history = tmp_path / "fleet.json", History(tmp_path / "history.sqlite")
+    status, history = tmp_path / "fleet.json", History(tmp_path / "history.sqlite")
     registry = Registry(tmp_path / "versions", 100)
-    FlockStrategy(FedAvg(), chosen, registry, history, shown=shown).start(grid)
-    clients = view.saved_clients(shown)
+    FlockStrategy(FedAvg(), chosen, registry, history, status=status).start(grid)
+    clients = status_file.read_client_records(status)
     assert clients.keys() == set(names)
     assert clients["bad"]["admitted"] == 0
     assert clients["bad"]["refused"]["not finite"] >= 1
     used = [reply["client"] for r in history.rounds() if r["kind"] == "train" for reply in r["replies"]]
     for name in ("a", "b"):
-        assert clients[name]["refused"].get("twice", 0) >= 1
+        assert clients[name]["refused"].get("duplicate", 0) >= 1
         assert clients[name]["admitted"] == used.count(name)
     with sqlite3.connect(tmp_path / "history.sqlite") as database:
-        notes = {text for (text,) in database.execute("SELECT text FROM notes WHERE kind = 'not used'")}
+        notes = {text for (text,) in database.execute("SELECT text FROM notes WHERE kind = 'rejected'")}
     database.close()
     assert "bad: not admitted: its arrays hold a NaN or an infinity" in notes
 

@@ -6,20 +6,29 @@ import numpy as np
 import pytest
 
 from common.compression.choice import NAMES, STATELESS, named
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.sketch import ScoreSketch
 from common.protocol.messages import Description
 from common.protocol.traffic import Traffic
 from common.settings import Codec, CompressionSettings
+from server.federation.admitted_replies import AdmittedReplies
 from server.federation.client_records import ClientRecords
-from server.federation.task_options import MAX_REPORTED, AppliedUpdates, down, task_options, up
-from tests.server.federation.test_client_records import update
+from server.federation.task_options import MAX_REPORTED, AppliedUpdates, TaskBuilder, down, up
+from tests.server.replies import admitted, update
 
 
 def described(codecs: tuple[str, ...]) -> Description:
     moments = Moments.of(np.array([[0.0], [1.0]]))
     return Description("a", "i", Schema(("f",)), moments, True, False, codecs)
+
+
+def manifest(version: int = 3) -> Manifest:
+    architecture = Architecture(1, window=1, hidden=(2,))
+    moments = Moments.of(np.array([[0.0], [1.0]]))
+    return Manifest(version, Schema(("f",)), architecture, architecture.first_weights(0), moments, {})
 
 
 def test_settings_name_every_codec_and_no_other() -> None:
@@ -48,11 +57,16 @@ def test_auto_goes_by_each_link_up_and_by_the_slowest_down() -> None:
 
 def test_only_who_can_follow_changes_is_asked_to_keep_a_version() -> None:
     settings = CompressionSettings(up="sign", down="int8", zstd=False)
-    whole = task_options(settings, described(NAMES), 10, None, (1,), (2,))
+    records, replies, applied = ClientRecords(), AdmittedReplies(), AppliedUpdates()
+    applied.add("a", 1)
+    replies.add(admitted(update("a", serial=2)))
+    builder = TaskBuilder(settings, records, replies, applied)
+    whole = builder.options(manifest(), described(NAMES))
     assert (whole.codec, whole.keep, whole.used, whole.waiting) == ("sign", True, (1,), (2,))
-    stock = task_options(settings, described(STATELESS), 10, None, (), ())
+    stock = builder.options(manifest(), described(STATELESS))
     assert (stock.codec, stock.keep) == ("int8", False)
-    assert not task_options(CompressionSettings(), described(NAMES), 10, None, (), ()).keep
+    plain = TaskBuilder(CompressionSettings(), records, replies, applied)
+    assert not plain.options(manifest(), described(NAMES)).keep
 
 
 @pytest.mark.parametrize(
@@ -70,34 +84,35 @@ def test_only_who_can_follow_changes_is_asked_to_keep_a_version() -> None:
 def test_scores_are_asked_for_now_and_then_where_updates_are_small(
     codec: Any, scored: int | None, asked: bool
 ) -> None:
-    settings = CompressionSettings(up=codec)
-    assert (
-        task_options(settings, described(NAMES), 10, None, (), (), version=20, scored=scored).scores is asked
-    )
+    records = ClientRecords()
+    if scored is not None:
+        records.record_reply(update("a", version=scored, scores=[1.0]))
+    builder = TaskBuilder(CompressionSettings(up=codec), records, AdmittedReplies(), AppliedUpdates())
+    assert builder.task(manifest(20), 0, described(NAMES)).terms.scores is asked
 
 
 def test_a_client_without_new_scores_keeps_its_last_ones() -> None:
-    fleet = ClientRecords()
-    fleet.heard(update("a", scores=[1.0, 2.0]))
-    fleet.heard(update("a", version=4))
-    assert fleet.scored("a") == 3
-    assert fleet.scores({"a"}, ScoreSketch()).count == 2
-    assert fleet.scored("b") is None
+    records = ClientRecords()
+    records.record_reply(update("a", scores=[1.0, 2.0]))
+    records.record_reply(update("a", version=4))
+    assert records.scored_version("a") == 3
+    assert records.merged_scores({"a"}, ScoreSketch()).count == 2
+    assert records.scored_version("b") is None
 
 
-def test_the_newest_fates_are_told_and_outlive_a_restart() -> None:
-    fates = AppliedUpdates()
+def test_the_newest_applied_updates_are_reported_and_survive_a_restart() -> None:
+    applied = AppliedUpdates()
     for serial in range(1, 20):
-        fates.folded("a", serial)
-    assert AppliedUpdates(fates.saved()).of("a") == tuple(range(20 - MAX_REPORTED, 20))
+        applied.add("a", serial)
+    assert AppliedUpdates(applied.to_json()).serials("a") == tuple(range(20 - MAX_REPORTED, 20))
 
 
 def test_a_clients_traffic_is_added_up_over_its_processes() -> None:
-    fleet = ClientRecords()
-    fleet.heard(update("a", traffic=Traffic(100, 10, timed_bytes=20_000, timed_s=0.5)))
-    since = fleet.heard(update("a", traffic=Traffic(150, 15, timed_bytes=20_000, timed_s=0.5)))
+    records = ClientRecords()
+    records.record_reply(update("a", traffic=Traffic(100, 10, timed_bytes=20_000, timed_s=0.5)))
+    since = records.record_reply(update("a", traffic=Traffic(150, 15, timed_bytes=20_000, timed_s=0.5)))
     assert since.sent_bytes == 50
-    again = ClientRecords(fleet.saved())
-    assert again.heard(update("a", traffic=Traffic(30, 5))).sent_bytes == 30
-    assert (again.records["a"].sent_bytes, again.records["a"].received_bytes) == (180, 20)
-    assert fleet.speeds(["a", "b"]) == {"a": 40_000.0}
+    again = ClientRecords(records.to_json())
+    assert again.record_reply(update("a", traffic=Traffic(30, 5))).sent_bytes == 30
+    assert (again["a"].sent_bytes, again["a"].received_bytes) == (180, 20)
+    assert records.link_speeds(["a", "b"]) == {"a": 40_000.0}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from server.federation import view
+from server.federation import status_file
 from server.flower.superlink_process import free_port
 from tests.contracts.browser import PHONE, Tab, tab
 from tests.server.monitoring.test_alerts import packed
@@ -73,7 +73,7 @@ def test_every_clients_figures_are_shown_as_people_read_them(
         behind=2, drifted=True, cosine=-0.5, mean_s=None,
     )  # fmt: skip
     clients = {"edge-10": client(), "edge-2": odd, "edge-1": {"state": "refused", "why": "columns differ"}}
-    view.write(tmp_path / "fleet.json", shown(clients))
+    status_file.write(tmp_path / "fleet.json", shown(clients))
     visit(opened, served)
     rows = opened.page.locator("#client-table tbody tr")
     expect(rows).to_have_count(3)
@@ -94,7 +94,7 @@ def test_every_clients_figures_are_shown_as_people_read_them(
 
 def test_what_clients_send_is_shown_and_not_obeyed(served: Served, opened: Tab, tmp_path: Path) -> None:
     clients = {HOSTILE: client(state="refused", why=HOSTILE, refused={HOSTILE: 1}), "x" * 5000: client()}
-    view.write(tmp_path / "fleet.json", shown(clients, waiting=HOSTILE, strategy=HOSTILE))
+    status_file.write(tmp_path / "fleet.json", shown(clients, waiting=HOSTILE, strategy=HOSTILE))
     served.history.add_round(finished(1, error=None, failed={HOSTILE: HOSTILE}), [])
     cause = {"feature": HOSTILE, "share": 0.5, "value": 1.0, "expected": None}
     assert served.post(packed(client=HOSTILE, alert={"causes": [cause]})) == (204, "")
@@ -138,7 +138,7 @@ def test_the_browser_itself_refuses_what_is_not_from_here(served: Served, opened
 
 
 def test_all_of_it_is_reached_by_the_keyboard(served: Served, opened: Tab, tmp_path: Path) -> None:
-    view.write(tmp_path / "fleet.json", shown({"a": client(), "b": client(state="gone")}))
+    status_file.write(tmp_path / "fleet.json", shown({"a": client(), "b": client(state="gone")}))
     for number in range(1, 13):
         served.history.add_round(finished(number, error=2.0**-number), [])
     served.post(packed())
@@ -170,7 +170,7 @@ def test_all_of_it_is_reached_by_the_keyboard(served: Served, opened: Tab, tmp_p
 def test_what_a_person_has_opened_stays_when_there_is_news(
     served: Served, opened: Tab, tmp_path: Path
 ) -> None:
-    view.write(tmp_path / "fleet.json", shown({"a": client()}))
+    status_file.write(tmp_path / "fleet.json", shown({"a": client()}))
     served.post(packed(id="1"))
     visit(opened, served)
     first = opened.page.locator("details")
@@ -186,7 +186,7 @@ def test_what_a_person_has_opened_stays_when_there_is_news(
 
 
 def test_a_server_that_is_gone_and_one_that_is_back_are_told(tmp_path: Path) -> None:
-    view.write(tmp_path / "fleet.json", shown({"a": client()}))
+    status_file.write(tmp_path / "fleet.json", shown({"a": client()}))
     with tab() as opened:
         port = free_port()  # that nobody takes while there is no server
         served = Served(tmp_path, port=port)
@@ -203,7 +203,7 @@ def test_a_server_that_is_gone_and_one_that_is_back_are_told(tmp_path: Path) -> 
 
 
 def test_a_history_that_cannot_be_read_is_told_beside_the_clients(tmp_path: Path) -> None:
-    view.write(tmp_path / "fleet.json", shown({"a": client()}))
+    status_file.write(tmp_path / "fleet.json", shown({"a": client()}))
     url = "postgresql://u:hidden@127.0.0.1:1/d"
     with tab() as opened, closing(Served(tmp_path, url)) as served:
         visit(opened, served)

@@ -12,24 +12,25 @@ from prometheus_client.parser import text_string_to_metric_families
 from common.settings import FederationSettings
 from flockwatch import cli
 from flockwatch.fleet_table import StatusUnavailable, fetch
-from server.coordination.state import Member, PendingTask, State
-from server.federation import view
+from server.coordination.state import ConnectedClient, PendingTask, State
+from server.federation import status_file
 from server.federation.client_records import ClientRecords
 from server.monitoring.status import STALE_S, ServerStatus
 from server.monitoring.status_server import StatusServer
 from server.storage.history import History
+from tests.server.descriptions import description
 
 RULES = FederationSettings(mode="asynchronous", buffer=3)
 
 
 def state() -> State:
-    """One client at work, one late, one refused; and one that has left."""
+    """Return a state with one client that works, one that is late and one that is refused."""
     return State(
         version=7,
-        members={
-            1: Member("ready", 0.0, "a", "i", ("cpu",)),
-            2: Member("ready", 0.0, "b", "i", ("cpu",)),
-            3: Member("refused", 0.0, "c", "i", ("disk",), "columns differ"),
+        clients={
+            1: ConnectedClient("ready", 0.0, description("a", "i", ("cpu",))),
+            2: ConnectedClient("ready", 0.0, description("b", "i", ("cpu",))),
+            3: ConnectedClient("refused", 0.0, description("c", "i", ("disk",)), "columns differ"),
         },
         tasks={
             1: PendingTask(11, "train", "a", 7, 90.0, 130.0, 0),
@@ -41,14 +42,14 @@ def state() -> State:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    fleet = ClientRecords(
+    records = ClientRecords(
         {
             "a": {"version": 7, "error": 0.5, "rows": 10, "admitted": 4, "sent_bytes": 70, "encode_s": 0.5},
             "b": {"version": 5, "admitted": 2, "refused": {"not finite": 3}, "clipped": 1},
             "d": {"version": 1, "admitted": 9},
         }
     )
-    view.write(tmp_path / "fleet.json", view.of(state(), fleet, 100.0, RULES))
+    status_file.write(tmp_path / "fleet.json", status_file.run_status(state(), records, 100.0, RULES))
     return tmp_path
 
 
@@ -57,8 +58,8 @@ def test_each_client_is_shown_with_what_it_does_and_why(folder: Path) -> None:
     assert {name: client["state"] for name, client in clients.items()} == {
         "a": "working", "b": "late", "c": "refused", "d": "gone",
     }  # fmt: skip
-    assert clients["a"]["why"] == "trains version 7 for 10 s, due in 30 s"
-    assert clients["b"]["why"] == "trains version 5 for 50 s, 20 s past its time"
+    assert clients["a"]["why"] == "trains on version 7 for 10 s, due in 30 s"
+    assert clients["b"]["why"] == "trains on version 5 for 50 s, overdue by 20 s"
     assert clients["c"]["why"] == "columns differ"
     assert [clients[name].get("behind") for name in "abcd"] == [0, 2, None, 6]
 
@@ -66,7 +67,7 @@ def test_each_client_is_shown_with_what_it_does_and_why(folder: Path) -> None:
 def test_the_run_says_what_it_waits_for(folder: Path) -> None:
     status = ServerStatus(folder, lambda: False).status()
     assert status["superlink"] == "down"
-    assert status["waiting"].startswith("version 8: 0 of 3 updates held after 5 s; at work: a")
+    assert status["waiting"].startswith("version 8: 0 of 3 updates received after 5 s; working: a")
     assert "refused: c: columns differ" in status["waiting"]
 
 
@@ -109,9 +110,9 @@ def test_a_serverapp_that_is_silent_for_long_is_not_healthy(
     assert status.health()[0] == 200
     monkeypatch.setattr(time, "time", lambda: now + STALE_S * 2)
     assert status.health()[0] == 503
-    shown = view.read(folder / "fleet.json")
+    shown = status_file.read(folder / "fleet.json")
     assert shown is not None
-    view.write(folder / "fleet.json", shown | {"stopped": "converged"})
+    status_file.write(folder / "fleet.json", shown | {"stopped": "converged"})
     assert status.health()[0] == 200
 
 
@@ -132,7 +133,7 @@ def test_the_command_prints_a_row_for_each_client(folder: Path, capsys: Any) -> 
     finally:
         server.close()
     printed = capsys.readouterr().out
-    for part in ("version 7", "3 not finite, 1 clipped", "columns differ", "at work: a", "gone"):
+    for part in ("version 7", "3 not finite, 1 clipped", "columns differ", "working: a", "gone"):
         assert part in printed
 
 

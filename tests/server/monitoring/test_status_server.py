@@ -13,7 +13,7 @@ import pytest
 
 from client.connectors.addresses import Address
 from client.connectors.sinks.webhook import WebhookSink
-from server.federation import view
+from server.federation import status_file
 from server.monitoring.alerts import MAX_BYTES
 from server.monitoring.status import ServerStatus
 from server.monitoring.status_server import PAGE, StatusServer
@@ -99,7 +99,7 @@ def test_no_other_file_is_given_away(served: Served, path: str) -> None:
 
 
 def test_numbers_that_json_has_not_become_null(served: Served, tmp_path: Path) -> None:
-    view.write(tmp_path / "fleet.json", {"clients": {"a": {"error": float("nan")}}, "stopped": None})
+    status_file.write(tmp_path / "fleet.json", {"clients": {"a": {"error": float("nan")}}, "stopped": None})
     served.history.add_round(finished(1, error=float("inf")), [])
 
     def refuse(name: str) -> None:

@@ -6,25 +6,16 @@ from typing import Any
 
 import pytest
 
-from server.coordination.coordinator import REST_S, step
-from server.coordination.members import UNANSWERED_S
-from server.coordination.state import (
-    Aggregate,
-    Aggregated,
-    AggregationFailed,
-    DropUpdate,
-    EvaluationDone,
-    NodesSeen,
-    ReplyAdmitted,
-    Stop,
-    Tick,
-)
-from server.coordination.tasks import MAX_GONE, MIN_DUE_S, OVERDUE_ASK_S, discount
+from server.coordination.actions import Aggregate, DropUpdate, EvaluationDone, Stop
+from server.coordination.clients import REPLY_TIMEOUT_S
+from server.coordination.coordinator import FAILURE_PAUSE_S, step
+from server.coordination.events import Aggregated, AggregationFailed, NodesConnected, ReplyAdmitted, Tick
+from server.coordination.tasks import MAX_GONE, MIN_TIMEOUT_S, OVERDUE_CHECK_S, discount
 from tests.server.coordination.test_coordinator import (
     FEATURES,
     WAIT_S,
+    Aggregating,
     Asked,
-    Folding,
     Run,
     Sent,
     of_kind,
@@ -64,7 +55,7 @@ def test_a_client_that_has_answered_goes_on_at_once() -> None:
 def test_a_full_buffer_becomes_a_version_whoever_else_is_at_work() -> None:
     run = streaming("abc")
     done(run, 2)
-    assert done(run, 1) == [Folding((1, 2), {}), Sent("train", (1,))]
+    assert done(run, 1) == [Aggregating((1, 2), {}), Sent("train", (1,))]
     assert run.state.version == 1
     assert run.state.tasks[3].version == 0
 
@@ -73,8 +64,8 @@ def test_an_update_of_an_older_version_counts_less() -> None:
     run = streaming("abc")
     done(run, 1, 2, 1, 2)
     assert run.state.version == 2
-    assert only(Folding, done(run, 1, 3)).behind == (2, 1)
-    assert [round(share.discount, 3) for share in run.folds[-1].shares] == [0.577, 0.707]
+    assert only(Aggregating, done(run, 1, 3)).staleness == (2, 1)
+    assert [round(share.discount, 3) for share in run.aggregations[-1].shares] == [0.577, 0.707]
 
 
 @pytest.mark.parametrize(
@@ -98,22 +89,22 @@ def test_an_update_past_the_limit_is_dropped_and_its_client_given_the_newest_ver
 def test_a_client_that_is_given_a_version_twice_is_told_so() -> None:
     run = streaming("abc", buffer=3)
     done(run, 1, 1)
-    assert [order.again for order in run.orders if order.node == 1] == [0, 1, 2]
+    assert [order.repeats for order in run.orders if order.node == 1] == [0, 1, 2]
 
 
 def test_the_first_version_is_made_of_a_quorum() -> None:
     run = Run(mode="asynchronous", min_clients=4, buffer=1, quorum=0.5)
     run.join(*"abcd")
     assert done(run, 1) == []  # and one client alone has no more to say in it
-    assert only(Folding, done(run, 3)).nodes == (1, 3)
-    assert only(Folding, done(run, 3)).nodes == (3,)
+    assert only(Aggregating, done(run, 3)).nodes == (1, 3)
+    assert only(Aggregating, done(run, 3)).nodes == (3,)
 
 
 def test_the_first_version_waits_for_nobody_who_is_gone() -> None:
     run = Run(mode="asynchronous", min_clients=4, buffer=1, quorum=1.0)
     run.join(*"abcd")
     done(run, 1)
-    assert only(Folding, run.leave(2, 3, 4)).nodes == (1,)
+    assert only(Aggregating, run.leave(2, 3, 4)).nodes == (1,)
 
 
 def test_training_begins_with_enough_clients_and_goes_on_with_any() -> None:
@@ -122,7 +113,7 @@ def test_training_begins_with_enough_clients_and_goes_on_with_any() -> None:
     assert only(Sent, run.join("c")).nodes == (1, 2, 3)
     done(run, 1)
     run.leave(2, 3)
-    assert only(Folding, done(run, 1)).nodes == (1,)
+    assert only(Aggregating, done(run, 1)).nodes == (1,)
 
 
 def test_a_client_that_joins_is_put_to_work_at_once() -> None:
@@ -142,7 +133,7 @@ def test_a_client_that_drifted_goes_first() -> None:
     done(run, 1, drifted=True)
     assert list(run.state.tasks) == [1]
     run.leave(4)
-    run.do(NodesSeen(frozenset({1, 2, 3, 4})))
+    run.do(NodesConnected(frozenset({1, 2, 3, 4})))
     run.describe(4, "d", "instance of d", FEATURES, drifted=True)
     assert [only(Sent, done(run, node)).nodes for node in (1, 4, 2)] == [(4,), (2,), (3,)]
 
@@ -151,12 +142,12 @@ def test_a_client_that_is_late_by_its_own_measure_is_given_up_and_asked() -> Non
     run = streaming("abc", deadline_s=500)
     done(run, *[1] * 20)
     assert set(run.state.tasks) == {1, 2, 3}
-    assert not of_kind(Asked, run.after(MIN_DUE_S - 0.1))
+    assert not of_kind(Asked, run.after(MIN_TIMEOUT_S - 0.1))
     assert run.after(0.2) == [Asked(1)]
-    assert "still at an earlier task: a" in run.waiting()
+    assert "late with an earlier task: a" in run.waiting()
     # Those whose times are not known have until the deadline.
     assert run.state.tasks[2].awaited
-    assert not of_kind(Asked, run.after(OVERDUE_ASK_S - 1))
+    assert not of_kind(Asked, run.after(OVERDUE_CHECK_S - 1))
     assert Asked(1) in run.after(1)
 
 
@@ -193,7 +184,7 @@ def test_the_update_of_a_client_that_left_is_used() -> None:
     run.leave(3)
     done(run, 1)
     run.now += 1
-    assert only(Folding, run.do(gone)).nodes == (1, 3)
+    assert only(Aggregating, run.do(gone)).nodes == (1, 3)
     assert run.do(gone) == []
 
 
@@ -201,7 +192,7 @@ def test_a_client_that_returns_is_given_the_newest_version() -> None:
     run = streaming("abc", buffer=1)
     run.leave(3)
     done(run, 1, 2)
-    run.do(NodesSeen(frozenset({1, 2, 3})))
+    run.do(NodesConnected(frozenset({1, 2, 3})))
     assert only(Sent, run.describe(3, "c", "instance of c", FEATURES)).nodes == (3,)
     assert run.state.tasks[3].version == 2
 
@@ -210,8 +201,8 @@ def test_a_returning_node_is_given_nothing_before_it_has_said_who_it_is() -> Non
     run = streaming("abc", buffer=1)
     old = answered(run, 3)
     run.leave(3)
-    assert not of_kind(Sent, run.do(NodesSeen(frozenset({1, 2, 3}))))
-    assert only(Folding, run.do(old)).nodes == (3,)
+    assert not of_kind(Sent, run.do(NodesConnected(frozenset({1, 2, 3}))))
+    assert only(Aggregating, run.do(old)).nodes == (3,)
     assert 3 not in run.state.tasks
 
 
@@ -219,16 +210,16 @@ def test_a_client_whose_task_failed_rests() -> None:
     run = streaming("ab")
     assert run.fail(1, "out of memory") == []
     assert "resting after a failure: a" in run.waiting()
-    assert not of_kind(Sent, run.after(REST_S - 0.1))
+    assert not of_kind(Sent, run.after(FAILURE_PAUSE_S - 0.1))
     assert only(Sent, run.after(0.2)).nodes == (1,)
     done(run, 1)
-    assert only(Folding, done(run, 2)).failed == {1: "out of memory"}
+    assert only(Aggregating, done(run, 2)).failures == {"a": "out of memory"}
 
 
 def test_when_nothing_could_be_made_of_the_updates_they_are_gone_and_the_run_goes_on() -> None:
     run = streaming("ab", buffer=1)
     run.state, _ = step(run.state, answered(run, 1), run.now, run.rules)
-    assert run.state.folding
+    assert run.state.aggregating
     run.do(AggregationFailed("not finite"))
     assert run.state.version == 0
     assert run.state.buffer == ()
@@ -246,7 +237,7 @@ def test_when_nobody_answers_the_run_ends_and_says_who_was_at_work() -> None:
     run = streaming("ab", deadline_s=10000)
     assert not of_kind(Stop, run.after(WAIT_S - 1))
     assert only(Stop, run.after(1)).reason == (
-        "gave up waiting: version 1: 0 of 2 updates held after 600 s; at work: a, b"
+        "gave up waiting: version 1: 0 of 2 updates received after 600 s; working: a, b"
     )
 
 
@@ -261,7 +252,7 @@ def test_the_end_waits_for_those_at_work_but_uses_no_more_updates() -> None:
     run = streaming("abc", buffer=1, max_rounds=1)
     assert not of_kind(Sent, done(run, 1))
     actions = done(run, 2)
-    assert only(DropUpdate, actions).reason == "it came after the last fold"
+    assert only(DropUpdate, actions).reason == "it arrived after the last aggregation"
     assert only(Sent, done(run, 3)) == Sent("evaluate", (1, 2, 3))
     actions = done(run, 1, 2, 3)
     assert (only(EvaluationDone, actions).nodes, only(Stop, actions).reason) == ((1, 2, 3), "1 rounds done")
@@ -292,7 +283,7 @@ def test_a_restart_remembers_how_long_each_client_takes() -> None:
     done(run, *[1] * 20)
     again = Run(saved(run), mode="asynchronous", buffer=1)
     again.join("a")
-    assert again.state.tasks[1].due == pytest.approx(again.now + MIN_DUE_S)
+    assert again.state.tasks[1].due_at == pytest.approx(again.now + MIN_TIMEOUT_S)
     assert again.state.tasks[1].version == 20
 
 
@@ -300,19 +291,19 @@ def test_nodes_that_come_and_go_for_ever_leave_no_trail() -> None:
     run = streaming("ab")
     for i in range(MAX_GONE + 500):
         node = 100 + i
-        run.do(NodesSeen(frozenset({1, 2, node})))
+        run.do(NodesConnected(frozenset({1, 2, node})))
         run.describe(node, "crasher", "i", FEATURES)
-        run.do(NodesSeen(frozenset({1, 2})))
+        run.do(NodesConnected(frozenset({1, 2})))
     assert len(run.state.tasks) <= MAX_GONE + 2
-    assert len(run.state.failed) <= MAX_GONE
-    assert len(run.state.members) == 2
-    assert set(run.state.paces) <= {"a", "b", "crasher"}
+    assert len(run.state.failures) <= MAX_GONE
+    assert len(run.state.clients) == 2
+    assert set(run.state.durations) <= {"a", "b", "crasher"}
 
 
 def test_a_client_is_asked_again_while_it_does_not_say_who_it_is() -> None:
     run = streaming("ab")
-    run.do(NodesSeen(frozenset({1, 2, 9})))
-    assert run.after(UNANSWERED_S) == [Asked(9)]
+    run.do(NodesConnected(frozenset({1, 2, 9})))
+    assert run.after(REPLY_TIMEOUT_S) == [Asked(9)]
 
 
 def test_with_an_interval_nobody_begins_and_nothing_is_folded_before_it_is_over() -> None:
@@ -322,6 +313,6 @@ def test_with_an_interval_nobody_begins_and_nothing_is_folded_before_it_is_over(
     assert run.after(1) == []
     assert run.do(answered(run, 2)) == []
     assert run.state.version == 1
-    assert [type(action) for action in run.after(29)] == [Folding]
+    assert [type(action) for action in run.after(29)] == [Aggregating]
     assert only(Sent, run.after(30)) == Sent("train", (1, 2))
     assert run.state.version == 2

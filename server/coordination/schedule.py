@@ -1,0 +1,151 @@
+"""Decides what happens next: open or close a round, aggregate, give idle clients tasks, or end the run."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+from common.settings import FederationSettings
+from server.coordination import clients, tasks
+from server.coordination.actions import (
+    AbandonRound,
+    Aggregate,
+    DropUpdate,
+    EvaluationDone,
+    Step,
+    Stop,
+    UpdateShare,
+)
+from server.coordination.state import Kind, Round, State
+from server.coordination.waiting import waiting_for
+
+ROUND_PAUSE_S = 1.0
+"""Wait after a round that failed, so that clients in trouble are not flooded with tasks."""
+
+TOO_LATE = "it arrived after the last aggregation"
+
+
+def advance(state: State, step: Step) -> State:
+    """Take every step that is possible now."""
+    settings = step.settings
+    if state.aggregating:
+        return state
+    if state.round is not None:
+        return _close_round(state, state.round, step)
+    if settings.patience and state.rounds_without_improvement >= settings.patience:
+        state = replace(state, ending=f"converged: no improvement in {settings.patience} rounds")
+    elif state.version >= settings.max_rounds:
+        state = replace(state, ending=f"{settings.max_rounds} rounds done")
+    if state.ending:
+        step.actions.extend(DropUpdate(u.number, u.node, TOO_LATE) for u in state.buffer)
+        state = replace(state, buffer=())
+    if step.now < state.next_version_at and not state.ending:
+        return state
+    if state.waiting_since is None:
+        state = replace(state, waiting_since=step.now)
+    started = state.version > 0 or any(client.trained_version >= 0 for client in state.clients.values())
+    min_clients = 1 if settings.mode == "asynchronous" and started else settings.min_clients
+    if state.features is None and len(tasks.ready_nodes(state)) >= min_clients:
+        state = clients.choose_features(state, step)
+    if state.features is not None and step.now >= state.next_round_at:
+        if settings.mode == "asynchronous" and not state.ending:
+            state = _aggregate_or_assign(state, min_clients, step)
+        else:
+            state = _open_round(state, min_clients, step)
+    since = state.waiting_since
+    idle = not state.aggregating and state.round is None
+    if idle and since is not None and step.now >= since + settings.wait_s:
+        return _stop(state, f"gave up waiting: {waiting_for(state, step.now, settings)}", step)
+    return state
+
+
+def _aggregate_or_assign(state: State, min_clients: int, step: Step) -> State:
+    """Asynchronous: aggregate a full buffer; otherwise give idle clients the newest version."""
+    settings = step.settings
+    if _buffer_is_full(state, settings):
+        return _aggregate(state, step)
+    idle = tasks.idle_nodes(state, step.now)
+    if len(state.buffer) >= settings.buffer:  # while the first version waits for its quorum
+        buffered = {update.node for update in state.buffer}
+        idle = [node for node in idle if node not in buffered]
+    if not idle or len(tasks.ready_nodes(state)) < min_clients:
+        return state
+    idle.sort(key=lambda n: (not state.clients[n].drifted, state.clients[n].last_task, n))
+    free = len(idle) if settings.in_flight is None else settings.in_flight - len(tasks.busy_nodes(state))
+    nodes = idle[: max(0, free)]
+    return tasks.assign(state, "train", nodes, 0, step) if nodes else state
+
+
+def _buffer_is_full(state: State, settings: FederationSettings) -> bool:
+    if len(state.buffer) < settings.buffer:
+        return False
+    if state.version:
+        return True
+    # A quorum makes the first version, so that the norm gate has norms to compare and no client dominates.
+    nodes = {update.node for update in state.buffer}
+    others_busy = any(node not in nodes for node in tasks.busy_nodes(state))
+    return not others_busy or len(nodes) >= _quorum(len(tasks.ready_nodes(state)), settings)
+
+
+def _open_round(state: State, min_clients: int, step: Step) -> State:
+    """Give a sample of the idle clients a task each."""
+    idle = tasks.idle_nodes(state, step.now)
+    if len(idle) < min_clients or tasks.busy_nodes(state):
+        return state
+    kind: Kind = "evaluate" if state.ending else "train"
+    number, size = state.version + 1, max(min_clients, round(step.settings.fraction * len(idle)))
+    # The seed comes from the state, so that a run is reproducible; a failed round draws another sample.
+    sample = random.Random(f"{number}/{state.last_round_id}").sample(idle, len(idle))  # noqa: S311
+    sample.sort(key=lambda node: not state.clients[node].drifted)
+    nodes, round_id = sorted(sample[:size]), state.last_round_id + 1
+    state = tasks.assign(state, kind, nodes, round_id, step)
+    opened = Round(kind, number, round_id, step.now, len(nodes), frozenset(nodes))
+    return replace(state, last_round_id=round_id, round=opened, waiting_since=None, failures={})
+
+
+def _close_round(state: State, current: Round, step: Step) -> State:
+    """Close the round if all have answered, or a quorum at the deadline; abandon it if it cannot succeed."""
+    settings = step.settings
+    quorum = len(current.answered) >= _quorum(current.sampled, settings)
+    overdue = step.now >= current.opened_at + settings.deadline_s
+    if quorum and (overdue or not current.awaited):
+        for node in sorted(current.awaited):
+            state = tasks.fail_task(state, node, "no reply before the deadline", step.now)
+        closed = replace(state, round=None, waiting_since=None)
+        if current.kind == "train":
+            return _aggregate(closed, step)
+        step.actions.append(EvaluationDone(tuple(sorted(current.answered))))
+        return _stop(closed, state.ending, step)
+    if not current.awaited:
+        step.actions.append(AbandonRound(current.number, tuple(state.failures.values())))
+        lost = [update for update in state.buffer if update.round_id == current.round_id]
+        step.actions.extend(DropUpdate(u.number, u.node, "its round failed") for u in lost)
+        return replace(
+            state, round=None, waiting_since=step.now, failures={}, next_round_at=step.now + ROUND_PAUSE_S,
+            buffer=tuple(update for update in state.buffer if update.round_id != current.round_id),
+        )  # fmt: skip
+    if not quorum and step.now >= current.opened_at + settings.wait_s:
+        return _stop(state, f"gave up waiting: {waiting_for(state, step.now, settings)}", step)
+    return state
+
+
+def _quorum(sampled: int, settings: FederationSettings) -> int:
+    # The tolerance is for products such as 0.28 * 25, which is slightly more than 7.
+    return max(1, math.ceil(settings.quorum * sampled - 1e-9))
+
+
+def _aggregate(state: State, step: Step) -> State:
+    """Order the aggregation of all buffered updates, oldest first."""
+    shares = []
+    for update in sorted(state.buffer, key=lambda update: update.number):
+        staleness = state.version - update.version
+        discount = tasks.discount(staleness, step.settings)
+        shares.append(UpdateShare(update.number, update.node, staleness, discount))
+    step.actions.append(Aggregate(tuple(shares), tuple(state.failures.values())))
+    return replace(state, buffer=(), aggregating=True)
+
+
+def _stop(state: State, reason: str, step: Step) -> State:
+    step.actions.append(Stop(reason))
+    return replace(state, round=None, stopped=reason)

@@ -1,0 +1,122 @@
+"""Stores admitted replies until they are aggregated or recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+from common.protocol.messages import Evaluation, Update
+from common.protocol.traffic import Traffic
+from server.coordination.actions import UpdateShare
+from server.coordination.state import NodeId
+from server.federation.aggregation import WeightedUpdate
+from server.federation.exchange import Reply
+from server.storage.history import ReplyRow
+
+
+@dataclass(frozen=True, eq=False)
+class AdmittedReply:
+    """An update or evaluation that passed admission, decoded."""
+
+    answer: Update | Evaluation
+    reply: Reply
+    """As it was received."""
+    traffic: Traffic = field(default_factory=Traffic)
+    """The client's traffic since its previous reply."""
+    staleness: int = 0
+    factor: float = 1.0
+    """Scales the update's difference in the aggregation."""
+    clipped: bool = False
+    """Whether the norm gate reduced the factor."""
+
+    @property
+    def number(self) -> int:
+        """The number of the task."""
+        return self.reply.sent.number
+
+    @property
+    def node(self) -> NodeId:
+        """The node that replied."""
+        return self.reply.sent.node
+
+    @property
+    def client(self) -> str:
+        """The client's name."""
+        return self.answer.client
+
+    @property
+    def update(self) -> Update:
+        """The answer to a training task."""
+        assert isinstance(self.answer, Update)  # noqa: S101  only updates are aggregated
+        return self.answer
+
+    @property
+    def weighted(self) -> WeightedUpdate:
+        """The update as the aggregation takes it."""
+        return WeightedUpdate(self.update, self.factor, self.reply.message)
+
+    @property
+    def row(self) -> ReplyRow:
+        """The reply as the history records it."""
+        update = self.answer if isinstance(self.answer, Update) else None
+        return ReplyRow(
+            client=self.answer.client,
+            version=self.answer.version,
+            rows=self.answer.rows,
+            error=self.answer.error,
+            bytes_up=self.reply.bytes_up,
+            codec=self.reply.codec,
+            traffic=self.traffic,
+            loss=update.loss if update is not None else None,
+            train_s=update.train_s if update is not None else None,
+        )
+
+
+class AdmittedReplies:
+    """The updates that wait for aggregation, by task number, and the replies to the newest evaluation."""
+
+    def __init__(self) -> None:
+        self._updates: dict[int, AdmittedReply] = {}
+        self._evaluations: dict[NodeId, AdmittedReply] = {}
+
+    def add(self, reply: AdmittedReply) -> None:
+        """Store a reply."""
+        if isinstance(reply.answer, Update):
+            self._updates[reply.number] = reply
+        else:
+            self._evaluations[reply.node] = reply
+
+    def take(self, shares: Sequence[UpdateShare]) -> list[AdmittedReply]:
+        """Remove and return the updates of an aggregation, in the order of the shares."""
+        return [
+            replace(self._updates.pop(share.number), staleness=share.staleness, factor=share.discount)
+            for share in shares
+        ]
+
+    def waiting(self, client: str) -> tuple[int, ...]:
+        """Return the serial numbers of the client's updates that wait for aggregation."""
+        updates = (reply.update for reply in self._updates.values() if reply.client == client)
+        return tuple(sorted(update.serial for update in updates if update.serial))
+
+    def drop(self, number: int) -> AdmittedReply | None:
+        """Remove and return an update that is not used; None if there is none of this task."""
+        return self._updates.pop(number, None)
+
+    def keep_only(self, numbers: Collection[int]) -> None:
+        """Remove updates of other tasks than these: replies that nobody waited for."""
+        if len(self._updates) > len(numbers):
+            self._updates = {n: reply for n, reply in self._updates.items() if n in numbers}
+
+    def evaluations(self) -> list[AdmittedReply]:
+        """Return the replies to the newest evaluation, by client name."""
+        return sorted(self._evaluations.values(), key=lambda reply: reply.client)
+
+    def clear_evaluations(self) -> None:
+        """Remove the replies to an earlier evaluation."""
+        self._evaluations.clear()
+
+
+def weighted_error(replies: Sequence[AdmittedReply]) -> float:
+    """Return the mean reconstruction error, weighted by rows."""
+    rows = sum(reply.answer.rows for reply in replies)
+    return sum(reply.answer.error.mean * reply.answer.rows for reply in replies) / rows

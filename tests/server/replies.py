@@ -1,0 +1,29 @@
+"""Updates of clients for tests, as they are received and as they are stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from common.model.scoring import ErrorSummary
+from common.model.sketch import ScoreSketch
+from common.protocol.messages import Update
+from server.federation.admitted_replies import AdmittedReply
+from server.federation.exchange import Reply, SentMessage
+
+
+def update(client: str, difference: Any = (1.0, 0.0), scores: Any = (), **changes: Any) -> Update:
+    """Return an update of version 3 of a model with one array."""
+    values = {
+        "version": 3, "rows": 10, "error": ErrorSummary(1, 0.5, 0.5, 0.5, 0.5, 0.5), "drifted": False,
+        "loss": 0.1, "train_s": 1.0, "difference": {"w": np.array(difference, np.float32)},
+        "scores": ScoreSketch.of(np.array(scores, np.float64)),
+    }  # fmt: skip
+    return Update(**{"client": client, **values, **changes})
+
+
+def admitted(answer: Update, number: int = 4, bytes_up: int = 10) -> AdmittedReply:
+    """Return an update as it is stored after admission."""
+    sent = SentMessage(1, number, "train", version=3)
+    return AdmittedReply(answer, Reply(sent, answer, "", "", None, bytes_up))  # type: ignore[arg-type]
