@@ -11,6 +11,7 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.sketch import ScoreSketch
+from common.model.version_settings import VersionSettings
 from common.protocol.messages import Description
 from common.protocol.traffic import Traffic
 from common.settings import Codec, CompressionSettings
@@ -28,7 +29,7 @@ def described(codecs: tuple[str, ...]) -> Description:
 def manifest(version: int = 3) -> Manifest:
     architecture = Architecture(1, window=1, hidden=(2,))
     moments = Moments.of(np.array([[0.0], [1.0]]))
-    return Manifest(version, Schema(("f",)), architecture, architecture.first_weights(0), moments, {})
+    return Manifest(version, Schema(("f",)), architecture, architecture.first_weights(0), moments, VersionSettings())
 
 
 def test_settings_name_every_codec_and_no_other() -> None:
