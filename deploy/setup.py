@@ -15,7 +15,7 @@ from pathlib import Path
 from common.formats.strict_yaml import dump
 from common.security.keys import read_public
 from flockwatch.certs import Certificates
-from flockwatch.simulation.play import history
+from flockwatch.simulation.player import write_history
 from server.access.roster import Roster
 
 VOLUMES = Path("/volumes")
@@ -44,7 +44,7 @@ def main() -> None:
     server(pki / "fleet", token)
     mosquitto(pki / "broker", passwords)
     player(pki / "broker", passwords["player"])
-    files = history(len(TRAINING), SEED, pki / "history")
+    files = write_history(len(TRAINING), SEED, pki / "history")
     for name, file in zip(TRAINING, files, strict=True):
         key = pki / "fleet" / "clients" / f"{name}.key"
         copied(name, key, file)

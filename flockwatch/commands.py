@@ -154,12 +154,12 @@ def _check_name(name: str) -> None:
 
 
 def play(settings: Settings, given: argparse.Namespace) -> int:
-    """Have generated machines send their telemetry to a broker, until told to stop."""
-    from flockwatch.simulation.play import play
+    """Publish the telemetry of generated machines to a broker until a signal comes."""
+    from flockwatch.simulation.player import publish
 
     stop = threading.Event()
     _on_signal(stop.set)
-    play(given.broker, given.machines, given.rate, given.fault_every, given.first_fault, given.seed, stop)
+    publish(given.broker, given.machines, given.rate, given.fault_every, given.first_fault, given.seed, stop)
     return 0
 
 
