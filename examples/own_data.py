@@ -33,6 +33,7 @@ def main(folder: Path) -> None:
         write_rows(data / f"machine-{number}.csv", seed=number)
     command = [
         sys.executable,
+        "-P",
         "-m",
         "flockwatch",
         "local",

@@ -1,1 +1,1 @@
-"""The front door: the command line of flockwatch."""
+"""The command line of flockwatch, and what runs a whole federation on one machine."""

@@ -1,1 +1,1 @@
-"""A whole federation on one machine: generated or divided data, and its report."""
+"""A whole federation on one machine: `flockwatch local`, and generated machines with faults."""

@@ -1,6 +1,6 @@
-"""Ways to divide one client's rows among many, for trials on one machine.
+"""Ways to divide the rows of one file among several clients.
 
-Every way gives disjoint parts that together are the whole, in time order within each part, and the same
+Each way gives disjoint parts that together contain every row, in time order within each part, and the same
 parts for the same seed. Test rows are divided by the same rule as training rows.
 """
 
@@ -19,26 +19,32 @@ from common.errors import UserError
 from common.settings import ClientSettings, DataSettings
 
 Owners = NDArray[np.intp]
-"""Shape (n,): which client each row goes to, counted from 0."""
+"""Index of the client that each row goes to, shape (rows,)."""
 
 DIRICHLET_BINS = 10
 
 
 class PartitionError(UserError):
-    """Rows cannot be divided as asked."""
+    """Rows cannot be divided as the settings say."""
 
 
 def contiguous(whole: Partition, clients: int) -> list[Partition]:
-    """Equal runs of consecutive rows: the first client gets the oldest."""
+    """Divide rows into equal runs of consecutive rows; the first client gets the oldest."""
     return _divide(whole, clients, lambda rows: np.arange(len(rows)) * clients // max(1, len(rows)))
 
 
 def iid(whole: Partition, clients: int, seed: int, block: int = 1) -> list[Partition]:
-    """Every block of consecutive rows to a client drawn at random, as many blocks to each.
+    """Assign each block of consecutive rows to a random client, the same number of blocks to each.
 
-    A model that sees windows of consecutive rows learns from this split only if most windows lie inside a
-    block: choose `block` several times the window. With the default of 1 single rows are dealt out, and
-    neighbours in a client were not neighbours in the file.
+    A model of windows of consecutive rows needs blocks of several times the window, so that most windows lie
+    within a block. With the default of 1, single rows are assigned, and consecutive rows of a client were not
+    consecutive in the file.
+
+    Args:
+        whole: The rows to divide.
+        clients: Number of clients.
+        seed: Random seed.
+        block: Rows of a block.
 
     Raises:
         PartitionError: there are fewer blocks of training rows than clients.
@@ -60,16 +66,22 @@ def iid(whole: Partition, clients: int, seed: int, block: int = 1) -> list[Parti
 
 
 def dirichlet(whole: Partition, clients: int, alpha: float, seed: int) -> list[Partition]:
-    """Unequal shares of what the rows look like; the smaller `alpha`, the more the clients differ.
+    """Divide rows so that clients differ in size and in the rows they have, more so the smaller `alpha` is.
 
-    Rows of normal operation have no classes, so ten equally full bins along the training rows' first
-    principal component (of standardised features) stand for them; each bin is divided among the clients by
-    shares drawn from Dirichlet(alpha). Rows are dealt out singly, so neighbours in a client need not have
-    been neighbours in the file. A client that would get no row is given one.
+    Rows of normal operation have no classes. Ten bins with the same number of rows, along the first principal
+    component of the standardised training rows, take their place; each bin is divided among the clients by
+    shares drawn from Dirichlet(alpha). Single rows are assigned, so consecutive rows of a client need not
+    have been consecutive in the file. A client without rows gets one.
 
-    Sources: skew by a Dirichlet distribution, Hsu, Qi and Brown 2019 (arXiv:1909.06335), there
-    over each client's classes; drawn for each class over the clients as here, so that nothing is left over,
-    Yurochkin et al. 2019 (arXiv:1905.12022).
+    Sources: Hsu, Qi and Brown 2019 (arXiv:1909.06335) draw each client's shares of the classes from a
+    Dirichlet distribution; Yurochkin et al. 2019 (arXiv:1905.12022) draw each class's shares of the clients,
+    as here, so that every row is assigned.
+
+    Args:
+        whole: The rows to divide.
+        clients: Number of clients.
+        alpha: Concentration of the Dirichlet distribution, above 0.
+        seed: Random seed.
 
     Raises:
         PartitionError: `alpha` is not a positive number, or there are fewer training rows than clients.
@@ -92,11 +104,11 @@ def dirichlet(whole: Partition, clients: int, alpha: float, seed: int) -> list[P
 
 
 def by_column(file: Path, column: str, settings: DataSettings) -> list[Partition]:
-    """One client for each value of a column, named by the value; the column itself is no feature.
+    """Divide a file into one client for each value of a column, which names it and is not a feature.
 
     Raises:
         PartitionError: a client would have no training rows, or a value cannot name a client.
-        DataError: the file cannot be read, or has no such column, or one with an empty cell.
+        DataError: the file cannot be read, or has no such column, or the column has an empty cell.
     """
     values, test_values = read_column(file, column, settings)
     whole = read(file, settings.model_copy(update={"ignore": (*settings.ignore, column)}))
@@ -121,7 +133,7 @@ def _checked_name(value: str, column: str, file: Path) -> str:
 
 
 def _first_component(rows: NDArray[np.float32]) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
-    """The projection on the direction in which standardised rows vary most: (n, features) to (n,)."""
+    """Return the projection of rows on their first principal component: (n, features) to (n,)."""
     centre, spread = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
     spread[spread == 0] = 1
     standard = (rows - centre) / spread
@@ -143,7 +155,7 @@ def _divide(
     whole: Partition, clients: int, owners_of: Callable[[NDArray[np.float32]], Owners]
 ) -> list[Partition]:
     _check(whole, clients)
-    owners = _nobody_empty(owners_of(whole.rows), clients)
+    owners = _fill_empty(owners_of(whole.rows), clients)
     test_owners = owners_of(whole.test_rows)
     return [
         whole.take(f"{whole.name}-{i + 1}", np.flatnonzero(owners == i), np.flatnonzero(test_owners == i))
@@ -151,7 +163,7 @@ def _divide(
     ]
 
 
-def _nobody_empty(owners: Owners, clients: int) -> Owners:
+def _fill_empty(owners: Owners, clients: int) -> Owners:
     """Give each client without rows one row of the client with the most."""
     owners = owners.copy()
     for client in range(clients):

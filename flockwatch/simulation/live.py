@@ -1,7 +1,7 @@
 """The live part of `flockwatch local`: every client scores a stream of its own, and one of them has a fault.
 
-The clients are those that have just trained, each a detector and a trainer. Their streams are normal test rows,
-sent over TCP as a program on the machine would send them.
+The clients are those that have just trained, each a detector and a trainer. Their streams are normal test
+rows, sent over TCP as a program on the machine would send them.
 """
 
 from __future__ import annotations

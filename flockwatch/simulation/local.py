@@ -1,12 +1,12 @@
-"""`flockwatch local`: a whole federation on this machine, one operating-system process a client."""
+"""`flockwatch local`: a whole federation on this machine, each client in its own process."""
 
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +14,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -35,21 +36,22 @@ from server.flower.superlink_process import flower_environment, free_port
 from server.storage.history import History
 from server.storage.registry import Registry
 
-log = logging.getLogger(__name__)
-
-LOOK_EVERY_S = 0.1
+POLL_INTERVAL_S = 0.1
 
 
-class RunFailed(RuntimeError):
-    """The federation did not come to its end; the message says where to look."""
+class RunFailedError(RuntimeError):
+    """The federation ended with an error; the message says where its logs are."""
 
 
 def run(settings: Settings) -> int:
-    """Run a federation over the settings' data, print its table, and write its report.
+    """Run a federation on the data that the settings name, print its table, and write `report.json`.
+
+    Returns:
+        The exit code, 0.
 
     Raises:
-        ConfigError, DataError, PartitionError, SchemaError: before any process starts.
-        RunFailed: the server ended with an error.
+        UserError: the settings or the data are wrong; no process was started.
+        RunFailedError: the server ended with an error.
     """
     console = terminal()
     folder = new_folder(settings.local.runs)
@@ -57,7 +59,7 @@ def run(settings: Settings) -> int:
     for source in sources:
         source.partition.aligned(sources[0].partition.schema)
         if settings.local.live:
-            live.stretch(source.partition)
+            live.select_rows(source.partition)
     folder.mkdir(parents=True, exist_ok=True)
     settings = settings.with_values(
         server={
@@ -69,42 +71,56 @@ def run(settings: Settings) -> int:
         federation={"min_clients": len(sources)},
     )
     save(settings, folder / "settings.yaml")
-    console.print(f"{len(sources)} clients, a process each; logs and results in {folder}")
-    machines = [
-        live.MonitoredMachine.of(s.partition, folder / "clients") for s in sources if settings.local.live
+    console.print(f"{len(sources)} clients, each in its own process. Logs and results: {folder}")
+    partitions = [source.partition for source in sources]
+    clients = [
+        live.MonitoredClient.on_free_ports(partition, folder / "clients")
+        for partition in partitions
+        if settings.local.live
     ]
     with Processes() as processes:
         started = time.monotonic()
-        reason = _federate(settings, folder, sources, machines, processes, console)
+        reason = _train(settings, folder, sources, clients, processes, console)
         wall_s = time.monotonic() - started
-        if not machines:
+        if not clients:
             processes.end()
         newest = Registry(folder / "server" / "versions", settings.server.keep_versions).latest()
         if newest is None:
-            raise RunFailed(f"the run ended without a version: {reason}; logs are in {folder}")
+            raise RunFailedError(f"the run ended without a model version: {reason}; logs are in {folder}")
         manifest = newest[0]
         rounds = _history(folder).rounds()
-        partitions = [source.partition for source in sources]
-        judgements = [ClientWorker(partition, "local").judge(manifest) for partition in partitions]
+        evaluations = [ClientWorker(partition, "local").judge(manifest) for partition in partitions]
         comparisons = _compare(partitions, manifest, settings, console)
-        found = report(settings, rounds, reason, manifest, judgements, comparisons, wall_s)
-        _show(found, console)
-        if machines:
-            found["live"] = live.show(machines, manifest.version, settings, console)
-    write_atomic(folder / "report.json", json.dumps(found, indent=1).encode())
-    console.print(f"Report: {folder}/report.json   newest version: {folder}/server/versions")
+        results = report(settings, rounds, reason, manifest, evaluations, comparisons, wall_s)
+        _print_results(results, console)
+        if clients:
+            results["live"] = live.show(clients, manifest.version, settings, console)
+    write_atomic(folder / "report.json", json.dumps(results, indent=1).encode())
+    console.print(f"Report: {folder}/report.json   model versions: {folder}/server/versions")
     return 0
 
 
-def _federate(
+def _train(
     settings: Settings,
     folder: Path,
     sources: Sequence[PartitionSource],
-    machines: Sequence[live.MonitoredMachine],
+    clients: Sequence[live.MonitoredClient],
     processes: Processes,
     console: Console,
 ) -> str:
-    """Start the server and the clients, and show the rounds as they fall; why the run ended."""
+    """Start the server and its clients, show the progress of training, and return why it ended.
+
+    Args:
+        settings: The settings of the run.
+        folder: The folder of the run.
+        sources: The data of every client.
+        clients: Addresses of the clients that also score a live stream.
+        processes: Starts and ends the processes.
+        console: Where to print.
+
+    Raises:
+        RunFailedError: the server ended with an error.
+    """
     command = python_module("flockwatch")
     config = ["--config", str(folder / "settings.yaml")]
     processes.start(
@@ -113,7 +129,7 @@ def _federate(
         folder / "server.log",
         flower_environment(folder / "server" / "flower"),
     )
-    streams = {machine.partition.name: machine.flags for machine in machines}
+    live_flags = {client.partition.name: client.flags for client in clients}
     for source in sources:
         name = source.partition.name
         state = folder / "clients" / name
@@ -121,76 +137,89 @@ def _federate(
             name,
             [
                 *command, "client", *config, "--state", str(state), "--data", str(source.file),
-                "--server", f"127.0.0.1:{settings.server.port}", "--name", name, *streams.get(name, ()),
+                "--server", f"127.0.0.1:{settings.server.port}", "--name", name, *live_flags.get(name, ()),
             ],
             folder / "clients" / f"{name}.log",
             flower_environment(state / "flower"),
         )  # fmt: skip
-    _follow(settings, folder, processes, [source.partition.name for source in sources], console)
+    names = [source.partition.name for source in sources]
+    _show_progress(settings, folder, processes, names, console)
     if processes.exit_code("server"):
-        raise RunFailed(
+        raise RunFailedError(
             f"the server ended with an error; {folder}/server.log ends:\n{processes.log_tail('server')}"
         )
     return (folder / "server" / "ended").read_text()
 
 
-def _follow(
+def _show_progress(
     settings: Settings, folder: Path, processes: Processes, names: Sequence[str], console: Console
 ) -> None:
-    """Show progress until the server ends; say so when a client has died."""
+    """Show the rounds until the server ends, and a line for each client that ends before.
+
+    Args:
+        settings: The settings of the run.
+        folder: The folder of the run.
+        processes: The server and its clients.
+        names: The names of the clients.
+        console: Where to print.
+    """
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("rounds"), TimeElapsedColumn(), TextColumn("{task.fields[state]}"),
     )  # fmt: skip
     history: History | None = None
-    dead: set[str] = set()
+    ended: set[str] = set()
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=settings.federation.max_rounds, state="starting processes")
         while processes.exit_code("server") is None:
             for name in names:
-                if name not in dead and processes.exit_code(name) is not None:
-                    dead.add(name)
+                if name not in ended and processes.exit_code(name) is not None:
+                    ended.add(name)
                     console.print(f"[yellow]client {name} has ended:[/] {processes.log_tail(name)}")
             if history is None and (folder / "server" / "history.sqlite").exists():
                 history = _history(folder)
             if history is not None:
                 _update(progress, task, history)
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_INTERVAL_S)
         if history is not None:
             _update(progress, task, history)
 
 
-def _update(progress: Progress, task: object, history: History) -> None:
+def _update(progress: Progress, task: TaskID, history: History) -> None:
     newest = history.newest_round()
     if newest is not None:
         state = f"error {newest['error']:.4g}" if newest["error"] is not None else "round failed"
-        progress.update(task, completed=newest["version"], state=state)  # type: ignore[arg-type]
+        progress.update(task, completed=newest["version"], state=state)
     elif (note := history.last_note()) is not None:
-        progress.update(task, state=f"{note[0]}: {note[1]}")  # type: ignore[arg-type]
+        progress.update(task, state=f"{note[0]}: {note[1]}")
 
 
 def _compare(
     partitions: Sequence[Partition], manifest: Manifest, settings: Settings, console: Console
 ) -> list[Comparison]:
-    """The rivals' figures, where there are labels to judge by and the libraries to train with."""
+    """Measure the federated model beside others, if there are labels and the settings ask for it.
+
+    Args:
+        partitions: The data of every client.
+        manifest: The newest version.
+        settings: The settings of the run.
+        console: Where to print.
+    """
     if not settings.local.compare or all(p.test_labels is None for p in partitions):
         return []
-    from flockwatch.quality.comparison import compare
+    from flockwatch.quality.comparison import compare  # loads TensorFlow
 
     with console.status("comparing") as status:
-        return compare(
-            partitions, manifest, settings, lambda doing: status.update(f"for comparison: {doing}")
-        )
+        return compare(partitions, manifest, settings, lambda step: status.update(f"for comparison: {step}"))
 
 
-def _show(found: dict[str, object], console: Console) -> None:
-    totals = found["totals"]
-    assert isinstance(totals, dict)  # noqa: S101
-    console.print(table(found))
+def _print_results(results: dict[str, Any], console: Console) -> None:
+    totals = results["totals"]
+    console.print(table(results))
     console.print(f"Anomalies detected: {totals['anomalies_detected']}")
     console.print(
         f"{totals['rounds']} rounds in {totals['wall_s']:.1f} s, {totals['seconds_per_round']:.2f} s each "
-        f"(median); ended: {found['reason']}"
+        f"(median); ended: {results['reason']}"
     )
 
 

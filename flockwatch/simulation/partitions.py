@@ -16,10 +16,13 @@ from flockwatch.simulation.division import by_column, contiguous, dirichlet, iid
 
 GENERATED_CLIENTS = 3
 TEST_ROWS = 2000
-"""Of each generated machine: enough for several faults of each kind."""
+"""Test rows of each generated machine: enough for several faults of each kind."""
 
 BLOCK_WINDOWS = 10
-"""`iid` deals rows in runs of so many windows, so that nearly every window holds true neighbours."""
+"""Length, in windows, of the blocks of consecutive rows that `iid` divides a file into.
+
+A window that crosses two blocks is not one of the original file; with long blocks few do.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,11 @@ class PartitionSource:
 
 
 def gather(settings: Settings, folder: Path) -> list[PartitionSource]:
-    """The data of every client, read and checked; what has no file yet is written to `folder`.
+    """Return the data of every client. Generated and divided data is written to `folder`.
 
     Raises:
-        ConfigError: the settings contradict the data they name.
-        DataError, PartitionError: a file cannot be used, or cannot be divided as asked.
+        ConfigError: the settings do not fit the data that they name.
+        DataError, PartitionError: a file cannot be read, or cannot be divided as the settings say.
     """
     local = settings.local
     if local.data is None:
@@ -44,7 +47,7 @@ def gather(settings: Settings, folder: Path) -> list[PartitionSource]:
         if local.clients is not None:
             raise ConfigError(f"'local.clients' divides one file, but {local.data} is a folder of files")
         return [PartitionSource(read(file, settings.data), file) for file in files(local.data)]
-    return _written(_divide(local.data, settings), folder, settings)
+    return _write_all(_divide(local.data, settings), folder, settings)
 
 
 def _generate(local: LocalSettings, folder: Path, settings: Settings) -> list[PartitionSource]:
@@ -53,12 +56,12 @@ def _generate(local: LocalSettings, folder: Path, settings: Settings) -> list[Pa
         recordings = telemetry.record(clients, local.rows, TEST_ROWS, seed=local.seed)
         paths = telemetry.write(recordings, folder)
         return [PartitionSource(r.partition, path) for r, path in zip(recordings, paths, strict=True)]
-    # The generator of the well-known example: another would give other rows for its seed.
+    # The legacy generator, because the seed example's published rows come from it.
     rows = np.random.RandomState(local.seed).standard_normal((clients * local.rows, local.features))
     schema = Schema(tuple(f"feature_{i}" for i in range(local.features)))
-    none = np.empty((0, local.features), np.float32)
-    whole = Partition("client", schema, rows.astype(np.float32), none, None)
-    return _written(contiguous(whole, clients), folder, settings)
+    no_rows = np.empty((0, local.features), np.float32)
+    whole = Partition("client", schema, rows.astype(np.float32), no_rows, None)
+    return _write_all(contiguous(whole, clients), folder, settings)
 
 
 def _divide(file: Path, settings: Settings) -> list[Partition]:
@@ -68,7 +71,7 @@ def _divide(file: Path, settings: Settings) -> list[Partition]:
         return by_column(file, local.column, settings.data)
     whole = read(file, settings.data)
     if local.clients is None:
-        raise ConfigError(f"'local.clients' is not set: among how many clients is {file} to be divided?")
+        raise ConfigError(f"'local.clients' is not set: pass --clients N to divide {file} among N clients")
     match local.partition:
         case "iid":
             block = BLOCK_WINDOWS * settings.model.window
@@ -79,6 +82,6 @@ def _divide(file: Path, settings: Settings) -> list[Partition]:
             return contiguous(whole, local.clients)
 
 
-def _written(partitions: list[Partition], folder: Path, settings: Settings) -> list[PartitionSource]:
+def _write_all(partitions: list[Partition], folder: Path, settings: Settings) -> list[PartitionSource]:
     folder.mkdir(parents=True, exist_ok=True)
     return [PartitionSource(p, write(p, folder / f"{p.name}.parquet", settings.data)) for p in partitions]

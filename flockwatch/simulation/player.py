@@ -1,7 +1,8 @@
 """Plays the recorded or generated rows of machines as live streams, with faults.
 
-`play` is the loop for any transport. `publish` plays generated machines to an MQTT broker until it is stopped;
-the live part of `flockwatch local` (`flockwatch.simulation.live`) plays test rows to clients over TCP.
+`play` is the loop for any transport. `publish` plays generated machines to an MQTT broker until it is
+stopped; the live part of `flockwatch local` (`flockwatch.simulation.live`) plays test rows to clients over
+TCP.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run came to: `report.json` for programs and a table for people."""
+"""The results of `flockwatch local`: `report.json`, and a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.settings import Settings
 if TYPE_CHECKING:
     from flockwatch.quality.comparison import Comparison
 
-WAYS = ("federated", "local_only", "pooled", "random")
+MODELS = ("federated", "local_only", "pooled", "random")
 
 
 def report(
@@ -24,11 +24,21 @@ def report(
     rounds: list[dict[str, Any]],
     reason: str,
     manifest: Manifest,
-    judgements: Sequence[ThresholdReport],
+    evaluations: Sequence[ThresholdReport],
     comparisons: Sequence[Comparison],
     wall_s: float,
 ) -> dict[str, Any]:
-    """Everything about a run as JSON values: rounds, clients, totals, settings."""
+    """Return the results of a run as JSON values: rounds, clients, totals, settings.
+
+    Args:
+        settings: The settings of the run.
+        rounds: The rounds, from the server's history.
+        reason: Why the run ended.
+        manifest: The newest version.
+        evaluations: The evaluation of that version by each client's data.
+        comparisons: Detection quality of the version and of other models, where it was measured.
+        wall_s: Duration of the run.
+    """
     trained = [r for r in rounds if r["kind"] == "train" and r["answered"]]
     before, after = _errors(rounds, 0), _errors(rounds, manifest.version)
     compared = {c.client: c for c in comparisons}
@@ -41,9 +51,9 @@ def report(
             "threshold": j.threshold,
             "events_scored": j.events,
             "anomalies_detected": j.anomalies,
-            **{way: _quality(compared.get(j.client), way) for way in WAYS},
+            **{model: _quality(compared.get(j.client), model) for model in MODELS},
         }
-        for j in judgements
+        for j in evaluations
     ]
     return {
         "reason": reason,
@@ -61,8 +71,8 @@ def report(
             "decode_s": _sum(rounds, "decode_s") + sum(r["decode_s"] or 0 for r in rounds),
             "error_before": _mean([c["error_before"] for c in clients]),
             "error_after": _mean([c["error_after"] for c in clients]),
-            "anomalies_detected": sum(j.anomalies for j in judgements),
-            **{way: _mean_quality([c[way] for c in clients]) for way in WAYS},
+            "anomalies_detected": sum(j.anomalies for j in evaluations),
+            **{model: _mean_quality([c[model] for c in clients]) for model in MODELS},
         },
         "clients": clients,
         "rounds": rounds,
@@ -70,36 +80,41 @@ def report(
     }
 
 
-def table(found: dict[str, Any]) -> Table:
-    """The clients of a report, a row each, and their mean."""
-    labelled = found["totals"]["federated"] is not None
-    shown = Table(
+def table(results: dict[str, Any]) -> Table:
+    """Return the table of a report: a row for each client, and their mean."""
+    labelled = results["totals"]["federated"] is not None
+    clients = Table(
         caption=_ERROR + (_QUALITY if labelled else ""), caption_justify="left", box=box.SIMPLE_HEAD
     )
     for column in ("client", "rows", "error before", "error after"):
-        shown.add_column(
+        clients.add_column(
             column, justify="left" if column == "client" else "right", no_wrap=column == "client"
         )
     if labelled:
-        for way in WAYS:
-            shown.add_column(way.replace("_", "-"), justify="right", no_wrap=True)
-    for client in found["clients"]:
-        shown.add_row(client["client"], str(client["rows"]), *_cells(client, labelled))
-    total_rows = str(sum(client["rows"] for client in found["clients"]))
-    shown.add_section()
-    shown.add_row("mean", total_rows, *_cells(found["totals"], labelled), style="bold")
-    return shown
+        for model in MODELS:
+            clients.add_column(model.replace("_", "-"), justify="right", no_wrap=True)
+    for client in results["clients"]:
+        clients.add_row(client["client"], str(client["rows"]), *_cells(client, labelled))
+    total_rows = str(sum(client["rows"] for client in results["clients"]))
+    clients.add_section()
+    clients.add_row("mean", total_rows, *_cells(results["totals"], labelled), style="bold")
+    return clients
 
 
-_ERROR = "Error: mean squared reconstruction error on held-out rows."
-_QUALITY = "\nOther columns: AUROC / average precision on labelled test rows."
+_ERROR = (
+    "Error: mean squared reconstruction error on held-out rows, with the first and the newest model version."
+)
+_QUALITY = (
+    "\nOther columns: AUROC / average precision on labelled test rows. local-only: trained on the client's\n"
+    "own rows; pooled: trained on the rows of all clients in one place; random: random scores."
+)
 
 
 def _cells(values: dict[str, Any], labelled: bool) -> list[str]:
     errors = [_number(values["error_before"]), _number(values["error_after"])]
     if not labelled:
         return errors
-    qualities = (values[way] for way in WAYS)
+    qualities = (values[model] for model in MODELS)
     return errors + [f"{q['auroc']:.3f} / {q['average_precision']:.3f}" if q else "-" for q in qualities]
 
 
@@ -108,18 +123,18 @@ def _number(value: float | None) -> str:
 
 
 def _errors(rounds: list[dict[str, Any]], version: int) -> dict[str, float]:
-    """Each client's mean error under a version."""
+    """Return each client's mean reconstruction error with a version."""
     replies = (reply for r in rounds for reply in r["replies"] if reply["version"] == version)
     return {reply["client"]: reply["error"]["mean"] for reply in replies}
 
 
 def _sum(rounds: list[dict[str, Any]], key: str) -> float:
-    """Over all replies."""
+    """Return the sum of a field over all replies."""
     return sum(reply[key] or 0 for r in rounds for reply in r["replies"])
 
 
-def _quality(comparison: Comparison | None, way: str) -> dict[str, float] | None:
-    quality = getattr(comparison, way, None)
+def _quality(comparison: Comparison | None, model: str) -> dict[str, float] | None:
+    quality = getattr(comparison, model, None)
     return asdict(quality) if quality is not None else None
 
 

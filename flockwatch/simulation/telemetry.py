@@ -1,7 +1,7 @@
-"""A fleet of machines to practise on: seeded telemetry with seasons, correlations and labelled faults.
+"""Generated telemetry of a fleet of machines, with seasons, correlations and labelled faults.
 
-Each machine has a level, a load and a noise of its own. What drives a machine is its workload, with a daily
-and a weekly season; its metrics follow from it, so that a fault shows in how they relate.
+Each machine has its own level, load and noise. Its metrics follow from its workload, which has a daily and a
+weekly season, so that a fault shows in the relation of the metrics. The same seed gives the same fleet.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from common.model.schema import Schema
 from common.settings import DataSettings
 
 START_S = 1_767_571_200
-"""When the first row was measured: Monday, 2026-01-05 00:00 UTC."""
+"""Time stamp of the first row: Monday, 2026-01-05 00:00 UTC."""
 
 MINUTES_A_DAY = 1440
 METRICS = (
@@ -38,25 +38,25 @@ METRICS = (
 PERCENT = ("cpu_percent", "memory_percent")
 
 FAULT_EVERY = 130
-"""One fault in so many test rows."""
+"""Test rows for each fault."""
 FAULT_COLUMN = "_fault"
 
 Series = NDArray[np.float64]
 Fault = Callable[[Series, slice, Series, np.random.Generator], None]
-"""Changes the rows of a span in place; of shape (rows, metrics), with each metric's standard deviation."""
+"""Changes a span of rows, shape (rows, metrics), in place; takes each metric's standard deviation."""
 
 
 @dataclass(frozen=True)
 class SimulatedMachine:
-    """What makes one machine unlike the others."""
+    """The parameters of one machine."""
 
     name: str
     load: float
     """Mean workload, 0 to 1."""
     swing: float
-    """How far the workload follows the hour of the day."""
+    """Amplitude of the daily season of the workload."""
     phase: float
-    """When its day begins, in days."""
+    """Phase of the daily season, in days."""
     speed: float
     """Requests per second at full workload."""
     noise: float
@@ -65,39 +65,39 @@ class SimulatedMachine:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """What one machine measured, a row a minute from `START_S` on, and which faults it had."""
+    """The rows of one machine, one per minute from `START_S` on, and its faults."""
 
     machine: SimulatedMachine
     partition: Partition
     faults: NDArray[np.str_]
-    """Shape (test rows,): the kind of fault, a key of `FAULTS`; empty where the row is normal."""
+    """Kind of fault in each test row, a key of `FAULTS`, or empty; shape (test rows,)."""
 
 
 def fleet(machines: int, rows: int = 4000, test_rows: int = 2000, *, seed: int) -> list[Partition]:
-    """The partitions of `record`: telemetry of so many machines, with labelled faults in the test rows."""
+    """Return the partitions of `record`, which has the same arguments."""
     return [recording.partition for recording in record(machines, rows, test_rows, seed=seed)]
 
 
 def record(machines: int, rows: int = 4000, test_rows: int = 2000, *, seed: int) -> list[Recording]:
-    """Telemetry of so many machines, one row a minute; every fault lies in the test rows.
+    """Generate the telemetry of machines, one row per minute; only test rows have faults.
 
     Args:
-        machines: How many, at least 1. A larger fleet begins with the same machines.
-        rows: Training rows of each, at least 1.
-        test_rows: Test rows of each. All kinds of fault occur from 650 on, each three times in 2,000.
-        seed: Equal seeds give equal fleets.
+        machines: Number of machines, at least 1. A larger fleet begins with the same machines.
+        rows: Training rows of each machine, at least 1.
+        test_rows: Test rows of each machine. From 650 on each kind of fault occurs; in 2,000, three times.
+        seed: Random seed.
 
     Raises:
         ValueError: a number is too small.
     """
-    for name, value, least in (("machines", machines, 1), ("rows", rows, 1), ("test_rows", test_rows, 0)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
+    for name, value, minimum in (("machines", machines, 1), ("rows", rows, 1), ("test_rows", test_rows, 0)):
+        if value < minimum:
+            raise ValueError(f"{name} is {value}; expected at least {minimum}")
     return [_recording(i, rows, test_rows, np.random.default_rng((seed, i))) for i in range(machines)]
 
 
 def write(recordings: Sequence[Recording], folder: Path) -> list[Path]:
-    """One Parquet file a machine: the time in seconds, the metrics, split, label, and the kind of fault."""
+    """Write a Parquet file for each machine with time stamp, metrics, split, label and kind of fault."""
     names = DataSettings()
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -164,19 +164,26 @@ def _telemetry(machine: SimulatedMachine, rows: int, rng: np.random.Generator) -
 
 
 def _drifting(rows: int, memory: float, size: float, rng: np.random.Generator) -> Series:
-    """An autoregressive series: each value remembers the last."""
+    """Return an autoregressive series.
+
+    Args:
+        rows: Length of the series.
+        memory: Share of a value that the next one keeps.
+        size: Standard deviation of the noise.
+        rng: Random generator.
+    """
     return _lagging(size * rng.standard_normal(rows) / (1 - memory), 1 / (1 - memory), start=0.0)
 
 
 def _lagging(series: Series, minutes: float, start: float | None = None) -> Series:
-    """A series that follows another with a delay: an exponential moving average."""
+    """Return the exponential moving average of a series, which follows it with a delay."""
     share = 1 / max(1.0, minutes)
-    followed = np.empty_like(series)
+    average = np.empty_like(series)
     value = series[0] if start is None else start
     for i, target in enumerate(series):
         value += share * (target - value)
-        followed[i] = value
-    return followed
+        average[i] = value
+    return average
 
 
 def _within_range(series: Series) -> Series:
@@ -187,11 +194,11 @@ def _within_range(series: Series) -> Series:
     return series
 
 
-# Faults. Each changes some metrics over a span by an amount that the machine's own spread sets.
+# Faults. Each changes some metrics over a span of rows, in proportion to their standard deviations.
 
 
-def _inject(series: Series, spread: Series, rng: np.random.Generator) -> NDArray[np.str_]:
-    """Put faults of every kind, in turn, at random places that do not touch; returns their kinds."""
+def _inject(series: Series, stds: Series, rng: np.random.Generator) -> NDArray[np.str_]:
+    """Insert faults of each kind in turn, at random places that do not touch; return each row's kind."""
     faults = np.full(len(series), "", dtype=f"U{max(map(len, FAULTS))}")
     count = max(1, len(series) // FAULT_EVERY)
     room = len(series) // count
@@ -203,7 +210,7 @@ def _inject(series: Series, spread: Series, rng: np.random.Generator) -> NDArray
         length = int(rng.integers(shortest, longest + 1))
         begin = slot * room + int(rng.integers(1, room - length))
         span = slice(begin, begin + length)
-        change(series, span, spread, rng)
+        change(series, span, stds, rng)
         faults[span] = kinds[slot % len(kinds)]
     return faults
 
@@ -212,33 +219,33 @@ def _some(rng: np.random.Generator, count: int) -> NDArray[np.intp]:
     return rng.choice(len(METRICS), count, replace=False)
 
 
-def _spike(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
-    """Some metrics jump up and come back at once."""
+def _spike(series: Series, span: slice, stds: Series, rng: np.random.Generator) -> None:
+    """Raise some metrics for a moment."""
     for metric in _some(rng, 2):
-        series[span, metric] += rng.uniform(1.5, 4) * spread[metric]
+        series[span, metric] += rng.uniform(1.5, 4) * stds[metric]
 
 
-def _level_shift(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
-    """Some metrics stand too high or too low for a while."""
+def _level_shift(series: Series, span: slice, stds: Series, rng: np.random.Generator) -> None:
+    """Raise or lower some metrics for a while."""
     for metric in _some(rng, 2):
-        series[span, metric] += rng.choice([-1, 1]) * rng.uniform(0.8, 2) * spread[metric]
+        series[span, metric] += rng.choice([-1, 1]) * rng.uniform(0.8, 2) * stds[metric]
 
 
-def _drift(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
-    """Some metrics leave their course little by little."""
+def _drift(series: Series, span: slice, stds: Series, rng: np.random.Generator) -> None:
+    """Raise or lower some metrics more and more."""
     ramp = np.linspace(0, 1, span.stop - span.start)
     for metric in _some(rng, 2):
-        series[span, metric] += ramp * rng.choice([-1, 1]) * rng.uniform(1, 3) * spread[metric]
+        series[span, metric] += ramp * rng.choice([-1, 1]) * rng.uniform(1, 3) * stds[metric]
 
 
-def _stuck_sensor(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
-    """A sensor reports one earlier value all the time."""
+def _stuck_sensor(series: Series, span: slice, stds: Series, rng: np.random.Generator) -> None:
+    """Repeat an earlier value of one metric."""
     metric = _some(rng, 1)[0]
     series[span, metric] = series[int(rng.integers(0, span.start)), metric]
 
 
-def _broken_correlation(series: Series, span: slice, spread: Series, rng: np.random.Generator) -> None:
-    """Some metrics take their course from another time; each alone looks normal."""
+def _broken_correlation(series: Series, span: slice, stds: Series, rng: np.random.Generator) -> None:
+    """Replace some metrics by their values at another time, where each alone looks normal."""
     length = span.stop - span.start
     begin = int(rng.integers(0, len(series) - length))
     metrics = _some(rng, 4)
@@ -252,5 +259,5 @@ FAULTS: dict[str, tuple[int, int, Fault]] = {
     "stuck_sensor": (8, 16, _stuck_sensor),
     "broken_correlation": (6, 14, _broken_correlation),
 }
-"""Each kind: the fewest and the most minutes it lasts, and what it does."""
+"""Each kind of fault: its shortest and its longest duration in minutes, and its function."""
 MAX_FAULT = max(longest for _, longest, _ in FAULTS.values())

@@ -1,4 +1,4 @@
-"""What `make demo` shows, with fewer rounds: training, then live streams, a fault, its alert and its end."""
+"""`make demo` with fewer rounds: training, then live streams, a fault, its alert and its end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """What the command prints, and its report."""
+    """The output of the command, and its report."""
     runs = tmp_path_factory.mktemp("runs")
     flags = ["--set", "federation.max_rounds=25", "--set", "local.compare=false", "--runs", str(runs)]
     command = [*python_module("flockwatch"), "local", "--config", str(CONFIG), *flags]
@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     return done.stdout, json.loads(report.read_text())
 
 
-def test_the_fault_is_told_with_its_cause_and_its_end(run: tuple[str, dict[str, Any]]) -> None:
+def test_the_fault_is_reported_with_its_cause_and_its_end(run: tuple[str, dict[str, Any]]) -> None:
     printed, report = run
     live = report["live"]
     assert live["fault"] == {"client": "machine-2", "feature": "temperature_c"}
@@ -39,21 +39,24 @@ def test_the_fault_is_told_with_its_cause_and_its_end(run: tuple[str, dict[str, 
     assert started["alert"]["causes"][0]["feature"] == "temperature_c"
     assert started["alert"]["version"] == report["version"]
     assert re.search(r"machine-2: ALERT, score [\d.]+ above the threshold", printed)
-    assert re.search(r"temperature_c +\d+% of the error: seen [\d.]+, expected [\d.]+", printed)
+    assert re.search(r"temperature_c +\d+% of the error: measured [\d.]+, expected [\d.]+", printed)
     assert re.search(r"machine-2: the incident is over", printed)
 
 
-def test_the_latency_of_every_machine_is_told(run: tuple[str, dict[str, Any]]) -> None:
+def test_the_latency_of_every_client_is_reported(run: tuple[str, dict[str, Any]]) -> None:
     printed, report = run
     assert sorted(report["live"]["latency_us"]) == ["machine-1", "machine-2", "machine-3"]
-    assert re.search(r"half within \d+ us, 99 of 100 within \d+ us", printed)
+    assert re.search(r"verdict: \d+ us \(median\), \d+ us \(99th percentile\)", printed)
 
 
-def test_without_rows_to_play_nothing_is_started(tmp_path: Path) -> None:
+def test_without_rows_to_play_no_process_is_started(tmp_path: Path) -> None:
     command = [
         *python_module("flockwatch"), "local", "--set", "local.live=true",
         "--set", "local.generate=normal", "--runs", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=dict(os.environ))
     assert done.returncode == 2
-    assert "'local.live' plays normal test rows, and client-1 never has 120 of them" in done.stderr
+    assert (
+        "'local.live' needs 120 consecutive test rows without a labelled fault; client-1 has none"
+        in done.stderr
+    )

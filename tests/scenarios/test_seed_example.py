@@ -47,7 +47,7 @@ def averaged(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
-    """What the command prints, and the version that it makes."""
+    """The output of the command, and the version that it makes."""
     runs = tmp_path_factory.mktemp("runs")
     command = [*python_module("flockwatch"), "local", "--config", str(CONFIG), "--runs", str(runs)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=550)
@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
     return done.stdout, Manifest.unpack(version.read_bytes())
 
 
-def test_the_count_that_is_printed_is_that_of_events_above_the_threshold(run, rows: np.ndarray) -> None:
+def test_the_printed_count_is_that_of_the_events_above_the_threshold(run, rows: np.ndarray) -> None:
     printed, manifest = run
     output = reconstruct(manifest.architecture, manifest.weights, rows)
     above = int((np.square(output - rows).mean(axis=1) > THRESHOLD).sum())
