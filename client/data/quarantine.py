@@ -1,4 +1,4 @@
-"""Which events are old enough to be known as normal: those with no incident near them, before or after."""
+"""Quarantine: events are held back until it is known whether an incident is near them."""
 
 from __future__ import annotations
 
@@ -15,59 +15,59 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class ReleasedEvents:
-    """Events that have become old enough, in their order, each array of length n."""
+    """Consecutive events that have left quarantine, oldest first, each array of length n."""
 
     rows: NDArray[np.float32]
     """Shape (n, features)."""
     scores: NDArray[np.float32]
     versions: NDArray[np.int64]
     normal: Mask
-    """Whether no abnormal event lies near."""
+    """Whether no abnormal event is within the margin."""
     breaks: Mask
-    """Whether the event does not follow the normal one before it."""
+    """Whether the event does not directly follow the previous normal event."""
 
 
 class QuarantineFilter:
-    """Follows a stream at a distance of `margin` events.
+    """Releases each event once `margin` events have followed it.
 
     Args:
-        recent: The stream's last events.
-        margin: Events around an abnormal one, on both sides, that are not normal.
+        recent: The newest events of the stream.
+        margin: Number of events before and after an abnormal event that do not count as normal.
     """
 
     def __init__(self, recent: RecentEvents, margin: int) -> None:
         self._recent, self._margin = recent, margin
         self._next = 0
-        """Number of the first event that is not settled."""
+        """Number of the first event that is still in quarantine."""
         self._before: Flags = np.zeros(0, np.uint8)
-        """Flags of the last settled events, as many as matter to those after them."""
+        """Flags of the last `margin` released events: they decide about the events after them."""
         self._last_normal = False
 
-    def take(self) -> ReleasedEvents | None:
-        """The events that have settled since the last call; None where there are none."""
-        stretch = self._recent.since(self._next)
-        ready = len(stretch.rows) - self._margin
+    def release(self) -> ReleasedEvents | None:
+        """Return the events that have left quarantine since the last call; None if there are none."""
+        events = self._recent.since(self._next)
+        ready = len(events.rows) - self._margin
         if ready <= 0:
             return None
-        lost = stretch.start > self._next
+        lost = events.start > self._next
         before = np.zeros(0, np.uint8) if lost else self._before
-        normal = far_from_incidents(np.concatenate([before, stretch.flags]), self._margin)
+        normal = far_from_incidents(np.concatenate([before, events.flags]), self._margin)
         normal = normal[len(before) : len(before) + ready]
         followed = np.concatenate([[self._last_normal and not lost], normal[:-1]])
-        self._next = stretch.start + ready
-        self._before = np.concatenate([before, stretch.flags[:ready]])[-self._margin :]
+        self._next = events.start + ready
+        self._before = np.concatenate([before, events.flags[:ready]])[-self._margin :]
         self._last_normal = bool(normal[-1])
         return ReleasedEvents(
-            rows=stretch.rows[:ready],
-            scores=stretch.scores[:ready],
-            versions=stretch.versions[:ready],
+            rows=events.rows[:ready],
+            scores=events.scores[:ready],
+            versions=events.versions[:ready],
             normal=normal,
             breaks=~followed,
         )
 
 
 def far_from_incidents(flags: Flags, margin: int) -> Mask:
-    """Whether no abnormal event lies within `margin` events of each one, before or after; shape (n,).
+    """Return for each event whether no abnormal event is within `margin` events of it; shape (n,).
 
     >>> far_from_incidents(np.array([0, 0, ABNORMAL, 0, 0, 0], np.uint8), 1).tolist()
     [True, False, False, False, True, True]

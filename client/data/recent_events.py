@@ -1,4 +1,4 @@
-"""The last events of a stream in memory: written by the loop, read by the keeper, without a lock."""
+"""A ring buffer of the newest events, written by the event loop and read by maintenance without a lock."""
 
 from __future__ import annotations
 
@@ -8,61 +8,80 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_BATCH_EVENTS = 256
-"""The largest number of events that a source returns at once, and that are scored together."""
+"""Largest number of events that a source returns at once and that are scored together.
+
+`RecentEvents.since` relies on it: a writer has at most this many rows in the ring that it has not counted yet.
+"""
 
 NORMAL, ABNORMAL = 0, 1
-"""Flags of an event: below the threshold and in no incident, or not."""
+"""Values of an event's flag: ABNORMAL above the threshold or during an incident, else NORMAL."""
 
 
 @dataclass(frozen=True, eq=False)
 class EventSlice:
-    """Events in their order, each array of length n."""
+    """Consecutive events, oldest first, each array of length n."""
 
     start: int
     """Number of the first event, counted from the start of the stream."""
     rows: NDArray[np.float32]
-    """Shape (n, features), in the features' own units."""
+    """Shape (n, features), in each feature's own unit."""
     scores: NDArray[np.float32]
-    """NaN where there was no version, or no whole window yet."""
+    """NaN without a model version, and before the first whole window."""
     times: NDArray[np.float64]
     """Seconds since 1970."""
     versions: NDArray[np.int64]
+    """The version that scored the event; 0 for none."""
     flags: NDArray[np.uint8]
+    """NORMAL or ABNORMAL."""
 
 
 class RecentEvents:
-    """A ring of the last `size` events. One thread writes; any may take copies."""
+    """The last `size` events of a stream. One thread writes; any thread may take copies.
+
+    The writer fills a slot, `count % size`, in all arrays and raises `count` after it. It may fill the rows of
+    a whole batch, at most `MAX_BATCH_EVENTS`, before it raises `count` for the first of them.
+
+    Args:
+        features: Number of features of an event.
+        size: Events that the ring holds, more than `MAX_BATCH_EVENTS`.
+    """
 
     def __init__(self, features: int, size: int = 8192) -> None:
         self.size = size
         self.rows = np.zeros((size, features), np.float32)
-        self.views = list(self.rows)
+        self.row_views = list(self.rows)
+        """One view for each row: indexing a list is faster than indexing an array."""
         self.buffer = memoryview(self.rows.data).cast("B")
+        """The memory of `rows`, for the decoder to write into."""
         self.row_bytes = self.rows.itemsize * features
         self.scores = np.full(size, np.nan, np.float32)
         self.times = np.zeros(size, np.float64)
         self.versions = np.zeros(size, np.int64)
         self.flags = np.zeros(size, np.uint8)
         self.count = 0
-        """Events that were written; the writer raises it after it has written one."""
+        """Events written since the start of the stream."""
 
     def last(self, n: int) -> NDArray[np.float32]:
-        """Copies of the rows of the last `n` events, or of those there are: shape (<= n, features)."""
-        chosen = np.arange(max(self.count - n, self.count - self.size, 0), self.count) % self.size
-        return self.rows[chosen]
+        """Return copies of the rows of the last `n` events, fewer if there are fewer: shape (<= n, features).
+
+        For the writing thread only: another thread could see rows that are being overwritten.
+        """
+        slots = np.arange(max(self.count - n, self.count - self.size, 0), self.count) % self.size
+        return self.rows[slots]
 
     def since(self, start: int) -> EventSlice:
-        """The events from number `start` on, as far as they are still there.
+        """Return copies of the events from number `start` on.
 
-        Those that the writer overwrote meanwhile are left out.
+        Events that are no longer in the ring, or that the writer may have overwritten during the copy, are
+        left out: then `EventSlice.start` is greater than `start`.
         """
         last = self.count
         first = max(start, last - self.size, 0)
-        chosen = np.arange(first, max(first, last)) % self.size
-        rows, scores = self.rows[chosen], self.scores[chosen]
-        times, versions, flags = self.times[chosen], self.versions[chosen], self.flags[chosen]
-        # The writer is at `count` already, and may be writing the batch after it.
-        lost = min(len(chosen), max(0, self.count + MAX_BATCH_EVENTS - self.size - first))
+        slots = np.arange(first, max(first, last)) % self.size
+        rows, scores = self.rows[slots], self.scores[slots]
+        times, versions, flags = self.times[slots], self.versions[slots], self.flags[slots]
+        # The writer has reached `count`, and may have filled the rows of the batch after it already.
+        lost = min(len(slots), max(0, self.count + MAX_BATCH_EVENTS - self.size - first))
         return EventSlice(
             first + lost, rows[lost:], scores[lost:], times[lost:], versions[lost:], flags[lost:]
         )

@@ -1,4 +1,4 @@
-"""What training may learn from: a ring of normal events on disk."""
+"""The training buffer: a ring file of normal events, written by the detector and read by the trainer."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ FILE = "buffer.ring"
 _HEADER = Struct("<8sIQ16s")  # magic, features, capacity, hash of the schema
 _MAGIC = b"flkring1"
 _COUNTS_AT = 48
-_ROOM = 64
+_DATA_AT = 64
 
 
 @dataclass(frozen=True, eq=False)
 class BufferedRows:
-    """Normal events in their order."""
+    """Normal events, oldest first."""
 
     rows: NDArray[np.float32]
-    """Shape (n, features), in the features' own units."""
+    """Shape (n, features), in each feature's own unit."""
     breaks: NDArray[np.bool_]
-    """Shape (n,): whether an event does not follow the one before it."""
+    """Shape (n,): whether an event does not directly follow the one before it."""
 
     @classmethod
-    def nothing(cls, features: int) -> BufferedRows:
-        """No events of so many features."""
+    def empty(cls, features: int) -> BufferedRows:
+        """Return no events, with the given number of features."""
         return cls(np.empty((0, features), np.float32), np.empty(0, np.bool_))
 
     def newest(self, n: int) -> BufferedRows:
-        """The last `n` events, or those there are."""
+        """Return the last `n` events, or all of them if there are fewer."""
         return BufferedRows(self.rows[-n:], self.breaks[-n:])
 
 
 class TrainingBuffer:
-    """The ring, mapped for writing. What is in it survives its process.
+    """The ring file, mapped into memory for writing. Its content survives the process.
 
     Args:
         folder: The client's state folder.
-        schema: The features of the rows; a ring of other features is started anew.
-        capacity: Events that it holds; the oldest go first.
+        schema: The features of the rows; a file with other features is replaced by an empty one.
+        capacity: Number of events that it holds; when it is full, the oldest are overwritten.
 
     Raises:
-        OSError: the file cannot be made as large as it has to be.
+        OSError: the file cannot be created at its full size.
     """
 
     def __init__(self, folder: Path, schema: Schema, capacity: int) -> None:
         self.problem: str | None = None
-        """That an earlier ring could not be used."""
+        """Why an existing file was replaced, if it was."""
         path = folder / FILE
         features = len(schema)
-        size = _ROOM + capacity * (4 * features + 1)
-        head = _HEADER.pack(_MAGIC, features, capacity, schema.hash.encode())
-        if path.exists() and (wrong := _problem(path, head, size)):
-            self.problem = f"{path}: {wrong}; started anew"
-            log.warning("buffer started anew file=%s reason=%s", path, wrong)
+        size = _DATA_AT + capacity * (4 * features + 1)
+        header = _HEADER.pack(_MAGIC, features, capacity, schema.hash.encode())
+        if path.exists() and (defect := _defect(path, header, size)):
+            self.problem = f"{path}: {defect}; replaced by an empty buffer"
+            log.warning("training buffer replaced file=%s reason=%s", path, defect)
             path.unlink()
         if not path.exists():
-            _make(path, head, size)
+            _create(path, header, size)
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), size)
         self._capacity = capacity
@@ -75,11 +75,16 @@ class TrainingBuffer:
         self._count = int(self._counts[0])
 
     def __len__(self) -> int:
-        """Events that it holds."""
+        """Return the number of events that it holds."""
         return min(self._count, self._capacity)
 
     def append(self, rows: NDArray[np.float32], breaks: NDArray[np.bool_]) -> None:
-        """Add events of shape (n, features), n at most the capacity, and whether each begins a stretch."""
+        """Add events.
+
+        Args:
+            rows: Shape (n, features), n at most the capacity.
+            breaks: Shape (n,): whether an event does not directly follow the one before it.
+        """
         after = self._count + len(rows)
         self._counts[1] = after
         slots = np.arange(self._count, after) % self._capacity
@@ -87,8 +92,8 @@ class TrainingBuffer:
         self._breaks[slots] = breaks
         self._counts[0] = self._count = after
 
-    def kept(self) -> BufferedRows:
-        """Copies of all events that it holds, oldest first."""
+    def contents(self) -> BufferedRows:
+        """Return copies of all events, oldest first."""
         return _ordered(self._rows, self._breaks, self._count, self._capacity)
 
     def close(self) -> None:
@@ -97,11 +102,14 @@ class TrainingBuffer:
 
 
 def read(folder: Path, schema: Schema | None = None) -> BufferedRows | None:
-    """The events of a ring that another process may be writing; None where there is none that can be read.
+    """Return copies of the events in a ring file, which another process may be writing.
 
     Args:
         folder: The client's state folder.
-        schema: The features that the rows must have; None: whatever they are.
+        schema: The features that the rows must have; None: any.
+
+    Returns:
+        The events, oldest first; None without a readable file with these features.
     """
     try:
         with (folder / FILE).open("rb") as file:
@@ -109,39 +117,40 @@ def read(folder: Path, schema: Schema | None = None) -> BufferedRows | None:
     except (OSError, ValueError):  # absent, or empty
         return None
     with content:
-        if len(content) < _ROOM:
+        if len(content) < _DATA_AT:
             return None
         magic, features, capacity, hash_ = _HEADER.unpack_from(content)
-        if magic != _MAGIC or len(content) != _ROOM + capacity * (4 * features + 1):
+        if magic != _MAGIC or len(content) != _DATA_AT + capacity * (4 * features + 1):
             return None
         if schema is not None and hash_ != schema.hash.encode():
             return None
-        before, found, after = _copy(content, features, capacity)
+        before, events, after = _copy(content, features, capacity)
+        # Events written during the copy have replaced the oldest ones.
         overwritten = max(0, after - before - max(0, capacity - before))
-        return BufferedRows(found.rows[overwritten:], found.breaks[overwritten:])
+        return BufferedRows(events.rows[overwritten:], events.breaks[overwritten:])
 
 
 def _copy(content: mmap.mmap, features: int, capacity: int) -> tuple[int, BufferedRows, int]:
-    """All events, between the two counts: what was written meanwhile took the place of the oldest."""
+    """Return all events, and the number of events ever written before and after the copy."""
     counts, (rows, breaks) = _counts(content), _arrays(content, features, capacity)
     before = int(counts[0])
-    found = _ordered(rows, breaks, before, capacity)
-    return before, found, int(counts[1])
+    events = _ordered(rows, breaks, before, capacity)
+    return before, events, int(counts[1])
 
 
 def _ordered(rows: NDArray[np.float32], breaks: NDArray[np.bool_], count: int, capacity: int) -> BufferedRows:
-    # Slices and not indices: copying them, NumPy lets other threads run.
+    # Slices and not indices: NumPy releases the interpreter lock when it copies slices.
     at = count % capacity
     order = [slice(at, capacity), slice(0, at)] if count > capacity else [slice(0, count)]
-    taken = np.concatenate([breaks[part] for part in order])
-    taken[:1] = True
-    return BufferedRows(np.concatenate([rows[part] for part in order]), taken)
+    ordered_breaks = np.concatenate([breaks[part] for part in order])
+    ordered_breaks[:1] = True
+    return BufferedRows(np.concatenate([rows[part] for part in order]), ordered_breaks)
 
 
 def _counts(content: mmap.mmap) -> NDArray[np.uint64]:
-    """Events ever written, and those with the ones that are being written now.
+    """Return a view of two counts: events ever written, and the same including those being written now.
 
-    Each is read and written whole: of half the bytes of a count another process would make another count.
+    A NumPy element is read and written in one access, so another process never sees half of a new count.
     """
     return np.frombuffer(content, np.uint64, 2, _COUNTS_AT)
 
@@ -149,27 +158,28 @@ def _counts(content: mmap.mmap) -> NDArray[np.uint64]:
 def _arrays(
     content: mmap.mmap, features: int, capacity: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    rows = np.frombuffer(content, np.float32, capacity * features, _ROOM).reshape(capacity, features)
-    return rows, np.frombuffer(content, np.bool_, capacity, _ROOM + rows.nbytes)
+    rows = np.frombuffer(content, np.float32, capacity * features, _DATA_AT).reshape(capacity, features)
+    return rows, np.frombuffer(content, np.bool_, capacity, _DATA_AT + rows.nbytes)
 
 
-def _make(path: Path, head: bytes, size: int) -> None:
-    """Take the room now: a disk that is full must say so here, and not by a signal at some later write."""
+def _create(path: Path, header: bytes, size: int) -> None:
+    """Create the file at its full size: a write into a hole of the map would fail with a signal (SIGBUS)."""
     try:
         with path.open("wb") as file:
-            file.write(head)
+            file.write(header)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
-                file.write(bytes(size - len(head)))
+                file.write(bytes(size - len(header)))
     except OSError:
         path.unlink(missing_ok=True)
         raise
 
 
-def _problem(path: Path, head: bytes, size: int) -> str | None:
+def _defect(path: Path, header: bytes, size: int) -> str | None:
+    """Return why an existing file cannot be used; None if it can."""
     if path.stat().st_size != size:
         return f"{path.stat().st_size} bytes, expected {size}"
     with path.open("rb") as file:
-        found = file.read(len(head))
-    return None if found == head else "of other features, or damaged"
+        start = file.read(len(header))
+    return None if start == header else "has other features, or is damaged"

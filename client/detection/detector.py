@@ -123,7 +123,7 @@ class Detector:
     def _one(self, time: float, outcome: Outcome) -> None:
         recent, live = self.recent, self._live
         slot = recent.count % recent.size
-        score = np.nan if live is None else live.scorer.score_one(recent.views[slot])
+        score = np.nan if live is None else live.scorer.score_one(recent.row_views[slot])
         self._conclude(slot, time, score, outcome)
 
     def _many(self, lines: Sequence[bytes], now: float, outcome: Outcome) -> None:

@@ -181,12 +181,12 @@ class DetectorMaintenance:
 
     def _kept(self) -> BufferedRows:
         if self._buffer is not None:
-            return self._buffer.kept()
-        return BufferedRows.nothing(len(self._detector.schema))
+            return self._buffer.contents()
+        return BufferedRows.empty(len(self._detector.schema))
 
     def _settle(self) -> None:
         """Move events that are old enough to be known as normal into the buffer and the evidence."""
-        settled = self._settling.take()
+        settled = self._settling.release()
         if settled is None:
             return
         self._learn(settled)

@@ -136,7 +136,7 @@ def findings_of(case: TrialRequest) -> TrialResult:
         new = Manifest.unpack(case.version.read_bytes()).aligned(case.schema)
     except SchemaError as error:
         return TrialResult(str(error))
-    kept = read(case.folder, case.schema) or BufferedRows.nothing(len(case.schema))
+    kept = read(case.folder, case.schema) or BufferedRows.empty(len(case.schema))
     return run_trial(new, kept, case.limit, live, case.live_threshold)
 
 

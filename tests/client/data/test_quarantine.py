@@ -39,13 +39,13 @@ def test_far_from_incidents_is_far_on_both_sides() -> None:
 def test_events_settle_the_same_however_often_one_looks(flags: list[int], data: st.DataObject) -> None:
     whole = RecentEvents(1, 1024)
     write(whole, flags)
-    expected = joined([QuarantineFilter(whole, MARGIN).take()])
+    expected = joined([QuarantineFilter(whole, MARGIN).release()])
     recent = RecentEvents(1, 1024)
-    settling, parts, at = QuarantineFilter(recent, MARGIN), [], 0
+    quarantine, parts, at = QuarantineFilter(recent, MARGIN), [], 0
     while at < len(flags):
         size = data.draw(st.integers(1, 10))
         write(recent, flags[at : at + size])
-        parts.append(settling.take())
+        parts.append(quarantine.release())
         at += size
     assert joined(parts) == expected
 
@@ -54,7 +54,7 @@ def test_events_settle_the_same_however_often_one_looks(flags: list[int], data: 
 def test_a_break_stands_wherever_a_normal_event_does_not_follow_the_one_before(flags: list[int]) -> None:
     recent = RecentEvents(1, 1024)
     write(recent, flags)
-    settled = QuarantineFilter(recent, MARGIN).take()
+    settled = QuarantineFilter(recent, MARGIN).release()
     assert settled is not None and len(settled.rows) == len(flags) - MARGIN
     for i in np.flatnonzero(settled.normal):
         near = flags[max(0, i - MARGIN) : i + MARGIN + 1]
@@ -65,9 +65,9 @@ def test_a_break_stands_wherever_a_normal_event_does_not_follow_the_one_before(f
 
 def test_nothing_settles_before_the_margin_has_passed() -> None:
     recent = RecentEvents(1, 1024)
-    settling = QuarantineFilter(recent, MARGIN)
-    assert settling.take() is None
+    quarantine = QuarantineFilter(recent, MARGIN)
+    assert quarantine.release() is None
     write(recent, [NORMAL] * MARGIN)
-    assert settling.take() is None
+    assert quarantine.release() is None
     write(recent, [NORMAL])
-    assert joined([settling.take(), settling.take()])[0] == [0.0]
+    assert joined([quarantine.release(), quarantine.release()])[0] == [0.0]

@@ -31,7 +31,7 @@ def test_the_newest_events_are_kept_in_their_order(tmp_path: Path, sizes: list[i
         total += size
     expected, breaks = events(max(0, total - 100), min(total, 100))
     breaks[:1] = True
-    for kept in (buffer.kept(), read(tmp_path), TrainingBuffer(tmp_path, SCHEMA, 100).kept()):
+    for kept in (buffer.contents(), read(tmp_path), TrainingBuffer(tmp_path, SCHEMA, 100).contents()):
         assert kept is not None
         np.testing.assert_array_equal(kept.rows, expected)
         np.testing.assert_array_equal(kept.breaks, breaks)
