@@ -34,7 +34,7 @@ def flockwatch() -> Detector:
     """Ours, with a threshold at the budget that it has by default."""
     detector = Detector("bench", stream.SCHEMA, stream.SETTINGS.data, stream.SETTINGS.live)
     manifest = stream.version(1)
-    detector.take(manifest, manifest.scores.quantile(RANK))
+    detector.activate(manifest, manifest.scores.quantile(RANK))
     return detector
 
 

@@ -16,7 +16,7 @@ from benchmarks import stream
 from benchmarks.results import publish
 from client.detection.detector import Detector
 from client.service.maintenance import DetectorMaintenance
-from client.service.process import SWITCH_S
+from client.service.process import SWITCH_INTERVAL_S
 from client.versions.version_store import VersionStore
 from common.model.manifest import Manifest
 
@@ -25,7 +25,7 @@ LIMIT_US = 1000.0
 
 
 def main() -> None:
-    """Score the stream while a keeper takes up versions, and print the longest waits."""
+    """Score the stream while the maintenance thread takes new versions, and print the longest waits."""
     with tempfile.TemporaryDirectory(prefix="bench-swaps-") as place:
         taken_us, versions, on_trial = _run(Path(place))
     swapped = np.flatnonzero(np.diff(versions, prepend=versions[0]))
@@ -38,7 +38,7 @@ def main() -> None:
     }
     publish(
         "swaps",
-        f"{EVENTS} events one by one, {SWAPS} versions swapped, the keeper trying each out: microseconds",
+        f"{EVENTS} events one by one, {SWAPS} versions swapped after a trial each: microseconds",
         ["", "events", "p50", "p99", "p99.99", "max"],
         [[name, str(len(us)), *(f"{np.percentile(us, p):.1f}" for p in (50, 99, 99.99, 100))]
          for name, us in figures.items()],
@@ -61,12 +61,12 @@ def _run(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[
     store = VersionStore(folder)
     first = stream.version(1)
     store.offer(first.pack())
-    keeper = DetectorMaintenance(detector, settings, folder, store, [])
+    maintenance = DetectorMaintenance(detector, settings, folder, store)
     taken, versions = np.empty(EVENTS, np.int64), np.empty(EVENTS, np.int64)
     on_trial = np.zeros(EVENTS, np.bool_)
-    sys.setswitchinterval(SWITCH_S)
-    keeper.start()
-    while detector.live is None:
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    maintenance.start()
+    while detector.active is None:
         time.sleep(0.01)
     offers = {(i + 1) * EVENTS // (SWAPS + 1): _later(first, i + 2) for i in range(SWAPS)}
     newest = first.version
@@ -80,7 +80,7 @@ def _run(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[
         taken[i] = clock() - started
         versions[i] = verdict.version
         on_trial[i] = verdict.version != newest
-    keeper.stop()
+    maintenance.stop()
     return taken / 1e3, versions, on_trial
 
 

@@ -167,7 +167,7 @@ def local(settings: Settings, given: argparse.Namespace) -> int:
     """Run a whole federation on this machine."""
     from flockwatch.simulation.local import run
 
-    # Ended by a signal or by an error, the processes that it started end with it.
+    # EndOfStreamError by a signal or by an error, the processes that it started end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return run(settings)
 

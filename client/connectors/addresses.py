@@ -1,4 +1,4 @@
-"""Addresses of sources and sinks, taken apart."""
+"""Addresses of sources and sinks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from common.errors import UserError
 
 
 class AddressError(UserError):
-    """An address is wrong; says what was wrong with it and what was expected."""
+    """An address is wrong; the message says what is wrong and what was expected."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """An address taken apart: `scheme:place?name=value&name=value`, percent-encoded where need be.
+    """The parts of an address `scheme:place?name=value&name=value`, where values may be percent-encoded.
 
-    A `#` is a letter like any other: MQTT filters end with it.
+    A `#` has no special meaning: MQTT filters end with it.
 
     >>> Address.parse("mqtt://broker/plant/+/#?client_id=a").place
     '//broker/plant/+/#'
@@ -31,21 +31,21 @@ class Address:
     """
 
     text: str
-    """The address as it was given, with its password hidden."""
-    whole: str
-    """The address as it was given."""
+    """The address for messages and logs, with its password hidden."""
+    raw: str
+    """The address as it was set."""
     scheme: str
     place: str
-    """What stands between the scheme and the options, still percent-encoded."""
+    """The text between the scheme and the options, percent-encoded."""
     query: str
-    """What stands behind the question mark, likewise."""
+    """The text after the question mark, percent-encoded."""
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """The parts of an address.
+        """Return the parts of an address.
 
         Raises:
-            AddressError: it has no scheme.
+            AddressError: the address has no scheme.
         """
         shown = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", text)
         scheme, colon, rest = text.partition(":")
@@ -56,15 +56,15 @@ class Address:
         place, _, query = rest.partition("?")
         return cls(shown, text, scheme.lower(), place, query)
 
-    def kind(self, package: str, schemes: Mapping[str, str]) -> Any:
-        """What the scheme names, loaded now: who has no use for it need not have its libraries.
+    def load(self, package: str, schemes: Mapping[str, str]) -> Any:
+        """Import the class of the scheme. Libraries of other schemes need not be installed.
 
         Args:
-            package: Where the modules are.
-            schemes: Module and class of each scheme, as `tcp:TcpSource`.
+            package: The package of the modules.
+            schemes: Module and class of each scheme, such as `tcp:TcpSource`.
 
         Raises:
-            AddressError: the scheme is none of these.
+            AddressError: the scheme is unknown.
         """
         if self.scheme not in schemes:
             expected = ", ".join(schemes)
@@ -74,45 +74,45 @@ class Address:
 
     @cached_property
     def options(self) -> dict[str, str]:
-        """The options by name, decoded.
+        """The decoded options by name.
 
         Raises:
-            AddressError: one has no value, or is named twice.
+            AddressError: an option has no value, or is there twice.
         """
-        found: dict[str, str] = {}
+        options: dict[str, str] = {}
         for part in filter(None, self.query.split("&")):
             name, _, value = part.partition("=")
-            if not value or name in found:
-                wrong = "is named twice" if name in found else "has no value"
+            if not value or name in options:
+                wrong = "is named twice" if name in options else "has no value"
                 raise AddressError(f"{self.text}: option '{name}' {wrong}; expected {name}=VALUE once")
-            found[name] = unquote(value)
-        return found
+            options[name] = unquote(value)
+        return options
 
-    def only(self, *known: str) -> None:
-        """Refuse options other than those known.
+    def expect_options(self, *known: str) -> None:
+        """Check that all options are known.
 
         Raises:
-            AddressError: names the unknown option and the known ones.
+            AddressError: an option is unknown; the message lists the known ones.
         """
         for name in self.options:
             if name not in known:
                 expected = f"expected one of: {', '.join(known)}" if known else f"{self.scheme}: has none"
                 raise AddressError(f"{self.text}: unknown option '{name}'; {expected}")
 
-    def nothing(self) -> None:
-        """Refuse a place, where the scheme says everything.
+    def expect_no_place(self) -> None:
+        """Check that nothing follows the colon, for schemes that name everything.
 
         Raises:
-            AddressError: there is something after the colon.
+            AddressError: there is text after the colon.
         """
         if self.place:
             raise AddressError(f"{self.text}: '{self.place}' after the colon; expected {self.scheme}: alone")
 
     def flag(self, name: str) -> bool:
-        """An option that is true or false, false when absent.
+        """Return an option that is true or false; false if it is absent.
 
         Raises:
-            AddressError: it is neither.
+            AddressError: the option has another value.
         """
         value = self.options.get(name, "false")
         if value not in ("true", "false"):
@@ -120,10 +120,10 @@ class Address:
         return value == "true"
 
     def number(self, name: str) -> float | None:
-        """An option that is a number above zero, None when absent.
+        """Return an option that is a number above 0; None if it is absent.
 
         Raises:
-            AddressError: it is not such a number.
+            AddressError: the option has another value.
         """
         if (text := self.options.get(name)) is None:
             return None
@@ -136,13 +136,18 @@ class Address:
         return value
 
     def endpoint(self, authority: str, default_port: int | None, expected: str) -> tuple[str, int]:
-        """Host and port of `HOST:PORT`, also of `[::1]:PORT`.
+        """Return host and port of `HOST:PORT` or `[::1]:PORT`.
+
+        Args:
+            authority: The text with the host and the port.
+            default_port: Port where the text has none; None: it must have one.
+            expected: The expected form of the address, for the error message.
 
         Raises:
-            AddressError: no host, no port where there is no default, or a port outside 0 to 65535.
+            AddressError: the host or the port is missing, or the port is above 65535.
         """
-        found = re.fullmatch(r"(\[[0-9a-fA-F:.%\w]+\]|[^:@/\[\]]+)(?::(\d{1,5}))?", authority)
-        port = int(found[2]) if found and found[2] else default_port
-        if not found or port is None or port > 65535:
+        match = re.fullmatch(r"(\[[0-9a-fA-F:.%\w]+\]|[^:@/\[\]]+)(?::(\d{1,5}))?", authority)
+        port = int(match[2]) if match and match[2] else default_port
+        if not match or port is None or port > 65535:
             raise AddressError(f"{self.text}: expected {expected}")
-        return found[1].strip("[]"), port
+        return match[1].strip("[]"), port

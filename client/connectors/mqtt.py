@@ -1,4 +1,4 @@
-"""How a source and a sink reach an MQTT broker: their addresses, and a client of it."""
+"""MQTT brokers of sources and sinks: their addresses, and clients for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_RETRY_S = 10
 
 @dataclass(frozen=True)
 class MqttBroker:
-    """A broker and a topic of it: `mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC`, or `mqtts://` for TLS."""
+    """A broker and one of its topics: `mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC`, or `mqtts://` for TLS."""
 
     host: str
     port: int
@@ -28,15 +28,19 @@ class MqttBroker:
     password: str | None
     tls: bool
     ca: Path | None
-    """PEM file to verify the broker with; None: what this machine trusts."""
+    """PEM file to verify the broker with; None: the certificates that this machine trusts."""
     client_id: str
 
     @classmethod
     def at(cls, address: Address, role: str) -> Self:
-        """The broker at an address.
+        """Return the broker at an address.
+
+        Args:
+            address: The address of a source or sink.
+            role: Part of the default client id, so that a source and a sink have different ones.
 
         Raises:
-            AddressError: it is not such an address.
+            AddressError: it is not the address of a broker and a topic.
         """
         expected = f"{address.scheme}://HOST/TOPIC"
         if not address.place.startswith("//"):
@@ -50,9 +54,9 @@ class MqttBroker:
             raise AddressError(f"{address.text}: no topic; expected {expected}")
         ca = address.options.get("ca")
         if ca is not None and not tls:
-            raise AddressError(f"{address.text}: ca goes with mqtts only")
+            raise AddressError(f"{address.text}: ca is an option of mqtts only")
         if ca is not None and not Path(ca).is_file():
-            raise AddressError(f"{address.text}: ca {ca} is no file; expected certificates in PEM")
+            raise AddressError(f"{address.text}: no file {ca}; ca expects certificates in PEM")
         return cls(
             host, port, unquote(topic), unquote(user) if at else None, unquote(password) if at else None,
             tls, Path(ca) if ca else None,
@@ -61,11 +65,16 @@ class MqttBroker:
 
     @property
     def name(self) -> str:
-        """For messages: no password in it."""
+        """Name for messages, without a password."""
         return f"broker {self.host}:{self.port}"
 
     def client(self, clean_session: bool, manual_ack: bool = False) -> Client:
-        """A client that is set up, and not connected."""
+        """Return a client that is set up and not connected.
+
+        Args:
+            clean_session: Whether the broker forgets the client's session when it disconnects.
+            manual_ack: Whether the caller acknowledges each message.
+        """
         client = Client(
             CallbackAPIVersion.VERSION2, self.client_id, clean_session=clean_session, manual_ack=manual_ack
         )

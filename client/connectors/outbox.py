@@ -1,4 +1,4 @@
-"""Notices on their way to one sink: on disk before they are sent, so that a sink that is down loses none."""
+"""The outbox of a sink: notices are written to disk before delivery, so that none is lost."""
 
 from __future__ import annotations
 
@@ -19,47 +19,49 @@ from common.formats.files import write_atomic
 
 log = logging.getLogger(__name__)
 
-MOST = 100_000
-"""Notices that wait at most; beyond it the oldest are lost, and counted."""
+MAX_WAITING = 100_000
+"""Number of notices that may wait; beyond it the oldest are dropped and counted as lost."""
 DAMAGED = "damaged"
-PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors of reading that say nothing about the file that was to be read."""
+"""Folder in the spool for files that are not notices."""
+TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of reading that are not errors of the file."""
 
 
 class Outbox:
-    """A queue with one thread that writes notices to a spool and delivers them, oldest first.
+    """A queue of notices, with a thread that writes them to a spool and delivers them, oldest first.
 
-    A notice that cannot be written is delivered from memory. A crash between a delivery and the removal of
-    its file repeats that notice; its id is the same.
+    A notice that cannot be written to disk is delivered from memory. After a crash between a delivery and the
+    removal of the file, the notice is delivered again with the same id.
 
     Args:
-        sink: Where notices go; closed with the outbox.
-        folder: The spool: one file a notice. What an earlier process left there goes first.
-        most: Notices that wait at most on disk, and at most in memory.
-        retry_s: Seconds until the next attempt after so many failures.
+        sink: The sink; it is closed with the outbox.
+        folder: The spool, with one file per notice. Notices that an earlier process left there go first.
+        max_waiting: Number of notices that may wait on disk, and the same number in memory.
+        retry_s: Returns the seconds until the next attempt after a number of failures.
     """
 
     def __init__(
         self,
         sink: Sink,
         folder: Path,
-        most: int = MOST,
+        max_waiting: int = MAX_WAITING,
         retry_s: Callable[[int], float] = retry_interval_s,
     ) -> None:
-        self._sink, self._folder, self._most, self._retry_s = sink, folder, most, retry_s
+        self._sink, self._folder = sink, folder
+        self._max_waiting, self._retry_s = max_waiting, retry_s
         self._spooled: deque[int] = deque()
-        """Numbers of the files in the spool, oldest first; all are older than what is in memory."""
-        self._fresh: deque[bytes] = deque()
-        """In memory only."""
-        self._settled = 0
-        """Posted notices that have left memory: written, delivered or lost."""
+        """Numbers of the files in the spool, oldest first; all are older than the notices in memory."""
+        self._unwritten: deque[bytes] = deque()
+        """Notices that are in memory only, oldest first."""
+        self._removed = 0
+        """Number of notices that have left memory: written, delivered or lost."""
         self._next: int | None = None
-        """Number of the next file; None until the spool of an earlier process has been listed."""
+        """Number of the next file; None until the spool has been listed."""
         self._failures = self._damaged = 0
         self._disk_problem: str | None = None
         self._sink_problem: str | None = None
         self._deadline: float | None = None
-        self._called = False
+        self._woken = False
         self._changed = threading.Condition()
         self._disk = threading.Lock()
         self.delivered = self.lost = 0
@@ -68,87 +70,88 @@ class Outbox:
         self._thread.start()
 
     def post(self, notice: bytes) -> None:
-        """Take a notice; never waits for a disk or a network, never fails."""
+        """Add a notice. It does not wait for a disk or a network, and does not fail."""
         with self._changed:
-            if len(self._fresh) >= self._most:
-                self._settle(self._settled)
+            if len(self._unwritten) >= self._max_waiting:
+                self._pop_unwritten(self._removed)
                 self.lost += 1
-            self._fresh.append(notice)
-            self._call()
+            self._unwritten.append(notice)
+            self._wake()
 
     @property
     def waiting(self) -> int:
-        """Notices that are not delivered yet."""
+        """Number of notices that are not delivered yet."""
         with self._changed:
-            return len(self._spooled) + len(self._fresh)
+            return len(self._spooled) + len(self._unwritten)
 
     @property
     def problem(self) -> str | None:
-        """What keeps notices from being delivered, or was lost; None when all is well."""
+        """What prevents delivery, or what was lost; None when all is well."""
         parts = []
         if self._sink_problem is not None:
             parts.append(f"{self._sink_problem}; {self.waiting} notices wait")
         if self._disk_problem is not None:
+            unwritten = len(self._unwritten)
             parts.append(
-                f"spool {self._folder}: {self._disk_problem}; {len(self._fresh)} notices are in memory only"
+                f"spool {self._folder}: {self._disk_problem}; {unwritten} notices are in memory only"
             )
         if self.lost:
-            parts.append(f"{self.lost} notices lost: more than {self._most} waited")
+            parts.append(f"{self.lost} notices lost: more than {self._max_waiting} waited")
         if self._damaged:
             parts.append(f"{self._damaged} damaged notices set aside in {self._folder / DAMAGED}")
         return "; ".join(parts) or None
 
     def flush(self, timeout_s: float) -> bool:
-        """Whether all that was posted until now is on disk or delivered, at the latest after the timeout."""
+        """Wait until all notices posted so far are on disk or delivered; return False after the timeout."""
         with self._changed:
-            wanted = self._settled + len(self._fresh)
-            self._call()
-            return self._changed.wait_for(lambda: self._settled >= wanted, timeout_s)
+            wanted = self._removed + len(self._unwritten)
+            self._wake()
+            return self._changed.wait_for(lambda: self._removed >= wanted, timeout_s)
 
     def close(self, timeout_s: float) -> None:
-        """Deliver what the sink takes until the timeout or its first refusal; the rest stays in the spool."""
+        """Deliver notices until the timeout or the first failure; the rest stays in the spool."""
         with self._changed:
             self._deadline = time.monotonic() + timeout_s
-            self._call()
+            self._wake()
         self._thread.join(timeout_s)
         self._spool()
         if not self._thread.is_alive():
             self._sink.close()
 
-    def _call(self) -> None:
-        self._called = True
+    def _wake(self) -> None:
+        self._woken = True
         self._changed.notify_all()
 
     def _run(self) -> None:
         retry_at = 0.0
         while True:
             self._spool()
-            while self._spooled and self.waiting > self._most:
+            while self._spooled and self.waiting > self._max_waiting:
                 self._remove(self._spooled[0], lost=True)
-            last_chance = self._deadline
-            if last_chance is not None and time.monotonic() >= last_chance:
+            deadline = self._deadline
+            if deadline is not None and time.monotonic() >= deadline:
                 return
-            if self.waiting and (last_chance is not None or time.monotonic() >= retry_at):
+            if self.waiting and (deadline is not None or time.monotonic() >= retry_at):
                 retry_at = 0.0 if self._deliver() else time.monotonic() + self._retry_s(self._failures)
             with self._changed:
-                if last_chance is not None and (retry_at or not self.waiting):
+                if deadline is not None and (retry_at or not self.waiting):
                     return
-                if not self._called:
+                if not self._woken:
                     self._changed.wait(max(0.0, retry_at - time.monotonic()) if self.waiting else None)
-                self._called = False
+                self._woken = False
 
     def _spool(self) -> None:
-        """Write all that is in memory only, as far as the disk takes it."""
+        """Write the notices in memory to the spool, until the disk fails."""
         with self._disk:
             try:
                 if self._next is None:
                     self._next = self._list()
-                while (oldest := self._oldest_fresh()) is not None:
-                    turn, notice = oldest
+                while (oldest := self._oldest_unwritten()) is not None:
+                    sequence, notice = oldest
                     write_atomic(self._path(self._next), notice)
                     with self._changed:
                         self._spooled.append(self._next)
-                        self._settle(turn)
+                        self._pop_unwritten(sequence)
                     self._next += 1
                 self._disk_problem = None
             except OSError as error:
@@ -157,30 +160,30 @@ class Outbox:
                 self._disk_problem = reason(error)
 
     def _list(self) -> int:
-        """Queue what an earlier process left; returns the number of the next file."""
+        """Queue the notices of an earlier process; return the number of the next file."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for partial in self._folder.glob(".*.partial"):
             partial.unlink()
-        found = []
+        numbers = []
         for path in self._folder.glob("*.json"):
             if path.stem.isdecimal() and path == self._path(int(path.stem)):
-                found.append(int(path.stem))
+                numbers.append(int(path.stem))
             else:
                 self._set_aside(path)
         with self._changed:
-            self._spooled.extend(sorted(found))
-        return max(found, default=0) + 1
+            self._spooled.extend(sorted(numbers))
+        return max(numbers, default=0) + 1
 
     def _deliver(self) -> bool:
-        """Try the oldest notice; False when it has to wait."""
+        """Try to deliver the oldest notice; return False if that failed."""
         number = self._spooled[0] if self._spooled else None
-        turn, notice = self._oldest_fresh() or (self._settled, None)
+        sequence, notice = self._oldest_unwritten() or (self._removed, None)
         try:
             if number is not None:
                 notice = self._read(self._path(number))
             if notice is not None:
                 self._sink.deliver(notice)
-        except Exception as error:  # a sink with a fault of its own must not end the thread
+        except Exception as error:  # a defect in a sink must not end the thread
             if self._sink_problem is None:
                 log.warning("notice not delivered reason=%s", error, exc_info=not isinstance(error, OSError))
             self._sink_problem = reason(error)
@@ -192,17 +195,17 @@ class Outbox:
         if number is not None:
             self._remove(number)
         else:
-            self._settle(turn)
+            self._pop_unwritten(sequence)
         return True
 
     def _read(self, path: Path) -> bytes | None:
-        """A notice of the spool; None, and the file is set aside, when it is not one."""
+        """Return the notice in a file of the spool; if it is not one, set the file aside and return None."""
         try:
             notice = path.read_bytes()
             if isinstance(json.loads(notice), dict):
                 return notice
         except (OSError, ValueError, RecursionError) as error:
-            if isinstance(error, OSError) and error.errno in PASSING:
+            if isinstance(error, OSError) and error.errno in TRANSIENT:
                 raise
         self._set_aside(path)
         return None
@@ -220,17 +223,17 @@ class Outbox:
             self._spooled.popleft()
             self.lost += lost
 
-    def _oldest_fresh(self) -> tuple[int, bytes] | None:
-        """Its turn, to settle it with, and the notice."""
+    def _oldest_unwritten(self) -> tuple[int, bytes] | None:
+        """Return the sequence number of the oldest notice in memory, and the notice."""
         with self._changed:
-            return (self._settled, self._fresh[0]) if self._fresh else None
+            return (self._removed, self._unwritten[0]) if self._unwritten else None
 
-    def _settle(self, turn: int) -> None:
-        """Let a notice leave memory, unless it was dropped since it was looked at."""
+    def _pop_unwritten(self, sequence: int) -> None:
+        """Remove the oldest notice from memory, unless it was dropped since its number was read."""
         with self._changed:
-            if turn == self._settled and self._fresh:
-                self._fresh.popleft()
-                self._settled += 1
+            if sequence == self._removed and self._unwritten:
+                self._unwritten.popleft()
+                self._removed += 1
                 self._changed.notify_all()
 
     def _path(self, number: int) -> Path:

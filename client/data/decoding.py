@@ -1,4 +1,4 @@
-"""From a line of a stream to the values of one event, or to the reason why it is none."""
+"""Decodes a line of a stream to the values of one event, or refuses it with a reason."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from operator import attrgetter
 from struct import Struct
 from typing import Any
 
 import msgspec
 
+from client.data.stream_schema import may_be_feature
+from client.data.timestamps import parse_seconds
 from common.model.schema import Schema
 from common.settings import DataSettings
 
 MAX_BYTES = 1 << 20
-"""Of one event."""
+"""Size of the longest event."""
 
 REASONS = (
     "too_long",
@@ -30,24 +31,33 @@ REASONS = (
     "extra_feature",
     "not_finite",
 )
-"""Why an event may be refused."""
+"""Reasons for which a line is refused."""
 
-_NUMBER = (int, float)
+_MIN_MILLISECONDS = 1e11
+"""Timestamps from here on are not in seconds (see `parse_seconds`)."""
 
 
 class InvalidEventError(ValueError):
-    """A line is no event of this stream; `reason` is one of `REASONS`, the message names what is wrong."""
+    """A line is not an event of this stream. `reason` is one of `REASONS`; the message has the details."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
-class Decoder:
-    r"""Reads events of one schema: JSON objects by name, JSON arrays and CSV by order.
+class HeaderLineError(Exception):
+    """A CSV line names the columns of the lines after it."""
 
-    A CSV line that names all features is a header, and gives the order from then on. Columns that are never
-    features (label, split, timestamp, `data.ignore`, a leading underscore) may be there or not.
+
+class Decoder:
+    r"""Decodes events of one schema: JSON objects by name, JSON arrays and CSV lines by order.
+
+    A CSV line that names all features is a header: it sets the order of the columns from then on. Columns
+    that are never features (label, split, timestamp, `data.ignore`, a leading underscore) are optional.
+
+    Args:
+        schema: The features, in the order in which their values are written.
+        data: Names the columns that are not features.
 
     >>> decoder = Decoder(Schema(("cpu", "memory")), DataSettings())
     >>> row = bytearray(8)
@@ -57,47 +67,54 @@ class Decoder:
 
     def __init__(self, schema: Schema, data: DataSettings) -> None:
         self.schema = schema
+        self._data = data
         self._names = schema.features
-        self._row = Struct(f"={len(schema)}f")  # not native: that lets overflow pass
+        self._row = Struct(f"={len(schema)}f")  # with native byte order, pack would not report an overflow
         self._timestamp = data.timestamp
-        self._ignored = {data.label, data.split, data.timestamp, *data.ignore} - set(self._names)
-        self._order: list[int] | None = None
-        """Where each feature stands in a CSV line, once a header has said so."""
         self._columns = len(schema)
+        """Number of cells in a CSV line."""
+        self._order: list[int] | None = None
+        """Column of each feature in a CSV line; None before a header: the order of the schema."""
         self._time_column: int | None = None
-        self._object, self._values = self._quick()
+        self._object_decoder, self._values = self._fast_path()
 
     def decode(self, line: bytes, rows: Any, offset: int) -> float | None:
-        """Write an event's values as float32 into the buffer `rows`, from byte `offset` on.
+        """Write an event's values as float32 into a buffer.
+
+        Args:
+            line: The line, without its newline.
+            rows: A writable buffer of bytes.
+            offset: First byte of the event's row in `rows`.
 
         Returns:
-            The event's own time in seconds since 1970; None where it names none.
+            The event's timestamp in seconds since 1970; None without a readable timestamp.
 
         Raises:
-            Refused: the line is no event; the buffer may hold anything at that place.
-            Header: the line names columns.
+            InvalidEventError: the line is not an event; the event's row in `rows` is undefined.
+            HeaderLineError: the line names the columns.
         """
         try:
-            event = self._object.decode(line)
+            event = self._object_decoder.decode(line)
             self._row.pack_into(rows, offset, *self._values(event))
         except (msgspec.MsgspecError, OverflowError, UnicodeDecodeError, RecursionError):
-            values, time = self._slowly(line)
+            values, time = self._slow_path(line)
             try:
                 self._row.pack_into(rows, offset, *values)
             except OverflowError:
                 raise InvalidEventError(
-                    "not_finite", f"{self._largest(values)} is beyond a 32-bit number"
+                    "not_finite", f"{self._largest(values)} is too large for a 32-bit float"
                 ) from None
-            return seconds(time)
+            return parse_seconds(time)
         time = event.time_
-        return time if type(time) is float and time < 1e11 else seconds(time)
+        return time if type(time) is float and time < _MIN_MILLISECONDS else parse_seconds(time)
 
-    def _quick(self) -> tuple[msgspec.json.Decoder[Any], Callable[[Any], Sequence[float]]]:
-        """A decoder of objects that hold what they should, and the values of one in order."""
+    def _fast_path(self) -> tuple[msgspec.json.Decoder[Any], Callable[[Any], Sequence[float]]]:
+        """Return a decoder of JSON objects with exactly the known fields, and a getter of the values."""
         fields: list[Any] = [(f"f{i}", float) for i in range(len(self._names))]
         renamed = {f"f{i}": name for i, name in enumerate(self._names)} | {"time_": self._timestamp}
         fields.append(("time_", Any, None))
-        for i, name in enumerate(sorted(self._ignored - {self._timestamp})):
+        ignored = {self._data.label, self._data.split, *self._data.ignore} - {*self._names, self._timestamp}
+        for i, name in enumerate(sorted(ignored)):
             fields.append((f"ignored{i}", Any, None))
             renamed[f"ignored{i}"] = name
         kind = msgspec.defstruct("Event", fields, rename=renamed, forbid_unknown_fields=True, gc=False)
@@ -105,8 +122,8 @@ class Decoder:
         values = get if len(self._names) > 1 else lambda event: (event.f0,)
         return msgspec.json.Decoder(kind), values
 
-    def _slowly(self, line: bytes) -> tuple[Sequence[float], Any]:
-        """The values and the time of what is no plain object, or why it is no event."""
+    def _slow_path(self, line: bytes) -> tuple[Sequence[float], Any]:
+        """Return the values and the timestamp of any event, or raise the reason why the line is none."""
         if len(line) > MAX_BYTES:
             raise InvalidEventError("too_long", f"more than {MAX_BYTES} bytes")
         try:
@@ -115,109 +132,66 @@ class Decoder:
             raise InvalidEventError("not_utf8", f"byte {error.start} is not UTF-8") from None
         start = text.lstrip()[:1]
         if start not in ("{", "["):
-            return self._table_line(text)
+            return self._csv_line(text)
         try:
             event = msgspec.json.decode(line)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise _not_json(text, str(error)) from None
+            raise _json_error(text, str(error)) from None
         if isinstance(event, list):
-            return self._in_order(event, len(self._names)), None
-        return self._by_name(event), event.get(self._timestamp)
+            return self._array(event), None
+        return self._object(event), event.get(self._timestamp)
 
-    def _by_name(self, event: dict[str, Any]) -> list[float]:
+    def _object(self, event: dict[str, Any]) -> list[float]:
         if missing := [name for name in self._names if event.get(name) is None]:
             raise InvalidEventError("missing_feature", f"no {_listed(missing)}")
-        names = set(self._names)
-        extra = [n for n in event if n not in names and n not in self._ignored and not n.startswith("_")]
-        if extra:
-            raise InvalidEventError("extra_feature", f"{_listed(extra)} is no feature; see data.ignore")
+        self._refuse_extra(list(event))
         return [_number(event[name], name) for name in self._names]
 
-    def _in_order(self, event: Sequence[Any], expected: int) -> list[float]:
-        if len(event) != expected:
-            reason = "missing_feature" if len(event) < expected else "extra_feature"
-            raise InvalidEventError(reason, f"{len(event)} values, expected {expected}")
+    def _array(self, event: Sequence[Any]) -> list[float]:
+        self._check_length(len(event), len(self._names))
         return [_number(value, name) for value, name in zip(event, self._names, strict=True)]
 
-    def _table_line(self, text: str) -> tuple[Sequence[float], Any]:
+    def _csv_line(self, text: str) -> tuple[Sequence[float], Any]:
         try:
             cells = next(csv.reader([text], skipinitialspace=True, strict=True))
         except (csv.Error, StopIteration):
-            raise InvalidEventError("not_json", f"neither JSON nor a line of CSV: {text[:40]!r}") from None
+            raise _not_csv(text) from None
         cells = [cell.strip() for cell in cells]
         if set(self._names) <= set(cells):
             self._read_header(cells)
-            raise HeaderLine
-        if len(cells) != self._columns:
-            if self._columns > 1 and len(cells) <= 1:
-                raise InvalidEventError("not_json", f"neither JSON nor a line of CSV: {text[:40]!r}")
-            reason = "missing_feature" if len(cells) < self._columns else "extra_feature"
-            raise InvalidEventError(reason, f"{len(cells)} values, expected {self._columns}")
+            raise HeaderLineError
+        if self._columns > 1 and len(cells) <= 1:
+            raise _not_csv(text)
+        self._check_length(len(cells), self._columns)
         order = self._order if self._order is not None else range(len(self._names))
         values = [_cell(cells[i], name) for i, name in zip(order, self._names, strict=True)]
         return values, None if self._time_column is None else cells[self._time_column]
 
     def _read_header(self, cells: list[str]) -> None:
-        names = set(self._names) | self._ignored
-        extra = [n for n in cells if n not in names and not n.startswith("_")]
-        if extra:
-            raise InvalidEventError("extra_feature", f"{_listed(extra)} is no feature; see data.ignore")
+        self._refuse_extra(cells)
         self._order = [cells.index(name) for name in self._names]
         self._columns = len(cells)
         self._time_column = cells.index(self._timestamp) if self._timestamp in cells else None
+
+    def _refuse_extra(self, names: Sequence[str]) -> None:
+        features = set(self._names)
+        if extra := [name for name in names if name not in features and may_be_feature(name, self._data)]:
+            raise InvalidEventError("extra_feature", f"{_listed(extra)} is not a feature; see data.ignore")
+
+    @staticmethod
+    def _check_length(length: int, expected: int) -> None:
+        if length != expected:
+            reason = "missing_feature" if length < expected else "extra_feature"
+            raise InvalidEventError(reason, f"{length} values, expected {expected}")
 
     def _largest(self, values: Sequence[float]) -> str:
         value, name = max(zip(values, self._names, strict=True), key=lambda pair: abs(pair[0]))
         return f"'{name}', {value:g},"
 
 
-class HeaderLine(Exception):
-    """A line names the columns of those after it."""
-
-
-def features(line: bytes, data: DataSettings) -> Schema | None:
-    """The schema that a stream's JSON object suggests: its numbers, by name; None if it is no such object."""
-    try:
-        event = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    if not isinstance(event, dict):
-        return None
-    special = {data.label, data.split, data.timestamp, *data.ignore}
-    found = [
-        name
-        for name, value in event.items()
-        if type(value) in _NUMBER and name not in special and not name.startswith("_")
-    ]
-    return Schema(tuple(found)) if found else None
-
-
-def seconds(time: Any) -> float | None:
-    """Seconds since 1970 of a time stamp: a number of seconds, ms, us or ns, or ISO 8601 (UTC if silent).
-
-    >>> seconds(1.5), seconds(1_700_000_000_000), seconds("2023-11-14T22:13:20Z"), seconds("noon")
-    (1.5, 1700000000.0, 1700000000.0, None)
-    """
-    if isinstance(time, str):
-        try:
-            time = float(time)
-        except ValueError:
-            try:
-                moment = datetime.fromisoformat(time)
-                return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-            except (ValueError, OverflowError):
-                return None
-    if type(time) not in _NUMBER or not abs(time) < 1e20:  # a bool is no time
-        return None
-    value = float(time)
-    for limit, unit in ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3)):
-        if abs(value) >= limit:
-            return value / unit
-    return value
-
-
 def _number(value: Any, name: str) -> float:
-    if type(value) in _NUMBER:
+    """Return a value of a JSON event as a finite number, or raise why it is none."""
+    if type(value) in (int, float):
         try:
             number = float(value)
         except OverflowError:
@@ -234,6 +208,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def _cell(text: str, name: str) -> float:
+    """Return a cell of a CSV line as a finite number, or raise why it is none."""
     if not text:
         raise InvalidEventError("missing_feature", f"no '{name}'")
     if not _is_number(text):
@@ -246,17 +221,21 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return "_" not in text  # which Python allows between digits, and nobody else
+    return "_" not in text  # Python alone allows underscores between digits
 
 
-def _not_json(text: str, problem: str) -> InvalidEventError:
-    """Why text is not JSON: Python's own reader knows NaN and Infinity, which JSON does not."""
-    found = ["a number out of range"] if "out of range" in problem else []
+def _json_error(text: str, problem: str) -> InvalidEventError:
+    """Return why text is not JSON: `not_finite` for NaN and Infinity, which Python's reader accepts."""
+    constants = ["a number out of range"] if "out of range" in problem else []
     with suppress(ValueError, RecursionError):
-        json.loads(text, parse_constant=found.append)
-        if found:
-            return InvalidEventError("not_finite", f"{found[0]} is not finite")
+        json.loads(text, parse_constant=constants.append)
+        if constants:
+            return InvalidEventError("not_finite", f"{constants[0]} is not finite")
     return InvalidEventError("not_json", problem)
+
+
+def _not_csv(text: str) -> InvalidEventError:
+    return InvalidEventError("not_json", f"neither JSON nor a line of CSV: {text[:40]!r}")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -16,9 +16,10 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from client.data import tables
-from client.data.decoding import seconds
 from client.data.names import ENDINGS, client_name, natural
+from client.data.stream_schema import may_be_feature
 from client.data.tables import NUMBER, DataError
+from client.data.timestamps import parse_seconds
 from common.model.schema import Schema, SchemaError
 from common.settings import DataSettings
 
@@ -150,7 +151,7 @@ def read_interval_s(path: Path, settings: DataSettings) -> float | None:
     column = table.column(settings.timestamp)
     if pa.types.is_temporal(column.type):
         column = pc.cast(pc.cast(column, pa.timestamp("ns")), pa.int64())
-    found = [seconds(cell) for cell in column.to_pylist()]
+    found = [parse_seconds(cell) for cell in column.to_pylist()]
     times = np.array([np.nan if time is None else time for time in found])
     steps = np.diff(times[np.isfinite(times)])
     median = float(np.median(steps)) if len(steps) else 0.0
@@ -178,11 +179,10 @@ def _features(table: pa.Table, settings: DataSettings, path: Path) -> list[str]:
                 f"it has {', '.join(table.column_names)}"
             )
         return list(settings.features)
-    special = {settings.label, settings.split, settings.timestamp, *settings.ignore}
     found = [
         name
         for name in table.column_names
-        if name not in special and not name.startswith("_") and _looks_numeric(table.column(name))
+        if may_be_feature(name, settings) and _looks_numeric(table.column(name))
     ]
     if not found:
         raise DataError(f"{path}: no numeric column to learn from; it has {', '.join(table.column_names)}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 MAX_BATCH_EVENTS = 256
 """Largest number of events that a source returns at once and that are scored together.
 
-`RecentEvents.since` relies on it: a writer has at most this many rows in the ring that it has not counted yet.
+`RecentEvents.since` relies on it: at most this many rows in the ring are written and not counted yet.
 """
 
 NORMAL, ABNORMAL = 0, 1
@@ -38,8 +38,8 @@ class EventSlice:
 class RecentEvents:
     """The last `size` events of a stream. One thread writes; any thread may take copies.
 
-    The writer fills a slot, `count % size`, in all arrays and raises `count` after it. It may fill the rows of
-    a whole batch, at most `MAX_BATCH_EVENTS`, before it raises `count` for the first of them.
+    The writer fills slot `count % size` in all arrays and then raises `count`. It may fill the rows of a
+    whole batch, at most `MAX_BATCH_EVENTS`, before it raises `count` for the first of them.
 
     Args:
         features: Number of features of an event.

@@ -1,4 +1,4 @@
-"""The live loop's core: lines of a stream and the time in, verdicts and notices out. No clock, no socket."""
+"""The detector: takes lines of a stream, returns verdicts and notices. It uses no clock and no socket."""
 
 from __future__ import annotations
 
@@ -9,106 +9,124 @@ from typing import NamedTuple
 
 import numpy as np
 
-from client.data.decoding import Decoder, HeaderLine, InvalidEventError
+from client.data.decoding import Decoder, HeaderLineError, InvalidEventError
 from client.data.recent_events import ABNORMAL, MAX_BATCH_EVENTS, NORMAL, RecentEvents
-from client.detection.incidents import Incidents, causes
+from client.detection.incidents import Incidents
 from client.detection.scorer import Scorer
 from common.model.manifest import Manifest
 from common.model.schema import Schema
-from common.protocol.alerts import Alert, Notice
+from common.protocol.alerts import Alert, Cause, Notice
 from common.settings import DataSettings, LiveSettings
 
 MAX_SINGLE_EVENTS = 4
-"""Up to so many waiting events are scored one by one: faster than together."""
+"""Up to this many waiting events are scored one by one, which is faster than as a batch."""
 
 
 class Verdict(NamedTuple):
-    """What was found about one event."""
+    """The result for one event."""
 
     time: float
-    """Seconds since 1970: the event's own time, or when it came."""
+    """Seconds since 1970: the event's timestamp, or its arrival where it has none."""
     score: float
-    """NaN while there is no version, or no whole window."""
+    """NaN without a model version, and before the first whole window."""
     anomaly: bool
+    """Whether the score is above the threshold."""
     version: int
-    """Which version scored it; 0: none did."""
+    """The version that scored the event; 0 for none."""
 
 
 @dataclass
 class Outcome:
-    """What came of some lines: a verdict for each event, in order, and what there is to tell."""
+    """The results for some lines, each list in the order of the lines."""
 
     verdicts: list[Verdict] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     refused: list[InvalidEventError] = field(default_factory=list)
+    """Lines that are not events."""
 
 
 @dataclass
 class ActiveVersion:
-    """A version at work: what the loop takes up between two events, at once."""
+    """The model version that scores events."""
 
+    manifest: Manifest
+    """Its features are in the order of the detector's schema."""
     scorer: Scorer
     threshold: float
 
 
 class Detector:
-    """Scores a stream of one schema. Called by one thread; the others read `recent` and set `live`.
+    """Scores the events of one stream. One thread calls `step`; other threads read `recent` and `activate`.
 
-    Without a version events are kept and not scored: a first one can be trained on them.
+    Without a version, events are stored in `recent` and not scored: a first version can be trained on them.
 
     Args:
-        client: Its name in notices.
+        client: The client's name in notices.
         schema: The features of the stream.
-        data: Which columns are no features.
-        settings: When incidents end, and how many features they name.
+        data: Which columns are not features.
+        settings: When incidents end, and how many features an alert names.
     """
 
     def __init__(self, client: str, schema: Schema, data: DataSettings, settings: LiveSettings) -> None:
         self.schema = schema
         self.recent = RecentEvents(len(schema))
         self.refused: Counter[str] = Counter()
-        """Lines that were no events, by reason."""
+        """Number of lines that are not events, by reason."""
         self.alerts = 0
+        """Number of events above the threshold."""
         self.incidents = Incidents(client, settings)
         self._decoder = Decoder(schema, data)
-        self._explain = settings.explain
-        self._given: ActiveVersion | None = None
+        self._max_causes = settings.explain
+        self._next: ActiveVersion | None = None
         """Set by any thread."""
-        self._live: ActiveVersion | None = None
-        """Followed by the loop alone, between two events."""
+        self._active: ActiveVersion | None = None
+        """Set by `step` alone, between two events."""
 
     @property
-    def live(self) -> ActiveVersion | None:
-        """The version at work, or the one that is about to be."""
-        return self._given
+    def active(self) -> ActiveVersion | None:
+        """The version that scores events, at the latest from the next event on."""
+        return self._next
 
-    def take(self, manifest: Manifest, threshold: float) -> None:
-        """Score by this version from the next event on. Any thread may call it."""
-        self._given = ActiveVersion(Scorer(manifest), threshold)
+    def activate(self, manifest: Manifest, threshold: float) -> None:
+        """Score with this version from the next event on. Any thread may call it.
+
+        Args:
+            manifest: The version, its features in the order of `schema`.
+            threshold: The score above which an event is an anomaly.
+        """
+        self._next = ActiveVersion(manifest, Scorer(manifest), threshold)
 
     def step(self, lines: Sequence[bytes], now: float) -> Outcome:
-        """Score at most `MAX_BATCH_EVENTS` lines in order; `now` is the time of those without a timestamp."""
+        """Score lines in order.
+
+        Args:
+            lines: Lines of the stream, of events or headers.
+            now: Time of events without a timestamp, in seconds since 1970.
+        """
         outcome = Outcome()
-        given = self._given
-        if given is not None and given is not self._live:
-            self._swap(given)
+        if self._next is not self._active and self._next is not None:
+            self._swap(self._next)
         with np.errstate(over="ignore", invalid="ignore"):
             if len(lines) <= MAX_SINGLE_EVENTS:
                 for line in lines:
                     time = self._decode(line, self.recent.count, outcome)
                     if time is not None:
-                        self._one(now if time != time else time, outcome)
+                        self._score_one(now if time != time else time, outcome)
             else:
                 for start in range(0, len(lines), MAX_BATCH_EVENTS):
-                    self._many(lines[start : start + MAX_BATCH_EVENTS], now, outcome)
+                    self._score_batch(lines[start : start + MAX_BATCH_EVENTS], now, outcome)
         return outcome
 
-    def _swap(self, new: ActiveVersion) -> None:
-        new.scorer.follow(self.recent.last(new.scorer.window - 1))
-        self._live = new
+    def _swap(self, version: ActiveVersion) -> None:
+        version.scorer.follow(self.recent.last(version.scorer.window - 1))
+        self._active = version
 
     def _decode(self, line: bytes, number: int, outcome: Outcome) -> float | None:
-        """Read one line into the ring; its time, NaN where it has none, or None where it is no event."""
+        """Write the event `number` into the ring.
+
+        Returns:
+            The event's time, NaN if it has none; None if the line is not an event.
+        """
         slot = number % self.recent.size
         try:
             time = self._decoder.decode(line, self.recent.buffer, slot * self.recent.row_bytes)
@@ -116,18 +134,18 @@ class Detector:
             self.refused[error.reason] += 1
             outcome.refused.append(error)
             return None
-        except HeaderLine:
+        except HeaderLineError:
             return None
         return np.nan if time is None else time
 
-    def _one(self, time: float, outcome: Outcome) -> None:
-        recent, live = self.recent, self._live
+    def _score_one(self, time: float, outcome: Outcome) -> None:
+        recent, active = self.recent, self._active
         slot = recent.count % recent.size
-        score = np.nan if live is None else live.scorer.score_one(recent.row_views[slot])
-        self._conclude(slot, time, score, outcome)
+        score = np.nan if active is None else active.scorer.score_one(recent.row_views[slot])
+        self._judge(slot, time, score, outcome)
 
-    def _many(self, lines: Sequence[bytes], now: float, outcome: Outcome) -> None:
-        recent, live = self.recent, self._live
+    def _score_batch(self, lines: Sequence[bytes], now: float, outcome: Outcome) -> None:
+        recent, active = self.recent, self._active
         times: list[float] = []
         for line in lines:
             time = self._decode(line, recent.count + len(times), outcome)
@@ -136,26 +154,26 @@ class Detector:
         first = recent.count % recent.size
         parts = [(first, min(first + len(times), recent.size)), (0, first + len(times) - recent.size)]
         at = 0
-        for start, end in parts:
+        for start, end in parts:  # two parts where the batch goes over the end of the ring
             if end <= start:
                 continue
             rows = recent.rows[start:end]
-            scores = [np.nan] * len(rows) if live is None else live.scorer.score_many(rows).tolist()
+            scores = [np.nan] * len(rows) if active is None else active.scorer.score_many(rows).tolist()
             for slot, score in enumerate(scores, start):
-                self._conclude(slot, times[at], score, outcome)
+                self._judge(slot, times[at], score, outcome)
                 at += 1
 
-    def _conclude(self, slot: int, time: float, score: float, outcome: Outcome) -> None:
-        """Judge a scored event, and let the keeper see it."""
-        recent, live, incidents = self.recent, self._live, self.incidents
+    def _judge(self, slot: int, time: float, score: float, outcome: Outcome) -> None:
+        """Compare a score with the threshold, and count the event in the ring."""
+        recent, active = self.recent, self._active
         version, flag, anomaly = 0, NORMAL, False
-        if live is not None:
-            version = live.scorer.version
-            threshold = live.threshold
+        if active is not None:
+            version = active.scorer.version
+            threshold = active.threshold
             anomaly = score > threshold
-            if anomaly or incidents.open:
+            if anomaly or self.incidents.open:
                 flag = ABNORMAL
-                notice = self._judge(live, slot, time, score, threshold, anomaly)
+                notice = self._add_to_incident(active, slot, time, score, threshold)
                 if notice is not None:
                     outcome.notices.append(notice)
         recent.scores[slot] = score
@@ -165,17 +183,25 @@ class Detector:
         recent.count += 1
         outcome.verdicts.append(Verdict(time, score, anomaly, version))
 
-    def _judge(
-        self, live: ActiveVersion, slot: int, time: float, score: float, threshold: float, anomaly: bool
+    def _add_to_incident(
+        self, active: ActiveVersion, slot: int, time: float, score: float, threshold: float
     ) -> Notice | None:
-        if not anomaly:
-            return self.incidents.below(score, threshold)
+        incidents = self.incidents
+        if not score > threshold:
+            return incidents.add_below(score, threshold)
         self.alerts += 1
-        return self.incidents.above(time, score, lambda: self._alert(live, slot, time, score, threshold))
+        if incidents.is_peak(score):
+            return incidents.add_peak(score, self._alert(active, slot, time, score, threshold))
+        incidents.add(time)  # without an alert: an explanation takes longer than a score
+        return None
 
-    def _alert(self, live: ActiveVersion, slot: int, time: float, score: float, threshold: float) -> Alert:
-        recent, window = self.recent, live.scorer.window
-        chosen = np.arange(slot - window + 1, slot + 1) % recent.size
-        why = live.scorer.explain(recent.rows[chosen])
-        named = causes(self.schema.features, recent.rows[slot], why, self._explain)
-        return Alert(time, score, threshold, live.scorer.version, named)
+    def _alert(self, active: ActiveVersion, slot: int, time: float, score: float, threshold: float) -> Alert:
+        recent, scorer = self.recent, active.scorer
+        window = np.arange(slot - scorer.window + 1, slot + 1) % recent.size
+        why = scorer.explain(recent.rows[window])
+        largest = np.argsort(why.share, kind="stable")[::-1][: self._max_causes]
+        causes = tuple(
+            Cause(self.schema.features[i], *map(float, (why.share[i], recent.rows[slot, i], why.expected[i])))
+            for i in largest
+        )
+        return Alert(time, score, threshold, scorer.version, causes)

@@ -1,4 +1,4 @@
-"""A few pages over HTTP, made anew for each request: what probes, scrapers and people ask a process."""
+"""A small HTTP server for probes, scrapers and people: a few pages, rendered for each request."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 Page = Callable[[], tuple[HTTPStatus, str, bytes]]
-"""Gives the code, the content type and the body; called in another thread for each request."""
+"""Returns the status code, the content type and the body; called in a thread of its own for each request."""
 
 
 class HttpServer:
-    """Serves pages until closed.
+    """Serves pages until it is closed.
 
     Args:
-        host: To listen on.
-        port: 0: any free one.
-        pages: By path.
+        host: Address to listen on.
+        port: Port to listen on; 0 for any free one.
+        pages: The pages by path.
 
     Raises:
-        OSError: the address is in use, or not this machine's.
+        OSError: the address is in use, or not an address of this machine.
     """
 
     def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
@@ -30,14 +30,14 @@ class HttpServer:
             def do_GET(self) -> None:
                 page = pages.get(self.path.partition("?")[0])
                 if page is None:
-                    body = f"there is {', '.join(pages)}\n".encode()
-                    self._answer(HTTPStatus.NOT_FOUND, "text/plain", body)
+                    body = f"not found; the paths are {', '.join(pages)}\n".encode()
+                    self._respond(HTTPStatus.NOT_FOUND, "text/plain", body)
                 else:
-                    self._answer(*page())
+                    self._respond(*page())
 
-            def _answer(self, code: HTTPStatus, kind: str, body: bytes) -> None:
+            def _respond(self, code: HTTPStatus, content_type: str, body: bytes) -> None:
                 self.send_response(code)
-                self.send_header("Content-Type", kind)
+                self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

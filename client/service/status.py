@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus and `/healthz` for people and probes, served beside the live loop."""
+"""Serves `/metrics` for Prometheus and `/healthz` for people and probes, beside the event loop."""
 
 from __future__ import annotations
 
@@ -17,45 +17,21 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from client.service.http_server import HttpServer
+from client.service.latency import LatencyHistogram
 
-SHORTEST, LONGEST = 10, 31
-"""Powers of two, in nanoseconds, that bound the latency histogram: 1 us to 2 s."""
+MIN_POWER, MAX_POWER = 10, 31
+"""Powers of two, in nanoseconds, between which the latency histogram has its buckets: 1 us to 2 s."""
 
-
-class Latency:
-    """A histogram of nanoseconds from an event's arrival in this process to its verdict."""
-
-    def __init__(self) -> None:
-        self.counts = [0] * (4 * 65)
-        """Events by time: four steps from each power of two to the next."""
-        self.total_ns = 0
-
-    def add(self, ns: int, events: int) -> None:
-        """Take so many events that were done after `ns`."""
-        power = ns.bit_length()
-        self.counts[4 * power + ((ns << 3 >> power) & 3)] += events
-        self.total_ns += ns * events
-
-    def under(self, power: int) -> int:
-        """Events that took less than 2 ** power nanoseconds."""
-        return sum(self.counts[: 4 * (power + 1)])
-
-    def quantile_s(self, rank: float) -> float | None:
-        """An upper bound of the latency of this share of the events; None without events."""
-        wanted, seen = rank * sum(self.counts), 0
-        for step, count in enumerate(self.counts):
-            seen += count
-            if count and seen >= wanted:
-                power, quarter = divmod(step, 4)
-                return (5 + quarter) * 2.0 ** (power - 3) / 1e9
-        return None
+STUCK_S = 30.0
+"""Seconds without a turn of the event loop after which `/healthz` fails."""
 
 
 @dataclass(frozen=True)
-class Queue:
-    """A sink's, at one moment."""
+class SinkQueue:
+    """The queue of notices before one sink."""
 
     sink: str
+    """Address without its password."""
     waiting: int
     delivered: int
     lost: int
@@ -63,15 +39,18 @@ class Queue:
 
 @dataclass(frozen=True)
 class Status:
-    """What a client's live half is doing, at one moment."""
+    """A snapshot of the detector process."""
 
     client: str
     version: int | None
+    """The active model version."""
     pinned: bool
     threshold: float | None
     score: float | None
+    """Score of the newest event."""
     events: int
     refused: dict[str, int]
+    """Lines that are not events, by reason."""
     alerts: int
     incidents: int
     incident_open: bool
@@ -82,18 +61,17 @@ class Status:
     trainer_memory_bytes: int
     buffered: int
     silent_s: float
-    """Since the loop last turned."""
-    queues: tuple[Queue, ...] = ()
+    """Seconds since the last turn of the event loop."""
+    queues: tuple[SinkQueue, ...] = ()
     problems: tuple[str, ...] = ()
-    latency: Latency = field(default_factory=Latency)
-
-
-STUCK_S = 30.0
-"""A loop that has not turned for so long is stuck, and `/healthz` fails."""
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
 
 def health(status: Status) -> tuple[HTTPStatus, bytes]:
-    """The answer of `/healthz`: 503 only where the loop is stuck, for a restart may help there."""
+    """Return the response of `/healthz`.
+
+    Its code is 503 only while the event loop is stuck: a restart would not help with other problems.
+    """
     stuck = status.silent_s > STUCK_S
     state = "stuck" if stuck else "degraded" if status.problems else "ok"
     p50, p99 = status.latency.quantile_s(0.5), status.latency.quantile_s(0.99)
@@ -117,39 +95,45 @@ def health(status: Status) -> tuple[HTTPStatus, bytes]:
 
 
 def metrics(status: Status) -> Iterable[Metric]:
-    """The status as Prometheus metrics."""
+    """Yield the status as Prometheus metrics."""
     counters = {
-        "events": ("Events scored, or kept while there was no version", status.events),
-        "alerts": ("Events above the threshold", status.alerts),
-        "incidents": ("Incidents that began", status.incidents),
-        "version_swaps": ("Versions taken from the federation", status.swaps),
-        "version_refusals": ("Versions refused after a trial", status.refusals),
-        "trainer_restarts": ("Times the trainer was started again", status.trainer_restarts),
+        "events": ("Events received, whether or not a model version scored them", status.events),
+        "alerts": ("Events with a score above the threshold", status.alerts),
+        "incidents": ("Incidents started", status.incidents),
+        "version_swaps": ("Model versions activated after a trial", status.swaps),
+        "version_refusals": ("Model versions refused after a trial", status.refusals),
+        "trainer_restarts": ("Restarts of the trainer process", status.trainer_restarts),
     }
     for name, (text, count) in counters.items():
         yield CounterMetricFamily(f"flockwatch_{name}", text, value=count)
     gauges = {
         "score": ("Score of the newest event", status.score),
         "threshold": ("Score above which an event is an anomaly", status.threshold),
-        "version": ("Version at work", status.version),
-        "version_pinned": ("1 after a rollback", float(status.pinned)),
-        "incident_open": ("1 while an incident goes on", float(status.incident_open)),
-        "drifted": ("1 while the stream does not look as it did", float(status.drifted)),
-        "problems": ("Things that are wrong now; /healthz names them", len(status.problems)),
-        "trainer_memory_bytes": ("Resident memory of the trainer", status.trainer_memory_bytes),
-        "buffered_events": ("Normal events kept to train on", status.buffered),
+        "version": ("Active model version", status.version),
+        "version_pinned": ("1 while an operator has pinned the model version, else 0", float(status.pinned)),
+        "incident_open": ("1 while an incident is open, else 0", float(status.incident_open)),
+        "drifted": ("1 while the scores differ from those at calibration, else 0", float(status.drifted)),
+        "problems": ("Current problems; /healthz lists them", len(status.problems)),
+        "trainer_memory_bytes": ("Resident memory of the trainer process", status.trainer_memory_bytes),
+        "buffered_events": ("Normal events in the training buffer", status.buffered),
     }
     for name, (text, value) in gauges.items():
         if value is not None:
             yield GaugeMetricFamily(f"flockwatch_{name}", text, value=value)
-    refused = CounterMetricFamily("flockwatch_events_refused", "Lines that were no events", labels=["reason"])
+    refused = CounterMetricFamily(
+        "flockwatch_events_refused", "Lines of the stream refused as events, by reason", labels=["reason"]
+    )
     for reason, count in status.refused.items():
         refused.add_metric([reason], count)
     yield refused
-    waiting = GaugeMetricFamily("flockwatch_notices_waiting", "Notices not yet delivered", labels=["sink"])
-    delivered = CounterMetricFamily("flockwatch_notices_delivered", "Notices delivered", labels=["sink"])
+    waiting = GaugeMetricFamily(
+        "flockwatch_notices_waiting", "Notices waiting for delivery to a sink", labels=["sink"]
+    )
+    delivered = CounterMetricFamily(
+        "flockwatch_notices_delivered", "Notices delivered to a sink", labels=["sink"]
+    )
     lost = CounterMetricFamily(
-        "flockwatch_notices_lost", "Notices dropped from a full spool", labels=["sink"]
+        "flockwatch_notices_lost", "Notices dropped because the queue of a sink was full", labels=["sink"]
     )
     for queue in status.queues:
         waiting.add_metric([queue.sink], queue.waiting)
@@ -158,42 +142,42 @@ def metrics(status: Status) -> Iterable[Metric]:
     yield from (waiting, delivered, lost, _histogram(status.latency))
 
 
-def _histogram(latency: Latency) -> Metric:
-    buckets = [(repr(2**power / 1e9), float(latency.under(power))) for power in range(SHORTEST, LONGEST)]
-    buckets.append(("+Inf", float(sum(latency.counts))))
-    text = "From an event's arrival in the process to its verdict"
-    found = HistogramMetricFamily("flockwatch_latency_seconds", text)
-    found.add_metric([], buckets, latency.total_ns / 1e9)
-    return found
+def _histogram(latency: LatencyHistogram) -> Metric:
+    buckets = [(repr(2**power / 1e9), float(latency.below(power))) for power in range(MIN_POWER, MAX_POWER)]
+    buckets.append(("+Inf", float(latency.events)))
+    text = "Seconds from an event's arrival in the process to its verdict"
+    family = HistogramMetricFamily("flockwatch_latency_seconds", text)
+    family.add_metric([], buckets, latency.total_ns / 1e9)
+    return family
 
 
 class DetectorStatusServer(HttpServer):
-    """Serves a status over HTTP until closed.
+    """Serves the status of a detector process over HTTP until it is closed.
 
     Args:
-        host: To listen on.
-        port: 0: any free one.
-        status: Gives the status of now; called in other threads.
+        host: Address to listen on.
+        port: Port to listen on; 0 for any free one.
+        status: Returns the current status; it is called in other threads.
 
     Raises:
-        OSError: the address is in use, or not this machine's.
+        OSError: the address is in use, or not an address of this machine.
     """
 
     def __init__(self, host: str, port: int, status: Callable[[], Status]) -> None:
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(status))
+        registry.register(_StatusCollector(status))
 
         def healthz() -> tuple[HTTPStatus, str, bytes]:
             code, body = health(status())
             return code, "application/json", body
 
-        def scraped() -> tuple[HTTPStatus, str, bytes]:
+        def metrics_text() -> tuple[HTTPStatus, str, bytes]:
             return HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry)
 
-        super().__init__(host, port, {"/metrics": scraped, "/healthz": healthz})
+        super().__init__(host, port, {"/metrics": metrics_text, "/healthz": healthz})
 
 
-class _Collector:
+class _StatusCollector:
     def __init__(self, status: Callable[[], Status]) -> None:
         self._status = status
 

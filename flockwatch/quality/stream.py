@@ -29,7 +29,7 @@ from common.settings import Settings
 Floats = NDArray[np.float32]
 
 STEP = 64
-"""Events between two looks of the keeper: a machine with an event each five minutes looks after each one."""
+"""Events between two maintenance ticks: a machine with an event every five minutes ticks after each one."""
 _SCHEMA = Schema(("root_of_score",))
 
 
@@ -75,7 +75,7 @@ def scored(manifest: Manifest, partition: Partition) -> Scored:
 
 
 def replayed(stream: Scored, settings: Settings, interval_s: float) -> Replay:
-    """Pass the scores through the live detector and its keeper, which find the threshold as they go.
+    """Pass the scores through the live detector and its maintenance, which set the threshold on the way.
 
     The detector gets one value an event, the root of the score, and a version that reconstructs nothing, so
     that its squared error is the score again: every row of a table is judged by the same live code.
@@ -100,20 +100,20 @@ def replayed(stream: Scored, settings: Settings, interval_s: float) -> Replay:
         store = VersionStore(Path(name))
         store.offer(_identity(stream.normal, settings).pack())
         detector = Detector("replay", _SCHEMA, settings.data, settings.live)
-        keeper = DetectorMaintenance(detector, settings, Path(name), store, [], trial=InlineTrial)
-        keeper.tick(save=False)
-        if detector.live is None:
-            raise ValueError(f"no version was taken up: {keeper.problems}")
+        maintenance = DetectorMaintenance(detector, settings, Path(name), store, trial=InlineTrial)
+        maintenance.tick(save=False)
+        if detector.active is None:
+            raise ValueError(f"no version was taken up: {maintenance.problems.messages()}")
         for start in range(0, len(lines), STEP):
             outcome = detector.step(lines[start : start + STEP], 0.0)
             block = numbers[start : start + STEP]
             flagged[block] = [verdict.anomaly for verdict in outcome.verdicts]
-            thresholds[block] = detector.live.threshold
+            thresholds[block] = detector.active.threshold
             notices += outcome.notices
-            keeper.tick(save=False)
+            maintenance.tick(save=False)
         if (last := detector.incidents.end()) is not None:
             notices.append(last)
-        keeper.stop()
+        maintenance.stop()
     first = len(stream.training)
     spans = [
         slice(round(n.started / interval_s) - first, round((n.ended or 0.0) / interval_s) - first + 1)

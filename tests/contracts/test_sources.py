@@ -16,7 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from client.connectors.addresses import Address
 from client.connectors.mqtt import MqttBroker as BrokerAddress
-from client.connectors.sources import MAX_LINE_BYTES, Ended, Source, open_source
+from client.connectors.sources import MAX_LINE_BYTES, EndOfStreamError, Source, open_source
 from client.connectors.sources.host import HostSource
 from client.connectors.sources.stdin import StdinSource
 from client.connectors.sources.tcp import TcpSource
@@ -294,7 +294,7 @@ def test_closing_twice_is_closing_once(stream: Stream) -> None:
     source = stream.open()
     source.close()
     source.close()
-    with pytest.raises(Ended):
+    with pytest.raises(EndOfStreamError):
         source.read(0.0)
 
 
@@ -307,7 +307,7 @@ def test_a_source_with_an_end_gives_its_last_line_and_ends(kind: type[Stream], t
         source = source or stream.open()
         stream.end()
         assert take(source, 3) == lines(0, 3)
-        with pytest.raises(Ended):
+        with pytest.raises(EndOfStreamError):
             source.read(0.0)
     finally:
         stream.close()
@@ -407,5 +407,5 @@ def test_this_machine_gives_finite_numbers_of_the_same_names_at_each_interval() 
     assert all(isinstance(value, float | int) and value >= 0 for value in first.values())
     assert abs(first["ts"] - time.time()) < 600
     source.close()
-    with pytest.raises(Ended):
+    with pytest.raises(EndOfStreamError):
         source.read(0.0)

@@ -17,7 +17,7 @@ import yaml
 from prometheus_client.core import Metric
 
 from client.service import status as edge_status
-from client.service.status import Queue, Status
+from client.service.status import SinkQueue, Status
 from common.config import load
 from common.packages import python_module
 from server.monitoring.status import metrics as server_metrics
@@ -74,7 +74,7 @@ def exposed() -> set[str]:
     edge = Status(
         client="a", version=1, pinned=False, threshold=1.0, score=0.5, events=1, refused={"not_json": 1},
         alerts=1, incidents=1, incident_open=False, drifted=False, swaps=1, refusals=0, trainer_restarts=0,
-        trainer_memory_bytes=1, buffered=1, silent_s=0.0, queues=(Queue("stdout:", 0, 1, 0),),
+        trainer_memory_bytes=1, buffered=1, silent_s=0.0, queues=(SinkQueue("stdout:", 0, 1, 0),),
     )  # fmt: skip
     client = {
         "state": "idle", "error": 0.1, "behind": 0, "mean_s": 1.0, "cosine": 0.9, "distance": 0.1,

@@ -1,4 +1,4 @@
-"""Where alerts go: one contract, one file per sink."""
+"""Sinks: where notices go. One contract, one file per sink."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SINKS = {
     "mqtt": "mqtt:MqttSink",
     "mqtts": "mqtt:MqttSink",
 }
-"""Module and class of each scheme, loaded when it is used."""
+"""Module and class of each scheme, imported when it is used."""
 
 
 def open_sink(address: str) -> Sink:
-    """The sink at an address such as `https://pager.example/hook`.
+    """Open the sink at an address such as `https://pager.example/hook`.
 
     Raises:
         AddressError: the address is wrong.
     """
-    found = Address.parse(address)
-    return cast(Sink, found.kind(__name__, SINKS).at(found))
+    parsed = Address.parse(address)
+    return cast(Sink, parsed.load(__name__, SINKS).at(parsed))

@@ -1,31 +1,34 @@
-"""What every sink promises."""
+"""The contract of sinks."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 TIMEOUT_S = 10.0
-"""The longest that a delivery may take."""
+"""Longest time that a delivery may take."""
 
 
 class Sink(Protocol):
-    """Takes notices, one at a time, from one thread of the outbox (`client.connectors.outbox`)."""
+    """Delivers notices, one at a time, in one thread of the outbox (`client.connectors.outbox`).
+
+    A sink has a class method `at(address)`, which opens it; see `open_sink`.
+    """
 
     def deliver(self, notice: bytes) -> None:
-        """Hand over one JSON object; returns when the other side has it.
+        """Deliver one JSON object; return when the receiver has it.
 
         Raises:
-            OSError: the other side does not have it, or may not; the message names the sink and says why.
+            OSError: the receiver does not have it, or may not have it; the message names the sink.
         """
         ...
 
     def close(self) -> None:
-        """Let go of files and connections; closing twice is closing once."""
+        """Close files and connections. A second call does nothing."""
         ...
 
 
 def reason(error: Exception) -> str:
-    """What an error says, without its number.
+    """Return the message of an error, without the error number.
 
     >>> reason(ConnectionRefusedError(111, "Connection refused")), reason(TimeoutError())
     ('Connection refused', 'TimeoutError')

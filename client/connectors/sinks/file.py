@@ -1,4 +1,4 @@
-"""Notices in a file of JSON lines, which is turned over when it has grown."""
+"""Appends notices to a file of JSON lines, which is rotated when it is large."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from client.connectors.sinks.contract import reason
 
 
 class FileSink:
-    """Appends to `path`; at `max_bytes` it becomes `path.1`, that one `path.2`, up to `path.keep`."""
+    """Appends to a file. The file is opened for each notice, so another program may move it away.
+
+    Args:
+        path: The file.
+        max_bytes: Size from which `path` is renamed to `path.1`, `path.1` to `path.2`, and so on.
+        keep: Number of renamed files that are kept.
+    """
 
     def __init__(self, path: Path, max_bytes: int = 10 << 20, keep: int = 5) -> None:
-        """The file is opened for each notice: one that was moved away by another program is made anew."""
         self._path, self._max_bytes, self._keep = path, max_bytes, keep
 
     @classmethod
     def at(cls, address: Address) -> FileSink:
-        """The sink at `file:PATH?max_mb=10&keep=5`."""
-        address.only("max_mb", "keep")
+        """Open `file:PATH?max_mb=10&keep=5`."""
+        address.expect_options("max_mb", "keep")
         place = address.place[2:] if address.place.startswith("///") else address.place
         if not place or place.startswith("//"):
             raise AddressError(f"{address.text}: expected file:PATH")
@@ -29,10 +34,10 @@ class FileSink:
         return cls(Path(unquote(place)), max(1, int(max_mb * 2**20)), max(1, int(keep)))
 
     def deliver(self, notice: bytes) -> None:
-        """Append one line, and see it on disk; see `Sink`."""
+        """Append one line and write it to disk; see `Sink`."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._turn_over()
+            self._rotate()
             fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 _append(fd, notice)
@@ -40,14 +45,14 @@ class FileSink:
                 os.close(fd)
         except OSError as error:
             raise OSError(f"file {self._path}: {reason(error)}") from error
-        with suppress(OSError):  # the notice is there; what is wrong is told with the next
-            self._turn_over()
+        with suppress(OSError):  # the notice is delivered; the next delivery reports the error
+            self._rotate()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no file is open."""
 
-    def _turn_over(self) -> None:
-        """Make room when the file has grown."""
+    def _rotate(self) -> None:
+        """Rename the file if it has reached its largest size."""
         if not self._path.exists() or self._path.stat().st_size < self._max_bytes:
             return
 
@@ -61,7 +66,7 @@ class FileSink:
 
 
 def _append(fd: int, notice: bytes) -> None:
-    """Add a whole line or nothing. A line that a crash cut off is ended first, so that it costs no other."""
+    """Append a whole line or nothing. If a crash has left half a line at the end, it is ended first."""
     end = os.fstat(fd).st_size
     line = notice + b"\n"
     if end and os.pread(fd, 1, end - 1) != b"\n":

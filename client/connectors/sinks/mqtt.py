@@ -1,4 +1,4 @@
-"""Notices as messages of an MQTT broker, with quality of service 1."""
+"""Publishes notices to an MQTT broker with quality of service 1."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from client.connectors.sinks.contract import TIMEOUT_S, reason
 
 
 class MqttSink:
-    """Publishes to one topic. A connection that fails is dropped, with what it still had to send."""
+    """Publishes to one topic. It connects for the first notice, and again after a connection has failed.
+
+    Args:
+        broker: The broker and the topic.
+        retain: Whether the broker keeps the last notice for later subscribers.
+        timeout_s: Longest time that a delivery may take, with the connection.
+    """
 
     def __init__(self, broker: MqttBroker, retain: bool = False, timeout_s: float = TIMEOUT_S) -> None:
-        """The broker is reached when there is a notice."""
         self._broker, self._retain, self._timeout_s = broker, retain, timeout_s
         self._client: Client | None = None
         self._answered = threading.Event()
@@ -25,15 +30,15 @@ class MqttSink:
 
     @classmethod
     def at(cls, address: Address) -> MqttSink:
-        """The sink at `mqtt://HOST/TOPIC`."""
-        address.only("client_id", "ca", "retain")
+        """Open `mqtt://HOST/TOPIC`."""
+        address.expect_options("client_id", "ca", "retain")
         broker = MqttBroker.at(address, "sink")
         if "+" in broker.topic or "#" in broker.topic:
             raise AddressError(f"{address.text}: topic '{broker.topic}' has a wildcard; expected one topic")
         return cls(broker, address.flag("retain"))
 
     def deliver(self, notice: bytes) -> None:
-        """Publish one notice and wait for the broker's word that it has it; see `Sink`."""
+        """Publish one notice and wait for the broker's acknowledgement; see `Sink`."""
         deadline = time.monotonic() + self._timeout_s
         try:
             client = self._connected(deadline)
@@ -53,7 +58,7 @@ class MqttSink:
             client.loop_stop()
 
     def _connected(self, deadline: float) -> Client:
-        """The connection of the last notice if it is still there, or else a new one."""
+        """Return the open connection, or a new one."""
         if self._client is not None and self._client.is_connected():
             return self._client
         self.close()

@@ -1,4 +1,4 @@
-"""Notices as HTTP POST requests."""
+"""Posts notices to a URL."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from client.connectors.addresses import Address, AddressError
 from client.connectors.sinks.contract import TIMEOUT_S, reason
 
 
-class _Named(msgspec.Struct):
+class _NoticeKey(msgspec.Struct):
     id: str = ""
     kind: str = ""
 
 
 class WebhookSink:
-    """Posts JSON to a URL; any answer from 200 to 299 accepts it. `Idempotency-Key` names each notice."""
+    """Posts JSON. A response from 200 to 299 accepts the notice; `Idempotency-Key` identifies it.
+
+    Args:
+        url: Begins with `http://` or `https://`. A user and a password in it become basic authentication.
+        timeout_s: Timeout of each step: to connect, to send, and to receive the response.
+
+    Raises:
+        AddressError: the URL has no host, a wrong port, or a character that has to be percent-encoded.
+    """
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
-        """User and password in the URL become basic authentication.
-
-        Args:
-            url: Begins with `http://` or `https://`.
-            timeout_s: Of each step: to connect, to send, and until the answer begins.
-
-        Raises:
-            AddressError: there is no host in the URL, or no such port, or a letter that has to be encoded.
-        """
         shown = Address.parse(url).text
         try:
             parts = urlsplit(url)
@@ -53,26 +52,26 @@ class WebhookSink:
 
     @classmethod
     def at(cls, address: Address) -> WebhookSink:
-        """The sink at a URL."""
-        return cls(address.whole)
+        """Open the sink at a URL."""
+        return cls(address.raw)
 
     def deliver(self, notice: bytes) -> None:
         """Post one notice; see `Sink`."""
         connection = self._connection()
         try:
             connection.request("POST", self._target, notice, self._headers | _idempotency(notice))
-            answer = connection.getresponse()
-            with suppress(OSError, http.client.HTTPException):  # the status has said everything
-                answer.read(1 << 16)
+            response = connection.getresponse()
+            with suppress(OSError, http.client.HTTPException):  # only the status matters
+                response.read(1 << 16)
         except (OSError, http.client.HTTPException) as error:
             raise OSError(f"{self.name}: {reason(error)}") from error
         finally:
             connection.close()
-        if not 200 <= answer.status < 300:
-            raise OSError(f"{self.name}: answered {answer.status} {answer.reason}")
+        if not 200 <= response.status < 300:
+            raise OSError(f"{self.name}: answered {response.status} {response.reason}")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no connection is open."""
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._tls:
@@ -84,10 +83,10 @@ class WebhookSink:
 
 
 def _idempotency(notice: bytes) -> dict[str, str]:
-    """The header that tells a repeated notice, where the notice has a name that fits in a header."""
+    """Return the header that identifies a repeated notice, if its id can be sent in a header."""
     try:
-        named = msgspec.json.decode(notice, type=_Named)
+        notice_key = msgspec.json.decode(notice, type=_NoticeKey)
     except msgspec.DecodeError:
         return {}
-    key = "-".join(filter(None, (named.id, named.kind)))
+    key = "-".join(filter(None, (notice_key.id, notice_key.kind)))
     return {"Idempotency-Key": key} if key and key.isascii() and key.isprintable() else {}

@@ -1,4 +1,4 @@
-"""Where the events of a live stream come from: one contract, one file per source."""
+"""Sources: where the events of a stream come from. One contract, one file per source."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from typing import cast
 from client.connectors.addresses import Address
 from client.connectors.sources.contract import (
     MAX_LINE_BYTES,
-    Ended,
+    EndOfStreamError,
     Position,
     Source,
     SourceError,
 )
 
-__all__ = ["MAX_LINE_BYTES", "SOURCES", "Ended", "Position", "Source", "SourceError", "open_source"]
+__all__ = [
+    "MAX_LINE_BYTES",
+    "SOURCES",
+    "EndOfStreamError",
+    "Position",
+    "Source",
+    "SourceError",
+    "open_source",
+]
 
 SOURCES = {
     "file": "file:FileSource",
@@ -23,15 +31,20 @@ SOURCES = {
     "mqtts": "mqtt:MqttSource",
     "host": "host:HostSource",
 }
-"""Module and class of each scheme, loaded when it is used."""
+"""Module and class of each scheme, imported when it is used."""
 
 
-def open_source(address: str, position: Position | None = None) -> Source:
-    """The source at an address such as `file:log.csv?follow=true`, going on from a position of it.
+def open_source(address: str, position: Position | None = None, timestamp: str = "ts") -> Source:
+    """Open the source at an address.
+
+    Args:
+        address: For example `file:log.csv?follow=true`.
+        position: Where to continue, from an earlier source of the same address; None: at the start.
+        timestamp: Name of the column or field with an event's time, as the setting `data.timestamp` has it.
 
     Raises:
         AddressError: the address is wrong.
-        SourceError: what it names can never be read.
+        SourceError: the source can never be read.
     """
-    found = Address.parse(address)
-    return cast(Source, found.kind(__name__, SOURCES).at(found, position))
+    parsed = Address.parse(address)
+    return cast(Source, parsed.load(__name__, SOURCES).at(parsed, position, timestamp))

@@ -1,4 +1,4 @@
-"""What every source promises."""
+"""The contract of sources."""
 
 from __future__ import annotations
 
@@ -7,52 +7,55 @@ from typing import Any, Protocol
 from common.errors import UserError
 
 Position = dict[str, Any]
-"""Where to go on after a restart, in JSON values; {} where the source keeps no place."""
+"""Where to continue after a restart, in JSON values; {} for a source without positions."""
 
 MAX_LINE_BYTES = 1 << 20
-"""Bytes of the longest event; of a longer one, one byte more than this is handed on, to be refused."""
+"""Size of the longest event. Of a longer line, one byte more than this is passed on, and refused later."""
 
 
 class SourceError(UserError):
-    """A source can never work; says what was wrong and what was expected."""
+    """A source can never work; the message says what is wrong and what was expected."""
 
 
-class Ended(Exception):
-    """No event will ever come again."""
+class EndOfStreamError(Exception):
+    """The source has ended: there will be no more events. The message says why."""
 
 
 class Source(Protocol):
-    """Events of a live stream, each one line of bytes without its newline. One thread at a time calls it."""
+    """Events of a stream, each one line of bytes without its newline. One thread at a time calls it.
+
+    A source has a class method `at(address, position, timestamp)`, which opens it; see `open_source`.
+    """
 
     def read(self, timeout_s: float) -> list[bytes]:
         """Return waiting events, oldest first, at most `MAX_BATCH_EVENTS`; [] if none came in `timeout_s`.
 
-        Waits for the first event only: a lone one is returned at once.
+        It waits for the first event only: a single event is returned at once.
 
         Raises:
-            Ended: no event will ever come again.
+            EndOfStreamError: there will be no more events.
         """
         ...
 
     def position(self) -> Position:
-        """What to open this source with to go on after the last event that `read` returned."""
+        """Return the position after the last event that `read` returned, to continue from in a new source."""
         ...
 
     def close(self) -> None:
-        """Let go of files and connections; closing twice is closing once."""
+        """Close files and connections. A second call does nothing."""
         ...
 
     @property
     def problem(self) -> str | None:
-        """What is wrong now and is being mended without help; None when all is well."""
+        """What is wrong now, while the source retries; None when all is well."""
         ...
 
 
-def whole(position: Position | None, *names: str) -> list[int] | None:
-    """The whole numbers a position holds under these names, None when there is no position.
+def whole_numbers(position: Position | None, *names: str) -> list[int] | None:
+    """Return the whole numbers that a position has under these names; None without a position.
 
     Raises:
-        SourceError: one is missing or not a whole number from zero on.
+        SourceError: one is missing, or is not a whole number from 0 on.
     """
     if not position:
         return None

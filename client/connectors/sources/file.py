@@ -1,4 +1,4 @@
-"""Events of a file: CSV, JSON lines, any other lines, or Parquet; followed, or replayed at a pace."""
+"""Events from a file: CSV, JSON lines, other lines, or Parquet; followed, or replayed at a pace."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from client.connectors.addresses import Address, AddressError
-from client.connectors.sources.contract import Ended, Position, SourceError
+from client.connectors.sources.contract import EndOfStreamError, Position, SourceError
 from client.connectors.sources.parquet import ParquetRows
-from client.connectors.sources.replay import FixedRate, Replayed, Schedule, Unpaced
+from client.connectors.sources.replay import FixedRate, RecordedTimes, Schedule
 from client.connectors.sources.tail import FileTail
 from client.data.recent_events import MAX_BATCH_EVENTS
 
 POLL_S = 0.05
-"""How often a followed file is looked at."""
+"""Interval at which a followed file is checked for new lines."""
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
 class Reader(Protocol):
-    """A file in batches; see `FileTail`."""
+    """Reads a file in batches; see `FileTail`."""
 
     problem: str | None
 
-    def more(self) -> list[tuple[bytes, int]] | None:
-        """The next events, each with its offset; None when nothing waits."""
+    def next_batch(self) -> list[tuple[bytes, int]] | None:
+        """Return the next events, each with its offset; None if there are none now."""
         ...
 
     def position_at(self, offset: int | None) -> Position:
-        """The position after the event with this offset; None: after all events returned."""
+        """Return the position after the event with this offset; None: after all events returned so far."""
         ...
 
     def close(self) -> None:
@@ -40,9 +40,20 @@ class Reader(Protocol):
 
 
 class FileSource:
-    """The lines or rows of a file, from a position on.
+    """The lines or rows of a file.
 
-    The first line of a CSV file, its header, is an event; it comes again when reading goes on after it.
+    The header of a CSV file is passed on as a line; when reading continues after it, it is passed on again.
+
+    Args:
+        path: The file.
+        position: Where to continue; None: at the start.
+        follow: Whether to wait for more lines at the end.
+        speed: Replays the file by its timestamps, this many times faster than recorded.
+        rate: Replays the file with this many events per second.
+        timestamp: Name of the column or field with the timestamp, for `speed`.
+
+    Raises:
+        SourceError: the file cannot be read, or not with these options.
     """
 
     def __init__(
@@ -53,39 +64,35 @@ class FileSource:
         follow: bool = False,
         speed: float | None = None,
         rate: float | None = None,
+        timestamp: str = "ts",
     ) -> None:
-        """Read `path`; `follow` it, replay it at `speed` times real time, or at `rate` events a second.
-
-        Raises:
-            SourceError: it cannot be read, or so it cannot be read.
-        """
         if path.suffix in COMPRESSED:
             raise SourceError(f"{path}: is compressed; expected text or Parquet")
         if speed and rate:
             raise SourceError(f"{path}: both speed and rate; expected one of them")
-        table = path.suffix == ".csv"
-        self._schedule: Schedule = Unpaced()
+        table, parquet = path.suffix == ".csv", path.suffix == ".parquet"
+        self._schedule: Schedule | None = None
         if speed:
-            self._schedule = Replayed(str(path), speed, table)
+            self._schedule = RecordedTimes(str(path), speed, table, timestamp)
         elif rate:
             self._schedule = FixedRate(rate)
-        if path.suffix == ".parquet" and follow:
-            raise SourceError(f"{path}: follow of a Parquet file, which does not grow; expected lines")
+        if parquet and follow:
+            raise SourceError(f"{path}: a Parquet file does not grow, so it cannot be followed")
         self._reader: Reader = (
-            ParquetRows(path, position)
-            if path.suffix == ".parquet"
-            else FileTail(path, follow, table, position)
+            ParquetRows(path, position) if parquet else FileTail(path, follow, table, position)
         )
         self._waiting: deque[tuple[bytes, int]] = deque()
         self._due: float | None = None
+        """When the first waiting event is due; None: not computed yet."""
         self._offset: int | None = None
-        self._look_at = 0.0
+        """Offset of the event returned last."""
+        self._next_poll = 0.0
         self._closed = False
 
     @classmethod
-    def at(cls, address: Address, position: Position | None) -> FileSource:
-        """The source at `file:PATH`."""
-        address.only("follow", "speed", "rate")
+    def at(cls, address: Address, position: Position | None, timestamp: str) -> FileSource:
+        """Open `file:PATH?follow=true`, `file:PATH?speed=60` or `file:PATH?rate=100`."""
+        address.expect_options("follow", "speed", "rate")
         place = address.place
         if place.startswith("///"):
             place = place[2:]
@@ -97,36 +104,37 @@ class FileSource:
             follow=address.flag("follow"),
             speed=address.number("speed"),
             rate=address.number("rate"),
+            timestamp=timestamp,
         )
 
     @property
     def problem(self) -> str | None:
-        """That a followed file is not there."""
+        """That a followed file does not exist now."""
         return self._reader.problem
 
     def read(self, timeout_s: float) -> list[bytes]:
-        """The events that wait; see `Source`."""
+        """Return waiting events; see `Source`."""
         deadline = time.monotonic() + timeout_s
         while True:
             if self._closed:
-                raise Ended("closed")
+                raise EndOfStreamError("closed")
             now = time.monotonic()
-            if not self._waiting and now >= self._look_at:
-                batch = self._reader.more()
+            if not self._waiting and now >= self._next_poll:
+                batch = self._reader.next_batch()
                 if batch is None:
-                    self._look_at = now + POLL_S
+                    self._next_poll = now + POLL_S
                 else:
                     self._waiting.extend(batch)
-            if events := self._take(now):
+            if events := self._take_due(now):
                 return events
-            next_at = self._due if self._waiting and self._due is not None else self._look_at
+            next_at = self._due if self._waiting and self._due is not None else self._next_poll
             if now >= deadline:
                 return []
             if next_at > now:
                 time.sleep(min(next_at, deadline) - now)
 
     def position(self) -> Position:
-        """Where to go on: `inode` and `offset` of lines, `row` of Parquet."""
+        """Return the position: `inode` and `offset` of lines, `row` of Parquet."""
         return self._reader.position_at(self._offset if self._waiting else None)
 
     def close(self) -> None:
@@ -136,15 +144,16 @@ class FileSource:
             self._offset = self.position().get("offset") if self._waiting else None
             self._reader.close()
 
-    def _take(self, now: float) -> list[bytes]:
-        """The waiting events that are due."""
+    def _take_due(self, now: float) -> list[bytes]:
+        """Remove and return the waiting events that are due."""
         events: list[bytes] = []
         while self._waiting and len(events) < MAX_BATCH_EVENTS:
             event, offset = self._waiting[0]
-            if self._due is None:
-                self._due = self._schedule.due(event)
-            if self._due > now:
-                break
+            if self._schedule is not None:
+                if self._due is None:
+                    self._due = self._schedule.due(event)
+                if self._due > now:
+                    break
             self._waiting.popleft()
             self._due, self._offset = None, offset
             events.append(event)

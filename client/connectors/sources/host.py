@@ -1,4 +1,4 @@
-"""This machine's own metrics: a real stream with nothing to set up."""
+"""Metrics of this machine as events: a stream that needs no set-up."""
 
 from __future__ import annotations
 
@@ -11,39 +11,47 @@ from collections.abc import Callable
 import psutil
 
 from client.connectors.addresses import Address
-from client.connectors.sources.contract import Ended, Position
+from client.connectors.sources.contract import EndOfStreamError, Position
 
 Sample = dict[str, float]
 
 
 class HostSource:
-    """One event an interval: processor, load, memory, disks and network, as a JSON object.
+    """One JSON object per interval: processor, load, memory, disks and network. It has no positions.
 
-    What the system counts since it started is given as a rate, per second over the last interval. After a
-    pause of the reader there is one event, not one for each interval that was missed.
+    Counters of the system become rates, per second over the last interval. Intervals during which nobody
+    reads are skipped.
+
+    Args:
+        interval_s: Seconds between two events; the first event comes after one interval.
+        timestamp: Name of the field with the event's time.
+        clock: Returns seconds; `time.monotonic` except in tests.
     """
 
     problem: str | None = None
 
-    def __init__(self, interval_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
-        """The first event comes after one interval."""
-        self._interval_s = interval_s
-        self._clock = clock
-        self._counts, self._at = counts(), clock()
+    def __init__(
+        self,
+        interval_s: float = 1.0,
+        timestamp: str = "ts",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._interval_s, self._timestamp, self._clock = interval_s, timestamp, clock
+        self._counters, self._at = counters(), clock()
         self._due = self._at + interval_s
         self._closed = False
 
     @classmethod
-    def at(cls, address: Address, position: Position | None) -> HostSource:
-        """The source at `host:`; there is no way back."""
-        address.only("interval_s")
-        address.nothing()
-        return cls(address.number("interval_s") or 1.0)
+    def at(cls, address: Address, position: Position | None, timestamp: str) -> HostSource:
+        """Open `host:?interval_s=1`."""
+        address.expect_options("interval_s")
+        address.expect_no_place()
+        return cls(address.number("interval_s") or 1.0, timestamp)
 
     def read(self, timeout_s: float) -> list[bytes]:
-        """One event, if one is due; see `Source`."""
+        """Return one event if it is due; see `Source`."""
         if self._closed:
-            raise Ended("closed")
+            raise EndOfStreamError("closed")
         now = self._clock()
         if now < self._due:
             time.sleep(min(timeout_s, self._due - now))
@@ -52,27 +60,27 @@ class HostSource:
                 return []
         missed = math.floor((now - self._due) / self._interval_s)
         self._due += (missed + 1) * self._interval_s
-        return [json.dumps({"ts": time.time(), **self._sample(now)}).encode()]
+        return [json.dumps({**self._sample(now), self._timestamp: time.time()}).encode()]
 
     def position(self) -> Position:
-        """There is no way back."""
+        """Return no position: metrics of the past cannot be read."""
         return {}
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._closed = True
 
     def _sample(self, now: float) -> Sample:
-        found = counts()
+        current = counters()
         passed_s = max(now - self._at, 1e-3)
-        # Counters of a device that went away jump back; that is no negative rate.
-        rates = {name: max(0.0, value - self._counts[name]) / passed_s for name, value in found.items()}
-        self._counts, self._at = found, now
-        return {**levels(), **rates}
+        # The counters of a device that was removed jump back, which is not a negative rate.
+        rates = {name: max(0.0, value - self._counters[name]) / passed_s for name, value in current.items()}
+        self._counters, self._at = current, now
+        return {**gauges(), **rates}
 
 
-def levels() -> Sample:
-    """What has a value at each moment."""
+def gauges() -> Sample:
+    """Return the metrics that have a value at each moment."""
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
     one, five, fifteen = os.getloadavg()
     return {
@@ -86,8 +94,8 @@ def levels() -> Sample:
     }
 
 
-def counts() -> Sample:
-    """What is counted since the system started; where there is no such device, 0."""
+def counters() -> Sample:
+    """Return the metrics that count since the system was started; 0 where there is no such device."""
     cpu, disk, network = psutil.cpu_times(), psutil.disk_io_counters(), psutil.net_io_counters()
     stats = psutil.cpu_stats()
     return {

@@ -1,13 +1,17 @@
-"""A stream of bytes cut into lines, with bounded memory whatever comes."""
+"""Splits a stream of bytes into lines with bounded memory."""
 
 from __future__ import annotations
 
 
 class LineSplitter:
-    r"""Lines out of chunks, the same however the stream was cut. Linear in time, bounded in memory.
+    r"""Returns the lines of a stream that comes in chunks, whatever the sizes of the chunks.
 
-    A carriage return before the newline goes, empty lines are skipped. Of a line longer than `max_bytes`,
-    the first `max_bytes + 1` bytes are handed on once and the rest is dropped up to its newline.
+    A carriage return before the newline is removed, and empty lines are skipped. Of a line longer than
+    `max_bytes`, the first `max_bytes + 1` bytes are returned once, and the rest up to its newline is dropped.
+
+    Args:
+        max_bytes: Size of the longest line that is returned whole.
+        offset: Position of the first chunk in the stream, in bytes.
 
     >>> lines = LineSplitter(max_bytes=4)
     >>> lines.feed(b"one\r\n\ntw"), lines.feed(b"o\nthousands"), lines.feed(b"\n4"), lines.end()
@@ -15,28 +19,27 @@ class LineSplitter:
     """
 
     def __init__(self, max_bytes: int, offset: int = 0) -> None:
-        """Start at `offset` of the stream."""
         self.seen = offset
-        """Bytes of the stream until now."""
+        """Position in the stream after the last chunk."""
         self.boundary = offset
-        """Where the last whole line ended: reading from here on loses nothing and repeats nothing."""
-        self._most = max_bytes + 1  # a carriage return may still follow max_bytes
+        """Position after the last whole line: a reader that continues here loses and repeats nothing."""
+        self._max_bytes = max_bytes + 1  # a carriage return may follow max_bytes
         self._parts: list[bytes] = []
         self._size = 0
         self._dropping = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The lines that this chunk completes."""
-        return [line for line, _ in self.cut(chunk)]
+        """Return the lines that the chunk completes."""
+        return [line for line, _ in self.feed_with_offsets(chunk)]
 
     def end(self) -> list[bytes]:
-        """The last line, when the stream ended without a newline."""
-        return [line for line, _ in self.rest()]
+        """Return the last line if the stream has ended without a newline."""
+        return [line for line, _ in self.end_with_offset()]
 
-    def cut(self, chunk: bytes) -> list[tuple[bytes, int]]:
-        """The lines that this chunk completes, each with the offset to go on from after it.
+    def feed_with_offsets(self, chunk: bytes) -> list[tuple[bytes, int]]:
+        """Return the lines that the chunk completes, each with the offset to continue from after it.
 
-        A line too long is handed on before its end is known: its offset is its start.
+        A line that is too long is returned before its end is known, with the offset of its start.
         """
         lines: list[tuple[bytes, int]] = []
         first, *others = chunk.split(b"\n")
@@ -47,8 +50,8 @@ class LineSplitter:
             self._add(piece, lines)
         return lines
 
-    def rest(self) -> list[tuple[bytes, int]]:
-        """What `end` returns, with its offset. The next chunk starts a new line."""
+    def end_with_offset(self) -> list[tuple[bytes, int]]:
+        """Return what `end` returns, with its offset. The next chunk starts a new line."""
         lines: list[tuple[bytes, int]] = []
         self._finish(lines)
         return lines
@@ -57,12 +60,12 @@ class LineSplitter:
         self.seen += len(piece)
         if self._dropping or not piece:
             return
-        self._parts.append(piece[: self._most + 1 - self._size])
+        self._parts.append(piece[: self._max_bytes + 1 - self._size])
         self._size += len(self._parts[-1])
-        if self._size > self._most:
-            lines.append((b"".join(self._parts)[: self._most], self.boundary))
+        if self._size > self._max_bytes:
+            lines.append((b"".join(self._parts)[: self._max_bytes], self.boundary))
             self._parts, self._size, self._dropping = [], 0, True
-        elif len(self._parts) >= 1024:  # bytes that come one by one must not cost an object each
+        elif len(self._parts) >= 1024:  # single bytes must not take the memory of an object each
             self._parts = [b"".join(self._parts)]
 
     def _finish(self, lines: list[tuple[bytes, int]]) -> None:

@@ -1,4 +1,4 @@
-"""Events that a broker passes on, at least once each: MQTT with quality of service 1."""
+"""Events from an MQTT broker, each delivered at least once (quality of service 1)."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from paho.mqtt.client import Client, MQTTMessage
 
 from client.connectors.addresses import Address
 from client.connectors.mqtt import KEEPALIVE_S, MqttBroker
-from client.connectors.sources.contract import MAX_LINE_BYTES, Ended, Position
+from client.connectors.sources.contract import MAX_LINE_BYTES, EndOfStreamError, Position
 from client.data.recent_events import MAX_BATCH_EVENTS
 
-WAITING = 4096
-"""Messages of quality 0 that may wait: nobody keeps such for us, and memory is bounded."""
+MAX_WAITING = 4096
+"""Messages of quality 0 that may wait; the broker does not keep them, and memory is bounded."""
 
 
 class MqttSource:
-    """Subscribes with a session that the broker keeps: what it gets while we are away comes later.
+    """Subscribes to a topic in a session that the broker keeps, so that it stores messages meanwhile.
 
-    A message is acknowledged when the next events are asked for. One that was returned and not acknowledged
-    when the connection broke comes a second time.
+    A message is acknowledged when the next events are read. A message that was returned and not acknowledged
+    before the connection broke is delivered again. The broker keeps the position.
+
+    Args:
+        broker: The broker and the topic. It need not be reachable yet.
     """
 
     def __init__(self, broker: MqttBroker) -> None:
-        """Connect, now or when the broker is there."""
         self._broker = broker
         self._reason = "connecting"
         self._connected = False
         self._arrived: queue.SimpleQueue[MQTTMessage] = queue.SimpleQueue()
-        self._taken: list[MQTTMessage] = []
+        self._unacknowledged: list[MQTTMessage] = []
         self._lines: list[bytes] = []
         self._dropped = 0
         self._closed = False
@@ -43,24 +45,24 @@ class MqttSource:
         self._client.loop_start()
 
     @classmethod
-    def at(cls, address: Address, position: Position | None) -> MqttSource:
-        """The source at `mqtt://HOST/TOPIC`; the broker knows what comes next."""
-        address.only("client_id", "ca")
+    def at(cls, address: Address, position: Position | None, timestamp: str) -> MqttSource:
+        """Open `mqtt://HOST/TOPIC`."""
+        address.expect_options("client_id", "ca")
         return cls(MqttBroker.at(address, "source"))
 
     @property
     def problem(self) -> str | None:
-        """That there is no connection, and why; or that messages of quality 0 come too fast."""
+        """Why there is no connection, or how many messages of quality 0 were dropped."""
         if not self._connected:
             return f"{self._broker.name}: not connected ({self._reason})"
         if self._dropped:
-            return f"{self._broker.name}: {self._dropped} messages of quality 0 came too fast and are lost"
+            return f"{self._broker.name}: dropped {self._dropped} messages of quality 0 that came too fast"
         return None
 
     def read(self, timeout_s: float) -> list[bytes]:
-        """The events that wait; see `Source`."""
+        """Return waiting events; see `Source`."""
         if self._closed:
-            raise Ended("closed")
+            raise EndOfStreamError("closed")
         if not self._lines:
             self._acknowledge()
             try:
@@ -73,29 +75,29 @@ class MqttSource:
         return events
 
     def position(self) -> Position:
-        """The broker keeps it."""
+        """Return no position: the broker keeps it."""
         return {}
 
     def close(self) -> None:
-        """Disconnect; what was not acknowledged comes again."""
+        """Disconnect; messages that are not acknowledged are delivered again."""
         if not self._closed:
             self._closed = True
             self._client.disconnect()
             self._client.loop_stop()
 
     def _take(self, message: MQTTMessage) -> None:
-        self._taken.append(message)
+        self._unacknowledged.append(message)
         pieces = bytes(message.payload[: MAX_LINE_BYTES + 1]).split(b"\n")
         self._lines.extend(line for piece in pieces if (line := piece.removesuffix(b"\r")))
 
     def _acknowledge(self) -> None:
-        for message in self._taken:
+        for message in self._unacknowledged:
             self._client.ack(message.mid, message.qos)
-        self._taken.clear()
+        self._unacknowledged.clear()
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
-        # Of quality 1, the broker sends no more than a few before they are acknowledged.
-        if message.qos == 0 and self._arrived.qsize() >= WAITING:
+        # The broker limits the number of unacknowledged messages of quality 1 itself.
+        if message.qos == 0 and self._arrived.qsize() >= MAX_WAITING:
             self._dropped += 1
         else:
             self._arrived.put(message)

@@ -1,4 +1,4 @@
-"""When an event of a recording is due: by its own timestamps, or so many a second."""
+"""When the events of a recording are due: by their timestamps, or at a fixed rate."""
 
 from __future__ import annotations
 
@@ -6,114 +6,122 @@ import csv
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from client.connectors.sources.contract import SourceError
-from client.data.decoding import seconds
+from client.data.timestamps import parse_seconds
 
-TIME = "ts"
-"""The column or key that holds an event's time (see `client.data.decoding.seconds`)."""
-
-LATE_S = 1.0
-"""How far a reader of a steady rate may fall behind and still be given what it missed at once."""
-
-
-class _Timed(msgspec.Struct):
-    ts: int | float | str | None = None
+MAX_LAG_S = 1.0
+"""Events of a fixed rate that are overdue by more than this are delayed, so that no longer burst follows."""
 
 
 class Schedule(Protocol):
-    """When events may be handed out."""
+    """Says when each event may be returned."""
 
     def due(self, event: bytes) -> float:
-        """The moment of the clock at which this event, the next one, may be handed out."""
+        """Return the time of the clock from which the next event may be returned."""
         ...
 
 
-class Unpaced:
-    """Every event is due when it is read."""
-
-    def due(self, event: bytes) -> float:
-        """Long ago."""
-        return -math.inf
-
-
 class FixedRate:
-    """So many events a second; after a pause of the reader, no burst longer than `LATE_S`."""
+    """Makes events due at a fixed rate.
+
+    Args:
+        rate: Events per second.
+        clock: Returns seconds; `time.monotonic` except in tests.
+    """
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._gap_s = 1 / rate
+        self._interval_s = 1 / rate
         self._clock = clock
         self._next = clock()
 
     def due(self, event: bytes) -> float:
-        """One gap after the event before."""
-        due = max(self._next, self._clock() - LATE_S)
-        self._next = due + self._gap_s
+        """Return one interval after the previous event; see `Schedule`."""
+        due = max(self._next, self._clock() - MAX_LAG_S)
+        self._next = due + self._interval_s
         return due
 
 
-class Replayed:
-    """Events as far apart as their timestamps, `speed` times faster. Time that jumps back starts anew.
+class RecordedTimes:
+    """Makes events due at the intervals of their timestamps, divided by `speed`.
 
-    An event without a readable time is due with the one before.
+    When a timestamp is earlier than the one before, the replay restarts there. An event without a readable
+    timestamp is due with the one before it.
 
-    >>> replayed = Replayed("log", speed=60, table=False, clock=lambda: 100.0)
-    >>> replayed.due(b'{"ts": "2024-01-01T00:00:00Z"}'), replayed.due(b'{"ts": 1704067260}')
+    Args:
+        name: Name of the recording in error messages.
+        speed: Factor by which the replay is faster than the recording.
+        table: Whether the recording is CSV, and its first line is the header.
+        timestamp: Name of the column or field with the timestamp.
+        clock: Returns seconds; `time.monotonic` except in tests.
+
+    >>> times = RecordedTimes("log", speed=60, table=False, clock=lambda: 100.0)
+    >>> times.due(b'{"ts": "2024-01-01T00:00:00Z"}'), times.due(b'{"ts": 1704067260}')
     (100.0, 101.0)
     """
 
     def __init__(
-        self, name: str, speed: float, table: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        speed: float,
+        table: bool,
+        timestamp: str = "ts",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Replay what `name`, for messages, holds; of a table, the first line names the columns."""
-        self._name = name
-        self._speed = speed
+        self._name, self._speed, self._table, self._timestamp = name, speed, table, timestamp
         self._clock = clock
-        self._table = table
         self._column: int | None = None
-        self._first: tuple[float, float] | None = None
+        self._start: tuple[float, float] | None = None
+        """Timestamp of the event at which the replay (re)started, and when that event was due."""
         self._last = -math.inf
-        self._decoder = msgspec.json.Decoder(_Timed, strict=True)
+        kind = msgspec.defstruct(
+            "TimedEvent", [("time", int | float | str | None, None)], rename={"time": timestamp}
+        )
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind, strict=True)
 
     def due(self, event: bytes) -> float:
-        """As long after the first event as its timestamp says.
+        """Return when the event is due; see `Schedule`.
 
         Raises:
-            SourceError: the first event has no time, so there is nothing to go by.
+            SourceError: there is no column with timestamps, or the first event has no readable timestamp.
         """
         if self._table and self._column is None:
-            self._column = self._find(event)
+            self._column = self._find_column(event)
             return -math.inf
         moment = self._moment(event)
-        if self._first is None and moment is None:
-            raise SourceError(f"{self._name}: the first event has no readable '{TIME}'; speed needs one")
+        if self._start is None and moment is None:
+            raise SourceError(
+                f"{self._name}: the first event has no readable '{self._timestamp}'; "
+                "speed needs the column that data.timestamp names"
+            )
         if moment is not None:
-            if self._first is None or moment < self._last:
-                self._first = (moment, self._clock())
+            if self._start is None or moment < self._last:
+                self._start = (moment, self._clock())
             self._last = moment
-        start, at = self._first or (0.0, 0.0)
-        return at + (self._last - start) / self._speed
+        first, at = self._start or (0.0, 0.0)
+        return at + (self._last - first) / self._speed
 
-    def _find(self, header: bytes) -> int:
+    def _find_column(self, header: bytes) -> int:
         names = [cell.strip() for cell in _cells(header)]
-        if TIME not in names:
-            raise SourceError(f"{self._name}: no column '{TIME}' in the header; speed needs one")
-        return names.index(TIME)
+        if self._timestamp not in names:
+            raise SourceError(
+                f"{self._name}: no column '{self._timestamp}' in the header; "
+                "speed needs the column that data.timestamp names"
+            )
+        return names.index(self._timestamp)
 
     def _moment(self, event: bytes) -> float | None:
-        value: int | float | str | None
+        """Return the event's timestamp in seconds since 1970; None without a readable timestamp."""
         if self._column is not None:
             cells = _cells(event)
-            value = cells[self._column] if self._column < len(cells) else None
-        else:
-            try:
-                value = self._decoder.decode(event).ts
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                return None
-        return seconds(value)
+            return parse_seconds(cells[self._column]) if self._column < len(cells) else None
+        try:
+            return parse_seconds(self._decoder.decode(event).time)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
 
 
 def _cells(line: bytes) -> list[str]:

@@ -1,4 +1,4 @@
-"""The lines of a text file, also of one that grows, is cut off, or is replaced by another of its name."""
+"""Reads the lines of a text file, also while it grows, is truncated, or is replaced by a new file."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ import os
 import stat
 from pathlib import Path
 
-from client.connectors.sources.contract import MAX_LINE_BYTES, Ended, Position, SourceError, whole
+from client.connectors.sources.contract import (
+    MAX_LINE_BYTES,
+    EndOfStreamError,
+    Position,
+    SourceError,
+    whole_numbers,
+)
 from client.connectors.sources.lines import LineSplitter
 
 CHUNK_BYTES = 1 << 16
 
 
 class FileTail:
-    """Batches of lines with the offset after each, like `tail -F` when it follows.
+    """Batches of lines, each line with the offset after it; like `tail -F` when it follows the file.
 
-    A followed file that was replaced is read to its end first. It is left for the new one only when that
-    has something in it: until then the writer may still hold the old one.
+    A followed file that was replaced is read to its end. The new file is opened once it has content: until
+    then the writer may still write to the old one.
+
+    Args:
+        path: The file.
+        follow: Whether to wait for more lines at the end of the file.
+        table: Whether the file is CSV: its header is returned again when reading continues after it.
+        position: Where to continue; None: at the start.
+
+    Raises:
+        SourceError: the path is not a regular file, or does not exist and is not followed.
     """
 
     def __init__(self, path: Path, follow: bool, table: bool, position: Position | None) -> None:
-        """Open `path`; of a table, the first line is given again when going on in the middle.
-
-        Raises:
-            SourceError: there is no such file and it is not followed, or it is no file.
-        """
         self.problem: str | None = None
-        self._path = path
-        self._follow = follow
-        self._table = table
-        self._start = whole(position, "inode", "offset")
+        self._path, self._follow, self._table = path, follow, table
+        self._start = whole_numbers(position, "inode", "offset")
         self._inode, offset = self._start or (0, 0)
         self._lines = LineSplitter(MAX_LINE_BYTES, offset)
         self._fd: int | None = None
@@ -37,11 +45,11 @@ class FileTail:
         self._header: list[tuple[bytes, int]] = []
         self._open()
 
-    def more(self) -> list[tuple[bytes, int]] | None:
-        """The next lines, all of one file, [] when a line is not yet whole; None when nothing waits.
+    def next_batch(self) -> list[tuple[bytes, int]] | None:
+        """Return the next lines, all of one file; [] if no line is complete yet, None if nothing was read.
 
         Raises:
-            Ended: the file was read to its end and is not followed.
+            EndOfStreamError: the file was read to its end and is not followed.
         """
         if self._fd is None and not self._open():
             return None
@@ -50,15 +58,15 @@ class FileTail:
             return header
         assert self._fd is not None  # noqa: S101
         if chunk := os.read(self._fd, CHUNK_BYTES):
-            return self._lines.cut(chunk)
+            return self._lines.feed_with_offsets(chunk)
         if not self._follow:
-            if last := self._lines.rest():
+            if last := self._lines.end_with_offset():
                 return last
-            raise Ended(f"{self._path}: read to its end")
-        return self._after_the_end(self._fd)
+            raise EndOfStreamError(f"{self._path}: read to its end")
+        return self._at_end(self._fd)
 
     def position_at(self, offset: int | None) -> Position:
-        """The position after the line with this offset; None: after all lines that `more` returned."""
+        """Return the position after the line with this offset; None: after all lines returned so far."""
         return {"inode": self._inode, "offset": self._lines.boundary if offset is None else offset}
 
     def close(self) -> None:
@@ -67,8 +75,8 @@ class FileTail:
             os.close(self._fd)
             self._fd = None
 
-    def _after_the_end(self, fd: int) -> list[tuple[bytes, int]] | None:
-        """What to do at the end of a followed file: wait, start it anew, or leave it for the next one."""
+    def _at_end(self, fd: int) -> list[tuple[bytes, int]] | None:
+        """At the end of a followed file: wait, restart after a truncation, or change to the new file."""
         try:
             now = self._path.stat()
         except OSError as error:
@@ -78,16 +86,16 @@ class FileTail:
         if now.st_ino != self._inode or now.st_dev != os.fstat(fd).st_dev:
             if not now.st_size:
                 return None
-            if not self._replaced:  # once more: the last words may have come after the last look
+            if not self._replaced:  # read once more: lines may have been added after the last read
                 self._replaced = True
                 return []
-            last = self._lines.rest()
+            last = self._lines.end_with_offset()
             if not last:
                 self.close()
                 self._open()
             return last
         if now.st_size < self._lines.seen:
-            if last := self._lines.rest():
+            if last := self._lines.end_with_offset():
                 return last
             os.lseek(fd, 0, os.SEEK_SET)
             self._lines = LineSplitter(MAX_LINE_BYTES)
@@ -95,6 +103,7 @@ class FileTail:
         return None
 
     def _open(self) -> bool:
+        """Open the file, at the position to continue from if it is still the same file."""
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -120,6 +129,6 @@ class FileTail:
     def _first_line(fd: int) -> list[bytes]:
         lines = LineSplitter(MAX_LINE_BYTES)
         while chunk := os.read(fd, CHUNK_BYTES):
-            if found := lines.feed(chunk):
-                return found[:1]
+            if complete := lines.feed(chunk):
+                return complete[:1]
         return lines.end()

@@ -1,4 +1,4 @@
-"""Events that others send over TCP, one a line, on a port of this machine."""
+"""Events that other machines send over TCP, one per line, to a port of this machine."""
 
 from __future__ import annotations
 
@@ -7,29 +7,32 @@ import socket
 from collections import deque
 
 from client.connectors.addresses import Address, AddressError
-from client.connectors.sources.contract import MAX_LINE_BYTES, Ended, Position, SourceError
+from client.connectors.sources.contract import MAX_LINE_BYTES, EndOfStreamError, Position, SourceError
 from client.connectors.sources.lines import LineSplitter
 from client.data.recent_events import MAX_BATCH_EVENTS
 
 CHUNK_BYTES = 1 << 16
 MAX_CONNECTIONS = 64
-"""More are closed as they come."""
+"""Further connections are closed at once."""
 
 
 class TcpSource:
-    """Listens, and reads the lines of all who connect; nobody else is disturbed when one of them fails.
+    """Listens on a port and reads the lines of all connections. It has no positions.
 
-    While lines wait, nothing is read: a sender that is faster than the detector is slowed down by TCP.
+    A connection that fails does not affect the others. While events wait, nothing is read, so that TCP slows
+    down a sender that is faster than the detector.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 for any free one.
+
+    Raises:
+        SourceError: the address is in use, or not an address of this machine.
     """
 
     problem: str | None = None
 
     def __init__(self, host: str, port: int) -> None:
-        """Listen; port 0 takes a free one.
-
-        Raises:
-            SourceError: the address is in use, or not this machine's.
-        """
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._listener = socket.create_server((host, port), family=family)
@@ -44,17 +47,17 @@ class TcpSource:
         self._closed = False
 
     @classmethod
-    def at(cls, address: Address, position: Position | None) -> TcpSource:
-        """The source at `tcp://HOST:PORT`; what was sent once does not come again."""
-        address.only()
+    def at(cls, address: Address, position: Position | None, timestamp: str) -> TcpSource:
+        """Open `tcp://HOST:PORT`."""
+        address.expect_options()
         if not address.place.startswith("//"):
             raise AddressError(f"{address.text}: expected tcp://HOST:PORT")
         return cls(*address.endpoint(address.place[2:], None, "tcp://HOST:PORT, to listen on"))
 
     def read(self, timeout_s: float) -> list[bytes]:
-        """The events that wait; see `Source`."""
+        """Return waiting events; see `Source`."""
         if self._closed:
-            raise Ended("closed")
+            raise EndOfStreamError("closed")
         if not self._waiting:
             for key, _ in self._selector.select(timeout_s):
                 if key.fileobj is self._listener:
@@ -65,11 +68,11 @@ class TcpSource:
         return [self._waiting.popleft() for _ in range(min(MAX_BATCH_EVENTS, len(self._waiting)))]
 
     def position(self) -> Position:
-        """There is no way back."""
+        """Return no position: what was received is not sent again."""
         return {}
 
     def close(self) -> None:
-        """Close all connections, and listen no more."""
+        """Close all connections and stop listening."""
         if not self._closed:
             self._closed = True
             for connection in list(self._connections):
@@ -80,13 +83,13 @@ class TcpSource:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # it was gone again
+        except OSError:  # the other side has closed it already
             return
         if len(self._connections) >= MAX_CONNECTIONS:
             connection.close()
             return
         connection.setblocking(False)
-        # A machine that lost its power sends nothing, not even a goodbye.
+        # A machine that loses its power does not close its connections: keepalive detects that.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._connections[connection] = LineSplitter(MAX_LINE_BYTES)
         self._selector.register(connection, selectors.EVENT_READ)

@@ -70,8 +70,8 @@ def opened(spool: Path) -> Iterator[Open]:
     """Opens an outbox that tries again at once, unless told otherwise, and closes it after the test."""
     outboxes: list[tuple[Outbox, FakeSink]] = []
 
-    def open_outbox(sink: FakeSink, retry_s: float = 0.01, most: int = 1000) -> Outbox:
-        outbox = Outbox(sink, spool, most, lambda failures: retry_s)
+    def open_outbox(sink: FakeSink, retry_s: float = 0.01, max_waiting: int = 1000) -> Outbox:
+        outbox = Outbox(sink, spool, max_waiting, lambda failures: retry_s)
         outboxes.append((outbox, sink))
         return outbox
 
@@ -356,7 +356,7 @@ def test_a_disk_that_is_full_loses_nothing(opened: Open, spool: Path) -> None:
 class TestBounds:
     def test_on_disk_the_oldest_are_dropped(self, opened: Open, spool: Path) -> None:
         sink = FakeSink(DOWN)
-        outbox = opened(sink, LONG_S, most=3)
+        outbox = opened(sink, LONG_S, max_waiting=3)
         for notice in numbered(1, 10):
             outbox.post(notice)
             assert outbox.flush(20)
@@ -372,7 +372,7 @@ class TestBounds:
     def test_in_memory_the_oldest_are_dropped(self, opened: Open) -> None:
         sink = FakeSink()
         sink.gate.clear()
-        outbox = opened(sink, most=3)
+        outbox = opened(sink, max_waiting=3)
         outbox.post(b'{"n":1}')
         assert sink.entered.wait(20)
         post(outbox, numbered(2, 10))
@@ -386,7 +386,7 @@ class TestBounds:
         post(earlier, numbered(1, 10))
         earlier.close(20)
         sink = FakeSink()
-        outbox = opened(sink, most=4)
+        outbox = opened(sink, max_waiting=4)
         assert eventually(lambda: sink.taken == numbered(7, 10))
         assert outbox.lost == 6
 

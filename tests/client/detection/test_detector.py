@@ -32,7 +32,7 @@ def feed(of: Detector, events: list[bytes], size: int, now: float = 5.0) -> list
 def test_every_event_gets_the_score_of_the_window_it_ends(size: int, window: int) -> None:
     manifest, events = version(window=window), rows(700)
     under_test = detector()
-    under_test.take(manifest, threshold=1e9)
+    under_test.activate(manifest, threshold=1e9)
     found = feed(under_test, lines(events), size)
     expected = scored_by(manifest, Scaler.of(manifest.moments).apply(events))
     assert [v.time for v in found] == [1e9 + 60.0 * i for i in range(700)]
@@ -50,11 +50,11 @@ def test_swaps_lose_no_event_and_no_window(window: int, sizes: list[int], data: 
     scaled = Scaler.of(versions[0].moments).apply(events)
     expected = {v.version: scored_by(v, scaled) for v in versions}
     under_test, found = detector(), []
-    under_test.take(versions[0], 1e9)
+    under_test.activate(versions[0], 1e9)
     waiting = lines(events)
     for size in sizes:
         if data.draw(st.booleans()):
-            under_test.take(data.draw(st.sampled_from(versions)), 1e9)
+            under_test.activate(data.draw(st.sampled_from(versions)), 1e9)
         found += under_test.step(waiting[:size], 0.0).verdicts
         waiting = waiting[size:]
     assert [v.time for v in found] == [1e9 + 60.0 * i for i in range(len(events))]
@@ -69,13 +69,13 @@ def test_ten_swaps_from_another_thread_in_a_million_events_lose_none() -> None:
     versions = [version(n, seed=n) for n in range(1, 12)]
     batch = lines(rows(256))
     under_test = detector()
-    under_test.take(versions[0], 1e9)
+    under_test.activate(versions[0], 1e9)
     swapping, swapped = threading.Semaphore(0), threading.Semaphore(0)
 
     def swap() -> None:
         for manifest in versions[1:]:
             swapping.acquire()
-            under_test.take(manifest, 1e9)
+            under_test.activate(manifest, 1e9)
             swapped.release()
 
     thread = threading.Thread(target=swap)
@@ -105,7 +105,7 @@ def test_without_a_version_events_are_kept_and_not_scored() -> None:
     found = feed(under_test, lines(rows(10)), 1)
     assert all(math.isnan(v.score) and v.version == 0 and not v.anomaly for v in found)
     np.testing.assert_allclose(under_test.recent.last(10), rows(10), rtol=1e-6)
-    under_test.take(version(), 1e9)
+    under_test.activate(version(), 1e9)
     assert feed(under_test, lines(rows(1)), 1)[0].version == 1
 
 
@@ -114,7 +114,7 @@ def test_a_fault_is_told_once_with_its_cause_and_once_when_it_is_over(size: int)
     events = rows(300)
     events[100:110, 1] += 500
     under_test = detector(explain=2, end_after=5)
-    under_test.take(version(), threshold=20.0)
+    under_test.activate(version(), threshold=20.0)
     notices = []
     waiting = lines(events)
     for start in range(0, 300, size):
@@ -150,7 +150,7 @@ def test_what_is_no_event_is_counted_and_the_others_are_scored(size: int) -> Non
     ]
     mixed = [line for i, line in enumerate(good) for line in ((bad[i], line) if i < len(bad) else (line,))]
     under_test = detector()
-    under_test.take(version(), 1e9)
+    under_test.activate(version(), 1e9)
     outcomes = [under_test.step(mixed[i : i + size], 0.0) for i in range(0, len(mixed), size)]
     assert [v.time for o in outcomes for v in o.verdicts] == [1e9 + 60 * i for i in range(40)]
     assert dict(under_test.refused) == {
@@ -172,7 +172,7 @@ def test_events_without_a_time_have_the_time_they_came() -> None:
 
 def test_a_clock_that_goes_back_stops_nothing() -> None:
     under_test = detector()
-    under_test.take(version(), 0.0)
+    under_test.activate(version(), 0.0)
     back = lines(rows(5), start=1e9) + lines(rows(5), start=1e8)
     assert len(feed(under_test, back, 1)) == 10
     assert under_test.incidents.open

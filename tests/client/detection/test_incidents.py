@@ -3,13 +3,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.detection.incidents import Incidents, causes
-from client.detection.scorer import Explanation
+from client.detection.incidents import Incidents
 from common.protocol.alerts import Alert, Cause, Notice
 from common.settings import LiveSettings
 
@@ -21,14 +18,14 @@ def run(scores: Iterable[float], incidents: Incidents | None = None) -> list[Not
     incidents = incidents or Incidents("edge", SETTINGS)
     found = []
     for time, score in enumerate(scores):
-        if score > 1:
-            notice = incidents.above(
-                float(time),
-                score,
-                lambda t=time, s=score: Alert(float(t), s, 1.0, 4, (Cause("cpu", 1.0, s, 0.5),)),
-            )
+        notice = None
+        if score <= 1:
+            notice = incidents.add_below(score, 1.0)
+        elif incidents.is_peak(score):
+            cause = Cause("cpu", 1.0, score, 0.5)
+            notice = incidents.add_peak(score, Alert(float(time), score, 1.0, 4, (cause,)))
         else:
-            notice = incidents.below(score, 1.0)
+            incidents.add(float(time))
         if notice is not None:
             found.append(notice)
     return found
@@ -84,20 +81,14 @@ def test_a_notice_is_a_json_object() -> None:
     assert (packed["kind"], packed["client"], packed["alert"]["version"]) == ("incident_started", "edge", 4)
 
 
-def test_an_alert_is_explained_only_when_it_is_the_first_or_the_highest() -> None:
-    incidents, asked = Incidents("edge", SETTINGS), []
-
-    def alert(score: float) -> Alert:
-        asked.append(score)
-        return Alert(0.0, score, 1.0, 1, ())
-
+def test_only_the_first_alert_and_higher_ones_are_peaks() -> None:
+    incidents, peaks = Incidents("edge", SETTINGS), []
     for score in (2.0, 3.0, 2.5, 3.0, 4.0):
-        incidents.above(0.0, score, lambda s=score: alert(s))
-    assert asked == [2.0, 3.0, 4.0]
-
-
-def test_causes_come_with_the_largest_share_first() -> None:
-    why = Explanation(np.array([0.2, 0.5, 0.3], np.float32), np.array([1, 2, 3], np.float32))
-    found = causes(("a", "b", "c"), np.array([4, 5, 6], np.float32), why, 2)
-    assert [(c.feature, c.value, c.expected) for c in found] == [("b", 5.0, 2.0), ("c", 6.0, 3.0)]
-    assert found[0].share == pytest.approx(0.5)
+        if incidents.is_peak(score):
+            peaks.append(score)
+            incidents.add_peak(score, Alert(0.0, score, 1.0, 1, ()))
+        else:
+            incidents.add(0.0)
+    assert peaks == [2.0, 3.0, 4.0]
+    ended = incidents.end()
+    assert ended is not None and (ended.events, ended.alert.score) == (5, 4.0)

@@ -40,7 +40,7 @@ def batch(first: int) -> list[bytes]:
 def copy_while_writing(batches: int) -> EventSlice:
     """Fill a ring twice, then copy it while whole batches and the rows of one more are written."""
     detector = Detector("edge", SCHEMA, DataSettings(), LiveSettings())
-    detector.take(version(), math.inf)
+    detector.activate(version(), math.inf)
     recent = detector.recent
 
     def step() -> None:
@@ -55,8 +55,8 @@ def copy_while_writing(batches: int) -> EventSlice:
     def write() -> None:
         for _ in range(batches):
             step()
-        assert detector.live is not None
-        detector.live.scorer.score_many = interrupt  # type: ignore[method-assign]
+        assert detector.active is not None
+        detector.active.scorer.score_many = interrupt  # type: ignore[method-assign]
         with pytest.raises(Interrupted):
             step()
 

@@ -13,8 +13,11 @@ import pytest
 
 from client.data.training_buffer import read
 from client.detection.detector import Detector
-from client.service import maintenance as keeper_module
-from client.service.maintenance import FIRST_INTERVAL_S, DetectorMaintenance
+from client.service import checkpoint as checkpoint_module
+from client.service import maintenance as maintenance_module
+from client.service.checkpoint import Checkpoint, saved_position
+from client.service.maintenance import DetectorMaintenance
+from client.service.threshold_tuning import DEFAULT_INTERVAL_S
 from client.versions.trial import TrialResult
 from client.versions.trial_process import (
     InlineTrial,
@@ -43,7 +46,7 @@ class Spool:
 
 
 class Edge:
-    """A detector and its keeper, which ticks when the test says so."""
+    """A detector and its maintenance, ticked by the test."""
 
     def __init__(
         self,
@@ -56,25 +59,26 @@ class Edge:
         self.settings = Settings().with_values(**{"live": {"settle": 10}, **sections})
         self.detector = Detector("edge", SCHEMA, self.settings.data, self.settings.live)
         self.store = VersionStore(folder)
-        self.keeper = DetectorMaintenance(
-            self.detector, self.settings, folder, self.store, [spool or Spool()], trial=trial
+        self.checkpoint = Checkpoint(folder, "file:x", [spool or Spool()])
+        self.maintenance = DetectorMaintenance(
+            self.detector, self.settings, folder, self.store, self.checkpoint, trial=trial
         )
         self.sent = 0
         if start:
-            self.keeper.start()
-            self.keeper._stop.set()
-            self.keeper._thread.join()
+            self.maintenance.start()
+            self.maintenance._stop.set()
+            self.maintenance._thread.join()
 
     def feed(self, events: np.ndarray, step: float = 60.0, size: int = 100) -> None:
         for start in range(0, len(events), size):
             part = lines(events[start : start + size], 1e9 + self.sent * step, step)
             self.detector.step(part, 0.0)
             self.sent += len(part)
-            self.keeper.tick(save=True)
+            self.maintenance.tick(save=True)
 
 
 def settle(edge: Edge) -> None:
-    edge.keeper.tick(save=True)
+    edge.maintenance.tick(save=True)
     edge.detector.step([], 0.0)
 
 
@@ -87,26 +91,26 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_the_thread_takes_a_candidate_by_itself(tmp_path: Path) -> None:
     edge = Edge(tmp_path, start=False, trial=TrialProcess)
-    edge.keeper.start()
+    edge.maintenance.start()
     edge.store.offer(version(4).pack())
-    wait_for(lambda: edge.detector.live is not None)
-    edge.keeper.stop()
-    assert edge.detector.live is not None and edge.detector.live.scorer.version == 4
-    assert edge.keeper.swaps == 1
+    wait_for(lambda: edge.detector.active is not None)
+    edge.maintenance.stop()
+    assert edge.detector.active is not None and edge.detector.active.scorer.version == 4
+    assert edge.maintenance.versions.swaps == 1
 
 
 def test_an_error_in_a_tick_is_reported_and_the_next_one_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edge = Edge(tmp_path, start=False)
-    monkeypatch.setattr(edge.keeper, "_tune", lambda: 1 / 0)
-    edge.keeper.start()
-    wait_for(lambda: "keeper" in edge.keeper.problems)
+    monkeypatch.setattr(edge.maintenance.tuning, "update", lambda: 1 / 0)
+    edge.maintenance.start()
+    wait_for(lambda: "maintenance" in edge.maintenance.problems)
     edge.store.offer(version(4).pack())
-    wait_for(lambda: edge.keeper.swaps == 1)
+    wait_for(lambda: edge.maintenance.versions.swaps == 1)
     monkeypatch.undo()
-    wait_for(lambda: "keeper" not in edge.keeper.problems)
-    edge.keeper.stop()
+    wait_for(lambda: "maintenance" not in edge.maintenance.problems)
+    edge.maintenance.stop()
 
 
 def test_a_version_on_disk_is_at_work_from_the_start(tmp_path: Path) -> None:
@@ -115,8 +119,8 @@ def test_a_version_on_disk_is_at_work_from_the_start(tmp_path: Path) -> None:
     settle(first)
     again = Edge(tmp_path)
     again.detector.step([], 0.0)
-    assert again.detector.live is not None and again.detector.live.scorer.version == 4
-    assert again.keeper.swaps == 0
+    assert again.detector.active is not None and again.detector.active.scorer.version == 4
+    assert again.maintenance.versions.swaps == 0
 
 
 def test_a_damaged_version_is_passed_over_and_named(tmp_path: Path) -> None:
@@ -127,8 +131,8 @@ def test_a_damaged_version_is_passed_over_and_named(tmp_path: Path) -> None:
     newest = max((tmp_path / "versions").iterdir())
     newest.write_bytes(b"x")
     again = Edge(tmp_path)
-    assert again.detector.live is not None and again.detector.live.scorer.version == 4
-    assert newest.name in again.keeper.problems["versions"]
+    assert again.detector.active is not None and again.detector.active.scorer.version == 4
+    assert newest.name in again.maintenance.problems["versions"]
 
 
 def test_the_fleets_threshold_serves_before_there_is_any_evidence(tmp_path: Path) -> None:
@@ -136,9 +140,9 @@ def test_the_fleets_threshold_serves_before_there_is_any_evidence(tmp_path: Path
     given = version(1)
     edge.store.offer(given.pack())
     settle(edge)
-    rate = Budget.parse("1 per day").rate(FIRST_INTERVAL_S)
-    assert edge.detector.live is not None
-    assert edge.detector.live.threshold == pytest.approx(exceeded(given.scores, rate))
+    rate = Budget.parse("1 per day").rate(DEFAULT_INTERVAL_S)
+    assert edge.detector.active is not None
+    assert edge.detector.active.threshold == pytest.approx(exceeded(given.scores, rate))
 
 
 def test_the_clients_own_scores_move_the_threshold_as_they_grow_in_number(tmp_path: Path) -> None:
@@ -146,7 +150,7 @@ def test_the_clients_own_scores_move_the_threshold_as_they_grow_in_number(tmp_pa
     given = version(1)
     edge.store.offer(given.pack())
     settle(edge)
-    live = edge.detector.live
+    live = edge.detector.active
     assert live is not None
     at_first = live.threshold
     quiet = (rows(5000) - [0, 5, 1]) * 0.1 + [0, 5, 1]
@@ -158,14 +162,14 @@ def test_a_fixed_threshold_stays(tmp_path: Path) -> None:
     edge = Edge(tmp_path, threshold={"value": 3.25})
     edge.store.offer(version(1).pack())
     edge.feed(rows(500))
-    assert edge.detector.live is not None and edge.detector.live.threshold == 3.25
+    assert edge.detector.active is not None and edge.detector.active.threshold == 3.25
 
 
 def test_the_threshold_is_frozen_while_an_incident_is_open(tmp_path: Path) -> None:
     edge = Edge(tmp_path, threshold={"budget": "24 per day"})
     edge.store.offer(version(1).pack())
     edge.feed(rows(1000))
-    live = edge.detector.live
+    live = edge.detector.active
     assert live is not None
     wild = rows(200)
     wild[:, 1] += 1000
@@ -193,7 +197,7 @@ def test_training_may_learn_from_normal_events_far_from_incidents_only(tmp_path:
     # 5 events below the release end the incident; 10 on both sides are never seen, and 10 are not settled.
     assert numbers.tolist() == [*range(200 - 10), *range(205 + 5 + 10, 390)]
     assert np.flatnonzero(kept.breaks).tolist() == [0, 190]
-    assert edge.keeper.buffered == len(numbers)
+    assert edge.maintenance.buffered == len(numbers)
 
 
 def test_events_are_kept_while_there_is_no_version_and_their_names_beside_them(tmp_path: Path) -> None:
@@ -209,7 +213,7 @@ def test_events_that_were_overwritten_before_they_settled_leave_a_break(tmp_path
     edge.feed(rows(100))
     for part in range(0, 9000, 250):
         edge.detector.step(lines(rows(250, seed=part)), 0.0)
-    edge.keeper.tick(save=True)
+    edge.maintenance.tick(save=True)
     kept = read(tmp_path, SCHEMA)
     assert kept is not None and np.flatnonzero(kept.breaks).tolist() == [0, 90]
 
@@ -224,14 +228,14 @@ def test_a_version_much_worse_than_the_one_at_work_is_refused(
     edge.feed(rows(600))
     edge.store.offer(version(2, seed=seed, scale=scale).pack())
     settle(edge)
-    assert edge.detector.live is not None and edge.detector.live.scorer.version == 1
-    assert edge.keeper.refusals == 1
-    assert edge.keeper.problems["version"].startswith("refused version 2: ")  # flockwatch.live reads it
-    assert "times that of version 1" in edge.keeper.problems["version"]
+    assert edge.detector.active is not None and edge.detector.active.scorer.version == 1
+    assert edge.maintenance.versions.refusals == 1
+    assert edge.maintenance.problems["version"].startswith("refused version 2: ")  # flockwatch.live reads it
+    assert "times that of version 1" in edge.maintenance.problems["version"]
     edge.store.offer(version(3).pack())
     settle(edge)
-    assert edge.detector.live is not None and edge.detector.live.scorer.version == 3
-    assert "version" not in edge.keeper.problems
+    assert edge.detector.active is not None and edge.detector.active.scorer.version == 3
+    assert "version" not in edge.maintenance.problems
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", version(3).pack()[:-9]])
@@ -241,17 +245,17 @@ def test_a_damaged_candidate_is_refused_and_the_one_at_work_goes_on(tmp_path: Pa
     settle(edge)
     edge.store.offer(content)
     settle(edge)
-    assert edge.detector.live is not None and edge.detector.live.scorer.version == 1
-    assert edge.keeper.refusals == 1
-    assert edge.keeper.problems["version"].startswith("refused a version on trial")
+    assert edge.detector.active is not None and edge.detector.active.scorer.version == 1
+    assert edge.maintenance.versions.refusals == 1
+    assert edge.maintenance.problems["version"].startswith("refused a version on trial")
 
 
 def test_a_version_of_other_features_is_refused(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
     edge.store.offer(replace(version(1), schema=Schema(("a", "b", "x"))).pack())
     settle(edge)
-    assert edge.detector.live is None
-    assert "'x'" in edge.keeper.problems["version"]
+    assert edge.detector.active is None
+    assert "'x'" in edge.maintenance.problems["version"]
 
 
 def test_a_version_with_its_features_in_another_order_is_the_same_function(tmp_path: Path) -> None:
@@ -272,17 +276,17 @@ def test_rolling_back_takes_the_earlier_version_until_it_is_released(tmp_path: P
     for number in (1, 2):
         edge.store.offer(version(number).pack())
         settle(edge)
-    live: Callable[[], int] = lambda: edge.detector.live.scorer.version if edge.detector.live else -1  # noqa: E731
+    live: Callable[[], int] = lambda: edge.detector.active.scorer.version if edge.detector.active else -1  # noqa: E731
     edge.store.roll_back()
     settle(edge)
-    assert (live(), edge.keeper.pinned) == (1, True)
+    assert (live(), edge.maintenance.versions.pinned) == (1, True)
     edge.store.offer(version(3).pack())
     settle(edge)
     assert live() == 1
     edge.store.release()
     settle(edge)
     settle(edge)
-    assert (live(), edge.keeper.pinned) == (3, False)
+    assert (live(), edge.maintenance.versions.pinned) == (3, False)
 
 
 class Slow:
@@ -313,12 +317,12 @@ def test_the_version_at_work_goes_on_until_a_trial_is_over(tmp_path: Path, slow:
     edge = Edge(tmp_path, trial=Slow)
     edge.store.offer(version(1).pack())
     edge.feed(rows(300))
-    assert edge.detector.live is None and edge.keeper.buffered > 0
+    assert edge.detector.active is None and edge.maintenance.buffered > 0
     edge.store.offer(version(2).pack())
     (first,) = slow
     first.over = True
     settle(edge)
-    assert edge.detector.live is not None and edge.detector.live.scorer.version == 1
+    assert edge.detector.active is not None and edge.detector.active.scorer.version == 1
     settle(edge)
     assert len(slow) == 2 and first.ended
     assert slow[1].case.live == edge.store.at_work
@@ -331,8 +335,8 @@ def test_a_trial_that_fails_refuses_its_version_and_says_why(tmp_path: Path, slo
     slow[0].failure = "its trial ended with code 9"
     settle(edge)
     assert slow[0].ended
-    assert edge.keeper.refusals == 1
-    assert "version 1: its trial ended with code 9" in edge.keeper.problems["version"]
+    assert edge.maintenance.versions.refusals == 1
+    assert "version 1: its trial ended with code 9" in edge.maintenance.problems["version"]
     assert len(list((tmp_path / "refused").glob("*.safetensors"))) == 1
 
 
@@ -348,12 +352,12 @@ def test_rolling_back_gives_up_the_trial_that_goes_on(tmp_path: Path, slow: list
     assert slow[2].ended and len(slow) == 4
     slow[3].over = True
     settle(edge)
-    assert edge.detector.live is not None and edge.detector.live.scorer.version == 1
+    assert edge.detector.active is not None and edge.detector.active.scorer.version == 1
     edge.store.release()
     for _ in range(4):
         settle(edge)
         slow[-1].over = True
-    assert edge.detector.live.scorer.version == 3
+    assert edge.detector.active.scorer.version == 3
 
 
 def test_a_trial_under_way_ends_with_the_keeper_and_is_held_again_by_the_next(
@@ -362,11 +366,11 @@ def test_a_trial_under_way_ends_with_the_keeper_and_is_held_again_by_the_next(
     edge = Edge(tmp_path, trial=Slow)
     edge.store.offer(version(1).pack())
     settle(edge)
-    edge.keeper.stop()
+    edge.maintenance.stop()
     assert slow[0].ended
     again = Edge(tmp_path)
     settle(again)
-    assert again.detector.live is not None and again.detector.live.scorer.version == 1
+    assert again.detector.active is not None and again.detector.active.scorer.version == 1
 
 
 def test_drift_is_told_and_ends_with_the_next_version(tmp_path: Path) -> None:
@@ -374,29 +378,31 @@ def test_drift_is_told_and_ends_with_the_next_version(tmp_path: Path) -> None:
     edge.store.offer(version(1).pack())
     settle(edge)
     edge.feed(rows(2000))
-    assert not edge.keeper.drifted
+    assert not edge.maintenance.tuning.drifted
     shifted = rows(2500, seed=3)
     shifted[:, 1] += 12
     edge.feed(shifted)
-    assert edge.keeper.drifted
+    assert edge.maintenance.tuning.drifted
     assert edge.store.drifted
     edge.store.offer(version(2).pack())
     settle(edge)
-    assert edge.keeper.swaps == 2
-    assert not edge.keeper.drifted
+    assert edge.maintenance.versions.swaps == 2
+    assert not edge.maintenance.tuning.drifted
     assert not edge.store.drifted
 
 
 def test_a_position_is_saved_once_its_notices_are_safe(tmp_path: Path) -> None:
     spool = Spool(safe=False)
     edge = Edge(tmp_path, spool)
-    edge.keeper.reached("file:x", {"row": 5})
+    edge.checkpoint.reached({"row": 5})
     settle(edge)
     assert not (tmp_path / "source.json").exists()
     spool.safe = True
     settle(edge)
     saved = json.loads((tmp_path / "source.json").read_text())
     assert saved == {"source": "file:x", "position": {"row": 5}}
+    assert saved_position(tmp_path, "file:x") == {"row": 5}
+    assert saved_position(tmp_path, "file:y") is None
 
 
 def test_a_disk_that_takes_nothing_is_a_problem_until_it_does(
@@ -407,12 +413,12 @@ def test_a_disk_that_takes_nothing_is_a_problem_until_it_does(
 
     edge = Edge(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(keeper_module, "write_atomic", full)
-        edge.keeper.reached("file:x", {"row": 5})
+        patch.setattr(checkpoint_module, "write_atomic", full)
+        edge.checkpoint.reached({"row": 5})
         settle(edge)
-        assert "No space left" in edge.keeper.problems["state"]
+        assert "No space left" in edge.maintenance.problems["state"]
     settle(edge)
-    assert edge.keeper.problems == {}
+    assert edge.maintenance.problems.messages() == []
     assert (tmp_path / "source.json").exists()
 
 
@@ -423,23 +429,23 @@ def test_without_room_for_the_buffer_events_are_scored_all_the_same(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(keeper_module, "TrainingBuffer", full)
+        patch.setattr(maintenance_module, "TrainingBuffer", full)
         edge = Edge(tmp_path)
         edge.store.offer(version(1).pack())
         settle(edge)
         edge.feed(rows(300))
-        assert "No space left" in edge.keeper.problems["buffer"]
+        assert "No space left" in edge.maintenance.problems["buffer"]
         assert math.isfinite(edge.detector.recent.scores[299])
     edge.feed(rows(300))
-    assert edge.keeper.problems == {}
-    assert edge.keeper.buffered > 0
+    assert edge.maintenance.problems.messages() == []
+    assert edge.maintenance.buffered > 0
 
 
 @pytest.mark.parametrize(
-    ("step", "expected"), [(60.0, 60.0), (0.5, 0.5), (0.0, FIRST_INTERVAL_S), (-5.0, FIRST_INTERVAL_S)]
+    ("step", "expected"), [(60.0, 60.0), (0.5, 0.5), (0.0, DEFAULT_INTERVAL_S), (-5.0, DEFAULT_INTERVAL_S)]
 )
 def test_the_interval_is_measured_from_the_events(tmp_path: Path, step: float, expected: float) -> None:
     edge = Edge(tmp_path)
-    assert edge.keeper.interval_s() == FIRST_INTERVAL_S
+    assert edge.maintenance.tuning.interval_s() == DEFAULT_INTERVAL_S
     edge.feed(rows(100), step=step)
-    assert edge.keeper.interval_s() == pytest.approx(expected)
+    assert edge.maintenance.tuning.interval_s() == pytest.approx(expected)

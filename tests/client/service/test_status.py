@@ -11,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from client.service.status import STUCK_S, DetectorStatusServer, Latency, Queue, Status, health
+from client.service.latency import LatencyHistogram
+from client.service.status import STUCK_S, DetectorStatusServer, SinkQueue, Status, health
 
-LATENCY = Latency()
+LATENCY = LatencyHistogram()
 LATENCY.add(12_000, 90)
 LATENCY.add(900_000, 10)
 STATUS = Status(
     client="edge", version=7, pinned=False, threshold=1.5, score=0.25, events=1000, refused={"not_json": 3},
     alerts=4, incidents=2, incident_open=True, drifted=False, swaps=6, refusals=1, trainer_restarts=2,
-    trainer_memory_bytes=5 << 20, buffered=800, silent_s=0.1, queues=(Queue("file:x", 1, 2, 3),),
+    trainer_memory_bytes=5 << 20, buffered=800, silent_s=0.1, queues=(SinkQueue("file:x", 1, 2, 3),),
     latency=LATENCY,
 )  # fmt: skip
 
@@ -68,7 +69,7 @@ def test_health_names_problems_and_fails_only_where_the_loop_is_stuck() -> None:
     assert json.loads(body)["problems"] == ["trainer ended"]
     code, body = health(replace(STATUS, silent_s=STUCK_S + 1))
     assert (code, json.loads(body)["status"]) == (HTTPStatus.SERVICE_UNAVAILABLE, "stuck")
-    code, body = health(replace(STATUS, version=None, threshold=None, score=None, latency=Latency()))
+    code, body = health(replace(STATUS, version=None, threshold=None, score=None, latency=LatencyHistogram()))
     assert code == HTTPStatus.OK
 
 
@@ -88,7 +89,7 @@ def test_an_address_in_use_is_an_error() -> None:
 def test_a_quantile_of_the_latency_is_off_by_a_quarter_at_most(
     samples: list[tuple[int, int]], rank: float
 ) -> None:
-    latency = Latency()
+    latency = LatencyHistogram()
     times = sorted(ns for ns, events in samples for _ in range(events))
     for ns, events in samples:
         latency.add(ns, events)

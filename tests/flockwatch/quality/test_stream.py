@@ -70,8 +70,8 @@ def test_a_replay_of_scores_is_what_the_detector_makes_of_the_rows_themselves(
     detector = Detector("live", machine.schema, settings.data, settings.live)
     store = VersionStore(tmp_path)
     store.offer(manifest.pack())
-    keeper = DetectorMaintenance(detector, settings, tmp_path, store, [], trial=InlineTrial)
-    keeper.tick(save=False)
+    maintenance = DetectorMaintenance(detector, settings, tmp_path, store, trial=InlineTrial)
+    maintenance.tick(save=False)
     rows = np.concatenate([machine.rows, machine.test_rows]).astype(float).tolist()
     lines = [
         msgspec.json.encode({"ts": MINUTE_S * i, **dict(zip(machine.schema.features, row, strict=True))})
@@ -79,13 +79,13 @@ def test_a_replay_of_scores_is_what_the_detector_makes_of_the_rows_themselves(
     ]
     # The replay skips events without a score: so that both look at the same moments, the first look is early.
     verdicts = detector.step(lines[: STEP + 4], 0.0).verdicts
-    keeper.tick(save=False)
+    maintenance.tick(save=False)
     thresholds = []
     for start in range(STEP + 4, len(lines), STEP):
-        assert detector.live is not None
-        thresholds += [detector.live.threshold] * len(lines[start : start + STEP])
+        assert detector.active is not None
+        thresholds += [detector.active.threshold] * len(lines[start : start + STEP])
         verdicts += detector.step(lines[start : start + STEP], 0.0).verdicts
-        keeper.tick(save=False)
+        maintenance.tick(save=False)
 
     found = replayed(scored(manifest, machine), settings, MINUTE_S)
     live = np.array([v.anomaly for v in verdicts[1200:]])

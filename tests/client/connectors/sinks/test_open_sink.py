@@ -63,8 +63,8 @@ def test_a_sink_loads_no_library_of_another() -> None:
         ("mqtt://host/plant/#", "wildcard"),
         ("mqtt://host/t?qos=0", "unknown option 'qos'; expected one of: client_id, ca, retain"),
         ("mqtt://host/t?retain=yes", "retain is 'yes'"),
-        ("mqtt://edge:geheim@host/t?ca=x", "ca goes with mqtts only"),
-        ("mqtts://edge:geheim@host/t?ca=/no/such", "ca /no/such is no file"),
+        ("mqtt://edge:geheim@host/t?ca=x", "ca is an option of mqtts only"),
+        ("mqtts://edge:geheim@host/t?ca=/no/such", "no file /no/such"),
         ("mqtts://edge:geheim@host/t?colour=red", "unknown option 'colour'"),
     ],
 )

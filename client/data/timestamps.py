@@ -1,0 +1,42 @@
+"""Timestamps of events, in the forms in which streams and files have them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
+"""Magnitude from which a number is in ns, us or ms, and the number of these in a second."""
+
+
+def parse_seconds(value: Any) -> float | None:
+    """Return the seconds since 1970 of a timestamp.
+
+    Args:
+        value: A number of s, ms, us or ns, told apart by its magnitude; the same as text; or ISO 8601 text,
+            which is UTC unless it names a time zone.
+
+    Returns:
+        None for anything else.
+
+    >>> parse_seconds(1.5), parse_seconds(1_700_000_000_000), parse_seconds("2023-11-14T22:13:20Z")
+    (1.5, 1700000000.0, 1700000000.0)
+    >>> parse_seconds("noon") is None
+    True
+    """
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            try:
+                moment = datetime.fromisoformat(value)
+                return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            except (ValueError, OverflowError):
+                return None
+    if type(value) not in (int, float) or not abs(value) < 1e20:  # a bool is not a timestamp
+        return None
+    number = float(value)
+    for limit, unit in _UNITS:
+        if abs(number) >= limit:
+            return number / unit
+    return number
