@@ -1,7 +1,7 @@
 """The Flower ServerApp: reads the settings and runs the strategy.
 
-Run configuration: `config` names a settings file on the server's machine (empty: the defaults) and
-`state` the folder for versions and history (empty: `server.state` of the settings).
+Its run configuration has two keys: `config`, a settings file on the server's machine (empty: the defaults), and
+`state`, the folder for versions and history (empty: `server.state` of the settings).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run one federation to its end, from the newest version in the state folder."""
+    """Run a federation to its end, starting from the newest version in the state folder."""
     check_packages("server")
     config_file, state = str(context.run_config["config"]), str(context.run_config["state"])
     settings = config.load(Path(config_file) if config_file else None)

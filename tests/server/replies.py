@@ -14,10 +14,11 @@ from server.federation.exchange import Reply, SentMessage
 
 
 def update(client: str, difference: Any = (1.0, 0.0), scores: Any = (), **changes: Any) -> Update:
-    """Return an update of version 3 of a model with one array."""
+    """Return an update of version 3, whose difference is one array or named arrays."""
+    arrays = difference if isinstance(difference, dict) else {"w": np.array(difference, np.float32)}
     values = {
         "version": 3, "rows": 10, "error": ErrorSummary(1, 0.5, 0.5, 0.5, 0.5, 0.5), "drifted": False,
-        "loss": 0.1, "train_s": 1.0, "difference": {"w": np.array(difference, np.float32)},
+        "loss": 0.1, "train_s": 1.0, "difference": arrays,
         "scores": ScoreSketch.of(np.array(scores, np.float64)),
     }  # fmt: skip
     return Update(**{"client": client, **values, **changes})

@@ -1,0 +1,169 @@
+"""Versions are written with their progress, before anything refers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.model.scoring import ErrorSummary
+from common.model.weights import Weights, add
+from common.settings import FederationSettings, Settings
+from server.coordination.actions import Aggregate, CreateFirstVersion, Publish, UpdateShare
+from server.coordination.events import Aggregated, AggregationFailed
+from server.coordination.state import Failure
+from server.federation.admitted_replies import AdmittedReplies
+from server.federation.aggregation import EmptyAggregationError, WeightedUpdate
+from server.federation.client_records import ClientRecords
+from server.federation.journal import Journal
+from server.federation.publisher import VersionPublisher
+from server.storage.history import History
+from server.storage.registry import Registry
+from tests.server.descriptions import description
+from tests.server.replies import admitted, update
+
+FEATURES = ("cpu", "memory")
+NAMES = "abcde"
+
+
+class FirstUpdate:
+    """Aggregates updates to the first of them."""
+
+    broken = False
+
+    def aggregate(self, number: int, current: Weights, updates: Sequence[WeightedUpdate]) -> Weights:
+        if self.broken:
+            raise EmptyAggregationError("not finite")
+        return add(current, updates[0].update.difference)
+
+    def memory(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, memory: Any) -> None:
+        pass
+
+
+class Desk:
+    """A publisher after version 0, with all that it uses."""
+
+    def __init__(self, folder: Path, **sections: Any) -> None:
+        self.settings = Settings().with_values(model={"window": 1, "hidden": (3,)}, **sections)
+        self.history = History(folder / "history.sqlite")
+        self.registry = Registry(folder / "versions", 100)
+        self.replies, self.records, self.aggregator = AdmittedReplies(), ClientRecords(), FirstUpdate()
+        self.publisher = self.opened()
+        self.publisher.resume()
+        described = [description(name, "i", FEATURES) for name in NAMES]
+        self.publisher.create_first(CreateFirstVersion(FEATURES, (1, 2), {"best_error": None}), described)
+
+    def opened(self) -> VersionPublisher:
+        """Return a publisher that starts from what is on disk."""
+        journal = Journal(self.history, FederationSettings(), lambda: 0.0, None)
+        return VersionPublisher(
+            self.aggregator, self.settings, self.registry, self.replies, self.records, journal,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def update(self, client: str, number: int, size: float = 0.5, **changes: Any) -> UpdateShare:
+        """Admit an update, and return its share in an aggregation."""
+        manifest = self.publisher.newest
+        assert manifest is not None
+        difference = {n: np.full(s, size, np.float32) for n, s in manifest.architecture.shapes.items()}
+        answer = update(client, **{"version": 0, "serial": number, **changes, "difference": difference})
+        self.records.record_reply(answer)
+        self.replies.add(admitted(answer, number=number))
+        return UpdateShare(number, 1, 0, 1.0)
+
+    def versions(self) -> list[int]:
+        """Return the versions that the history has rounds of."""
+        return [row["version"] for row in self.history.rounds()]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    opened = Desk(tmp_path)
+    with closing(opened.history):
+        yield opened
+
+
+def test_a_version_is_on_disk_with_its_progress(desk: Desk) -> None:
+    event = desk.publisher.aggregate(Aggregate((desk.update("a", 5),), ()), {"a"})
+    assert event == Aggregated(0.5, 1)
+    assert desk.publisher.newest is not None
+    assert desk.publisher.newest.version == 0  # until it is published
+    desk.publisher.publish(Publish(1, {"best_error": 0.5}), {"a"})
+    saved = desk.registry.latest()
+    assert saved is not None
+    manifest, progress = saved
+    assert manifest.hash == desk.publisher.newest.hash
+    assert (manifest.version, progress) == (1, {"best_error": 0.5, "serials": {"a": [5]}})
+    assert desk.versions() == [1]
+
+
+def test_a_version_that_cannot_be_written_leaves_the_one_before_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.publisher.aggregate(Aggregate((desk.update("a", 5),), ()), {"a"})
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(desk.registry, "write", full)
+    with pytest.raises(OSError, match="no space"):
+        desk.publisher.publish(Publish(1, {"best_error": 0.5}), {"a"})
+    assert desk.publisher.newest is not None
+    assert desk.publisher.newest.version == 0
+    assert desk.versions() == []
+    resumed = desk.opened()
+    assert resumed.resume() == {"best_error": None, "serials": {}}
+    assert resumed.applied.serials("a") == ()
+
+
+def test_a_publisher_resumes_with_the_applied_updates(desk: Desk) -> None:
+    desk.publisher.aggregate(Aggregate((desk.update("a", 5), desk.update("b", 6)), ()), set("ab"))
+    desk.publisher.publish(Publish(1, {"best_error": 0.5}), set("ab"))
+    resumed = desk.opened()
+    progress = resumed.resume()
+    assert progress is not None
+    assert progress["best_error"] == 0.5
+    assert resumed.newest is not None
+    assert resumed.newest.version == 1
+    assert (resumed.applied.serials("a"), resumed.applied.serials("b")) == ((5,), (6,))
+
+
+def test_the_reason_of_a_failed_aggregation_is_recorded(desk: Desk) -> None:
+    desk.aggregator.broken = True
+    failures = (Failure("b", "disconnected"),)
+    event = desk.publisher.aggregate(Aggregate((desk.update("a", 5),), failures), {"a"})
+    assert event == AggregationFailed("not finite")
+    (row,) = desk.history.rounds()
+    assert (row["version"], row["failed"]) == (0, {"b": "disconnected"})
+
+
+def test_an_update_of_unusual_norm_is_rejected_and_counted(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, gate={"norm_action": "refuse"})
+    with closing(desk.history):
+        sizes = dict.fromkeys(NAMES, 0.5) | {"e": 500.0}
+        shares = tuple(desk.update(name, i, sizes[name]) for i, name in enumerate(NAMES, 1))
+        assert desk.publisher.aggregate(Aggregate(shares, ()), set(NAMES)) == Aggregated(0.5, 4)
+        desk.publisher.publish(Publish(1, {}), set(NAMES))
+        assert dict(desk.records["e"].refused) == {"norm": 1}
+        assert desk.records["a"].admitted == 1
+        (row,) = desk.history.rounds()
+        assert "its norm is" in row["failed"]["e"]
+
+
+def test_the_error_is_of_fresh_updates_or_in_asynchronous_runs_of_all_clients(tmp_path: Path) -> None:
+    for mode, error in (("synchronous", 1.0), ("asynchronous", 3.0)):
+        folder = tmp_path / mode
+        folder.mkdir()
+        desk = Desk(folder, federation={"mode": mode})
+        with closing(desk.history):
+            fresh = desk.update("a", 1, error=ErrorSummary(1, 1.0, 1, 1, 1, 1))
+            stale = desk.update("b", 2, error=ErrorSummary(1, 5.0, 1, 1, 1, 1))
+            shares = (fresh, UpdateShare(stale.number, 1, 2, 0.5))
+            event = desk.publisher.aggregate(Aggregate(shares, ()), set("ab"))
+            assert event == Aggregated(error, 2)
