@@ -1,4 +1,4 @@
-"""The coordinator's rules where no client waits for another."""
+"""The coordinator in asynchronous mode."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SECONDS_EACH = 2.0
 
 
 def streaming(names: str, **rules: Any) -> Run:
-    """A run past its first version, in which each of these clients is at work."""
+    """Return an asynchronous run in which each of these clients has a task."""
     run = Run(mode="asynchronous", **{"min_clients": len(names), "buffer": 2, "quorum": 0.01, **rules})
     run.join(*names)
     return run
 
 
 def done(run: Run, *nodes: int, **how: Any) -> list[Any]:
-    """Clients answer what they were given last."""
+    """Let clients answer their newest tasks, one after another."""
     found = []
     for node in nodes:
         run.now += SECONDS_EACH
@@ -46,13 +46,13 @@ def answered(run: Run, node: int, drifted: bool = False) -> Any:
     return ReplyAdmitted(node, run.state.tasks[node].number, drifted)
 
 
-def test_a_client_that_has_answered_goes_on_at_once() -> None:
+def test_a_client_that_has_answered_gets_the_next_task_at_once() -> None:
     run = streaming("abc")
     assert done(run, 2) == [Sent("train", (2,))]
     assert set(run.state.tasks) == {1, 2, 3}
 
 
-def test_a_full_buffer_becomes_a_version_whoever_else_is_at_work() -> None:
+def test_a_full_buffer_is_aggregated_while_others_still_work() -> None:
     run = streaming("abc")
     done(run, 2)
     assert done(run, 1) == [Aggregating((1, 2), {}), Sent("train", (1,))]
@@ -77,7 +77,7 @@ def test_the_discount_is_a_choice(staleness: str, discounts: list[float]) -> Non
     assert [round(discount(s, run.rules), 3) for s in (0, 1, 6, 10)] == discounts
 
 
-def test_an_update_past_the_limit_is_dropped_and_its_client_given_the_newest_version() -> None:
+def test_an_update_past_the_limit_is_dropped_and_its_client_gets_the_newest_version() -> None:
     run = streaming("abc", buffer=1, staleness_limit=1)
     done(run, 1, 2)
     actions = done(run, 3)
@@ -86,7 +86,7 @@ def test_an_update_past_the_limit_is_dropped_and_its_client_given_the_newest_ver
     assert run.state.tasks[3].version == 2
 
 
-def test_a_client_that_is_given_a_version_twice_is_told_so() -> None:
+def test_a_repeated_task_has_the_number_of_repeats() -> None:
     run = streaming("abc", buffer=3)
     done(run, 1, 1)
     assert [order.repeats for order in run.orders if order.node == 1] == [0, 1, 2]
@@ -95,12 +95,12 @@ def test_a_client_that_is_given_a_version_twice_is_told_so() -> None:
 def test_the_first_version_is_made_of_a_quorum() -> None:
     run = Run(mode="asynchronous", min_clients=4, buffer=1, quorum=0.5)
     run.join(*"abcd")
-    assert done(run, 1) == []  # and one client alone has no more to say in it
+    assert done(run, 1) == []  # one client alone must not make it
     assert only(Aggregating, done(run, 3)).nodes == (1, 3)
     assert only(Aggregating, done(run, 3)).nodes == (3,)
 
 
-def test_the_first_version_waits_for_nobody_who_is_gone() -> None:
+def test_the_first_version_does_not_wait_for_clients_that_are_gone() -> None:
     run = Run(mode="asynchronous", min_clients=4, buffer=1, quorum=1.0)
     run.join(*"abcd")
     done(run, 1)
@@ -121,10 +121,10 @@ def test_a_client_that_joins_is_put_to_work_at_once() -> None:
     assert only(Sent, run.join("c")).nodes == (3,)
 
 
-def test_no_more_clients_work_than_may() -> None:
+def test_no_more_clients_work_than_in_flight_allows() -> None:
     run = streaming("abcd", in_flight=2)
     assert set(run.state.tasks) == {1, 2}
-    # Who has waited longest goes first.
+    # The client that has waited longest goes first.
     assert [only(Sent, done(run, node)).nodes for node in (1, 2, 3, 4)] == [(3,), (4,), (1,), (2,)]
 
 
@@ -138,14 +138,14 @@ def test_a_client_that_drifted_goes_first() -> None:
     assert [only(Sent, done(run, node)).nodes for node in (1, 4, 2)] == [(4,), (2,), (3,)]
 
 
-def test_a_client_that_is_late_by_its_own_measure_is_given_up_and_asked() -> None:
+def test_an_overdue_client_is_no_longer_awaited_and_is_asked_for_its_description() -> None:
     run = streaming("abc", deadline_s=500)
     done(run, *[1] * 20)
     assert set(run.state.tasks) == {1, 2, 3}
     assert not of_kind(Asked, run.after(MIN_TIMEOUT_S - 0.1))
     assert run.after(0.2) == [Asked(1)]
     assert "late with an earlier task: a" in run.waiting()
-    # Those whose times are not known have until the deadline.
+    # Clients with unknown durations have until the deadline.
     assert run.state.tasks[2].awaited
     assert not of_kind(Asked, run.after(OVERDUE_CHECK_S - 1))
     assert Asked(1) in run.after(1)
@@ -158,7 +158,7 @@ def test_a_late_update_is_used_and_its_client_goes_on() -> None:
     assert [held.node for held in run.state.buffer] == [1]
 
 
-def test_a_client_that_answers_a_question_has_lost_its_task_and_is_given_another() -> None:
+def test_a_client_that_describes_itself_has_lost_its_task_and_gets_another() -> None:
     run = streaming("ab", deadline_s=10)
     lost = run.state.tasks[1].number
     run.after(11)
@@ -171,9 +171,9 @@ def test_a_client_that_answers_a_question_has_lost_its_task_and_is_given_another
     assert run.state.tasks == before.tasks
 
 
-def test_an_earlier_question_says_nothing_about_a_task() -> None:
+def test_the_reply_to_an_earlier_request_does_not_affect_the_task() -> None:
     run = streaming("ab")
-    run.questions[1] = 1
+    run.requests[1] = 1
     assert run.describe(1, "a", "instance of a", FEATURES) == []
     assert run.state.tasks[1].awaited
 
@@ -188,7 +188,7 @@ def test_the_update_of_a_client_that_left_is_used() -> None:
     assert run.do(gone) == []
 
 
-def test_a_client_that_returns_is_given_the_newest_version() -> None:
+def test_a_client_that_reconnects_gets_the_newest_version() -> None:
     run = streaming("abc", buffer=1)
     run.leave(3)
     done(run, 1, 2)
@@ -197,7 +197,7 @@ def test_a_client_that_returns_is_given_the_newest_version() -> None:
     assert run.state.tasks[3].version == 2
 
 
-def test_a_returning_node_is_given_nothing_before_it_has_said_who_it_is() -> None:
+def test_a_node_that_reconnects_gets_no_task_before_it_has_described_itself() -> None:
     run = streaming("abc", buffer=1)
     old = answered(run, 3)
     run.leave(3)
@@ -216,7 +216,7 @@ def test_a_client_whose_task_failed_rests() -> None:
     assert only(Aggregating, done(run, 2)).failures == {"a": "out of memory"}
 
 
-def test_when_nothing_could_be_made_of_the_updates_they_are_gone_and_the_run_goes_on() -> None:
+def test_a_failed_aggregation_discards_the_updates_and_the_run_continues() -> None:
     run = streaming("ab", buffer=1)
     run.state, _ = step(run.state, answered(run, 1), run.now, run.rules)
     assert run.state.aggregating
@@ -226,14 +226,14 @@ def test_when_nothing_could_be_made_of_the_updates_they_are_gone_and_the_run_goe
     assert only(Sent, run.after(1.1)).nodes == (1,)
 
 
-def test_a_full_buffer_is_folded_once() -> None:
+def test_a_full_buffer_is_aggregated_once() -> None:
     run = streaming("ab", buffer=1)
     run.state, actions = step(run.state, answered(run, 1), run.now, run.rules)
     assert of_kind(Aggregate, actions)
     assert step(run.state, Tick(), run.now, run.rules)[1] == []
 
 
-def test_when_nobody_answers_the_run_ends_and_says_who_was_at_work() -> None:
+def test_without_answers_the_run_ends_and_names_the_clients_that_worked() -> None:
     run = streaming("ab", deadline_s=10000)
     assert not of_kind(Stop, run.after(WAIT_S - 1))
     assert only(Stop, run.after(1)).reason == (
@@ -241,14 +241,14 @@ def test_when_nobody_answers_the_run_ends_and_says_who_was_at_work() -> None:
     )
 
 
-def test_when_all_have_left_the_run_waits_and_then_ends() -> None:
+def test_without_clients_the_run_waits_and_then_ends() -> None:
     run = streaming("ab")
     run.leave(1, 2)
     assert not of_kind(Stop, run.after(WAIT_S - 1))
     assert "0 of 2 clients ready" in only(Stop, run.after(1)).reason
 
 
-def test_the_end_waits_for_those_at_work_but_uses_no_more_updates() -> None:
+def test_the_end_waits_for_busy_clients_but_uses_no_more_updates() -> None:
     run = streaming("abc", buffer=1, max_rounds=1)
     assert not of_kind(Sent, done(run, 1))
     actions = done(run, 2)
@@ -287,7 +287,7 @@ def test_a_restart_remembers_how_long_each_client_takes() -> None:
     assert again.state.tasks[1].version == 20
 
 
-def test_nodes_that_come_and_go_for_ever_leave_no_trail() -> None:
+def test_memory_is_bounded_while_nodes_connect_and_disconnect() -> None:
     run = streaming("ab")
     for i in range(MAX_GONE + 500):
         node = 100 + i
@@ -300,13 +300,13 @@ def test_nodes_that_come_and_go_for_ever_leave_no_trail() -> None:
     assert set(run.state.durations) <= {"a", "b", "crasher"}
 
 
-def test_a_client_is_asked_again_while_it_does_not_say_who_it_is() -> None:
+def test_a_description_request_without_a_reply_is_repeated() -> None:
     run = streaming("ab")
     run.do(NodesConnected(frozenset({1, 2, 9})))
     assert run.after(REPLY_TIMEOUT_S) == [Asked(9)]
 
 
-def test_with_an_interval_nobody_begins_and_nothing_is_folded_before_it_is_over() -> None:
+def test_during_the_interval_there_are_no_tasks_and_no_aggregation() -> None:
     run = streaming("abc", buffer=1, interval_s=30)
     run.do(answered(run, 1))
     assert run.state.version == 1

@@ -101,8 +101,8 @@ class Run:
         self.errors = iter(0.9**i for i in range(1000))
         self.opened: list[Any] = []
         self.sent: dict[tuple[int, int], int] = {}
-        """The number of the task that a node was given in a round."""
-        self.questions: dict[int, int] = {}
+        """By node and round, the number of the task."""
+        self.requests: dict[int, int] = {}
         self.aggregations: list[Aggregate] = []
         self.published: list[CreateFirstVersion | Publish] = []
         self.orders: list[TaskOrder] = []
@@ -118,7 +118,7 @@ class Run:
                         self.sent |= {(o.node, self.state.version + 1): o.number for o in orders}
                         self.orders += orders
                     case RequestDescription(node, number):
-                        self.questions[node] = number
+                        self.requests[node] = number
                     case Aggregate():
                         self.aggregations.append(action)
                     case CreateFirstVersion() | Publish():
@@ -129,7 +129,7 @@ class Run:
         return found
 
     def join(self, *names: str, features: tuple[str, ...] = FEATURES) -> list[Any]:
-        """Clients connect and say who they are; client `a` is node 1, `b` node 2, and so on."""
+        """Let clients connect and describe themselves; client `a` is node 1, `b` node 2, and so on."""
         found: list[Any] = []
         for name in names:
             node = ord(name) - ord("a") + 1
@@ -140,21 +140,21 @@ class Run:
     def describe(
         self, node: int, name: str, instance: str, features: tuple[str, ...], drifted: bool = False
     ) -> list[Any]:
-        """A client answers the question that it was asked last."""
-        number = self.questions.get(node, 0)
+        """Let a client answer its newest description request."""
+        number = self.requests.get(node, 0)
         return self.do(Described(node, number, description(name, instance, features, drifted)))
 
     def leave(self, *nodes: int) -> list[Any]:
         return self.do(NodesConnected(frozenset(self.state.clients) - set(nodes)))
 
     def answer(self, *nodes: int, number: int | None = None, drifted: bool = False) -> list[Any]:
-        """Clients answer the task of a round, by default that of the newest version."""
+        """Let clients answer the task of a round, by default the newest."""
         if number is None:
             number = self.state.version + 1
         return self.do(*(ReplyAdmitted(node, self.sent.get((node, number), 0), drifted) for node in nodes))
 
     def fail(self, node: int, reason: str, number: int | None = None) -> list[Any]:
-        """A client fails in what it has to do now, or in the task of a round."""
+        """Let a client fail in its current task, or in that of a round."""
         work = self.state.tasks.get(node)
         task = self.sent.get((node, number), 0) if number is not None else work.number if work else 0
         return self.do(TaskFailed(node, task, reason))
@@ -168,7 +168,7 @@ class Run:
 
 
 def gathered(names: str, **rules: Any) -> Run:
-    """A run whose first round is open, with all of these clients in it or a sample of them."""
+    """Return a run whose first round is open, with these clients or a sample of them."""
     waiting = Run(min_clients=len(names) + 1)
     waiting.join(*names)
     run = Run(waiting.state, **rules)
@@ -177,7 +177,7 @@ def gathered(names: str, **rules: Any) -> Run:
 
 
 def only(kind: type[Any], actions: Iterable[Action]) -> Any:
-    """The one action of this kind."""
+    """Return the one action of this kind."""
     (found,) = [action for action in actions if isinstance(action, kind)]
     return found
 
@@ -187,20 +187,20 @@ def of_kind(kind: type[Any], actions: Iterable[Action]) -> list[Any]:
 
 
 def decisions(actions: Iterable[Any]) -> list[Any]:
-    """What is not a question to somebody who is late."""
+    """Return the actions without description requests."""
     return [action for action in actions if not isinstance(action, Asked)]
 
 
 # A round opens.
 
 
-def test_a_new_node_is_asked_who_it_is() -> None:
+def test_a_new_node_is_asked_for_its_description() -> None:
     run = Run()
     assert run.do(NodesConnected(frozenset({2, 1}))) == [Asked(1), Asked(2)]
     assert run.do(NodesConnected(frozenset({2, 1}))) == []
 
 
-def test_a_node_that_does_not_say_who_it_is_is_asked_again() -> None:
+def test_a_request_without_a_reply_is_repeated() -> None:
     run = Run()
     run.do(NodesConnected(frozenset({1})))
     assert run.after(REPLY_TIMEOUT_S - 0.1) == []
@@ -209,7 +209,7 @@ def test_a_node_that_does_not_say_who_it_is_is_asked_again() -> None:
     assert run.after(0.2) == [Asked(1)]
 
 
-def test_a_fleet_that_comes_at_once_is_asked_some_at_a_time() -> None:
+def test_many_new_nodes_are_asked_a_limited_number_at_a_time() -> None:
     run = Run(min_clients=1000)
     nodes = frozenset(range(1, 3 * MAX_REQUESTS + 1))
     first = run.do(NodesConnected(nodes))
@@ -217,12 +217,12 @@ def test_a_fleet_that_comes_at_once_is_asked_some_at_a_time() -> None:
     assert run.do(NodesConnected(nodes), Tick()) == []
     assert run.describe(5, "e", "i", FEATURES) == []
     assert run.after(0.1) == [Asked(MAX_REQUESTS + 1)]
-    # Those who never answer do not keep the others from being asked.
+    # Clients that never answer do not keep others from being asked.
     asked = {asked.node for asked in run.after(REPLY_TIMEOUT_S) + run.after(REPLY_TIMEOUT_S)}
     assert asked >= set(range(MAX_REQUESTS + 2, 3 * MAX_REQUESTS))
 
 
-def test_a_description_of_a_node_that_has_left_is_nothing() -> None:
+def test_the_description_of_a_node_that_has_left_is_ignored() -> None:
     run = Run(min_clients=1)
     assert run.describe(1, "a", "i", FEATURES) == []
     assert run.state.clients == {}
@@ -250,9 +250,9 @@ def test_the_deadline_closes_a_round_that_has_its_quorum() -> None:
     run.join("a", "b", "c", "d")
     run.answer(1, 3)
     assert run.after(DEADLINE_S - 1) == []
-    fold = only(Aggregating, run.after(1))
-    assert fold.nodes == (1, 3)
-    assert fold.failures == {"b": "no reply before the deadline", "d": "no reply before the deadline"}
+    aggregation = only(Aggregating, run.after(1))
+    assert aggregation.nodes == (1, 3)
+    assert aggregation.failures == {"b": "no reply before the deadline", "d": "no reply before the deadline"}
 
 
 def test_without_its_quorum_a_round_waits_past_the_deadline() -> None:
@@ -313,16 +313,16 @@ def test_each_wait_is_measured_from_its_own_start() -> None:
     assert of_kind(Stop, run.after(20))
 
 
-# Who no longer counts.
+# Clients that fail or leave.
 
 
 def test_a_client_that_leaves_in_mid_round_is_not_awaited() -> None:
     run = Run(min_clients=3)
     run.join("a", "b", "c")
     run.answer(1, 2)
-    fold = only(Aggregating, run.leave(3))
-    assert fold.nodes == (1, 2)
-    assert fold.failures == {"c": "disconnected"}
+    aggregation = only(Aggregating, run.leave(3))
+    assert aggregation.nodes == (1, 2)
+    assert aggregation.failures == {"c": "disconnected"}
 
 
 def test_the_answer_of_a_client_that_then_left_still_counts() -> None:
@@ -338,8 +338,8 @@ def test_a_failure_is_not_awaited_and_is_named() -> None:
     run.join("a", "b", "c")
     run.answer(1)
     run.fail(2, "out of memory")
-    fold = only(Aggregating, run.answer(3))
-    assert (fold.nodes, fold.failures) == ((1, 3), {"b": "out of memory"})
+    aggregation = only(Aggregating, run.answer(3))
+    assert (aggregation.nodes, aggregation.failures) == ((1, 3), {"b": "out of memory"})
 
 
 def test_when_all_fail_the_round_is_abandoned_and_repeated_after_a_pause() -> None:
@@ -359,14 +359,14 @@ def test_with_an_interval_the_next_round_waits_for_it() -> None:
     assert run.after(0.1) == [Sent("train", (1, 2))]
 
 
-def test_an_interval_longer_than_the_patience_for_clients_ends_no_run() -> None:
+def test_an_interval_longer_than_wait_s_does_not_end_the_run() -> None:
     run = Run(interval_s=10 * WAIT_S)
     run.join("a", "b")
     run.answer(1, 2)
     assert run.after(10 * WAIT_S) == [Sent("train", (1, 2))]
 
 
-def test_the_last_measurement_waits_for_no_interval() -> None:
+def test_the_final_evaluation_does_not_wait_for_the_interval() -> None:
     run = Run(interval_s=30, max_rounds=1)
     run.join("a", "b")
     assert run.answer(1, 2) == [Aggregating((1, 2), {}), Sent("evaluate", (1, 2))]
@@ -451,7 +451,7 @@ def test_a_client_that_describes_itself_again_still_owes_its_reply() -> None:
     assert only(Sent, run.after(DEADLINE_S)).nodes == (1, 2)
 
 
-def test_while_clients_are_busy_the_wait_says_so() -> None:
+def test_the_reason_to_wait_names_busy_clients() -> None:
     run = gathered("az", quorum=0.5)
     run.answer(1)
     assert not of_kind(Sent, run.after(DEADLINE_S))
@@ -461,7 +461,7 @@ def test_while_clients_are_busy_the_wait_says_so() -> None:
     assert "z" in only(Stop, run.after(WAIT_S)).reason
 
 
-def test_a_question_that_failed_says_nothing_about_a_task() -> None:
+def test_a_failed_description_does_not_affect_the_task() -> None:
     run = gathered("ab")
     assert run.do(DescriptionFailed(1, "the question came too late")) == []
     assert run.state.round is not None
@@ -469,7 +469,7 @@ def test_a_question_that_failed_says_nothing_about_a_task() -> None:
     assert only(Aggregating, run.answer(1, 2)).nodes == (1, 2)
 
 
-def test_a_late_failure_of_an_earlier_round_says_nothing_about_this_one() -> None:
+def test_a_late_failure_of_an_earlier_round_does_not_affect_this_one() -> None:
     run = gathered("ab")
     run.answer(1, 2)
     assert run.fail(1, "late", 1) == []
@@ -484,7 +484,7 @@ def test_nothing_counts_twice() -> None:
     assert only(Aggregating, run.answer(2)) == Aggregating((1, 2), {})
 
 
-def test_answers_of_strangers_are_nothing() -> None:
+def test_answers_of_unknown_nodes_are_ignored() -> None:
     run = Run()
     run.join("a", "b")
     assert run.answer(9) == []
@@ -505,7 +505,7 @@ def test_of_two_clients_of_one_name_the_second_is_refused_until_the_first_left()
     assert f"refused: a: {taken}" in run.waiting()
 
     assert run.after(RETRY_S) == [Asked(9)]
-    assert run.describe(9, "a", "another", FEATURES) == []  # it was told
+    assert run.describe(9, "a", "another", FEATURES) == []  # it knows already
     run.leave(1)
     assert run.after(RETRY_S) == [Asked(9)]
     run.describe(9, "a", "another", FEATURES)
@@ -530,8 +530,8 @@ def test_a_client_that_comes_back_as_another_node_replaces_itself() -> None:
     run.do(NodesConnected(frozenset({1, 2, 9})))
     run.describe(9, "a", "instance of a", FEATURES)
     assert set(run.state.clients) == {2, 9}
-    fold = only(Aggregating, [*run.answer(2), *run.after(DEADLINE_S)])
-    assert (fold.nodes, fold.failures) == ((2,), {"a": "reconnected as another node"})
+    aggregation = only(Aggregating, [*run.answer(2), *run.after(DEADLINE_S)])
+    assert (aggregation.nodes, aggregation.failures) == ((2,), {"a": "reconnected as another node"})
     assert run.state.round is not None
     assert run.state.round.awaited == {2, 9}
 
@@ -547,7 +547,7 @@ def test_a_client_whose_question_failed_is_refused_with_the_reason_and_asked_aga
 # Features.
 
 
-def test_the_features_of_most_become_the_federations() -> None:
+def test_the_features_of_the_majority_become_the_federations() -> None:
     run = Run(min_clients=3)
     run.join("a", features=("cpu", "disk"))
     run.join("b", features=FEATURES)
@@ -584,17 +584,17 @@ def test_features_that_are_set_beforehand_are_not_voted_on() -> None:
     assert only(Sent, run.join("c", features=("x",))).nodes == (3,)
 
 
-def test_a_refused_client_is_told_once_and_admitted_when_it_fits() -> None:
+def test_a_refused_client_gets_the_reason_once_and_is_admitted_when_it_fits() -> None:
     run = Run(State(features=FEATURES), min_clients=1)
-    told = [a for a in run.join("a", features=("cpu",)) if a.refused]
-    assert len(told) == 1
+    refusals = [a for a in run.join("a", features=("cpu",)) if a.refused]
+    assert len(refusals) == 1
     assert run.after(RETRY_S) == [Asked(1)]
     assert run.describe(1, "a", "instance of a", ("cpu",)) == []
     assert run.after(RETRY_S) == [Asked(1)]
     assert only(Sent, run.describe(1, "a", "instance of a", FEATURES)).nodes == (1,)
 
 
-def test_a_tie_of_features_falls_the_same_way_in_any_order() -> None:
+def test_a_tie_of_features_is_decided_regardless_of_order() -> None:
     adopted = set()
     for order in (("a", "b"), ("b", "a")):
         run = Run(min_clients=2)
@@ -650,7 +650,7 @@ def test_a_sample_that_failed_is_not_drawn_for_ever() -> None:
 
 
 def finished(run: Run) -> list[Action]:
-    """Everything that happens while all clients answer, until the run stops."""
+    """Let all clients answer until the run stops, and return the actions."""
     found: list[Action] = []
     for _ in range(1000):
         actions = run.after(0.1)
@@ -662,7 +662,7 @@ def finished(run: Run) -> list[Action]:
     pytest.fail("the run does not end")
 
 
-def test_after_the_last_round_the_final_version_is_measured_once() -> None:
+def test_after_the_last_round_the_final_version_is_evaluated_once() -> None:
     run = Run(max_rounds=2)
     actions = [*run.join("a", "b"), *finished(run)]
     assert [a for a in actions if not isinstance(a, Asked)] == [
@@ -702,7 +702,7 @@ def test_without_patience_nothing_but_the_rounds_ends_the_run() -> None:
     assert only(Stop, finished(run)).reason == "9 rounds done"
 
 
-def test_a_final_measurement_that_fails_is_repeated() -> None:
+def test_a_final_evaluation_that_fails_is_repeated() -> None:
     run = Run(max_rounds=1)
     run.join("a", "b")
     assert only(Sent, run.answer(1, 2)).kind == "evaluate"
@@ -711,7 +711,7 @@ def test_a_final_measurement_that_fails_is_repeated() -> None:
     assert run.answer(1, 2, number=2) == [EvaluationDone((1, 2)), Stop("1 rounds done")]
 
 
-def test_a_final_measurement_needs_only_its_quorum() -> None:
+def test_a_final_evaluation_needs_only_its_quorum() -> None:
     run = Run(max_rounds=1)
     run.join("a", "b")
     run.answer(1, 2)
@@ -788,7 +788,7 @@ def test_a_failed_aggregation_publishes_nothing() -> None:
 
 
 def saved(run: Run) -> State:
-    """What a server that starts again finds on disk."""
+    """Return the state of a server that restarts from disk."""
     progress = json.loads(json.dumps(progress_of(run.state)))
     return resumed(State(), run.state.version, run.state.features or (), progress)
 
@@ -818,13 +818,13 @@ def test_a_restarted_run_keeps_its_features_and_its_patience() -> None:
     assert len(of_kind(Aggregating, finished(again))) == 2
 
 
-def test_a_run_restarted_after_its_last_round_only_measures() -> None:
+def test_a_run_restarted_after_its_last_round_only_evaluates() -> None:
     again = Run(State(version=5, features=FEATURES, initialised=True), max_rounds=5)
     assert only(Sent, again.join("a", "b")) == Sent("evaluate", (1, 2))
     assert only(Stop, finished(again)).reason == "5 rounds done"
 
 
-def test_a_run_restarted_after_it_converged_only_measures() -> None:
+def test_a_run_restarted_after_it_converged_only_evaluates() -> None:
     converged = State(
         version=5, features=FEATURES, initialised=True, best_error=0.5, rounds_without_improvement=3
     )

@@ -71,7 +71,7 @@ def play(world: World, draw: random.Random, events: int) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_any_schedule_ends_with_a_reason_when_nobody_answers_any_more(mode: Mode) -> None:
+def test_any_schedule_ends_with_a_reason_once_no_client_answers(mode: Mode) -> None:
     versions = stops = 0
     for seed in range(SCHEDULES):
         draw = random.Random(f"{mode}/{seed}")
@@ -91,7 +91,7 @@ def test_any_schedule_ends_with_a_reason_when_nobody_answers_any_more(mode: Mode
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_after_any_schedule_sound_clients_bring_the_run_to_its_end(mode: Mode) -> None:
+def test_after_any_schedule_working_clients_complete_the_run(mode: Mode) -> None:
     """No earlier fault leaves a client idle for ever, or the run without new versions."""
     for seed in range(SCHEDULES):
         draw = random.Random(f"{mode}/finish/{seed}")
@@ -132,16 +132,16 @@ class AnySchedule(RuleBasedStateMachine):
     @rule(
         index=st.integers(0, 6), what=st.sampled_from(["die", "hide", "show", "lose", "deliver", "deliver"])
     )
-    def something_befalls_a_client(self, index: int, what: str) -> None:
+    def something_happens_to_a_client(self, index: int, what: str) -> None:
         getattr(self.world, what)(self.node(index))
 
     @precondition(lambda self: self.world.clients)
     @rule(index=st.integers(0, 6), sound=st.booleans(), drifted=st.booleans())
-    def a_client_does_its_work(self, index: int, sound: bool, drifted: bool) -> None:
+    def a_client_works(self, index: int, sound: bool, drifted: bool) -> None:
         self.world.work(self.node(index), sound, drifted)
 
     @rule(index=st.integers(0, 100))
-    def something_arrives_once_more(self, index: int) -> None:
+    def a_reply_is_delivered_again(self, index: int) -> None:
         self.world.repeat(index)
 
     @rule(fails=st.booleans(), error=st.sampled_from([1.0, 0.5, 0.4]))
@@ -149,7 +149,7 @@ class AnySchedule(RuleBasedStateMachine):
         self.world.aggregation_fails, self.world.error = fails, error
 
     @rule()
-    def the_server_dies_and_another_goes_on(self) -> None:
+    def the_server_restarts(self) -> None:
         self.world.restart()
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 2.0, 6.0, 11.0, 31.0]))

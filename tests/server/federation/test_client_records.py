@@ -51,7 +51,7 @@ def test_records_outlive_a_restart() -> None:
     assert again.norms() == {"a": 1.0}
 
 
-def test_after_a_restart_the_last_versions_scores_stand_in_for_clients_not_heard_yet() -> None:
+def test_after_a_restart_the_last_versions_scores_stand_in_for_missing_ones() -> None:
     before = ScoreSketch.of(np.arange(50.0))
     records = ClientRecords({"a": {"admitted": 1}, "b": {"admitted": 1}})
     records.record_reply(update("a", scores=np.arange(10.0)))
@@ -77,7 +77,7 @@ def test_names_that_come_and_go_for_ever_are_forgotten() -> None:
     assert len(list(records)) == MAX_CLIENTS
 
 
-def test_one_client_that_sends_often_does_not_move_what_is_usual() -> None:
+def test_a_client_that_sends_often_counts_once_in_the_norms() -> None:
     records = ClientRecords()
     for name in "abcde":
         records.record_reply(update(name, (1.0, 0.0)))

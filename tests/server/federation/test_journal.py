@@ -42,7 +42,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     opened.history.close()
 
 
-def test_a_round_is_recorded_with_what_it_cost(desk: Desk) -> None:
+def test_a_round_is_recorded_with_its_costs(desk: Desk) -> None:
     desk.journal.tasks_sent(5)
     desk.now = 110.0
     desk.journal.round_opened()
@@ -63,7 +63,7 @@ def test_a_round_is_recorded_with_what_it_cost(desk: Desk) -> None:
     assert [reply["client"] for reply in row["replies"]] == ["a", "b"]
 
 
-def test_the_next_round_begins_with_nothing_spent(desk: Desk) -> None:
+def test_the_costs_of_the_next_round_start_at_zero(desk: Desk) -> None:
     desk.journal.tasks_sent(300)
     with desk.journal.timed_encoding():
         pass

@@ -1,4 +1,4 @@
-"""The strategy over an in-memory grid: real messages, real edges, no network. Is it right?"""
+"""The strategy over an in-memory grid: real messages and real clients, no network."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_asynchronous_clients_learn_and_each_version_is_on_disk(tmp_path: Path) 
 
 
 class Counting(Registry):
-    """Counts, when some versions are written, the objects of each class of ours and of Flower's."""
+    """Counts the objects of each class of flockwatch and Flower when certain versions are written."""
 
     def __init__(self, folder: Path, at: tuple[int, ...]) -> None:
         super().__init__(folder, keep=2)
@@ -215,7 +215,7 @@ class Counting(Registry):
         return super().write(manifest, *args)
 
 
-def test_no_more_is_held_after_many_updates_than_after_some(
+def test_memory_does_not_grow_with_the_number_of_updates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchange, "MAX_ANSWERED", 50)
@@ -230,8 +230,8 @@ def test_no_more_is_held_after_many_updates_than_after_some(
     assert {name: n for name, n in more.items() if n > len(edges)} == {}  # besides the tasks in flight
 
 
-class Stuttering(MemoryGrid):
-    """Delivers every reply again at the next pull, as a wire that repeats itself does."""
+class RepeatingGrid(MemoryGrid):
+    """Delivers every reply again at the next pull."""
 
     def __init__(self, apps: dict[int, ClientApp]) -> None:
         super().__init__(apps)
@@ -244,7 +244,7 @@ class Stuttering(MemoryGrid):
 
 
 @pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
-def test_what_is_not_used_is_counted_by_client_and_reason(tmp_path: Path, mode: str) -> None:
+def test_rejected_replies_are_counted_by_client_and_reason(tmp_path: Path, mode: str) -> None:
     class Broken(ClientWorker):
         def train(self, task: Any) -> Any:
             update = super().train(task)
@@ -254,7 +254,7 @@ def test_what_is_not_used_is_counted_by_client_and_reason(tmp_path: Path, mode: 
     names = ("a", "b", "bad")
     edges = [ClientWorker(partition("a", 100, 1), "1"), ClientWorker(partition("b", 100, 2), "2")]
     edges.append(Broken(partition("bad", 100, 3), "3"))
-    grid = Stuttering({i + 1: app_of(edge) for i, edge in enumerate(edges)})
+    grid = RepeatingGrid({i + 1: app_of(edge) for i, edge in enumerate(edges)})
     chosen = settings(federation={"mode": mode, "buffer": 1, "max_rounds": 6, "min_clients": 3})
     status, history = tmp_path / "fleet.json", History(tmp_path / "history.sqlite")
     registry = Registry(tmp_path / "versions", 100)
