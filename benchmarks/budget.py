@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.results import publish
 from client.data.partition import Partition, files, read
 from client.data.training_buffer import BufferedRows
-from client.versions.trial import rescored
+from client.versions.trial import buffer_scores
 from common.model.manifest import Manifest
 from common.packages import python_module
 from common.settings import Settings
@@ -113,7 +113,7 @@ def _quantile(partition: Partition, manifest: Manifest) -> float:
     breaks = np.zeros(len(held), np.bool_)
     breaks[0] = True
     return float(
-        np.quantile(rescored(manifest.aligned(partition.schema), BufferedRows(held, breaks)), QUANTILE)
+        np.quantile(buffer_scores(manifest.aligned(partition.schema), BufferedRows(held, breaks)), QUANTILE)
     )
 
 

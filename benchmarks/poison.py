@@ -155,12 +155,12 @@ def _bare(edges: list[ClientWorker], parts: list[fleet.Partition]) -> float:
 
 def _first(parts: list[fleet.Partition]) -> Manifest:
     settings = _settings("fedavg")
-    architecture = Architecture.of(settings.model, len(parts[0].schema))
+    architecture = Architecture.from_settings(settings.model, len(parts[0].schema))
     return Manifest(
         version=0,
         schema=parts[0].schema,
         architecture=architecture,
-        weights=architecture.first_weights(settings.training.seed),
+        weights=architecture.initial_weights(settings.training.seed),
         moments=Moments.merge_all(Moments.of(part.rows) for part in parts),
         settings=VersionSettings.of(settings),
     )

@@ -42,8 +42,8 @@ def events() -> tuple[bytes, ...]:
 
 def version(number: int, seed: int = 0) -> Manifest:
     """A version of 38-64-16-64-38. Its weights are drawn: how long they take is what counts here."""
-    architecture = Architecture.of(SETTINGS.model, len(SCHEMA))
-    rows, weights = training_rows(), architecture.first_weights(seed)
+    architecture = Architecture.from_settings(SETTINGS.model, len(SCHEMA))
+    rows, weights = training_rows(), architecture.initial_weights(seed)
     moments = Moments.of(rows)
     scaled = Scaler.chosen(SETTINGS.scaling, moments, moments).apply(rows)
     return Manifest(

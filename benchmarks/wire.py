@@ -280,7 +280,7 @@ def _publish(found: Mapping[str, Any]) -> None:
         if "none" not in complete:
             continue
         features = len(_partitions(model, 1)[0].schema)
-        shape = Architecture.of(_settings(model, "none", 0, 1, 1).model, features)
+        shape = Architecture.from_settings(_settings(model, "none", 0, 1, 1).model, features)
         plain = found[f"socket-{model}"]["none"]["bytes_up"]
         for codec in (name for name in CODECS[model] if name in complete):
             wire = found[f"socket-{model}"][codec]

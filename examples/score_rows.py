@@ -12,7 +12,7 @@ import numpy as np
 
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
-from common.model.scoring import scored_by
+from common.model.scoring import version_scores
 from common.settings import Settings
 
 
@@ -22,7 +22,7 @@ def main(version: Path, file: Path) -> None:
     table = np.genfromtxt(file, delimiter=",", names=True)
     rows = np.column_stack([table[name] for name in manifest.schema.features]).astype(np.float32)
     scaler = Scaler.of(manifest.moments, clip=Settings().scaling.clip)
-    scores = scored_by(manifest, scaler.apply(rows))
+    scores = version_scores(manifest, scaler.apply(rows))
     first = manifest.architecture.window - 1  # the earlier rows have no full window
     for index in np.argsort(scores)[:-6:-1]:
         print(f"row {first + index}: score {scores[index]:.3g}")

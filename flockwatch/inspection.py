@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.budget import Budget
 from common.model.manifest import Manifest, ManifestError
-from common.model.threshold import exceeded
+from common.model.threshold import tail_quantile
 from common.model.weights import norm
 
 
@@ -37,7 +37,7 @@ def description(file: Path) -> str:
     if manifest.scores.count:
         budget = Budget.parse(manifest.settings.threshold.budget)
         for interval_s, name in ((1.0, "second"), (60.0, "minute"), (300.0, "five minutes")):
-            limit = exceeded(manifest.scores, budget.rate(interval_s))
+            limit = tail_quantile(manifest.scores, budget.rate(interval_s))
             text = manifest.settings.threshold.budget
             lines.append(f"threshold     {limit:.4g} for {text}, an event each {name}")
     lines.append(f"rows          {moments.count}, of these features (mean, standard deviation, range):")

@@ -16,7 +16,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from client.data import tables
-from client.data.names import ENDINGS, client_name, natural
+from client.data.names import SUFFIXES, client_name, natural_key
 from client.data.stream_schema import may_be_feature
 from client.data.tables import NUMBER, DataError
 from client.data.timestamps import parse_seconds
@@ -83,11 +83,11 @@ def files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with a data file for each client")
     found = sorted(
-        (path for path in folder.iterdir() if path.name.endswith(ENDINGS) and not path.name.startswith(".")),
-        key=lambda path: natural(path.name),
+        (path for path in folder.iterdir() if path.name.endswith(SUFFIXES) and not path.name.startswith(".")),
+        key=lambda path: natural_key(path.name),
     )
     if not found:
-        raise DataError(f"{folder}: no data file in it; expected files ending in {', '.join(ENDINGS)}")
+        raise DataError(f"{folder}: no data file in it; expected files ending in {', '.join(SUFFIXES)}")
     by_name: dict[str, Path] = {}
     for path in found:
         if (other := by_name.setdefault(client_name(path), path)) != path:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from client.data.names import ENDINGS
+from client.data.names import SUFFIXES
 from common.errors import UserError
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
@@ -32,8 +32,8 @@ def table(path: Path) -> pa.Table:
         raise DataError(
             f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected a CSV or Parquet file"
         )
-    if not path.name.endswith(ENDINGS):
-        raise DataError(f"{path}: expected a file ending in {', '.join(ENDINGS)}")
+    if not path.name.endswith(SUFFIXES):
+        raise DataError(f"{path}: expected a file ending in {', '.join(SUFFIXES)}")
     try:
         found = _parquet(path) if path.suffix == ".parquet" else _csv(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

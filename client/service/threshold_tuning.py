@@ -10,11 +10,11 @@ from client.data.quarantine import ReleasedEvents
 from client.detection.detector import Detector
 from client.service.problems import Problems
 from client.versions.drift import Drift
-from client.versions.trial import Limit, TrialResult
+from client.versions.trial import ThresholdRule, TrialResult
 from client.versions.version_store import VersionStore
 from common.budget import Budget
 from common.model.manifest import Manifest
-from common.model.threshold import Evidence
+from common.model.threshold import ClientScores
 from common.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class ThresholdTuning:
         self._budget = Budget.parse(settings.threshold.budget)
         self._drift_p = settings.live.drift_p
         self._drift = Drift(self._drift_p)
-        self._evidence = Evidence()
+        self._evidence = ClientScores()
         self._incidents_before = 0
         """Incidents that had started when the active version was taken."""
 
@@ -64,8 +64,8 @@ class ThresholdTuning:
         Raises:
             SketchError: neither the version nor the trial has a score.
         """
-        evidence = Evidence(trial.scores)
-        threshold = self.limit().of(manifest.scores, evidence)
+        evidence = ClientScores(trial.scores)
+        threshold = self.rule().threshold(manifest.scores, evidence)
         self._evidence, self._incidents_before = evidence, self._detector.incidents.started
         self._drift = Drift(self._drift_p, trial.calibration)
         self._record_drift()
@@ -89,11 +89,11 @@ class ThresholdTuning:
         """Set the threshold of the active version, except during an incident."""
         active = self._detector.active
         if active is not None and not self._detector.incidents.open:
-            active.threshold = self.limit().of(active.manifest.scores, self._evidence)
+            active.threshold = self.rule().threshold(active.manifest.scores, self._evidence)
 
-    def limit(self) -> Limit:
+    def rule(self) -> ThresholdRule:
         """Return the rule by which thresholds are set now."""
-        return Limit(self._fixed, self._budget.rate(self.interval_s()))
+        return ThresholdRule(self._fixed, self._budget.rate(self.interval_s()))
 
     def interval_s(self) -> float:
         """Return the seconds between two events: the setting, or the median of the recent intervals."""

@@ -69,13 +69,13 @@ class VersionSwap:
             rows: Normal events of this client, to calibrate the threshold on.
         """
         manifest = fixed or self._store.current()
-        if self._store.passed_over:
-            self._problems.set("versions", "; ".join(self._store.passed_over))
+        if self._store.skipped:
+            self._problems.set("versions", "; ".join(self._store.skipped))
         if manifest is None:
             return
         try:
             aligned = manifest.aligned(self._detector.schema)
-            self._activate(aligned, run_trial(aligned, rows, self._tuning.limit()))
+            self._activate(aligned, run_trial(aligned, rows, self._tuning.rule()))
         except (SchemaError, SketchError) as error:
             self._problems.set("versions", f"version {manifest.version}: {error}")
 
@@ -86,8 +86,8 @@ class VersionSwap:
             self._pinned = pinned
             self.cancel()
             manifest = self._store.current()
-            if manifest is not None and self._store.at_work is not None:
-                self._try(manifest, self._store.at_work, rollback=True)
+            if manifest is not None and self._store.current_file is not None:
+                self._try(manifest, self._store.current_file, rollback=True)
         elif self._running is not None:
             self._conclude(self._running)
         elif pinned is None:
@@ -97,12 +97,12 @@ class VersionSwap:
                 self._record_refusal(f"a version on trial: {error}")
                 return
             if candidate is not None:
-                self._try(candidate, self._store.on_trial)
+                self._try(candidate, self._store.trial_file)
 
     def cancel(self) -> None:
         """End the running trial, if there is one, without a result."""
         if self._running is not None:
-            self._running.trial.end()
+            self._running.trial.close()
             self._running = None
 
     def _try(self, manifest: Manifest, file: Path, rollback: bool = False) -> None:
@@ -110,10 +110,10 @@ class VersionSwap:
         request = TrialRequest(
             folder=self._folder,
             schema=self._detector.schema,
-            version=file,
-            limit=self._tuning.limit(),
-            live=self._store.at_work if active is not None else None,
-            live_threshold=active.threshold if active is not None else 0.0,
+            new=file,
+            rule=self._tuning.rule(),
+            current=self._store.current_file if active is not None else None,
+            current_threshold=active.threshold if active is not None else 0.0,
         )
         self._running = _RunningTrial(manifest, self._start_trial(request), rollback)
         self._conclude(self._running)
@@ -121,16 +121,16 @@ class VersionSwap:
     def _conclude(self, running: _RunningTrial) -> None:
         """Activate or refuse the version, if its trial is over."""
         try:
-            result = running.trial.findings()
+            result = running.trial.result()
         except TrialError as error:
             result = TrialResult(str(error))
         if result is None:
             return
         self.cancel()
         manifest = running.manifest
-        if result.wrong is not None and not running.rollback:
-            self._store.refuse(manifest, result.wrong)
-            self._record_refusal(f"version {manifest.version}: {result.wrong}")
+        if result.rejection is not None and not running.rollback:
+            self._store.refuse(manifest, result.rejection)
+            self._record_refusal(f"version {manifest.version}: {result.rejection}")
             return
         if not running.rollback:
             self._store.accept(manifest)

@@ -21,9 +21,9 @@ from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
-from common.model.scoring import ErrorSummary, ScoredWindows, score_windows, scored_by, window_starts
+from common.model.scoring import ErrorSummary, ScoredWindows, score_windows, version_scores, window_starts
 from common.model.sketch import ScoreSketch
-from common.model.threshold import threshold
+from common.model.threshold import quantile_threshold
 from common.model.weights import Weights, subtract
 from common.protocol.messages import Description, Evaluation, Task, Update
 from common.settings import ScoringSettings, TrainingSettings
@@ -159,11 +159,11 @@ class ClientWorker:
         events = self._scaler(manifest).apply(
             partition.test_rows if len(partition.test_rows) else partition.rows
         )
-        limit = threshold(
+        limit = quantile_threshold(
             manifest.settings.threshold,
-            scored_by(manifest, prepared.rows, prepared.held_out_starts),
+            version_scores(manifest, prepared.rows, prepared.held_out_starts),
         )
-        found = scored_by(manifest, events)
+        found = version_scores(manifest, events)
         return ThresholdReport(self.name, prepared.cut, limit, len(found), int((found > limit).sum()))
 
     def adopted(self, manifest: Manifest) -> Manifest:
@@ -184,7 +184,7 @@ class ClientWorker:
         if by == "client":
             manifest = replace(manifest, moments=self._moments(manifest))
         elif by == "shared":
-            manifest = replace(manifest, moments=manifest.moments.around(self._moments(manifest)))
+            manifest = replace(manifest, moments=manifest.moments.for_client(self._moments(manifest)))
         tuned = self._tuned(manifest, prepared, scoring)
         if tuned is None:
             return prepared.weighed(manifest, scoring)
@@ -282,7 +282,7 @@ class ClientWorker:
 
     def _moments(self, manifest: Manifest) -> Moments:
         """This client's own, in the order of the manifest's features."""
-        return self._own_moments.select(self._partition.aligned_order(manifest.schema))
+        return self._own_moments.take(self._partition.aligned_order(manifest.schema))
 
     def _scaler(self, manifest: Manifest) -> Scaler:
         scaling = manifest.settings.scaling
@@ -306,7 +306,7 @@ class _Prepared:
         own = score_windows(
             manifest.architecture, manifest.weights, self.rows, self.training_starts
         ).residuals
-        return replace(manifest, residuals=own.leaning(manifest.residuals, scoring.prior))
+        return replace(manifest, residuals=own.blended_with(manifest.residuals, scoring.prior))
 
     def held_out(self, manifest: Manifest) -> ScoredWindows:
         """What a version makes of the held-out windows."""

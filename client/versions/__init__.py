@@ -1,1 +1,1 @@
-"""Versions on a client: the store on disk, the trial of a new one, and drift of the stream."""
+"""The versions on an edge: how they are stored, tried before they are used, and when the stream drifts."""

@@ -1,4 +1,4 @@
-"""Whether a stream still looks as it did: recent scores against those at calibration."""
+"""Drift: a lasting difference between recent scores and the scores at calibration."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from datasketches import kll_floats_sketch, ks_test
 from numpy.typing import NDArray
 
 WINDOW = 1000
-"""Scores that are compared at a time."""
+"""Scores in one comparison."""
 IN_A_ROW = 2
-"""Windows that must all differ, so that one odd hour is no drift."""
+"""Comparisons in a row that must differ: a single unusual hour is not drift."""
 _K = 400
 
 
 class Drift:
-    """A Kolmogorov-Smirnov test of each window of scores against the scores at calibration.
+    """A Kolmogorov-Smirnov test of every `WINDOW` scores against the scores at calibration.
 
     Sources: Karnin, Lang and Liberty 2016, "Optimal Quantile Approximation in Streams" (the sketch), and the
     test on two such sketches in Apache DataSketches.
 
     Args:
-        p: Probability below which two sets of scores are held to be of different distributions.
-        calibration: Of `calibration`; where it is of fewer scores than `WINDOW`, the stream's first are used.
+        p: The p-value below which two sets of scores count as different distributions.
+        calibration: A sketch made by `calibration`. If it has fewer than `WINDOW` scores, the first scores of
+            the stream are added to it.
     """
 
     def __init__(self, p: float, calibration: bytes = b"") -> None:
@@ -32,11 +33,11 @@ class Drift:
 
     @property
     def drifted(self) -> bool:
-        """Whether the newest windows all differ from the calibration."""
+        """Whether the last `IN_A_ROW` comparisons all differed."""
         return self._differing >= IN_A_ROW
 
     def add(self, scores: NDArray[np.floating]) -> None:
-        """Take the next scores, shape (n,), all finite."""
+        """Add the next scores of the stream, shape (n,), all finite."""
         scores = np.ascontiguousarray(scores, np.float32)
         missing = max(0, WINDOW - self._calibration.n)
         if missing:
@@ -53,7 +54,7 @@ class Drift:
 
 
 def calibration(scores: NDArray[np.floating]) -> bytes:
-    """What `Drift` compares a stream with: a sketch of scores of shape (n,), all finite."""
+    """Return a serialised sketch of scores, shape (n,), all finite, for `Drift` to compare a stream with."""
     sketch = _empty()
     sketch.update(np.ascontiguousarray(scores, np.float32))
     return bytes(sketch.serialize())

@@ -1,4 +1,4 @@
-"""A new version scores recent events in the shadow of the one at work, before it may replace it."""
+"""The trial of a new version, which scores recent normal events beside the version in use."""
 
 from __future__ import annotations
 
@@ -12,121 +12,141 @@ from client.versions.drift import calibration
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
 from common.model.residuals import Residuals
-from common.model.scoring import scored_by, window_starts
+from common.model.scoring import version_scores, window_starts
 from common.model.sketch import ScoreSketch, SketchError
-from common.model.threshold import Evidence, blended
+from common.model.threshold import ClientScores, blended_threshold
 
-ON_TRIAL = 4096
-"""Newest normal events that two versions are compared on."""
+MAX_COMPARED_EVENTS = 4096
+"""Newest normal events on which the two versions are compared."""
 MIN_WINDOWS = 100
-"""Recent normal windows without which only the version itself is looked at."""
-WORST_ERROR = 2.0
-"""Times the mean error of the version at work."""
-WORST_RATE = 0.02
-"""Share of recent normal events that may lie above the new threshold, unless half as many do now."""
+"""With fewer windows of normal events there is no comparison."""
+MAX_ERROR_RATIO = 2.0
+"""Largest mean error of a new version, as a multiple of that of the version in use."""
+MAX_ALERT_SHARE = 0.02
+"""Largest share of normal events that may exceed the new threshold.
+
+Up to twice the share that exceeds the current threshold is allowed too.
+"""
 
 
 @dataclass(frozen=True)
-class Limit:
-    """How a client finds its threshold: its fixed value, or the rate of false alerts that is allowed."""
+class ThresholdRule:
+    """How a client sets its threshold: a fixed value, or a rate of false alerts."""
 
     value: float | None
+    """The fixed threshold; None: the threshold follows from `rate`."""
     rate: float
+    """Share of normal events that may be alerts."""
 
-    def of(self, fleet: ScoreSketch, own: Evidence) -> float:
-        """The threshold by a version's scores in the fleet and here.
+    def threshold(self, fleet: ScoreSketch, own: ClientScores) -> float:
+        """Return the threshold for a version, from its scores in the fleet and on this client.
 
         Raises:
-            SketchError: there is no score at all.
+            SketchError: there are no scores.
         """
-        return self.value if self.value is not None else blended(fleet, own, self.rate)
+        return self.value if self.value is not None else blended_threshold(fleet, own, self.rate)
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a version's scores of the kept normal events say of it."""
+    """The result of a trial."""
 
-    wrong: str | None
-    """Why it must not replace the one at work."""
+    rejection: str | None
+    """Why the version must not be used; None if it may."""
     windows: int = 0
-    """That were scored."""
+    """Windows that were scored."""
     scores: ScoreSketch = field(default_factory=ScoreSketch)
+    """The version's scores of the buffered normal events."""
     calibration: bytes = b""
-    """Of `client.versions.drift`."""
+    """The same scores as `client.versions.drift.calibration` makes them."""
 
 
 def run_trial(
-    new: Manifest, kept: BufferedRows, limit: Limit, live: Manifest | None = None, live_threshold: float = 0.0
+    new: Manifest,
+    events: BufferedRows,
+    rule: ThresholdRule,
+    current: Manifest | None = None,
+    current_threshold: float = 0.0,
 ) -> TrialResult:
-    """Score all that is kept by a version, and the newest of it by the one at work too.
+    """Score all buffered events by a new version, and the newest also by the version in use.
 
     Args:
         new: The version on trial, its features in the order of the rows.
-        kept: Normal events of this machine.
-        limit: How its threshold will be found.
-        live: The version at work, if there is one, its features in the same order.
-        live_threshold: Its threshold.
+        events: Normal events of this client.
+        rule: How the new version's threshold is set.
+        current: The version in use, its features in the same order; None: there is none.
+        current_threshold: The threshold in use.
     """
-    found = rescored(new, kept)
-    recent = found[-ON_TRIAL:]
-    if not np.isfinite(found).all():
-        return TrialResult(f"{int((~np.isfinite(found)).sum())} of {len(found)} recent scores are not finite")
-    newest = kept.newest(ON_TRIAL)
-    live_scores = rescored(live, newest) if live is not None else found[:0]
-    sketch = ScoreSketch.of(found)
+    scores = buffer_scores(new, events)
+    if not np.isfinite(scores).all():
+        return TrialResult(
+            f"{int((~np.isfinite(scores)).sum())} of {len(scores)} recent scores are not finite"
+        )
+    newest = events.newest(MAX_COMPARED_EVENTS)
+    current_scores = buffer_scores(current, newest) if current is not None else scores[:0]
+    sketch = ScoreSketch.of(scores)
     try:
-        threshold = limit.of(new.scores, Evidence(sketch))
+        threshold = rule.threshold(new.scores, ClientScores(sketch))
     except SketchError as error:
         return TrialResult(str(error))
-    # Scores that are weighed by a version's own residuals are near 1 whatever it is worth: errors are not.
-    errors = (_error(new, newest), _error(live, newest)) if live is not None and len(live_scores) else None
-    version = live.version if live else 0
-    wrong = objection(recent, threshold, version, live_scores, live_threshold, errors)
-    return TrialResult(wrong, len(found), sketch, calibration(found))
+    errors = None
+    if current is not None and len(current_scores) and len(scores):
+        # Scores weighted by a version's own residuals are near 1 for good and bad versions alike; plain
+        # errors can be compared.
+        errors = (_mean_error(new, newest), _mean_error(current, newest))
+    rejection = rejection_reason(
+        scores[-MAX_COMPARED_EVENTS:],
+        threshold,
+        current.version if current is not None else 0,
+        current_scores,
+        current_threshold,
+        errors,
+    )
+    return TrialResult(rejection, len(scores), sketch, calibration(scores))
 
 
-def rescored(manifest: Manifest, kept: BufferedRows) -> NDArray[np.float32]:
-    """The scores of all whole windows of normal events by a version, shape (m,)."""
-    scaling = manifest.settings.scaling
-    scaled = Scaler.chosen(scaling, manifest.moments, manifest.moments).apply(kept.rows)
-    starts = window_starts(kept.breaks, manifest.architecture.window)
-    return scored_by(manifest, scaled, starts)
+def buffer_scores(manifest: Manifest, events: BufferedRows) -> NDArray[np.float32]:
+    """Return a version's scores of all unbroken windows of buffered events, shape (windows,)."""
+    scaler = Scaler.chosen(manifest.settings.scaling, manifest.moments, manifest.moments)
+    starts = window_starts(events.breaks, manifest.architecture.window)
+    return version_scores(manifest, scaler.apply(events.rows), starts)
 
 
-def _error(manifest: Manifest, kept: BufferedRows) -> float:
-    """The mean squared reconstruction error of all whole windows, at least one, by a version."""
-    return float(rescored(replace(manifest, residuals=Residuals()), kept).mean())
+def _mean_error(manifest: Manifest, events: BufferedRows) -> float:
+    """Return the mean squared reconstruction error of the unbroken windows, at least one."""
+    return float(buffer_scores(replace(manifest, residuals=Residuals()), events).mean())
 
 
-def objection(
+def rejection_reason(
     new_scores: NDArray[np.float32],
     new_threshold: float,
-    live_version: int,
-    live_scores: NDArray[np.float32],
-    live_threshold: float,
+    current_version: int,
+    current_scores: NDArray[np.float32],
+    current_threshold: float,
     errors: tuple[float, float] | None = None,
 ) -> str | None:
-    """Why a version must not replace the one at work; None if it may.
+    """Return why a new version must not replace the one in use; None if it may.
 
     Args:
-        new_scores: Its scores of recent normal events, all finite.
-        new_threshold: The threshold it would work with.
-        live_version: The version at work, if there is one.
-        live_scores: Its scores of the same events; none where no version is at work.
-        live_threshold: Its threshold.
-        errors: Mean reconstruction errors of both on these events; None: the means of the scores.
+        new_scores: The new version's scores of recent normal events, all finite.
+        new_threshold: The threshold it would be used with.
+        current_version: Number of the version in use; 0 if there is none.
+        current_scores: Its scores of the same events; empty if there is no version in use.
+        current_threshold: Its threshold.
+        errors: Mean reconstruction errors of the new and the current version on these events. None: the mean
+            scores are compared.
     """
     if len(new_scores) < MIN_WINDOWS:
         return None
-    rate = float((new_scores > new_threshold).mean())
-    live_rate = float((live_scores > live_threshold).mean()) if len(live_scores) else 0.0
-    if rate > max(WORST_RATE, 2 * live_rate):
-        return f"it would have raised alerts on {rate:.1%} of {len(new_scores)} recent normal events"
-    if len(live_scores) >= MIN_WINDOWS:
-        error, live_error = errors or (float(np.mean(new_scores)), float(np.mean(live_scores)))
-        if error > WORST_ERROR * live_error:
+    share = float((new_scores > new_threshold).mean())
+    current_share = float((current_scores > current_threshold).mean()) if len(current_scores) else 0.0
+    if share > max(MAX_ALERT_SHARE, 2 * current_share):
+        return f"it would have raised alerts on {share:.1%} of {len(new_scores)} recent normal events"
+    if len(current_scores) >= MIN_WINDOWS:
+        error, current_error = errors or (float(np.mean(new_scores)), float(np.mean(current_scores)))
+        if error > MAX_ERROR_RATIO * current_error:
             return (
                 f"its mean error on {len(new_scores)} recent normal events is {error:.4g}, "
-                f"{error / live_error:.1f} times that of version {live_version}"
+                f"{error / current_error:.1f} times that of version {current_version}"
             )
     return None

@@ -1,4 +1,4 @@
-"""A trial in a process of its own: Python's lock would hold up the live loop for all that a thread does."""
+"""Trials in a process of their own: a thread would hold Python's global lock and delay the live loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 
 from client.data.training_buffer import BufferedRows, read
-from client.versions.trial import Limit, TrialResult, run_trial
+from client.versions.trial import ThresholdRule, TrialResult, run_trial
 from common.formats.bundle import pack, unpack
 from common.model.manifest import Manifest
 from common.model.schema import Schema, SchemaError
@@ -25,63 +25,64 @@ from common.packages import SAFE_PATH, check_packages, python_module
 from common.processes import lower_priority
 
 MAX_S = 120.0
-"""A trial that takes longer has failed."""
+"""Seconds after which a trial has failed."""
 
 
 class TrialError(RuntimeError):
-    """A trial came to no result."""
+    """A trial ended without a result."""
 
 
 @dataclass(frozen=True)
 class TrialRequest:
-    """What is tried, and beside what."""
+    """The version to try, and the version in use to compare it with."""
 
     folder: Path
-    """The client's state folder, with its normal events."""
+    """The client's state folder, which holds the training buffer."""
     schema: Schema
-    """Of the stream."""
-    version: Path
-    """The file of the version on trial."""
-    limit: Limit
-    live: Path | None = None
-    """The file of the version at work, if there is one."""
-    live_threshold: float = 0.0
+    """The features of the stream."""
+    new: Path
+    """File of the version on trial."""
+    rule: ThresholdRule
+    """How its threshold is set."""
+    current: Path | None = None
+    """File of the version in use; None: there is none."""
+    current_threshold: float = 0.0
 
 
 class Trial(Protocol):
-    """One version's trial."""
+    """The trial of one version."""
 
-    def findings(self) -> TrialResult | None:
-        """The result; None until there is one.
+    def result(self) -> TrialResult | None:
+        """Return the result; None while the trial is running.
 
         Raises:
-            TrialFailed: there will be none.
+            TrialError: the trial failed.
         """
         ...
 
-    def end(self) -> None:
-        """Give it up, or let go of what it held."""
+    def close(self) -> None:
+        """Stop the trial if it is running, and release its resources."""
         ...
 
 
 class InlineTrial:
-    """A trial in this process, for who has the time."""
+    """A trial in this process, which blocks until it is done."""
 
-    def __init__(self, case: TrialRequest) -> None:
-        self._findings = findings_of(case)
+    def __init__(self, request: TrialRequest) -> None:
+        self._result = run_request(request)
 
-    def findings(self) -> TrialResult:
-        """The result."""
-        return self._findings
+    def result(self) -> TrialResult:
+        """Return the result."""
+        return self._result
 
-    def end(self) -> None:
-        """Nothing is held."""
+    def close(self) -> None:
+        """Do nothing: there is nothing to release."""
 
 
 class TrialProcess:
     """A trial in a process of its own, of lower priority."""
 
-    def __init__(self, case: TrialRequest) -> None:
+    def __init__(self, request: TrialRequest) -> None:
         self._deadline = time.monotonic() + MAX_S
         self._child = subprocess.Popen(
             python_module("client.versions.trial_process"),
@@ -89,18 +90,18 @@ class TrialProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        _stand_aside(self._child.pid)
+        _deprioritise(self._child.pid)
         assert self._child.stdin is not None and self._child.stdout is not None  # noqa: S101  they are pipes
         self._pipe, self._output = self._child.stdout, b""
         os.set_blocking(self._pipe.fileno(), False)
         with suppress(BrokenPipeError), self._child.stdin as pipe:
-            pipe.write(json.dumps(_as_values(case)).encode())
+            pipe.write(json.dumps(_to_json(request)).encode())
 
-    def findings(self) -> TrialResult | None:
-        """The result; None until there is one.
+    def result(self) -> TrialResult | None:
+        """Return the result; None while the process is running.
 
         Raises:
-            TrialFailed: the process failed, or took too long.
+            TrialError: the process failed, or took longer than `MAX_S`.
         """
         code = self._child.poll()
         self._output += self._pipe.read() or b""
@@ -110,79 +111,85 @@ class TrialProcess:
             raise TrialError(f"its trial took longer than {MAX_S:.0f} s")
         if code:
             raise TrialError(f"its trial ended with code {code}; see the log")
-        return _unpacked(self._output)
+        return _unpack(self._output)
 
-    def end(self) -> None:
-        """Kill the process, if it still runs."""
+    def close(self) -> None:
+        """Kill the process if it is running."""
         self._child.kill()
         self._child.wait()
         self._pipe.close()
 
 
-def _stand_aside(pid: int) -> None:
-    """Keep a child off the core of the live loop, which is this process's main thread."""
+def _deprioritise(pid: int) -> None:
+    """Lower a child's priority, and keep it off the core that this process's live loop runs on."""
     lower_priority(pid)
-    with suppress(psutil.Error, AttributeError):  # not every system has such a thing
+    with suppress(psutil.Error, AttributeError):  # not every system has CPU affinity
         own = psutil.Process()
         others = {*own.cpu_affinity()} - {own.cpu_num()}
         if others:
             psutil.Process(pid).cpu_affinity(sorted(others))
 
 
-def findings_of(case: TrialRequest) -> TrialResult:
-    """Read both versions and the kept events from disk, and try the one beside the other."""
-    live = Manifest.unpack(case.live.read_bytes()).aligned(case.schema) if case.live else None
+def run_request(request: TrialRequest) -> TrialResult:
+    """Read the versions and the training buffer from disk, and try the new version.
+
+    Raises:
+        ManifestError: a version file is damaged.
+        OSError: a version file cannot be read.
+    """
+    schema = request.schema
+    current = Manifest.unpack(request.current.read_bytes()).aligned(schema) if request.current else None
     try:
-        new = Manifest.unpack(case.version.read_bytes()).aligned(case.schema)
+        new = Manifest.unpack(request.new.read_bytes()).aligned(schema)
     except SchemaError as error:
         return TrialResult(str(error))
-    kept = read(case.folder, case.schema) or BufferedRows.empty(len(case.schema))
-    return run_trial(new, kept, case.limit, live, case.live_threshold)
+    events = read(request.folder, schema) or BufferedRows.empty(len(schema))
+    return run_trial(new, events, request.rule, current, request.current_threshold)
 
 
 def main() -> None:
-    """Try the case on standard input, and write the findings to standard output."""
+    """Read a request from standard input, and write the result to standard output."""
     check_packages("client")
-    sys.stdout.buffer.write(_packed(findings_of(_of_values(json.load(sys.stdin)))))
+    sys.stdout.buffer.write(_pack(run_request(_from_json(json.load(sys.stdin)))))
 
 
-def _as_values(case: TrialRequest) -> dict[str, Any]:
+def _to_json(request: TrialRequest) -> dict[str, Any]:
     return {
-        "folder": str(case.folder),
-        "features": case.schema.features,
-        "version": str(case.version),
-        "limit": [case.limit.value, case.limit.rate],
-        "live": str(case.live) if case.live else None,
-        "live_threshold": case.live_threshold,
+        "folder": str(request.folder),
+        "features": request.schema.features,
+        "new": str(request.new),
+        "rule": [request.rule.value, request.rule.rate],
+        "current": str(request.current) if request.current else None,
+        "current_threshold": request.current_threshold,
     }
 
 
-def _of_values(values: dict[str, Any]) -> TrialRequest:
-    live = values["live"]
+def _from_json(values: dict[str, Any]) -> TrialRequest:
+    current = values["current"]
     return TrialRequest(
         folder=Path(values["folder"]),
         schema=Schema(tuple(values["features"])),
-        version=Path(values["version"]),
-        limit=Limit(*values["limit"]),
-        live=Path(live) if live else None,
-        live_threshold=values["live_threshold"],
+        new=Path(values["new"]),
+        rule=ThresholdRule(*values["rule"]),
+        current=Path(current) if current else None,
+        current_threshold=values["current_threshold"],
     )
 
 
-def _packed(findings: TrialResult) -> bytes:
+def _pack(result: TrialResult) -> bytes:
     return pack(
-        {"wrong": findings.wrong, "windows": findings.windows},
+        {"rejection": result.rejection, "windows": result.windows},
         {
-            "scores": np.frombuffer(findings.scores.pack(), np.uint8),
-            "calibration": np.frombuffer(findings.calibration, np.uint8),
+            "scores": np.frombuffer(result.scores.pack(), np.uint8),
+            "calibration": np.frombuffer(result.calibration, np.uint8),
         },
     )
 
 
-def _unpacked(content: bytes) -> TrialResult:
+def _unpack(content: bytes) -> TrialResult:
     fields, arrays = unpack(content)
     return TrialResult(
-        wrong=fields["wrong"],
+        rejection=fields["rejection"],
         windows=fields["windows"],
         scores=ScoreSketch.unpack(arrays["scores"].tobytes()),
         calibration=arrays["calibration"].tobytes(),

@@ -1,4 +1,4 @@
-"""The versions a client keeps: the one at work, those before it, one on trial, and those it refused."""
+"""The versions that a client stores: in use, earlier ones, on trial and refused."""
 
 from __future__ import annotations
 
@@ -10,49 +10,52 @@ from common.errors import UserError
 from common.formats.files import write_atomic
 from common.model.manifest import Manifest, ManifestError
 
-ENDING = ".safetensors"
+SUFFIX = ".safetensors"
 KEEP = 5
-"""Versions at work until now, and refused ones, that stay on disk."""
+"""Number of accepted versions on disk, and number of refused ones."""
 
 
 class StoreError(UserError):
-    """There is no such version here."""
+    """The requested version is not in the store."""
 
 
 class VersionStore:
-    """A client's state folder, as far as it holds versions. The trainer offers; the detector decides.
+    """The versions in a client's state folder.
 
-    Every file is whole or absent. A damaged one is set aside with the reason, and the one before it serves.
+    The trainer offers versions; the detector accepts or refuses them. Files are written atomically. A damaged
+    file is moved to `refused` with the reason, and the version before it is used.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._candidate = folder / f"candidate{ENDING}"
-        self._trying = folder / f"trying{ENDING}"
+        self._candidate = folder / f"candidate{SUFFIX}"
+        self._trying = folder / f"trying{SUFFIX}"
         self._versions = folder / "versions"
         self._refused = folder / "refused"
         self._pin = folder / "pinned"
         self._drift = folder / "drifted"
-        self.at_work: Path | None = None
-        """The file of the version that `current` found, or that was accepted since."""
-        self.passed_over: list[str] = []
-        """What was wrong with versions that `current` set aside."""
-        for place in (self._versions, self._refused):
-            place.mkdir(parents=True, exist_ok=True)
+        self.current_file: Path | None = None
+        """File of the version in use: the last that `current` returned or `accept` stored."""
+        self.skipped: list[str] = []
+        """Files that `current` could not read, each with the reason."""
+        for subfolder in (self._versions, self._refused):
+            subfolder.mkdir(parents=True, exist_ok=True)
 
     def offer(self, content: bytes) -> None:
-        """Put a packed version on trial; the newest one counts."""
+        """Offer a packed version for trial; it replaces one that was offered before."""
         write_atomic(self._candidate, content)
 
     @property
-    def on_trial(self) -> Path:
-        """The file of the version that `candidate` returned, until it is accepted or refused."""
+    def trial_file(self) -> Path:
+        """File of the version that `candidate` returned, until it is accepted or refused."""
         return self._trying
 
     def candidate(self) -> Manifest | None:
-        """The version on trial, if there is one, until it is accepted or refused.
+        """Return the version on trial, the newest that was offered; None: there is none.
+
+        It stays on trial until it is accepted or refused, also over a restart.
 
         Raises:
-            ManifestError: it cannot be trusted; it was set aside.
+            ManifestError: the file is damaged; it was moved to `refused`.
         """
         with suppress(FileNotFoundError):
             self._candidate.replace(self._trying)
@@ -67,32 +70,32 @@ class VersionStore:
             raise
 
     def accept(self, manifest: Manifest) -> None:
-        """The version on trial is the one at work from now on."""
-        kept = self._kept()
-        number = int(kept[0].name.split("-")[0]) + 1 if kept else 1
-        self.at_work = self._versions / f"{number:06d}-{_name(manifest)}{ENDING}"
-        write_atomic(self.at_work, manifest.pack())
+        """Store the version on trial as the version in use."""
+        files = self._accepted()
+        number = int(files[0].name.split("-")[0]) + 1 if files else 1
+        self.current_file = self._versions / f"{number:06d}-{_name(manifest)}{SUFFIX}"
+        write_atomic(self.current_file, manifest.pack())
         self._trying.unlink(missing_ok=True)
-        for path in kept[KEEP - 1 :]:
+        for path in files[KEEP - 1 :]:
             if path.name != self.pinned:
                 path.unlink()
 
     def refuse(self, manifest: Manifest, reason: str) -> None:
-        """Keep the version on trial for inspection, with the reason beside it."""
+        """Move the version on trial to `refused`, with a text file of the reason."""
         self._set_aside(self._trying, _name(manifest), reason)
 
     def current(self) -> Manifest | None:
-        """The version to work with, pinned or newest; damaged ones before it are set aside and noted."""
-        for path in self._kept():
+        """Return the version to use: the pinned or the newest one that can be read; None: there is none."""
+        for path in self._accepted():
             if self.pinned is not None and path.name != self.pinned:
                 continue
             try:
                 manifest = Manifest.unpack(path.read_bytes())
             except (ManifestError, OSError) as error:
-                self.passed_over.append(f"{path.name}: {error}")
+                self.skipped.append(f"{path.name}: {error}")
                 self._set_aside(path, path.name, str(error))
             else:
-                self.at_work = path
+                self.current_file = path
                 return manifest
         if self.pinned is not None:
             self._pin.unlink(missing_ok=True)
@@ -101,38 +104,40 @@ class VersionStore:
 
     @property
     def pinned(self) -> str | None:
-        """The file name of the version that `roll_back` chose; None: the newest works."""
+        """File name of the version that `roll_back` chose; None: the newest version is used."""
         try:
             return self._pin.read_text()
         except FileNotFoundError:
             return None
 
     def roll_back(self, version: int | None = None) -> str:
-        """Pin a version: the given one, or the one before that at work. Candidates wait until `release`.
+        """Pin a version, so that newer ones wait until `release`. Return its file name.
+
+        Args:
+            version: Number of the version; None: the one before the version in use.
 
         Raises:
-            StoreError: it is not here; the message says which are.
+            StoreError: the version is not in the store; the message lists those that are.
         """
-        kept = self._kept()
-        names = [path.name for path in kept]
+        names = [path.name for path in self._accepted()]
         if version is None:
             at = names.index(self.pinned) if self.pinned in names else 0
             chosen = names[at + 1 : at + 2]
         else:
             chosen = [name for name in names if name.split("-")[1] == f"v{version:06d}"][:1]
         if not chosen:
-            wanted = "no version before the one at work" if version is None else f"no version {version}"
+            wanted = "no version before the one in use" if version is None else f"no version {version}"
             raise StoreError(f"{wanted} in {self._versions}; it has {', '.join(names) or 'none'}")
         write_atomic(self._pin, chosen[0].encode())
         return chosen[0]
 
     def release(self) -> None:
-        """Work with the newest version again."""
+        """Use the newest version again."""
         self._pin.unlink(missing_ok=True)
 
     @property
     def drifted(self) -> bool:
-        """Whether the detector has said that its stream no longer looks as it did."""
+        """Whether the detector has found that the scores of its stream have drifted."""
         return self._drift.exists()
 
     @drifted.setter
@@ -142,13 +147,13 @@ class VersionStore:
         else:
             self._drift.unlink(missing_ok=True)
 
-    def _kept(self) -> list[Path]:
-        """Versions on disk, the one that came last first."""
-        return sorted(self._versions.glob(f"*{ENDING}"), reverse=True)
+    def _accepted(self) -> list[Path]:
+        """Return the files of accepted versions, the last accepted first."""
+        return sorted(self._versions.glob(f"*{SUFFIX}"), reverse=True)
 
     def _set_aside(self, path: Path, name: str, reason: str) -> None:
-        stem = name.removesuffix(ENDING)
-        path.replace(self._refused / f"{stem}{ENDING}")
+        stem = name.removesuffix(SUFFIX)
+        path.replace(self._refused / f"{stem}{SUFFIX}")
         write_atomic(self._refused / f"{stem}.txt", reason.encode())
         for old in sorted(self._refused.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)[2 * KEEP :]:
             old.unlink()

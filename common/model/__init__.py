@@ -1,1 +1,1 @@
-"""The model and its arithmetic in NumPy: weights, moments, scores, thresholds, the manifest."""
+"""The model and its arithmetic in NumPy: architecture, weights, scaling, scores, thresholds and manifests."""

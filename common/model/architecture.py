@@ -1,4 +1,4 @@
-"""The shape of an autoencoder, without any framework: layer widths, activations, first weights."""
+"""The shape of an autoencoder, independent of any framework: widths, activations, initial weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.settings import Activation, ModelSettings, PositiveInt
 class Architecture:
     """A dense autoencoder over a window of events.
 
-    Its input is the last `window` events of `features` values each, flattened oldest first.
+    Its input is the last `window` events of `features` values each, flattened, the oldest event first.
 
     >>> Architecture(features=19, window=10, hidden=(64, 16, 64)).widths
     (190, 64, 16, 64, 190)
@@ -29,18 +29,18 @@ class Architecture:
     output_activation: Activation = "linear"
 
     @classmethod
-    def of(cls, settings: ModelSettings, features: int) -> Self:
-        """The architecture that the settings describe, for so many features."""
+    def from_settings(cls, settings: ModelSettings, features: int) -> Self:
+        """Return the architecture that the settings describe, for a number of features."""
         return cls(features=features, **settings.model_dump())
 
     @property
     def inputs(self) -> int:
-        """Values in one window."""
+        """Number of values in one window."""
         return self.window * self.features
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Values before the first layer and after each."""
+        """Number of values before the first layer and after each layer."""
         return (self.inputs, *self.hidden, self.inputs)
 
     @property
@@ -50,24 +50,30 @@ class Architecture:
 
     @property
     def shapes(self) -> Shapes:
-        """The shape of each weight array: kernels are (inputs, outputs)."""
-        found: Shapes = {}
+        """The shape of each weight array, by name. Kernels are (inputs, outputs)."""
+        shapes: Shapes = {}
         for layer, (inputs, outputs) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
-            found[f"dense_{layer}/kernel"] = (inputs, outputs)
-            found[f"dense_{layer}/bias"] = (outputs,)
-        return found
+            shapes[f"dense_{layer}/kernel"] = (inputs, outputs)
+            shapes[f"dense_{layer}/bias"] = (outputs,)
+        return shapes
 
-    def recency(self, decay: float) -> NDArray[np.float32]:
-        """What each input weighs where an event weighs `decay` of the one after it; mean 1, shape (inputs,).
+    def recency_weights(self, decay: float) -> NDArray[np.float32]:
+        """Return a weight for each input that falls with the age of its event.
 
-        >>> Architecture(features=1, window=3).recency(0.5).astype(float).round(2).tolist()
+        Args:
+            decay: Weight of an event, as a share of the weight of the next one.
+
+        Returns:
+            Shape (inputs,), mean 1.
+
+        >>> Architecture(features=1, window=3).recency_weights(0.5).astype(float).round(2).tolist()
         [0.43, 0.86, 1.71]
         """
         events = decay ** np.arange(self.window - 1, -1, -1.0)
         return np.repeat(events / events.mean(), self.features).astype(np.float32)
 
-    def first_weights(self, seed: int) -> Weights:
-        """Glorot-uniform kernels and zero biases, as Keras draws them by default.
+    def initial_weights(self, seed: int) -> Weights:
+        """Return Glorot-uniform kernels and zero biases, as Keras draws them by default.
 
         Source: Glorot and Bengio 2010, equation 16.
         """

@@ -1,4 +1,4 @@
-"""One version of the federation's model with all that scoring needs, from weights to a hash over them."""
+"""A manifest: one version of the federation's model, with everything needed to score by it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOMENTS = ("mean", "m2", "minimum", "maximum", "within")
 
 
 class ManifestError(UserError):
-    """A manifest cannot be trusted: damaged, of another format, or not finite."""
+    """A manifest cannot be used: it is damaged, of another format, inconsistent or not finite."""
 
 
 @dataclass(frozen=True)
@@ -46,53 +46,54 @@ class _Header:
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """A global version, complete in itself.
-
-    `moments` are the fleet's; each client makes its scaler of them, or of its own.
-    """
+    """One version of the model: the fleet's, or one that a client has personalised for itself."""
 
     version: int
+    """The number of the version, counted from 0."""
     schema: Schema
     architecture: Architecture
     weights: Weights
     moments: Moments
+    """Moments of the fleet's training rows. In a personalised version: those that the client scales by."""
     settings: VersionSettings
-    """The settings that the version was trained under."""
+    """The settings that the version was trained with."""
     scores: ScoreSketch = field(default_factory=ScoreSketch)
-    """The fleet's scores of held-out normal rows, under an earlier version, mostly the last; may be empty."""
+    """The fleet's scores of held-out rows under an earlier version, usually the one before; may be empty."""
     residuals: Residuals = field(default_factory=Residuals)
-    """What each input's error is weighed by: the fleet's on the same rows, or in a version that a client has
-    made its own (`Edge.adopted`), that client's."""
+    """The fleet's squared errors of the same rows, which weight the inputs in a score. In a personalised
+    version: blended with the client's own."""
 
     def __post_init__(self) -> None:
         counts = {len(self.schema), self.architecture.features, len(self.moments.mean)}
         if len(counts) > 1:
-            raise ManifestError(f"schema, architecture and moments differ in their features: {counts}")
+            raise ManifestError(
+                f"schema, architecture and moments have different numbers of features: {sorted(counts)}"
+            )
         if shapes(self.weights) != self.architecture.shapes:
             raise ManifestError(
-                f"weights have shapes {shapes(self.weights)}, the architecture {self.architecture.shapes}"
+                f"weights have shapes {shapes(self.weights)}, expected {self.architecture.shapes}"
             )
         if self.residuals.count and len(self.residuals.squares) != self.architecture.inputs:
             raise ManifestError(
-                f"residuals of {len(self.residuals.squares)} inputs, the model has {self.architecture.inputs}"
+                f"residuals are for {len(self.residuals.squares)} inputs, expected {self.architecture.inputs}"
             )
         if not is_finite(self.weights):
             raise ManifestError(f"weights of version {self.version} are not finite")
 
     @cached_property
     def precision(self) -> NDArray[np.float32]:
-        """What the squared error of each input is multiplied by in a score; shape (inputs,)."""
-        usual = self.residuals.precision(self.architecture.inputs)
-        return usual * self.architecture.recency(self.settings.scoring.decay)
+        """The factor for each input's squared error in a score, shape (inputs,)."""
+        precision = self.residuals.precision(self.architecture.inputs)
+        return precision * self.architecture.recency_weights(self.settings.scoring.decay)
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over everything the manifest holds."""
+        """SHA-256 over everything in the manifest, hexadecimal."""
         fields = json.dumps(self._fields(), sort_keys=True)
         return hashlib.sha256(f"{fields}{digest(self._arrays())}".encode()).hexdigest()
 
     def aligned(self, schema: Schema) -> Manifest:
-        """The same function of the same features in another order.
+        """Return the same version with its features in the order of `schema`.
 
         Raises:
             SchemaError: a feature is missing or extra; the message names it.
@@ -107,17 +108,17 @@ class Manifest:
         for part in ("kernel", "bias"):
             weights[f"dense_{last}/{part}"] = weights[f"dense_{last}/{part}"][..., inputs]
         return replace(
-            self, schema=schema, weights=weights, moments=self.moments.select(order),
-            residuals=self.residuals.select(inputs),
+            self, schema=schema, weights=weights, moments=self.moments.take(order),
+            residuals=self.residuals.take(inputs),
         )  # fmt: skip
 
     def pack(self) -> bytes:
-        """The manifest as the content of one safetensors file."""
+        """Return the content of the version's file, in the safetensors format."""
         return pack({**self._fields(), "hash": self.hash}, self._arrays())
 
     @classmethod
     def unpack(cls, content: bytes) -> Manifest:
-        """The manifest of `pack`.
+        """Return the manifest in the content of a version file.
 
         Raises:
             ManifestError: the content is damaged, incomplete, or of another format.
@@ -140,11 +141,11 @@ class Manifest:
         except ManifestError:
             raise
         except KeyError as error:
-            raise ManifestError(f"incomplete: no {error}") from error
-        except ValueError as error:  # of the bundle, the schema, the moments, or the sketch
+            raise ManifestError(f"the file is incomplete: {error} is missing") from error
+        except ValueError as error:  # from the bundle, the schema, the moments or the sketch
             raise ManifestError(str(error)) from error
         if manifest.hash != header.hash:
-            raise ManifestError(f"hash is {manifest.hash[:12]}, the manifest says {header.hash[:12]}")
+            raise ManifestError(f"hash is {manifest.hash[:12]}, but the manifest says {header.hash[:12]}")
         return manifest
 
     def _fields(self) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def _format_problem(number: object) -> str:
             "the file holds two networks ('scoring.combine: scores'), which flockwatch no longer supports; "
             "use a version of one network"
         )
-    return f"format {number}; this program reads format {FORMAT}"
+    return f"the file has format {number}; this program reads format {FORMAT}"
 
 
 def _settings(values: dict[str, Any]) -> VersionSettings:
@@ -183,7 +184,7 @@ def _settings(values: dict[str, Any]) -> VersionSettings:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
-        raise ManifestError(f"setting '{key}' is not one that this program reads: {problem['msg']}") from None
+        raise ManifestError(f"setting '{key}' cannot be read by this program: {problem['msg']}") from None
 
 
 def _named(prefix: str, arrays: Arrays) -> Weights:

@@ -1,4 +1,4 @@
-"""Count, mean, variance, minimum and maximum of each feature, mergeable, and the scaler made of them."""
+"""Moments of each feature (count, mean, variance, range), which can be merged, and the scaler from them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from common.settings import ScalingSettings
 
 MIN_STD = 1e-6
-"""Below this share of a feature's magnitude, its spread is rounding noise and it is only centred."""
+"""A standard deviation below this share of the feature's magnitude is rounding noise; it counts as 0."""
 
-ALIKE = 10.0
-"""Up to so many times more or less than the fleet's a client's features may spread without another unit."""
+MAX_SPREAD_RATIO = 10.0
+"""Largest ratio of a client's median spread to the fleet's, or the inverse, at which both share a scale."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What a set of rows looks like, feature by feature, with no row in it.
+    """Count, mean, spread and range of each feature over a set of rows.
 
     >>> rows = np.array([[1.0], [2.0], [4.0]])
     >>> whole, parts = Moments.of(rows), Moments.of(rows[:1]).merge(Moments.of(rows[1:]))
@@ -31,13 +31,13 @@ class Moments:
 
     count: int
     mean: NDArray[np.float64]
-    """Shape (features,), like the others."""
+    """Shape (features,), as all arrays here."""
     m2: NDArray[np.float64]
     """Sum of squared differences from the mean."""
     minimum: NDArray[np.float64]
     maximum: NDArray[np.float64]
     within: NDArray[np.float64]
-    """As `m2`, but of each client's rows from that client's own mean: how far clients differ is left out."""
+    """Sum of squared differences of each client's rows from that client's own mean."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -49,22 +49,22 @@ class Moments:
                 raise ValueError(f"moments: '{name}' is not {self.mean.size} finite values")
         for name in ("m2", "within"):
             if (columns[name] < 0).any():
-                raise ValueError(f"moments: '{name}' is negative, which no sum of squares is")
+                raise ValueError(f"moments: '{name}' is negative, but it is a sum of squares")
 
     @classmethod
     def of(cls, rows: NDArray[np.floating]) -> Self:
-        """Moments of one client's rows, of shape (n, features), n >= 1."""
+        """Compute the moments of one client's rows, shape (n, features), n >= 1."""
         mean = rows.mean(axis=0, dtype=np.float64)
         m2 = np.square(rows - mean, dtype=np.float64).sum(axis=0)
         return cls(len(rows), mean, m2, rows.min(axis=0).astype(float), rows.max(axis=0).astype(float), m2)
 
     @classmethod
     def merge_all(cls, parts: Iterable[Moments]) -> Moments:
-        """The moments of all rows behind `parts`, at least one."""
+        """Return the moments of all rows of `parts` together; there is at least one part."""
         return reduce(Moments.merge, parts)
 
     def merge(self, other: Moments) -> Moments:
-        """The moments of both sets of rows together.
+        """Return the moments of both sets of rows together.
 
         Source: Chan, Golub and LeVeque 1979, the parallel update of mean and sum of squares.
         """
@@ -79,23 +79,26 @@ class Moments:
             self.within + other.within,
         )
 
-    def around(self, own: Moments) -> Moments:
-        """A client's own mean with this fleet's spread within clients.
+    def for_client(self, own: Moments) -> Moments:
+        """Return moments with a client's own mean and range, and this fleet's spread within clients.
 
-        Where machines work at different points, the distance between those points is no noise. Where the
-        client as a whole is of another size, its median feature more than `ALIKE` times off, the fleet's
-        spread is made larger or smaller until it is not: in units of a giant, a dwarf does not move.
+        The distance between the means of two clients is not noise, so it is not part of the spread. If the
+        client's features spread, in the median, over `MAX_SPREAD_RATIO` times more or less than the fleet's,
+        the fleet's spread is multiplied by one factor that brings the ratio back to this limit.
+
+        Args:
+            own: The client's moments.
         """
         client, fleet = own.std, np.sqrt(self.within / self.count)
-        moves = (client > 0) & (fleet > 0)
-        ratio = float(np.median(client[moves] / fleet[moves])) if moves.any() else 1.0
-        size = ratio / np.clip(ratio, 1 / ALIKE, ALIKE)
+        varying = (client > 0) & (fleet > 0)
+        ratio = float(np.median(client[varying] / fleet[varying])) if varying.any() else 1.0
+        factor = ratio / np.clip(ratio, 1 / MAX_SPREAD_RATIO, MAX_SPREAD_RATIO)
         return replace(
-            self, mean=own.mean, m2=self.within * size**2, minimum=own.minimum, maximum=own.maximum
+            self, mean=own.mean, m2=self.within * factor**2, minimum=own.minimum, maximum=own.maximum
         )  # fmt: skip
 
-    def select(self, columns: list[int]) -> Moments:
-        """The moments of some features, in the order of `columns`."""
+    def take(self, columns: list[int]) -> Moments:
+        """Return the moments of the features at these positions, in this order."""
         arrays = (self.mean, self.m2, self.minimum, self.maximum, self.within)
         return Moments(self.count, *(array[columns] for array in arrays))
 
@@ -106,7 +109,7 @@ class Moments:
 
     @property
     def std(self) -> NDArray[np.float64]:
-        """Standard deviation; 0 for a feature that never varies but by rounding."""
+        """Standard deviation; 0 for a feature that varies only by rounding."""
         std = np.sqrt(self.variance)
         magnitude = np.maximum(np.abs(self.minimum), np.abs(self.maximum))
         constant = (std <= MIN_STD * magnitude) | (std < np.finfo(np.float32).tiny)
@@ -115,37 +118,43 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Scaler:
-    """Centres and scales rows: `(row - mean) / std`, cut off at `clip` on both sides.
+    """Centres and scales rows: `(row - mean) / std`, clipped to `[-clip, clip]`.
 
     >>> Scaler.none(2).apply(np.array([[3.0, 4.0]], np.float32))
     array([[3., 4.]], dtype=float32)
     """
 
     mean: NDArray[np.float32]
-    """Shape (features,), in the features' own units."""
+    """Shape (features,), in each feature's own unit."""
     std: NDArray[np.float32]
     clip: float | None = None
 
     @classmethod
     def of(cls, moments: Moments, clip: float | None = None) -> Self:
-        """A scaler to mean 0 and standard deviation 1; a feature that never varies is only centred."""
+        """Return a scaler to mean 0 and standard deviation 1; constant features are only centred."""
         std = moments.std
         return cls(moments.mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32), clip)
 
     @classmethod
     def none(cls, features: int) -> Self:
-        """A scaler that changes nothing."""
+        """Return a scaler that changes nothing."""
         return cls(np.zeros(features, np.float32), np.ones(features, np.float32))
 
     @classmethod
     def chosen(cls, settings: ScalingSettings, fleet: Moments, own: Moments) -> Scaler:
-        """The scaler that the settings ask for."""
+        """Return the scaler that the settings ask for.
+
+        Args:
+            settings: Whose moments to scale by, and the limit for clipping.
+            fleet: The moments of the whole fleet.
+            own: The moments of this client.
+        """
         if settings.by == "none":
             return cls.none(len(own.mean))
-        moments = {"fleet": fleet, "client": own, "shared": fleet.around(own)}[settings.by]
+        moments = {"fleet": fleet, "client": own, "shared": fleet.for_client(own)}[settings.by]
         return cls.of(moments, settings.clip)
 
     def apply(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scaled copy of rows of shape (n, features)."""
+        """Return a scaled copy of rows, shape (n, features)."""
         scaled = (rows - self.mean) / self.std
         return scaled if self.clip is None else np.clip(scaled, -self.clip, self.clip)

@@ -1,4 +1,4 @@
-"""The bytes of a REQ sketch, checked whole: DataSketches' own reader follows damaged ones out of its memory.
+"""A complete check of the bytes of a REQ sketch: DataSketches' reader may read out of bounds on damaged ones.
 
 Source: `req_sketch::serialize` and `req_compactor::serialize` in Apache DataSketches for C++, version 5.2.
 """
@@ -12,26 +12,24 @@ from numpy.typing import NDArray
 
 _PREAMBLE = struct.Struct(
     "<BBBBHBB"
-)  # integers in the preamble, version, family, flags, k, levels, raw items
-_WHOLE = struct.Struct("<Qff")  # scores, smallest, largest: where there are several levels
-_LEVEL = struct.Struct("<QfBBHI")  # state, section size, level, sections, padding, items
+)  # preamble size in integers, version, family, flags, k, levels, raw items
+_WHOLE = struct.Struct("<Qff")  # number of scores, smallest, largest; only with several levels
+_LEVEL = struct.Struct("<QfBBHI")  # state, section size, level, sections, padding, number of items
 _VERSION, _FAMILY = 1, 17
 _EMPTY, _HIGH_RANKS, _RAW, _SORTED = 4, 8, 16, 32
 _MAX_RAW = 4
-_SCORE = 4
-"""Bytes of a score."""
 _RAW_PADDING = 20
-"""Bytes that the writer leaves behind two to four raw items."""
+"""Unused bytes that the writer leaves after two to four raw items."""
 _MAX_LEVELS = 40
 _MAX_STATE = 1 << 48
 
 
 def problem(content: bytes, k: int) -> str | None:
-    """What is wrong with the serialised form of a `req_floats_sketch(k, True)`; None when nothing is."""
+    """Return what is wrong with a serialised `req_floats_sketch(k, True)`; None if it is valid."""
     try:
-        preamble, version, family, flags, found_k, levels, raw = _PREAMBLE.unpack_from(content)
-        if (version, family, found_k) != (_VERSION, _FAMILY, k) or not flags & _HIGH_RANKS:
-            return f"is no REQ sketch of high ranks with k {k}"
+        preamble, version, family, flags, sketch_k, levels, raw = _PREAMBLE.unpack_from(content)
+        if (version, family, sketch_k) != (_VERSION, _FAMILY, k) or not flags & _HIGH_RANKS:
+            return f"is not a REQ sketch of high ranks with k {k}"
         body = content[_PREAMBLE.size :]
         empty, is_raw = bool(flags & _EMPTY), bool(flags & _RAW)
         if preamble != (4 if levels > 1 else 2) or levels > _MAX_LEVELS or (levels == 0) != empty:
@@ -44,7 +42,7 @@ def problem(content: bytes, k: int) -> str | None:
             return _raw_problem(body, raw)
         return _levels_problem(body, levels, k, bool(flags & _SORTED))
     except struct.error:
-        return "is cut short"
+        return "is truncated"
 
 
 def _raw_problem(body: bytes, raw: int) -> str | None:
@@ -55,24 +53,24 @@ def _raw_problem(body: bytes, raw: int) -> str | None:
 
 def _levels_problem(body: bytes, levels: int, k: int, first_sorted: bool) -> str | None:
     scores, smallest, largest = _WHOLE.unpack_from(body) if levels > 1 else (None, -np.inf, np.inf)
-    at, weighed = _WHOLE.size if levels > 1 else 0, 0
+    at, total = _WHOLE.size if levels > 1 else 0, 0
     for level in range(levels):
         state, size, number, sections, padding, count = _LEVEL.unpack_from(body, at)
         at += _LEVEL.size
         if number != level or padding or state >= _MAX_STATE or _section_size(k, sections) != size:
-            return f"has a level {level} that no writer makes"
+            return f"has an invalid level {level}"
         if count > 8 * sections * size or at + 4 * count > len(body):
             return f"claims {count} scores on level {level}"
         items = np.frombuffer(body, np.float32, count, at)
         at += 4 * count
-        weighed += count << level
-        if wrong := _items_problem(items, smallest, largest, level > 0 or first_sorted):
-            return wrong
+        total += count << level
+        if problem := _items_problem(items, smallest, largest, level > 0 or first_sorted):
+            return problem
     if at != len(body):
-        return f"has {len(body) - at} bytes too many"
-    if levels > 1 and weighed != scores:
-        return f"claims {scores} scores, but holds {weighed}"
-    return None if weighed else "claims scores, but holds none"
+        return f"has {len(body) - at} extra bytes"
+    if levels > 1 and total != scores:
+        return f"claims {scores} scores, but holds {total}"
+    return None if total else "claims scores, but holds none"
 
 
 def _items_problem(items: NDArray[np.float32], low: float, high: float, ordered: bool) -> str | None:
@@ -84,11 +82,14 @@ def _items_problem(items: NDArray[np.float32], low: float, high: float, ordered:
 
 
 def _section_size(k: int, sections: int) -> float | None:
-    """The size that sections of a level have, when there are so many: their number doubles as it shrinks."""
-    size, made = np.float32(k), 3
-    while made < sections:
-        size, made = size / np.float32(np.sqrt(2)), 2 * made
-    return float(size) if made == sections and sections <= 48 else None
+    """Return the size of a level's sections, given their number; None if a level cannot have this number.
+
+    Each time the number doubles, the size shrinks by the square root of 2.
+    """
+    size, number = np.float32(k), 3
+    while number < sections:
+        size, number = size / np.float32(np.sqrt(2)), 2 * number
+    return float(size) if number == sections and sections <= 48 else None
 
 
 _NOT_FINITE = "holds a score that is not finite"

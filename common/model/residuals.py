@@ -1,4 +1,4 @@
-"""How well a model usually reconstructs each of its inputs, and what an input's error weighs for it."""
+"""The usual reconstruction error of each input, and the weight of the input's error in a score."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 FLOOR = 0.01
-"""Share of the mean over all inputs that is added to each input's usual error: some hardly ever vary."""
+"""Share of the mean over all inputs that is added to each input's usual error, so that none is near 0."""
 
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """Squared reconstruction errors of normal windows, summed input by input. Mergeable.
+    """Squared reconstruction errors of normal windows, summed for each input. They can be merged.
 
-    >>> found = Residuals.of(np.array([[1.0, 4.0], [3.0, 0.0]])).merge(Residuals())
-    >>> found.count, found.squares.tolist()
+    >>> both = Residuals.of(np.array([[1.0, 4.0], [3.0, 0.0]])).merge(Residuals())
+    >>> both.count, both.squares.tolist()
     (2, [4.0, 4.0])
     """
 
     count: int = 0
     squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    """Shape (inputs,); of no windows, (0,)."""
+    """Shape (inputs,); (0,) if `count` is 0."""
 
     def __post_init__(self) -> None:
         sound = self.squares.ndim == 1 and bool(np.isfinite(self.squares).all() and (self.squares >= 0).all())
@@ -36,66 +36,70 @@ class Residuals:
 
     @classmethod
     def of(cls, squares: NDArray[np.floating]) -> Self:
-        """Of squared errors of shape (n, inputs); of none where one is so large that it is no number."""
+        """Sum squared errors of shape (n, inputs). If a sum is not finite, the result is empty."""
         sums = squares.sum(axis=0, dtype=np.float64)
         return cls(len(squares), sums) if len(squares) and np.isfinite(sums).all() else cls()
 
     @classmethod
     def merge_all(cls, parts: Iterable[Residuals]) -> Residuals:
-        """Of all windows behind `parts`."""
+        """Return the residuals of all windows of `parts` together."""
         return reduce(Residuals.merge, parts, Residuals())
 
     def merge(self, other: Residuals) -> Residuals:
-        """Of both sets of windows together."""
+        """Return the residuals of both sets of windows together."""
         if not self.count or not other.count:
             return self if self.count else other
         return Residuals(self.count + other.count, self.squares + other.squares)
 
-    def leaning(self, fleet: Residuals, prior: int) -> Residuals:
-        """A client's own usual errors, drawn towards the fleet's: the more, the fewer windows they are of.
+    def blended_with(self, fleet: Residuals, prior: int) -> Residuals:
+        """Return a client's usual errors, blended with the fleet's.
 
-        Of `n` windows of its own it takes `n / (n + prior)`. Both are mixed as logarithms, since inputs that
-        are twice as hard here and half as hard there are as hard as usual.
+        With `n` windows the client's own errors have the weight `n / (n + prior)`. The blend is a weighted
+        geometric mean, so that an error of twice the fleet's and one of half of it cancel out.
+
+        Args:
+            fleet: The fleet's residuals.
+            prior: Number of windows with which own and fleet's errors have equal weights.
         """
         if not self.count or not fleet.count:
             return self if self.count else fleet
         share = self.count / (self.count + prior)
-        mixed = np.exp(share * np.log(self._usual()) + (1 - share) * np.log(fleet._usual()))
-        return Residuals(self.count, self.count * mixed)
+        blend = np.exp(share * np.log(self._usual()) + (1 - share) * np.log(fleet._usual()))
+        return Residuals(self.count, self.count * blend)
 
-    def select(self, inputs: NDArray[np.integer]) -> Residuals:
-        """Of some inputs, in this order."""
+    def take(self, inputs: NDArray[np.integer]) -> Residuals:
+        """Return the residuals of the inputs at these positions, in this order."""
         return Residuals(self.count, self.squares[inputs]) if self.count else self
 
     def precision(self, inputs: int) -> NDArray[np.float32]:
-        """What each squared error is multiplied by: one over its usual size, so that a usual score is 1.
+        """Return the factor for each input's squared error: 1 / its usual size, so that a usual score is 1.
 
-        Ones, so that the score is the mean squared error, where nothing is known.
+        Without residuals all factors are 1, and a score is the plain mean squared error.
 
         >>> Residuals.of(np.array([[1.0, 4.0]])).precision(2).astype(float).round(2).tolist()
         [0.98, 0.25]
         """
         if not self.count or self.squares.mean() / self.count < SMALLEST:
             return np.ones(inputs, np.float32)
-        found: NDArray[np.float32] = (1 / self._usual()).astype(np.float32)
-        return found
+        precision: NDArray[np.float32] = (1 / self._usual()).astype(np.float32)
+        return precision
 
     def _usual(self) -> NDArray[np.float64]:
-        """Mean squared error of each input, none of them near 0."""
+        """Return the mean squared error of each input, plus a small floor."""
         usual = self.squares / self.count
-        found: NDArray[np.float64] = usual + max(FLOOR * usual.mean(), SMALLEST)
-        return found
+        floored: NDArray[np.float64] = usual + max(FLOOR * usual.mean(), SMALLEST)
+        return floored
 
     def packed(self) -> NDArray[np.float64]:
-        """As one array: the count, then the squares."""
+        """Return one array: the count, then the squares."""
         return np.concatenate([[float(self.count)], self.squares])
 
     @classmethod
     def unpacked(cls, array: NDArray[np.float64]) -> Self:
-        """The residuals of `packed`.
+        """Return the residuals that `packed` made an array of.
 
         Raises:
-            ValueError: the array is none of these.
+            ValueError: the array has another shape or type.
         """
         if array.ndim != 1 or array.dtype != np.float64 or not len(array) or not np.isfinite(array[0]):
             raise ValueError("residuals: expected one array of a count and squares")

@@ -1,4 +1,4 @@
-"""The features of a federation: their names and order, and a hash that both sides compare."""
+"""The features of a federation: names, order, and a hash by which client and server compare them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.errors import UserError
 
 
 class SchemaError(UserError):
-    """Columns do not match the schema; the message names them."""
+    """Columns do not match the schema; the message names those that differ."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Schema:
 
     def __post_init__(self) -> None:
         if not self.features:
-            raise SchemaError("a schema needs at least one feature")
+            raise SchemaError("a schema has no feature; expected at least one feature")
         if len(set(self.features)) < len(self.features):
             twice = sorted({name for name in self.features if self.features.count(name) > 1})
             raise SchemaError(f"features named twice: {', '.join(twice)}")
@@ -37,11 +37,13 @@ class Schema:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over names and order, 16 hexadecimal digits."""
+        """First 16 hexadecimal digits of a SHA-256 over names and order."""
         return hashlib.sha256(json.dumps(self.features).encode()).hexdigest()[:16]
 
     def align(self, columns: Sequence[str]) -> list[int]:
-        """Where each feature stands in `columns`: `rows[:, schema.align(columns)]` is in schema order.
+        """Return the position of each feature in `columns`.
+
+        `rows[:, schema.align(columns)]` has its columns in the order of the schema.
 
         Raises:
             SchemaError: a feature is missing, or a column is not a feature.

@@ -1,4 +1,4 @@
-"""Scores in NumPy: the autoencoder's forward pass and the reconstruction error of each window."""
+"""Scores in NumPy: the autoencoder's forward pass, and the reconstruction error of each window."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from common.settings import Activation
 Floats = NDArray[np.float32]
 
 BLOCK = 4096
-"""Windows scored at a time, so that memory does not grow with the rows."""
+"""Windows that are scored at a time, so that memory does not grow with the number of rows."""
 
 
 @dataclass(frozen=True)
 class ErrorSummary:
-    """Reconstruction error over a set of windows, in squared scaled units."""
+    """The distribution of the reconstruction error over a set of windows, in squared scaled units."""
 
     count: int
     mean: float
@@ -34,22 +34,22 @@ class ErrorSummary:
 
     @classmethod
     def of(cls, errors: NDArray[np.floating]) -> ErrorSummary:
-        """Summary of errors of shape (n,), n >= 1."""
+        """Summarise errors of shape (n,), n >= 1."""
         p50, p95, p99 = np.quantile(errors, (0.5, 0.95, 0.99))
         mean = errors.mean(dtype=np.float64)
         return cls(len(errors), float(mean), float(p50), float(p95), float(p99), float(errors.max()))
 
 
 def windows(rows: Floats, window: int) -> Floats:
-    """All runs of `window` consecutive rows, flattened oldest first.
+    """Return all runs of `window` consecutive rows, each flattened with the oldest row first.
 
     Args:
         rows: Shape (n, features).
         window: Events in a window, at most n.
 
     Returns:
-        A view of shape (n - window + 1, window * features); the last event of window i is row
-        `i + window - 1`. It is a copy where window > 1.
+        Shape (n - window + 1, window * features); the last event of window i is row `i + window - 1`.
+        A view if `window` is 1, else a copy.
     """
     view = sliding_window_view(rows, window, axis=0)  # (n - window + 1, features, window)
     flat: Floats = view.transpose(0, 2, 1).reshape(len(view), -1)
@@ -57,7 +57,16 @@ def windows(rows: Floats, window: int) -> Floats:
 
 
 def reconstruct(architecture: Architecture, weights: Weights, inputs: Floats) -> Floats:
-    """The autoencoder's output for scaled windows of shape (n, window * features), the same shape."""
+    """Return the autoencoder's output for scaled windows.
+
+    Args:
+        architecture: The model's shape.
+        weights: Its weights.
+        inputs: Scaled windows, shape (n, window * features).
+
+    Returns:
+        The same shape as `inputs`.
+    """
     hidden = inputs
     for layer, activation in enumerate(architecture.activations):
         hidden = hidden @ weights[f"dense_{layer}/kernel"]
@@ -67,10 +76,10 @@ def reconstruct(architecture: Architecture, weights: Weights, inputs: Floats) ->
 
 
 def window_starts(breaks: NDArray[np.bool_], window: int) -> NDArray[np.int32]:
-    """Where windows begin that hold no break but at their first row.
+    """Return the first row of each window that has no break after its first row.
 
     Args:
-        breaks: Shape (n,): whether a row does not follow the one before it.
+        breaks: Shape (n,): whether a row does not follow directly on the row before it.
         window: Events in a window.
 
     >>> window_starts(np.array([True, False, False, True, False]), 2).tolist()
@@ -84,13 +93,14 @@ def window_starts(breaks: NDArray[np.bool_], window: int) -> NDArray[np.int32]:
 
 @dataclass(frozen=True, eq=False)
 class ScoredWindows:
-    """What a model makes of windows of normal rows."""
+    """The errors of windows of normal rows under one model."""
 
     errors: Floats
-    """Shape (windows,): mean squared reconstruction error."""
+    """Shape (windows,): mean squared reconstruction errors."""
     scores: Floats
-    """Shape (windows,): the same with each input weighed by its precision."""
+    """Shape (windows,): the same, with each input's squared error multiplied by its precision."""
     residuals: Residuals
+    """Squared errors, summed for each input."""
 
 
 def score_windows(
@@ -100,21 +110,21 @@ def score_windows(
     starts: NDArray[np.int32] | None = None,
     precision: Floats | None = None,
 ) -> ScoredWindows:
-    """Errors of windows of scaled rows, by window and by input.
+    """Return the errors of windows of scaled rows, for each window and for each input.
 
     Args:
         architecture: The model's shape.
         weights: Its weights.
         rows: Scaled rows in time order, shape (n, features).
-        starts: Where windows begin; None: at every row.
-        precision: What each input's squared error is multiplied by, shape (inputs,); None: 1.
+        starts: First row of each window; None: every row.
+        precision: Factor for each input's squared error, shape (inputs,); None: 1.
     """
-    errors, weighed, residuals = [np.empty(0, np.float32)], [np.empty(0, np.float32)], Residuals()
+    errors, weighted, residuals = [np.empty(0, np.float32)], [np.empty(0, np.float32)], Residuals()
     for squares in _squares(architecture, weights, rows, starts):
         errors.append(squares.mean(axis=1))
-        weighed.append(errors[-1] if precision is None else (squares * precision).mean(axis=1))
+        weighted.append(errors[-1] if precision is None else (squares * precision).mean(axis=1))
         residuals = residuals.merge(Residuals.of(squares))
-    return ScoredWindows(np.concatenate(errors), np.concatenate(weighed), residuals)
+    return ScoredWindows(np.concatenate(errors), np.concatenate(weighted), residuals)
 
 
 def scores(
@@ -124,22 +134,30 @@ def scores(
     starts: NDArray[np.int32] | None = None,
     precision: Floats | None = None,
 ) -> Floats:
-    """The score of the event that ends each window, shape (windows,): arguments as of `measured`."""
-    found = [np.empty(0, np.float32)]
+    """Return the score of the event that ends each window, shape (windows,).
+
+    Args:
+        architecture: The model's shape.
+        weights: Its weights.
+        rows: Scaled rows in time order, shape (n, features).
+        starts: First row of each window; None: every row.
+        precision: Factor for each input's squared error, shape (inputs,); None: 1.
+    """
+    blocks = [np.empty(0, np.float32)]
     for squares in _squares(architecture, weights, rows, starts):
-        found.append((squares if precision is None else squares * precision).mean(axis=1))
-    return np.concatenate(found)
+        blocks.append((squares if precision is None else squares * precision).mean(axis=1))
+    return np.concatenate(blocks)
 
 
-def scored_by(manifest: Manifest, rows: Floats, starts: NDArray[np.int32] | None = None) -> Floats:
-    """Return the scores of windows of scaled rows under a version; see `scores`."""
+def version_scores(manifest: Manifest, rows: Floats, starts: NDArray[np.int32] | None = None) -> Floats:
+    """Return the scores of windows of scaled rows under a version; arguments as for `scores`."""
     return scores(manifest.architecture, manifest.weights, rows, starts, manifest.precision)
 
 
 def _squares(
     architecture: Architecture, weights: Weights, rows: Floats, starts: NDArray[np.int32] | None
 ) -> Iterator[Floats]:
-    """Squared errors of all windows, block by block, each of shape (windows, inputs)."""
+    """Yield the squared errors of all windows in blocks of shape (windows, inputs)."""
     if starts is None:
         starts = np.arange(max(0, len(rows) - architecture.window + 1), dtype=np.int32)
     offsets = np.arange(architecture.window, dtype=np.int32)
@@ -149,17 +167,17 @@ def _squares(
 
 
 def activate(activation: Activation, x: Floats) -> Floats:
-    """What a layer's activation makes of `x`."""
+    """Apply a layer's activation to `x`."""
     match activation:
         case "relu":
             return np.maximum(x, 0)
         case "tanh":
             return np.tanh(x)
         case "sigmoid":
-            # By tanh, which does not overflow: 1 / (1 + exp(-x)) does for large -x.
+            # tanh does not overflow; 1 / (1 + exp(-x)) does for large -x.
             half = np.float32(0.5)
-            squashed: Floats = np.tanh(x * half) * half + half
-            return squashed
+            sigmoid: Floats = np.tanh(x * half) * half + half
+            return sigmoid
         case "elu":
             return np.maximum(x, 0) + np.expm1(np.minimum(x, 0))
         case "linear":

@@ -1,4 +1,4 @@
-"""How a set of scores is distributed, in a few kilobytes, mergeable, and accurate in its tail."""
+"""A sketch of a distribution of scores: a few kilobytes, mergeable, accurate for the largest scores."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from common.model import req_format
 
 SIZE = 32
-"""Of the sketch: about 0.3 % error in the rank's distance from 1, and 10 kB for a hundred thousand scores."""
+"""Parameter k of the sketch: about 0.3 % relative error of 1 - rank; 10 kB for a hundred thousand scores."""
 _PIECE = 1024
-"""Scores added at a time: no other thread runs meanwhile, and none may wait for long."""
+"""Scores added at a time: the library holds Python's global lock, and other threads must not wait long."""
 
 
 class SketchError(ValueError):
-    """Bytes are not a sketch of scores."""
+    """Bytes are not a sketch of scores, scores are not finite, or a sketch is empty."""
 
 
 class ScoreSketch:
-    """A quantile sketch of scores whose high ranks are accurate: a REQ sketch of Apache DataSketches.
+    """A quantile sketch of scores, most accurate for high ranks: a REQ sketch of Apache DataSketches.
 
     Source: Cormode, Karnin, Liberty, Thaler, Vesely 2021, "Relative Error Streaming Quantiles".
 
@@ -37,14 +37,14 @@ class ScoreSketch:
 
     @classmethod
     def of(cls, scores: NDArray[np.floating]) -> Self:
-        """A sketch of scores of shape (n,), all finite."""
-        made = cls()
-        made.add(scores)
-        return made
+        """Sketch scores of shape (n,), all finite."""
+        sketch = cls()
+        sketch.add(scores)
+        return sketch
 
     @classmethod
     def merge_all(cls, parts: Iterable[ScoreSketch]) -> Self:
-        """The sketch of all scores behind `parts`."""
+        """Return a sketch of the scores of all parts together."""
         merged = cls()
         for part in parts:
             merged._sketch.merge(part._sketch)
@@ -52,24 +52,28 @@ class ScoreSketch:
 
     @property
     def count(self) -> int:
-        """Scores that were added."""
+        """Number of scores that were added."""
         return int(self._sketch.n)
 
     def add(self, scores: NDArray[np.floating]) -> None:
-        """Add scores of shape (n,), all finite."""
+        """Add scores of shape (n,).
+
+        Raises:
+            SketchError: a score is not finite.
+        """
         if not np.isfinite(scores).all():
-            raise SketchError("a score that is not finite has no rank")
+            raise SketchError("a score is not finite")
         self._packed = None
         whole = np.ascontiguousarray(scores, np.float32)
         for start in range(0, len(whole), _PIECE):
             self._sketch.update(whole[start : start + _PIECE])
 
     def merge(self, other: ScoreSketch) -> ScoreSketch:
-        """The sketch of both sets of scores together."""
+        """Return a sketch of both sets of scores together."""
         return ScoreSketch.merge_all((self, other))
 
     def quantile(self, rank: float) -> float:
-        """The score below which about this share of the scores lies; ranks above all give the largest.
+        """Return the score below which about this share of the scores lies; rank 1 gives the largest score.
 
         Raises:
             SketchError: the sketch is empty.
@@ -79,7 +83,7 @@ class ScoreSketch:
         return float(self._sketch.get_quantile(rank))
 
     def distance(self, other: ScoreSketch) -> float:
-        """The largest difference of the two distribution functions (Kolmogorov and Smirnov), 0 to 1.
+        """Return the largest difference of the two distribution functions (Kolmogorov-Smirnov), 0 to 1.
 
         Raises:
             SketchError: a sketch is empty.
@@ -89,25 +93,25 @@ class ScoreSketch:
         """
         ranks = np.linspace(0, 1, 101)
         points = sorted({s.quantile(float(rank)) for s in (self, other) for rank in ranks})
-        ours, theirs = (np.array(s._sketch.get_cdf(points, True)) for s in (self, other))
-        return float(np.abs(ours - theirs).max())
+        own, others = (np.array(s._sketch.get_cdf(points, True)) for s in (self, other))
+        return float(np.abs(own - others).max())
 
     def pack(self) -> bytes:
-        """The sketch as bytes, the same ones until scores are added."""
+        """Return the sketch as bytes; the same bytes until scores are added."""
         if self._packed is None:
             self._packed = bytes(self._sketch.serialize())
         return self._packed
 
     @classmethod
     def unpack(cls, content: bytes) -> Self:
-        """The sketch of `pack`.
+        """Return the sketch that `pack` serialised.
 
         Raises:
-            SketchError: the bytes are cut short, damaged, or no such sketch.
+            SketchError: the bytes are truncated, damaged, or another kind of sketch.
         """
-        if wrong := req_format.problem(content, SIZE):
-            raise SketchError(f"not a sketch of scores: it {wrong}")
-        made = cls()
-        made._packed = content
-        made._sketch = req_floats_sketch.deserialize(content)
-        return made
+        if problem := req_format.problem(content, SIZE):
+            raise SketchError(f"not a sketch of scores: it {problem}")
+        sketch = cls()
+        sketch._packed = content
+        sketch._sketch = req_floats_sketch.deserialize(content)
+        return sketch

@@ -1,4 +1,4 @@
-"""First weights from a model that another fleet has trained, whose features may have other names."""
+"""Initial weights from a model of another fleet, whose features may have other names."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from common.model.weights import Weights
 
 
 class TransferError(UserError):
-    """A model cannot be gone on from; the message says what differs."""
+    """A model cannot be used as a start; the message says what differs."""
 
 
-def transferred(
+def transfer_weights(
     source: Manifest, schema: Schema, architecture: Architecture, names: Mapping[str, str], seed: int
 ) -> Weights:
-    """The source's weights for the features that both have, drawn ones for the others.
+    """Return the source's weights for the features that both fleets have, and drawn weights for the others.
 
     Args:
         source: A version of another fleet.
         schema: This fleet's features.
-        architecture: Its model: as the source's but for the features.
-        names: What the source calls a feature of this fleet, where it has another name for it.
-        seed: Of the weights that are drawn.
+        architecture: This fleet's model; apart from the features it must be the same as the source's.
+        names: The source's name of a feature, by the name it has in this fleet, where the two differ.
+        seed: Seed of the drawn weights.
 
     Raises:
-        TransferError: the models are of other shapes, or have no feature in common; or `names` has a feature
-            that one of the fleets does not know.
+        TransferError: the models differ in shape or have no feature in common, or `names` has a feature that
+            one of the fleets does not have.
     """
     for what in ("window", "hidden", "activation", "output_activation"):
         ours, theirs = getattr(architecture, what), getattr(source.architecture, what)
@@ -41,9 +41,9 @@ def transferred(
     known = source.schema.features
     for ours, theirs in names.items():
         if ours not in schema.features:
-            raise TransferError(f"this fleet has no feature '{ours}', which is to be its '{theirs}'")
+            raise TransferError(f"this fleet has no feature '{ours}', which should start from its '{theirs}'")
         if theirs not in known:
-            raise TransferError(f"it has no feature '{theirs}', which is to be '{ours}'")
+            raise TransferError(f"it has no feature '{theirs}', from which '{ours}' should start")
     pairs = [
         (here, known.index(names.get(feature, feature)))
         for here, feature in enumerate(schema.features)
@@ -55,7 +55,7 @@ def transferred(
         (architecture, source.architecture)
     ))  # fmt: skip
     last = len(architecture.hidden)
-    weights = architecture.first_weights(seed)
+    weights = architecture.initial_weights(seed)
     for name, array in source.weights.items():
         if name == "dense_0/kernel":
             weights[name][to] = array[of]
@@ -67,7 +67,7 @@ def transferred(
 
 
 def _inputs(features: list[int], architecture: Architecture) -> NDArray[np.int64]:
-    """Where these features stand among the inputs, window after window."""
+    """Return the positions of these features among the inputs, event by event."""
     rows = np.arange(architecture.window, dtype=np.int64)[:, None] * architecture.features
-    found: NDArray[np.int64] = (rows + np.array(features, np.int64)).ravel()
-    return found
+    positions: NDArray[np.int64] = (rows + np.array(features, np.int64)).ravel()
+    return positions

@@ -1,7 +1,7 @@
-"""A model's named float32 arrays, and the arithmetic a federation does on them.
+"""A model's named float32 arrays, and the arithmetic that a federation does on them.
 
-Weights are a plain dict from array name to array, in layer order. Differences between weights are
-updates and have the same form. Every sum here is associative and commutative up to rounding.
+Weights are a plain dict from array name to array, in layer order. An update is a difference of weights and
+has the same form. All sums are associative and commutative up to rounding.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def shapes(weights: Mapping[str, NDArray[np.float32]]) -> Shapes:
-    """The shape of each array, by name."""
+    """Return the shape of each array, by name."""
     return {name: array.shape for name, array in weights.items()}
 
 
 def add(a: Weights, b: Weights) -> Weights:
-    """`a + b`, array by array.
+    """Return `a + b`, array by array.
 
     >>> add({"w": np.ones(2, np.float32)}, {"w": np.ones(2, np.float32)})
     {'w': array([2., 2.], dtype=float32)}
@@ -32,27 +32,27 @@ def add(a: Weights, b: Weights) -> Weights:
 
 
 def subtract(a: Weights, b: Weights) -> Weights:
-    """`a - b`: the update that leads from `b` to `a`."""
+    """Return `a - b`, the update that leads from `b` to `a`."""
     return {name: a[name] - b[name] for name in a}
 
 
 def scale(a: Weights, factor: float) -> Weights:
-    """`a * factor`."""
+    """Return `a * factor`."""
     return {name: array * np.float32(factor) for name, array in a.items()}
 
 
 def norm(a: Weights) -> float:
-    """Euclidean norm over all arrays together, summed in float64."""
+    """Return the Euclidean norm over all arrays together, summed in float64."""
     return math.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in a.values()))
 
 
 def is_finite(a: Weights) -> bool:
-    """Whether no array holds a NaN or an infinity."""
+    """Return whether all values are finite."""
     return all(bool(np.isfinite(array).all()) for array in a.values())
 
 
 def digest(arrays: Mapping[str, NDArray[np.float32]]) -> str:
-    """SHA-256 over names, shapes and values, hexadecimal; equal on every machine."""
+    """Return a hexadecimal SHA-256 over names, shapes and values, the same on every machine."""
     sha = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         sha.update(f"{name}{array.shape}{array.dtype.str}".encode())
@@ -61,12 +61,12 @@ def digest(arrays: Mapping[str, NDArray[np.float32]]) -> str:
 
 
 def weighted_mean(parts: Iterable[tuple[Weights, float]]) -> Weights:
-    """Mean of weights, each counted by its factor, summed in float64.
+    """Return the mean of weights, each weighted by its factor, summed in float64.
 
     Source: McMahan et al. 2017, algorithm 1 (FederatedAveraging).
 
     Raises:
-        ValueError: there is nothing to average, or the factors do not sum to more than zero.
+        ValueError: `parts` is empty, or the factors do not sum to more than zero.
     """
     total = 0.0
     sums: dict[str, NDArray[np.float64]] = {}
@@ -75,5 +75,5 @@ def weighted_mean(parts: Iterable[tuple[Weights, float]]) -> Weights:
         for name, array in weights.items():
             sums[name] = sums.get(name, np.float64(0)) + array.astype(np.float64) * factor
     if total <= 0:
-        raise ValueError("a weighted mean needs factors that sum to more than zero")
+        raise ValueError(f"factors of a weighted mean sum to {total}; expected more than zero")
     return {name: (array / total).astype(np.float32) for name, array in sums.items()}

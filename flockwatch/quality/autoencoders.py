@@ -82,7 +82,7 @@ def fleet_scaler(partitions: Sequence[Partition], settings: Settings) -> Scaler:
 
 def alone(client: Prepared, trainer: Trainer, epochs: int, seed: int) -> Weights:
     """What one client learns from its own rows."""
-    first = trainer.architecture.first_weights(seed)
+    first = trainer.architecture.initial_weights(seed)
     weights, _ = trainer.fit(first, client.training, epochs, seed)
     return weights
 
@@ -95,7 +95,7 @@ def pooled(clients: Sequence[Prepared], trainer: Trainer, epochs: int, seed: int
     for client in clients:
         starts.append(np.arange(begin, begin + client.trained - window + 1, dtype=np.int32))
         begin += client.trained
-    first = trainer.architecture.first_weights(seed)
+    first = trainer.architecture.initial_weights(seed)
     weights, _ = trainer.fit(first, rows, epochs, seed, starts=np.concatenate(starts))
     return weights
 

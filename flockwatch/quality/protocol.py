@@ -176,7 +176,7 @@ def _pooled(parts: Sequence[Partition], settings: Settings, epochs: int) -> list
 
 
 def _trainer(part: Partition, settings: Settings) -> Trainer:
-    return shared_trainer(Architecture.of(settings.model, len(part.schema)), settings.training)
+    return shared_trainer(Architecture.from_settings(settings.model, len(part.schema)), settings.training)
 
 
 def _newest(part: Partition, rows: int) -> Partition:

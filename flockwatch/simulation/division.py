@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from client.data.names import natural
+from client.data.names import natural_key
 from client.data.partition import Partition, read, read_column
 from common.errors import UserError
 from common.settings import ClientSettings, DataSettings
@@ -113,7 +113,7 @@ def by_column(file: Path, column: str, settings: DataSettings) -> list[Partition
     values, test_values = read_column(file, column, settings)
     whole = read(file, settings.model_copy(update={"ignore": (*settings.ignore, column)}))
     parts = []
-    for value in sorted({str(value) for value in (*values, *test_values)}, key=natural):
+    for value in sorted({str(value) for value in (*values, *test_values)}, key=natural_key):
         rows, test_rows = np.flatnonzero(values == value), np.flatnonzero(test_values == value)
         if not len(rows):
             raise PartitionError(f"{file}: client '{value}' of column '{column}' has no training rows")

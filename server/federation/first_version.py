@@ -8,7 +8,7 @@ from common.model.architecture import Architecture
 from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments
 from common.model.schema import Schema
-from common.model.transfer import TransferError, transferred
+from common.model.transfer import TransferError, transfer_weights
 from common.model.version_settings import VersionSettings
 from common.protocol.messages import Description
 from common.settings import Settings
@@ -37,13 +37,14 @@ def first_version(
     """
     schema = Schema(features)
     moments = Moments.merge_all(
-        d.moments.select(schema.align(d.schema.features))
-        for d in sorted(descriptions, key=lambda d: d.client)
+        d.moments.take(schema.align(d.schema.features)) for d in sorted(descriptions, key=lambda d: d.client)
     )
-    architecture = Architecture.of(settings.model, len(schema))
-    weights, federation = architecture.first_weights(settings.training.seed), settings.federation
+    architecture = Architecture.from_settings(settings.model, len(schema))
+    weights, federation = architecture.initial_weights(settings.training.seed), settings.federation
     if (source := transfer_source(settings)) is not None:
-        weights = transferred(source, schema, architecture, federation.start_names, settings.training.seed)
+        weights = transfer_weights(
+            source, schema, architecture, federation.start_names, settings.training.seed
+        )
     return Manifest(
         version=0,
         schema=schema,

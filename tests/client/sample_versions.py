@@ -11,7 +11,7 @@ from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
-from common.model.scoring import scored_by
+from common.model.scoring import version_scores
 from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.settings import Settings
@@ -47,9 +47,9 @@ def version(
     """
     changes = {"model": {"window": window, "hidden": (4, 2)}, "scaling": {"by": "fleet", "clip": None}}
     given = Settings().with_values(**(changes | settings))  # type: ignore[arg-type]
-    architecture = Architecture.of(given.model, 3)
-    weights = {n: w * np.float32(scale) for n, w in architecture.first_weights(seed).items()}
+    architecture = Architecture.from_settings(given.model, 3)
+    weights = {n: w * np.float32(scale) for n, w in architecture.initial_weights(seed).items()}
     moments = Moments.of(rows(2000))
     made = Manifest(number, SCHEMA, architecture, weights, moments, VersionSettings.of(given))
-    found = scored_by(made, Scaler.of(moments).apply(rows(4000, seed=9)))
+    found = version_scores(made, Scaler.of(moments).apply(rows(4000, seed=9)))
     return replace(made, scores=ScoreSketch.of(found))

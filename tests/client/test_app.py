@@ -56,7 +56,7 @@ def answer():
 def task() -> bytes:
     shape = Architecture(2, 1, (2,))
     moments, settings = Moments.of(ROWS), VersionSettings()
-    return Task(Manifest(0, Schema(("a", "b")), shape, shape.first_weights(0), moments, settings)).pack()
+    return Task(Manifest(0, Schema(("a", "b")), shape, shape.initial_weights(0), moments, settings)).pack()
 
 
 def test_a_query_is_answered_with_a_description(answer) -> None:

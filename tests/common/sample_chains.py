@@ -22,11 +22,11 @@ SHAPE = Architecture(2, window=1, hidden=(3,))
 
 def manifest(version: int = 3) -> Manifest:
     moments = Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]]))
-    return Manifest(version, Schema(("a", "b")), SHAPE, SHAPE.first_weights(0), moments, VersionSettings())
+    return Manifest(version, Schema(("a", "b")), SHAPE, SHAPE.initial_weights(0), moments, VersionSettings())
 
 
 def following(before: Manifest, codec: str = "int8") -> tuple[VersionStep, Manifest]:
-    moved = SHAPE.first_weights(before.version + 1)
+    moved = SHAPE.initial_weights(before.version + 1)
     block = Block.of(codec, moved, rng_of(before.version))
     weights: Weights = add(before.weights, block.decoded(SHAPE.shapes))
     scores = ScoreSketch.of(np.arange(float(before.version)))

@@ -38,7 +38,7 @@ def averaged(rows: np.ndarray) -> dict[str, np.ndarray]:
                 keras.layers.Dense(10, activation="sigmoid"),
             ]
         )
-        model.set_weights(list(shape.first_weights(0).values()))
+        model.set_weights(list(shape.initial_weights(0).values()))
         model.compile(optimizer=keras.optimizers.Adam(0.001), loss="mse")
         model.fit(half, half, epochs=50, batch_size=32, verbose=0)
         parts.append((dict(zip(shape.shapes, model.get_weights(), strict=True)), 500.0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from client.data.recent_events import ABNORMAL
 from client.detection.detector import Detector, Verdict
 from common.model.moments import Scaler
-from common.model.scoring import scored_by
+from common.model.scoring import version_scores
 from common.settings import DataSettings, LiveSettings
 from tests.client.sample_versions import SCHEMA, lines, rows, version
 
@@ -34,7 +34,7 @@ def test_every_event_gets_the_score_of_the_window_it_ends(size: int, window: int
     under_test = detector()
     under_test.activate(manifest, threshold=1e9)
     found = feed(under_test, lines(events), size)
-    expected = scored_by(manifest, Scaler.of(manifest.moments).apply(events))
+    expected = version_scores(manifest, Scaler.of(manifest.moments).apply(events))
     assert [v.time for v in found] == [1e9 + 60.0 * i for i in range(700)]
     assert all(math.isnan(v.score) for v in found[: window - 1])
     np.testing.assert_allclose([v.score for v in found[window - 1 :]], expected, rtol=1e-3)
@@ -48,7 +48,7 @@ def test_swaps_lose_no_event_and_no_window(window: int, sizes: list[int], data: 
     versions = [version(n, window=window, seed=n) for n in range(1, 4)]
     events = rows(sum(sizes))
     scaled = Scaler.of(versions[0].moments).apply(events)
-    expected = {v.version: scored_by(v, scaled) for v in versions}
+    expected = {v.version: version_scores(v, scaled) for v in versions}
     under_test, found = detector(), []
     under_test.activate(versions[0], 1e9)
     waiting = lines(events)

@@ -25,12 +25,12 @@ ROWS = (np.random.default_rng(0).standard_normal((300, 3)) * [1, 10, 0.1] + [0, 
 def manifest(window: int = 1, **changes: object) -> Manifest:
     plain = {"by": "fleet", "clip": None}
     given = Settings().with_values(model={"window": window, "hidden": (4, 2), **changes}, scaling=plain)
-    architecture = Architecture.of(given.model, 3)
+    architecture = Architecture.from_settings(given.model, 3)
     return Manifest(
         7,
         Schema(("a", "b", "c")),
         architecture,
-        architecture.first_weights(1),
+        architecture.initial_weights(1),
         Moments.of(ROWS),
         VersionSettings.of(given),
     )

@@ -25,12 +25,12 @@ from client.versions.trial_process import (
     TrialError,
     TrialProcess,
     TrialRequest,
-    findings_of,
+    run_request,
 )
 from client.versions.version_store import VersionStore
 from common.budget import Budget
 from common.model.schema import Schema
-from common.model.threshold import exceeded
+from common.model.threshold import tail_quantile
 from common.settings import Settings
 from tests.client.sample_versions import SCHEMA, lines, rows, version
 
@@ -142,7 +142,7 @@ def test_the_fleets_threshold_serves_before_there_is_any_evidence(tmp_path: Path
     settle(edge)
     rate = Budget.parse("1 per day").rate(DEFAULT_INTERVAL_S)
     assert edge.detector.active is not None
-    assert edge.detector.active.threshold == pytest.approx(exceeded(given.scores, rate))
+    assert edge.detector.active.threshold == pytest.approx(tail_quantile(given.scores, rate))
 
 
 def test_the_clients_own_scores_move_the_threshold_as_they_grow_in_number(tmp_path: Path) -> None:
@@ -298,12 +298,12 @@ class Slow:
         self.case, self.over, self.failure, self.ended = case, False, "", False
         Slow.given.append(self)
 
-    def findings(self) -> TrialResult | None:
+    def result(self) -> TrialResult | None:
         if self.failure:
             raise TrialError(self.failure)
-        return findings_of(self.case) if self.over else None
+        return run_request(self.case) if self.over else None
 
-    def end(self) -> None:
+    def close(self) -> None:
         self.ended = True
 
 
@@ -325,7 +325,7 @@ def test_the_version_at_work_goes_on_until_a_trial_is_over(tmp_path: Path, slow:
     assert edge.detector.active is not None and edge.detector.active.scorer.version == 1
     settle(edge)
     assert len(slow) == 2 and first.ended
-    assert slow[1].case.live == edge.store.at_work
+    assert slow[1].case.current == edge.store.current_file
 
 
 def test_a_trial_that_fails_refuses_its_version_and_says_why(tmp_path: Path, slow: list[Slow]) -> None:

@@ -25,7 +25,7 @@ def trainer(**settings: object) -> Trainer:
 
 
 def test_training_lowers_the_error() -> None:
-    first = SHAPE.first_weights(0)
+    first = SHAPE.initial_weights(0)
     trained, loss = trainer().fit(first, ROWS, epochs=30, seed=0)
     assert scores(SHAPE, trained, ROWS).mean() < 0.5 * scores(SHAPE, first, ROWS).mean()
     assert loss == pytest.approx(scores(SHAPE, trained, ROWS).mean(), rel=0.5)
@@ -33,7 +33,7 @@ def test_training_lowers_the_error() -> None:
 
 def test_equal_seeds_give_equal_weights_and_others_do_not() -> None:
     one = trainer()
-    first = SHAPE.first_weights(0)
+    first = SHAPE.initial_weights(0)
     again, other = (one.fit(first, ROWS, 2, seed)[0] for seed in (7, 8))
     same, _ = trainer().fit(first, ROWS, 2, 7)
     assert all(np.array_equal(again[name], same[name]) for name in first)
@@ -42,15 +42,15 @@ def test_equal_seeds_give_equal_weights_and_others_do_not() -> None:
 
 def test_the_optimiser_starts_afresh_in_each_fit() -> None:
     one = trainer()
-    first = SHAPE.first_weights(0)
+    first = SHAPE.initial_weights(0)
     before, _ = one.fit(first, ROWS, 1, 0)
-    one.fit(SHAPE.first_weights(1), 100 * ROWS, 3, 1)
+    one.fit(SHAPE.initial_weights(1), 100 * ROWS, 3, 1)
     after, _ = one.fit(first, ROWS, 1, 0)
     assert all(np.array_equal(before[name], after[name]) for name in first)
 
 
 def test_starts_say_which_windows_are_trained_on() -> None:
-    first = SHAPE.first_weights(0)
+    first = SHAPE.initial_weights(0)
     poisoned = ROWS.copy()
     poisoned[200:] = 1e6
     chosen = np.arange(199, dtype=np.int32)
@@ -62,7 +62,7 @@ def test_starts_say_which_windows_are_trained_on() -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
 def test_every_optimiser_and_loss_learns(optimizer: str, loss: str) -> None:
-    first = SHAPE.first_weights(0)
+    first = SHAPE.initial_weights(0)
     trained, _ = trainer(optimizer=optimizer, loss=loss).fit(first, ROWS, 10, 0)
     assert scores(SHAPE, trained, ROWS).mean() < scores(SHAPE, first, ROWS).mean()
 
@@ -71,7 +71,7 @@ def test_every_optimiser_and_loss_learns(optimizer: str, loss: str) -> None:
 def test_numpy_reconstructs_what_keras_does(activation: Activation) -> None:
     shape = Architecture(3, 2, (8, 2, 8), activation, activation)
     model = Trainer(shape, TrainingSettings())._model
-    weights = shape.first_weights(3)
+    weights = shape.initial_weights(3)
     model.set_weights([weights[name] for name in shape.shapes])
     inputs = windows(5 * ROWS, 2)
     np.testing.assert_allclose(
@@ -80,7 +80,7 @@ def test_numpy_reconstructs_what_keras_does(activation: Activation) -> None:
 
 
 def test_one_epoch_is_what_keras_fit_does_with_the_same_order() -> None:
-    first = SHAPE.first_weights(0)
+    first = SHAPE.initial_weights(0)
     ours, _ = trainer().fit(first, ROWS, 1, seed=5)
     inputs = windows(ROWS, 2)[np.random.default_rng(5).permutation(len(ROWS) - 1)]
     model = keras.Sequential(
@@ -99,12 +99,12 @@ def test_one_epoch_is_what_keras_fit_does_with_the_same_order() -> None:
 
 def test_the_proximal_term_keeps_weights_near_those_that_were_given() -> None:
     architecture = Architecture(3, window=1, hidden=(4,))
-    given = architecture.first_weights(0)
+    given = architecture.initial_weights(0)
     rows = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float32)
 
     def moved(mu: float) -> float:
         trainer = Trainer(architecture, TrainingSettings(proximal_mu=mu, learning_rate=0.1, optimizer="sgd"))
-        trainer.fit(architecture.first_weights(1), rows, 1, 1)  # what was given before is forgotten
+        trainer.fit(architecture.initial_weights(1), rows, 1, 1)  # what was given before is forgotten
         trained, _ = trainer.fit(given, rows, 100, 0)
         return norm(subtract(trained, given))
 
@@ -113,7 +113,7 @@ def test_the_proximal_term_keeps_weights_near_those_that_were_given() -> None:
 
 
 def test_frozen_layers_keep_their_weights_and_the_others_learn() -> None:
-    first = SHAPE.first_weights(0)
+    first = SHAPE.initial_weights(0)
     trained, _ = trainer(frozen=2).fit(first, ROWS, epochs=2, seed=0)
     kept = [name for name in first if np.array_equal(first[name], trained[name])]
     assert kept == ["dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias"]

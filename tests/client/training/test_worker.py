@@ -42,9 +42,9 @@ def task(schema: Schema = SCHEMA, **changes: dict[str, object]) -> Task:
         "scoring": {"normalise": False, "decay": 1.0, "personal_epochs": 0},
     }
     settings = Settings().with_values(**(plain | changes))
-    shape = Architecture.of(settings.model, 2)
+    shape = Architecture.from_settings(settings.model, 2)
     fleet = Moments.of(np.array([[0.0, 0.0], [4.0, 40.0]]))
-    return Task(Manifest(3, schema, shape, shape.first_weights(1), fleet, VersionSettings.of(settings)))
+    return Task(Manifest(3, schema, shape, shape.initial_weights(1), fleet, VersionSettings.of(settings)))
 
 
 def by_hand(given: Task, rows: np.ndarray, scaler: Scaler) -> np.ndarray:
@@ -261,7 +261,7 @@ def test_a_client_takes_a_share_of_what_its_own_rows_tune() -> None:
         whole = array + (tuned.weights[name] - array) * (89 / 88)
         np.testing.assert_allclose(taken.weights[name], array + share * (whole - array), atol=1e-5)
         np.testing.assert_allclose(trusting.weights[name], array, atol=1e-5)
-    usual = trusting.architecture.recency(0.8) / (2.02 * 1.01)
+    usual = trusting.architecture.recency_weights(0.8) / (2.02 * 1.01)
     np.testing.assert_allclose(trusting.precision, usual, rtol=1e-3)
 
 

@@ -25,7 +25,7 @@ ERROR = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
 
 
 def update(seed: int = 1, version: int = 3) -> Update:
-    return Update("a", version, 10, ERROR, ScoreSketch(), False, 0.1, 0.1, SHAPE.first_weights(seed))
+    return Update("a", version, 10, ERROR, ScoreSketch(), False, 0.1, 0.1, SHAPE.initial_weights(seed))
 
 
 def task(held: Manifest | None = None, **terms: Any) -> Task:

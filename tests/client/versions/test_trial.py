@@ -7,9 +7,9 @@ import pytest
 
 from client.data.training_buffer import BufferedRows
 from client.versions.drift import Drift
-from client.versions.trial import MIN_WINDOWS, Limit, objection, rescored, run_trial
+from client.versions.trial import MIN_WINDOWS, ThresholdRule, buffer_scores, rejection_reason, run_trial
 from common.model.moments import Scaler
-from common.model.scoring import score_windows, scored_by
+from common.model.scoring import score_windows, version_scores
 from common.model.sketch import ScoreSketch
 from tests.client.sample_versions import rows, version
 
@@ -17,7 +17,7 @@ NORMAL = np.full(500, 1.0, np.float32)
 
 
 def of(found: np.ndarray, threshold: float = 10.0, live_scores: np.ndarray = NORMAL) -> str | None:
-    return objection(found, threshold, 1, live_scores, 10.0)
+    return rejection_reason(found, threshold, 1, live_scores, 10.0)
 
 
 def test_a_version_that_scores_as_before_is_taken() -> None:
@@ -52,9 +52,9 @@ def kept(number: int) -> BufferedRows:
 
 def test_a_trial_finds_the_evidence_that_the_threshold_will_rest_on() -> None:
     given = version(2)
-    found = run_trial(given, kept(600), Limit(None, 1e-3), version(1), 10.0)
-    own = rescored(given, kept(600))
-    assert (found.wrong, found.windows) == (None, 600)
+    found = run_trial(given, kept(600), ThresholdRule(None, 1e-3), version(1), 10.0)
+    own = buffer_scores(given, kept(600))
+    assert (found.rejection, found.windows) == (None, 600)
     assert found.scores.count == 600
     assert found.scores.quantile(0.99) == pytest.approx(np.quantile(own, 0.99), rel=0.05)
     assert not Drift(1e-6, found.calibration).drifted
@@ -63,13 +63,15 @@ def test_a_trial_finds_the_evidence_that_the_threshold_will_rest_on() -> None:
 def test_scores_that_are_not_finite_are_an_objection() -> None:
     events = kept(200)
     events.rows[3:5] = np.nan
-    assert "2 of 200 recent scores are not finite" in str(run_trial(version(1), events, Limit(1.0, 1)).wrong)
+    assert "2 of 200 recent scores are not finite" in str(
+        run_trial(version(1), events, ThresholdRule(1.0, 1)).rejection
+    )
 
 
 def test_without_any_score_there_is_no_threshold_to_work_with() -> None:
     silent = replace(version(1), scores=ScoreSketch())
-    assert run_trial(silent, kept(0), Limit(None, 1e-3)).wrong is not None
-    assert run_trial(silent, kept(0), Limit(2.5, 1e-3)).wrong is None
+    assert run_trial(silent, kept(0), ThresholdRule(None, 1e-3)).rejection is not None
+    assert run_trial(silent, kept(0), ThresholdRule(2.5, 1e-3)).rejection is None
 
 
 @pytest.mark.parametrize("window", [1, 4])
@@ -77,11 +79,11 @@ def test_windows_across_a_break_are_not_rescored(window: int) -> None:
     given, events = version(1, window=window), rows(50)
     breaks = np.zeros(50, np.bool_)
     breaks[[0, 20]] = True
-    found = rescored(given, BufferedRows(events, breaks))
+    found = buffer_scores(given, BufferedRows(events, breaks))
     scaled = (events - given.moments.mean.astype(np.float32)) / np.sqrt(given.moments.variance).astype(
         np.float32
     )
-    parts = [scored_by(given, scaled[a:b]) for a, b in ((0, 20), (20, 50))]
+    parts = [version_scores(given, scaled[a:b]) for a, b in ((0, 20), (20, 50))]
     np.testing.assert_allclose(found, np.concatenate(parts), rtol=1e-3)
     assert len(found) == 50 - 2 * (window - 1)
 
@@ -91,9 +93,9 @@ def test_a_worse_version_is_an_objection_though_its_own_residuals_make_its_score
     scaled = Scaler.of(worse.moments).apply(normal.rows)
     errors = score_windows(worse.architecture, worse.weights, scaled).residuals
     weighed = replace(worse, residuals=errors)
-    found = rescored(weighed, normal)
-    assert found.mean() == pytest.approx(1, rel=0.1) and found.mean() < rescored(live, normal).mean() * 2
+    found = buffer_scores(weighed, normal)
+    assert found.mean() == pytest.approx(1, rel=0.1) and found.mean() < buffer_scores(live, normal).mean() * 2
     live = replace(live, residuals=score_windows(live.architecture, live.weights, scaled).residuals)
-    limit = Limit(value=1e9, rate=0.001)
-    assert "times that of version 1" in str(run_trial(weighed, normal, limit, live, 1e9).wrong)
-    assert run_trial(live, normal, limit, weighed, 1e9).wrong is None
+    limit = ThresholdRule(value=1e9, rate=0.001)
+    assert "times that of version 1" in str(run_trial(weighed, normal, limit, live, 1e9).rejection)
+    assert run_trial(live, normal, limit, weighed, 1e9).rejection is None

@@ -18,9 +18,9 @@ def accepted(store: VersionStore, *numbers: int) -> None:
 
 
 def at_work(store: VersionStore) -> int | None:
-    before = list(store.passed_over)
+    before = list(store.skipped)
     manifest = store.current()
-    assert store.passed_over == before
+    assert store.skipped == before
     return manifest.version if manifest else None
 
 
@@ -89,7 +89,7 @@ def test_a_damaged_version_is_passed_over_for_the_one_before(tmp_path: Path) -> 
     accepted(store, 1, 2)
     newest = max((tmp_path / "versions").iterdir())
     newest.write_bytes(newest.read_bytes()[:100])
-    manifest, problems = store.current(), store.passed_over
+    manifest, problems = store.current(), store.skipped
     assert manifest is not None and manifest.version == 1
     assert len(problems) == 1 and newest.name in problems[0]
     assert at_work(store) == 1
@@ -126,7 +126,7 @@ def test_a_pinned_version_outlives_the_others_and_its_own_damage_ends_the_pin(tm
     accepted(store, 3, 4, 5, 6, 7, 8)
     assert at_work(store) == 1
     (tmp_path / "versions" / pinned).write_bytes(b"")
-    manifest, problems = store.current(), store.passed_over
+    manifest, problems = store.current(), store.skipped
     assert manifest is not None and manifest.version == 8
     assert pinned in problems[0]
     assert store.pinned is None

@@ -47,23 +47,23 @@ def test_json_gives_the_architecture_back(architecture: Architecture) -> None:
 
 def test_settings_describe_an_architecture() -> None:
     settings = ModelSettings(window=4, hidden=(6, 2, 6), activation="tanh", output_activation="sigmoid")
-    assert Architecture.of(settings, 3) == Architecture(3, 4, (6, 2, 6), "tanh", "sigmoid")
+    assert Architecture.from_settings(settings, 3) == Architecture(3, 4, (6, 2, 6), "tanh", "sigmoid")
 
 
 @given(ARCHITECTURES, st.integers(0, 2**32))
 def test_the_seed_decides_the_first_weights(architecture: Architecture, seed: int) -> None:
-    first = architecture.first_weights(seed)
+    first = architecture.initial_weights(seed)
     assert shapes(first) == architecture.shapes
     assert list(first) == list(architecture.shapes)
     assert {array.dtype for array in first.values()} == {np.dtype(np.float32)}
-    assert digest(first) == digest(architecture.first_weights(seed))
-    assert digest(first) != digest(architecture.first_weights(seed + 1))
+    assert digest(first) == digest(architecture.initial_weights(seed))
+    assert digest(first) != digest(architecture.initial_weights(seed + 1))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_first_kernels_are_glorot_uniform_and_biases_zero(seed: int) -> None:
     architecture = Architecture(features=100, window=1, hidden=(300,))
-    first = architecture.first_weights(seed)
+    first = architecture.initial_weights(seed)
     kernel, limit = first["dense_0/kernel"], np.sqrt(6 / 400)
     assert np.abs(kernel).max() <= np.float32(limit)
     assert np.abs(kernel).max() > 0.999 * limit

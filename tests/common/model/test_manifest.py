@@ -35,7 +35,7 @@ def manifest(features: tuple[str, ...] = ("cpu", "mémoire"), seed: int = 0, **c
         "version": 3,
         "schema": Schema(features),
         "architecture": architecture,
-        "weights": architecture.first_weights(seed),
+        "weights": architecture.initial_weights(seed),
         "moments": Moments.of(rows),
         "settings": VersionSettings.parse(
             {"training": {"epochs": 2, "learning_rate": 0.001}, "model": {"hidden": [3]}}

@@ -93,8 +93,8 @@ def test_rows_that_are_not_finite_have_no_moments(rows: Any) -> None:
 
 @given(ROWS, st.permutations(range(3)))
 def test_selected_features_are_those_of_the_selected_columns(rows: Rows, columns: list[int]) -> None:
-    assert same(Moments.of(rows).select(columns), Moments.of(rows[:, columns]))
-    assert same(Moments.of(rows).select(columns[:1]), Moments.of(rows[:, columns[:1]]))
+    assert same(Moments.of(rows).take(columns), Moments.of(rows[:, columns]))
+    assert same(Moments.of(rows).take(columns[:1]), Moments.of(rows[:, columns[:1]]))
 
 
 # Scaling.
@@ -182,10 +182,10 @@ def test_clients_that_work_at_different_points_spread_no_wider_than_each_of_them
     fleet = here.merge(there)
     np.testing.assert_allclose(fleet.within, here.m2 + there.m2)
     assert (fleet.variance > 2000).all()
-    shared = fleet.around(here)
+    shared = fleet.for_client(here)
     np.testing.assert_allclose(shared.mean, here.mean)
     np.testing.assert_allclose(shared.variance, 1, rtol=0.2)
-    assert np.array_equal(fleet.around(shared).mean, shared.mean)
+    assert np.array_equal(fleet.for_client(shared).mean, shared.mean)
 
 
 @pytest.mark.parametrize("size", [1e-6, 1e6])
@@ -195,7 +195,7 @@ def test_a_client_of_another_size_is_not_measured_in_units_of_the_others(size: f
     other = (rng.normal(5, 2, (500, 3)) * size).astype(np.float32)
     fleet = Moments.merge_all(Moments.of(rows) for rows in (*usual, other))
     for rows in (*usual, other):
-        scaled = Scaler.of(fleet.around(Moments.of(rows))).apply(rows)
+        scaled = Scaler.of(fleet.for_client(Moments.of(rows))).apply(rows)
         assert (scaled.std(axis=0) > 0.05).all()
         assert (scaled.std(axis=0) < 20).all()
 
@@ -205,5 +205,5 @@ def test_one_feature_that_hardly_moves_on_one_machine_keeps_the_fleets_unit() ->
     rows = rng.normal(0, 1, (2, 500, 3)).astype(np.float32)
     rows[0, :, 1] *= 1e-4
     fleet = Moments.merge_all([Moments.of(rows[0]), Moments.of(rows[1])])
-    shared = fleet.around(Moments.of(rows[0]))
+    shared = fleet.for_client(Moments.of(rows[0]))
     assert np.array_equal(shared.m2, fleet.within)

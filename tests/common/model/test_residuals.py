@@ -50,19 +50,19 @@ def test_an_error_that_is_no_number_says_nothing() -> None:
 
 def test_few_windows_of_ones_own_weigh_little_beside_a_fleet() -> None:
     own, fleet = Residuals.of(np.full((10, 2), 8.0)), Residuals.of(np.full((1000, 2), 2.0))
-    mixed = own.leaning(fleet, prior=30)
+    mixed = own.blended_with(fleet, prior=30)
     # Each is lifted by its floor, and so is what comes of them.
     assert mixed.count == 10
     np.testing.assert_allclose(mixed.squares / mixed.count, 1.01 * 8 ** (1 / 4) * 2 ** (3 / 4))
-    assert own.leaning(Residuals(), 30) is own
-    assert Residuals().leaning(fleet, 30) is fleet
+    assert own.blended_with(Residuals(), 30) is own
+    assert Residuals().blended_with(fleet, 30) is fleet
 
 
 def test_an_input_that_never_varies_here_or_anywhere_leaves_numbers() -> None:
     own, fleet = Residuals.of(np.zeros((10, 2))), Residuals.of(np.array([[4.0, 0.0]]))
     for a in (own, fleet):
         for b in (own, fleet):
-            assert np.isfinite(a.leaning(b, 30).precision(2)).all()
+            assert np.isfinite(a.blended_with(b, 30).precision(2)).all()
 
 
 @pytest.mark.parametrize(

@@ -87,10 +87,10 @@ def damaged(packed: bytes, position: int, content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "cut short"),
-        (PACKED[5][:30], "cut short"),
-        (damaged(PACKED[5], 2, b"\x0f"), "no REQ sketch"),
-        (damaged(PACKED[5], 4, b"\x40"), "no REQ sketch"),
+        (b"", "truncated"),
+        (PACKED[5][:30], "truncated"),
+        (damaged(PACKED[5], 2, b"\x0f"), "not a REQ sketch"),
+        (damaged(PACKED[5], 4, b"\x40"), "not a REQ sketch"),
         (damaged(PACKED[5], 6, b"\x00"), "0 levels"),
         (PACKED[0] + b"more", "is empty, but"),
         (damaged(PACKED[2], 7, b"\x05"), "5 raw scores"),
@@ -98,10 +98,10 @@ def damaged(packed: bytes, position: int, content: bytes) -> bytes:
         (damaged(PACKED[1], 8, np.float32(np.nan).tobytes()), "not finite"),
         (damaged(PACKED[5], 8, b"\x89\x13"), "claims 5001 scores, but holds 5000"),
         (damaged(PACKED[5], 20, np.float32(9).tobytes()), "outside its own limits"),
-        (damaged(PACKED[5], 24, b"\xff" * 8), "no writer makes"),
-        (damaged(PACKED[5], 32, np.float32(0).tobytes()), "no writer makes"),
+        (damaged(PACKED[5], 24, b"\xff" * 8), "invalid level"),
+        (damaged(PACKED[5], 32, np.float32(0).tobytes()), "invalid level"),
         (damaged(PACKED[3], 24, b"\xff\xff\xff"), "claims 16777215 scores on level 0"),
-        (PACKED[5] + b"more", "4 bytes too many"),
+        (PACKED[5] + b"more", "4 extra bytes"),
     ],
     ids=range(15),
 )

@@ -11,7 +11,13 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from common.model.sketch import ScoreSketch, SketchError
-from common.model.threshold import SMALLEST, Evidence, Sample, blended, exceeded, threshold
+from common.model.threshold import (
+    SMALLEST,
+    ClientScores,
+    blended_threshold,
+    quantile_threshold,
+    tail_quantile,
+)
 from common.settings import ThresholdSettings
 
 SCORES = hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(0, 1e6, width=32))
@@ -19,7 +25,7 @@ SCORES = hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(0, 1e6, 
 
 @given(SCORES, st.floats(0.01, 0.999))
 def test_about_the_quantile_of_normal_scores_lies_below(scores: NDArray[np.float32], quantile: float) -> None:
-    found = threshold(ThresholdSettings(quantile=quantile), scores)
+    found = quantile_threshold(ThresholdSettings(quantile=quantile), scores)
     assert isinstance(found, float)
     slack = 1 + 1e-6
     assert (scores > found * slack).sum() <= (1 - quantile) * (len(scores) - 1) + 1
@@ -30,21 +36,13 @@ def test_about_the_quantile_of_normal_scores_lies_below(scores: NDArray[np.float
 def test_a_higher_quantile_never_lowers_the_threshold(
     scores: NDArray[np.float32], a: float, b: float
 ) -> None:
-    low, high = (threshold(ThresholdSettings(quantile=q), scores) for q in sorted((a, b)))
+    low, high = (quantile_threshold(ThresholdSettings(quantile=q), scores) for q in sorted((a, b)))
     assert low <= high * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("scores", [np.array([1.0, 2.0], np.float32), np.array([], np.float32)])
 def test_a_fixed_value_replaces_the_quantile(scores: NDArray[np.float32]) -> None:
-    assert threshold(ThresholdSettings(value=0.25), scores) == 0.25
-
-
-@given(SCORES.filter(lambda scores: len(scores) < 150), st.floats(0, 1))
-def test_a_sample_tells_what_a_sketch_of_all_its_scores_does(
-    scores: NDArray[np.float32], rank: float
-) -> None:
-    sample, sketch = Sample(scores), ScoreSketch.of(scores)
-    assert (sample.count, sample.quantile(rank)) == (sketch.count, sketch.quantile(rank))
+    assert quantile_threshold(ThresholdSettings(value=0.25), scores) == 0.25
 
 
 LOGNORMAL = np.random.default_rng(0).lognormal(0, 0.5, 20_000)
@@ -52,7 +50,7 @@ LOGNORMAL = np.random.default_rng(0).lognormal(0, 0.5, 20_000)
 
 @pytest.mark.parametrize("rate", [0.2, 0.01, 0.002])
 def test_about_the_share_exceeds_what_was_seen(rate: float) -> None:
-    limit = exceeded(ScoreSketch.of(LOGNORMAL), rate)
+    limit = tail_quantile(ScoreSketch.of(LOGNORMAL), rate)
     assert (limit < LOGNORMAL).mean() == pytest.approx(rate, rel=0.1)
 
 
@@ -60,20 +58,20 @@ def test_about_the_share_exceeds_what_was_seen(rate: float) -> None:
 def test_beyond_all_scores_the_threshold_is_of_the_right_size(rate: float) -> None:
     few = ScoreSketch.of(LOGNORMAL[:500])
     true = float(np.exp(0.5 * statistics.NormalDist().inv_cdf(1 - rate)))
-    assert 0.8 * true < exceeded(few, rate) < 6 * true
-    assert exceeded(few, rate) > LOGNORMAL[:500].max() * 0.99
+    assert 0.8 * true < tail_quantile(few, rate) < 6 * true
+    assert tail_quantile(few, rate) > LOGNORMAL[:500].max() * 0.99
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_light_tail_is_not_taken_for_a_heavy_one(seed: int) -> None:
     few = ScoreSketch.of(np.random.default_rng(seed).exponential(1, 160))
-    assert 0.6 < exceeded(few, 1e-5) / -math.log(1e-5) < 4
+    assert 0.6 < tail_quantile(few, 1e-5) / -math.log(1e-5) < 4
 
 
 @given(st.integers(1, 2000), st.floats(1e-8, 0.5), st.floats(1e-8, 0.5))
 def test_a_smaller_rate_never_lowers_the_threshold(count: int, a: float, b: float) -> None:
     sketch = ScoreSketch.of(LOGNORMAL[:count])
-    low, high = exceeded(sketch, max(a, b)), exceeded(sketch, min(a, b))
+    low, high = tail_quantile(sketch, max(a, b)), tail_quantile(sketch, min(a, b))
     assert low <= high * (1 + 1e-6)
 
 
@@ -81,37 +79,42 @@ def test_a_smaller_rate_never_lowers_the_threshold(count: int, a: float, b: floa
 def test_equal_scores_give_their_value_or_the_smallest_threshold(value: float) -> None:
     sketch = ScoreSketch.of(np.full(100, value))
     for rate in (0.1, 1e-6):
-        assert exceeded(sketch, rate) == pytest.approx(max(value, SMALLEST), rel=1e-5)
+        assert tail_quantile(sketch, rate) == pytest.approx(max(value, SMALLEST), rel=1e-5)
 
 
 def test_no_score_gives_no_threshold() -> None:
     with pytest.raises(SketchError):
-        exceeded(ScoreSketch(), 0.1)
+        tail_quantile(ScoreSketch(), 0.1)
     with pytest.raises(SketchError):
-        blended(ScoreSketch(), Evidence(), 0.1)
+        blended_threshold(ScoreSketch(), ClientScores(), 0.1)
 
 
 def test_without_own_scores_the_fleets_threshold_serves() -> None:
     fleet = ScoreSketch.of(LOGNORMAL)
-    assert blended(fleet, Evidence(), 0.001) == exceeded(fleet, 0.001)
+    assert blended_threshold(fleet, ClientScores(), 0.001) == tail_quantile(fleet, 0.001)
 
 
 def test_the_more_own_scores_the_nearer_the_threshold_is_to_theirs() -> None:
     fleet, rate = ScoreSketch.of(10 * LOGNORMAL), 0.01
-    limits = [blended(fleet, Evidence(ScoreSketch.of(LOGNORMAL[:n])), rate) for n in (10, 100, 1000, 20_000)]
+    limits = [
+        blended_threshold(fleet, ClientScores(ScoreSketch.of(LOGNORMAL[:n])), rate)
+        for n in (10, 100, 1000, 20_000)
+    ]
     assert limits == sorted(limits, reverse=True)
-    assert limits[0] == pytest.approx(exceeded(fleet, rate), rel=0.3)
+    assert limits[0] == pytest.approx(tail_quantile(fleet, rate), rel=0.3)
     assert limits[-1] == pytest.approx(float(np.quantile(LOGNORMAL, 1 - rate)), rel=0.05)
 
 
 def test_alerts_are_counted_against_the_budget() -> None:
     fleet, rate = ScoreSketch.of(LOGNORMAL), 0.01
     own = ScoreSketch.of(LOGNORMAL[:5000])
-    none, some, all_ = (blended(fleet, Evidence(own, alerts), rate) for alerts in (0, 25, 50))
+    none, some, all_ = (blended_threshold(fleet, ClientScores(own, alerts), rate) for alerts in (0, 25, 50))
     assert none < some < all_
 
 
 def test_without_a_fleet_the_clients_own_scores_serve() -> None:
     own, largest = ScoreSketch.of(LOGNORMAL[:50]), LOGNORMAL[:50].max()
-    assert blended(ScoreSketch(), Evidence(own), 1e-4) > largest
-    assert blended(ScoreSketch(), Evidence(own, alerts=3), 1e-4) == pytest.approx(largest, rel=1e-5)
+    assert blended_threshold(ScoreSketch(), ClientScores(own), 1e-4) > largest
+    assert blended_threshold(ScoreSketch(), ClientScores(own, alerts=3), 1e-4) == pytest.approx(
+        largest, rel=1e-5
+    )

@@ -61,7 +61,7 @@ def manifest() -> Manifest:
         version=3,
         schema=Schema(("cpu", "memory")),
         architecture=ARCHITECTURE,
-        weights=ARCHITECTURE.first_weights(0),
+        weights=ARCHITECTURE.initial_weights(0),
         moments=MOMENTS,
         settings=VersionSettings.parse({"training": {"epochs": 1}}),
     )
@@ -76,7 +76,7 @@ def update(**changes: Any) -> Update:
         **MEASURED,
         "loss": 0.125,
         "train_s": 1.5,
-        "difference": ARCHITECTURE.first_weights(1),
+        "difference": ARCHITECTURE.initial_weights(1),
     }
     return Update(**{**values, **changes})
 
@@ -325,7 +325,7 @@ def test_any_bytes_are_a_message_or_refused(name: str, data: st.DataObject) -> N
 
 
 def test_an_encoded_update_comes_back_and_is_decoded() -> None:
-    block = Block.of("int8+zstd", ARCHITECTURE.first_weights(1), rng_of(0))
+    block = Block.of("int8+zstd", ARCHITECTURE.initial_weights(1), rng_of(0))
     sent = update(block=block, serial=7, traffic=Traffic(1, 2, 3, 4, 0.5))
     back = Update.unpack(sent.pack())
     assert (back.block, back.serial, back.traffic, back.difference) == (block, 7, sent.traffic, {})

@@ -40,8 +40,8 @@ def version(machine: Partition, by: str = "fleet") -> Manifest:
         scaling={"by": by, "clip": None},
         scoring={"normalise": False, "decay": 1.0, "personal_epochs": 0},
     )
-    architecture = Architecture.of(settings.model, len(machine.schema))
-    weights = architecture.first_weights(1)
+    architecture = Architecture.from_settings(settings.model, len(machine.schema))
+    weights = architecture.initial_weights(1)
     fleet = Moments.of(machine.rows * np.float32(2) + np.float32(1))
     made = Manifest(3, machine.schema, architecture, weights, fleet, VersionSettings.of(settings))
     held = Scaler.of(fleet).apply(machine.rows[-120:])

@@ -29,7 +29,7 @@ def described(codecs: tuple[str, ...]) -> Description:
 def manifest(version: int = 3) -> Manifest:
     architecture = Architecture(1, window=1, hidden=(2,))
     moments = Moments.of(np.array([[0.0], [1.0]]))
-    weights = architecture.first_weights(0)
+    weights = architecture.initial_weights(0)
     return Manifest(version, Schema(("f",)), architecture, weights, moments, VersionSettings())
 
 

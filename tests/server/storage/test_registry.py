@@ -24,7 +24,7 @@ def manifest(version: int) -> Manifest:
         version=version,
         schema=Schema(("cpu", "memory")),
         architecture=ARCHITECTURE,
-        weights=ARCHITECTURE.first_weights(version),
+        weights=ARCHITECTURE.initial_weights(version),
         moments=Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]])),
         settings=VersionSettings.parse({"training": {"epochs": 1}}),
     )
