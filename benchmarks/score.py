@@ -19,8 +19,9 @@ from pathlib import Path
 from benchmarks import stream
 from benchmarks.contenders import PEERS
 from benchmarks.results import publish
-from client.service.supervisor import NICENESS, TrainerSupervisor
+from client.service.supervisor import TrainerSupervisor
 from common.packages import python_module
+from common.processes import NICENESS
 
 Figures = dict[str, float]
 

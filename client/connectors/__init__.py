@@ -1,1 +1,1 @@
-"""Where events come from and alerts go to: sources, sinks, and the queue on disk before each sink."""
+"""Sources of events, sinks of notices, and the queue on disk before each sink."""

@@ -1,1 +1,1 @@
-"""From a line or a file to rows of numbers, and the rows that training may use."""
+"""Events as data: decoding of lines, schemas, data files, recent events and the training buffer."""

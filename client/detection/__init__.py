@@ -1,1 +1,1 @@
-"""The pure core of live detection: events in, verdicts and notices out; no clock, socket or thread."""
+"""Detection without I/O: lines in, verdicts and notices out. No clock, no socket, no thread."""

@@ -1,1 +1,1 @@
-"""The detector process: its loop, the maintenance beside it, its metrics and its trainer process."""
+"""The detector process: its event loop, its maintenance thread, its status pages and its trainer process."""

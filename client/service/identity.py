@@ -1,4 +1,4 @@
-"""Who this client is: a random id kept in its state folder, and a lock so that one process owns it."""
+"""The identity of a client: a random id in its state folder, with a lock so that one process uses it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ class IdentityError(UserError):
 
 
 class Identity:
-    """A claim on a state folder, held until the process ends or `release` is called.
+    """An exclusive lock on a part of a state folder, held until `release` or the end of the process.
 
-    A client that restarts with the same folder is the same client to the server; another machine that
-    was given the same name by mistake is not.
+    `instance` tells a client that restarts with the same folder from another one with the same name.
+
+    Args:
+        folder: The client's state folder; it is created if it does not exist.
+        part: Name of the lock file: the trainer and the detector of a client lock different ones.
+
+    Raises:
+        IdentityError: another process holds the lock, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, part: str = "instance") -> None:
-        """Claim a `part` of `folder`, creating it if need be: the trainer and the detector each claim theirs.
-
-        Raises:
-            IdentityError: another process holds it, or it cannot be written.
-        """
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file: IO[str] = (folder / part).open("a+")
@@ -40,13 +41,14 @@ class Identity:
                 f"{folder}: in use by another running client; give each its own state folder"
             ) from error
         self._file.seek(0)
-        self.instance = self._file.read().strip() or self._draw()
+        self.instance = self._file.read().strip() or self._new_id()
+        """Random id of the client, 16 hexadecimal digits."""
 
     def release(self) -> None:
-        """Let another process claim the folder."""
+        """Release the lock."""
         self._file.close()
 
-    def _draw(self) -> str:
+    def _new_id(self) -> str:
         instance = secrets.token_hex(8)
         self._file.write(instance)
         self._file.flush()

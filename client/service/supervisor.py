@@ -1,4 +1,4 @@
-"""Keeps the trainer running beside the detector: started again when it dies or grows."""
+"""Runs the trainer as a child process, and restarts it when it ends or uses too much memory."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from common.processes import lower_priority
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 0.5
+CHECK_EVERY_S = 0.5
 STEADY_S = 60.0
-"""A trainer that has run for so long starts again at once when it ends."""
-GRACE_S = 15.0
+"""A trainer that has run for this long counts as healthy: it is restarted without delay when it ends."""
+TERMINATE_S = 15.0
+"""Time between the signal to terminate and the one to kill."""
 
 
 class TrainerSupervisor:
-    """One child process.
+    """Keeps one child process running.
 
     Args:
-        command: Starts the trainer; it ends when its standard input does.
-        log_file: What it prints is appended here.
-        environment: Of the process.
-        memory_bytes: Resident memory at which it is started anew.
+        command: Starts the trainer, which ends when its standard input is closed.
+        log_file: The trainer's output is appended to it.
+        environment: Environment variables of the trainer.
+        memory_bytes: Resident memory at which the trainer is restarted.
     """
 
     def __init__(
@@ -39,18 +40,20 @@ class TrainerSupervisor:
         self._command = command
         self._log_file = log_file
         self._environment = environment
-        self._limit = memory_bytes
+        self._max_memory_bytes = memory_bytes
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._failures = 0
         self.pid: int | None = None
-        """Of the trainer; None while it does not run."""
+        """Process id of the trainer; None while it does not run."""
         self.memory_bytes = 0
+        """Resident memory of the trainer."""
         self.restarts = 0
         self.problem: str | None = None
+        """Why the trainer was restarted, until it has run for `STEADY_S`."""
 
     def start(self) -> None:
-        """Start the trainer and watch it."""
+        """Start the trainer and the thread that supervises it."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -67,7 +70,7 @@ class TrainerSupervisor:
             except OSError as error:
                 reason = f"cannot be started: {error}"
             else:
-                reason = self._watch(child)
+                reason = self._wait(child)
             if self._stop.is_set():
                 return
             self._failures = 0 if time.monotonic() - started > STEADY_S else self._failures + 1
@@ -90,16 +93,16 @@ class TrainerSupervisor:
         self.pid = child.pid
         return child
 
-    def _watch(self, child: subprocess.Popen[bytes]) -> str:
-        """Until the trainer ends, of itself or at our hands; why it did."""
+    def _wait(self, child: subprocess.Popen[bytes]) -> str:
+        """Wait until the trainer has ended, or end it; return the reason."""
         process = psutil.Process(child.pid)
         reason = None
         started = time.monotonic()
-        while child.poll() is None and not self._stop.wait(LOOK_EVERY_S):
+        while child.poll() is None and not self._stop.wait(CHECK_EVERY_S):
             with suppress(psutil.Error):
                 self.memory_bytes = process.memory_info().rss
-            if self.memory_bytes > self._limit:
-                reason = f"held {self.memory_bytes >> 20} MB, more than {self._limit >> 20}"
+            if self.memory_bytes > self._max_memory_bytes:
+                reason = f"used {self.memory_bytes >> 20} MB, more than {self._max_memory_bytes >> 20}"
                 break
             if time.monotonic() - started > STEADY_S:
                 self.problem = None
@@ -113,7 +116,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.stdin.close()
     child.terminate()
     try:
-        child.wait(GRACE_S)
+        child.wait(TERMINATE_S)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()

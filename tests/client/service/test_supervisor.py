@@ -22,7 +22,7 @@ WORKS = "import sys; print('up', flush=True); sys.stdin.read()"
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor_module, "retry_interval_s", lambda failures: 0.01)
-    monkeypatch.setattr(supervisor_module, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(supervisor_module, "CHECK_EVERY_S", 0.02)
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def test_a_problem_is_over_once_the_trainer_has_run_for_a_while(
 
 
 def test_a_trainer_that_ignores_the_word_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor_module, "GRACE_S", 0.2)
+    monkeypatch.setattr(supervisor_module, "TERMINATE_S", 0.2)
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)\n"
         "while True: time.sleep(1)"
