@@ -116,9 +116,9 @@ def hbos() -> Judge:
 
 def keras_predict() -> Judge:
     """The same autoencoder, asked as Keras' tutorials do it."""
-    from client.training.trainer import build
+    from client.training.trainer import build_model
 
-    model = build(stream.version(1).architecture)
+    model = build_model(stream.version(1).architecture)
 
     def score(row: NDArray[np.float64]) -> float:
         return float(np.square(model.predict(row[None], verbose=0)[0] - row).mean())

@@ -22,7 +22,7 @@ from common.model.version_settings import VersionSettings
 from common.model.weights import Weights, add, scale
 from common.protocol.messages import Task, Update
 from common.settings import Settings
-from flockwatch.quality.federation import SharingEdge, federate
+from flockwatch.quality.federation import federate, shared_trainer
 
 CLIENTS, POISONED = 8, 2
 ROWS = 1_200
@@ -46,7 +46,7 @@ ATTACKS: dict[str, Callable[[Weights], Weights]] = {
 }
 
 
-class Poisoner(SharingEdge):
+class Poisoner(ClientWorker):
     """A client that answers with something else than what it learned."""
 
     attack: Callable[[Weights], Weights]
@@ -120,9 +120,9 @@ def _edges(
     edges: list[ClientWorker] = []
     for i, part in enumerate(parts):
         if attack is None or i < CLIENTS - POISONED:
-            edges.append(SharingEdge(part, part.name))
+            edges.append(ClientWorker(part, part.name, get_trainer=shared_trainer))
         else:
-            poisoner = Poisoner(part, part.name)
+            poisoner = Poisoner(part, part.name, get_trainer=shared_trainer)
             poisoner.attack = attack
             edges.append(poisoner)
     return edges

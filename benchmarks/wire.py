@@ -30,13 +30,16 @@ from numpy.typing import NDArray
 from benchmarks import fleet
 from benchmarks.results import publish
 from client.data.partition import Partition, files, read
+from client.training.client_rows import ClientRows
+from client.training.personalisation import personalise
+from client.training.worker import ClientWorker
 from common.compression.codec import size_of
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.packages import python_module
 from common.settings import Settings
 from flockwatch.quality.evaluation import ONE_THREAD
-from flockwatch.quality.federation import SharingEdge, federate
+from flockwatch.quality.federation import federate, shared_trainer
 from flockwatch.quality.stream import scored
 from server.federation.task_options import SCORES_INTERVAL
 from server.storage.history import History
@@ -238,14 +241,14 @@ def _quality(model: str, codec: str, seed: int) -> dict[str, float]:
     logging.disable(logging.INFO)
     parts = _partitions(model, CLIENTS)
     chosen = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
-    edges = [SharingEdge(part, part.name) for part in parts]
+    edges = [ClientWorker(part, part.name, get_trainer=shared_trainer) for part in parts]
     with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
         federate(edges, chosen, Path(name))
         versions = sorted(Path(name, "versions").glob("v*.safetensors"))
 
         def precision(version: Path) -> float:
             manifest = Manifest.unpack(version.read_bytes())
-            own = [_precision(edge.adopted(manifest), part) for edge, part in zip(edges, parts, strict=True)]
+            own = [_precision(personalise(manifest, ClientRows(p), shared_trainer), p) for p in parts]
             return float(np.mean(own))
 
         history = History(Path(name, "history.sqlite"))

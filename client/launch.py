@@ -131,7 +131,7 @@ def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) ->
         import client.training.trainer  # noqa: F401
     wire = CompressionState(folder)
     edge = ClientWorker(partition, identity.instance, inline=True, folder=folder if live else None, wire=wire)
-    link = ResidentNode(settings.client.server, build(lambda _: edge), roots, key, edge.rest)
+    link = ResidentNode(settings.client.server, build(lambda _: edge), roots, key, edge.offer_version)
     on_ready(link.stop)
     try:
         if not stopped.is_set():

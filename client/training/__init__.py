@@ -1,1 +1,1 @@
-"""The trainer: measures a version on this client's rows, trains it, and personalises it."""
+"""The trainer: it evaluates versions on this client's rows, trains them, and personalises them."""

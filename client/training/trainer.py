@@ -1,6 +1,6 @@
-"""Training: the only file that imports Keras. One model and one compiled epoch per process, kept.
+"""Training in Keras, which only this file imports. A process keeps one model and one compiled epoch.
 
-A model rebuilt for each round leaks megabytes a round; one that is kept and given weights does not.
+A model that is rebuilt in each round leaks megabytes a round; one that is kept and given weights does not.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# oneDNN sums in an order that depends on the processor, says so at each start, and gains nothing on these
+# oneDNN sums in an order that depends on the processor, logs this at each start, and is no faster on these
 # layers (measured: 22 ms an epoch of 5,000 x 38 with it, 22 ms without).
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -37,24 +37,24 @@ _LOSSES = {
 
 
 class Trainer:
-    """A Keras autoencoder that can be given weights, trained, and asked for weights.
+    """A Keras autoencoder with a compiled training epoch, which is given weights and returns trained ones.
 
     Args:
         architecture: The model's shape.
-        settings: Optimiser, loss, epochs and batch size.
+        settings: Optimiser, loss, batch size and frozen layers.
     """
 
     def __init__(self, architecture: Architecture, settings: TrainingSettings) -> None:
         self.architecture = architecture
         self.settings = settings
-        self._model = build(architecture)
+        self._model = build_model(architecture)
         for layer in self._model.layers[: settings.frozen]:
             layer.trainable = False
         self._optimizer = _OPTIMIZERS[settings.optimizer](settings.learning_rate)
         self._optimizer.build(self._model.trainable_variables)
-        self._fresh = [variable.numpy() for variable in self._optimizer.variables]
-        self._given = [tf.Variable(v, trainable=False) for v in self._model.trainable_variables]
-        self._epoch = _compile_epoch(self._model, self._optimizer, self._given, architecture, settings)
+        self._optimizer_start = [variable.numpy() for variable in self._optimizer.variables]
+        self._start = [tf.Variable(v, trainable=False) for v in self._model.trainable_variables]
+        self._epoch = _compile_epoch(self._model, self._optimizer, self._start, architecture, settings)
 
     def fit(
         self,
@@ -64,23 +64,23 @@ class Trainer:
         seed: int,
         starts: NDArray[np.int32] | None = None,
     ) -> tuple[Weights, float]:
-        """Train from `weights` with a fresh optimiser.
+        """Train from `weights` with a new optimiser.
 
         Args:
-            weights: Where to start.
+            weights: The weights to start from.
             rows: Scaled training rows in time order, shape (n, features), n >= window.
             epochs: Passes over all windows.
-            seed: Of the order of the windows.
-            starts: Where windows begin, if not at every row.
+            seed: Seed of the order of the windows.
+            starts: First row of each window; None: every row.
 
         Returns:
             The trained weights, and the mean loss of the last epoch.
         """
         self._model.set_weights([weights[name] for name in self.architecture.shapes])
-        for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
+        for variable, value in zip(self._optimizer.variables, self._optimizer_start, strict=True):
             variable.assign(value)
-        for given, variable in zip(self._given, self._model.trainable_variables, strict=True):
-            given.assign(variable)
+        for start, variable in zip(self._start, self._model.trainable_variables, strict=True):
+            start.assign(variable)
         rng = np.random.default_rng(seed)
         if starts is None:
             starts = np.arange(len(rows) - self.architecture.window + 1, dtype=np.int32)
@@ -92,8 +92,8 @@ class Trainer:
         return dict(trained), loss
 
 
-def build(architecture: Architecture) -> keras.Model:
-    """The autoencoder, with weights drawn by Keras."""
+def build_model(architecture: Architecture) -> keras.Model:
+    """Build the autoencoder, with weights drawn by Keras."""
     layers = [keras.Input((architecture.inputs,))]
     for width, activation in zip(architecture.widths[1:], architecture.activations, strict=True):
         layers.append(keras.layers.Dense(width, activation=activation))
@@ -103,13 +103,23 @@ def build(architecture: Architecture) -> keras.Model:
 def _compile_epoch(
     model: keras.Model,
     optimizer: Any,
-    given: list[tf.Variable],
+    start: list[tf.Variable],
     architecture: Architecture,
     settings: TrainingSettings,
 ) -> Any:
-    """One pass over all windows as a single graph: about ten times faster than `model.fit` on small models.
+    """Compile one pass over all windows as a single graph, about ten times faster than `model.fit` here.
 
-    Windows are gathered batch by batch, so memory holds the rows once and not `window` times.
+    Windows are gathered for each batch, so memory holds the rows once and not `window` times.
+
+    Args:
+        model: The autoencoder.
+        optimizer: Its optimiser, already built.
+        start: The weights that training started from, for the proximal term.
+        architecture: The model's shape.
+        settings: Loss, batch size and the weight of the proximal term.
+
+    Returns:
+        A function of scaled rows and the first rows of the windows, which returns the mean loss.
     """
     loss_of = _LOSSES[settings.loss]()
     offsets = tf.range(architecture.window)
@@ -129,8 +139,8 @@ def _compile_epoch(
             with tf.GradientTape() as tape:
                 loss = loss_of(inputs, model(inputs, training=True))
             gradients = tape.gradient(loss, model.trainable_variables)
-            if settings.proximal_mu:  # the gradient of mu / 2 * |w - w_given|^2: Li et al. 2020, equation 2
-                pairs = zip(gradients, model.trainable_variables, given, strict=True)
+            if settings.proximal_mu:  # the gradient of mu / 2 * |w - w_start|^2: Li et al. 2020, equation 2
+                pairs = zip(gradients, model.trainable_variables, start, strict=True)
                 gradients = [g + settings.proximal_mu * (w.value - w0) for g, w, w0 in pairs]
             optimizer.apply(gradients, model.trainable_variables)
             total += loss * tf.cast(tf.shape(batch)[0], tf.float32)

@@ -25,7 +25,7 @@ Rows = NDArray[np.float32]
 
 
 def held_out(rows: int, settings: Settings) -> int:
-    """How many of so many training rows, the last ones, are not trained on: the same as of an `Edge`."""
+    """Return how many of the training rows, the last ones, are held out, as `ClientRows.prepare` does."""
     return round(rows * settings.training.holdout)
 
 

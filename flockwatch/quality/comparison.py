@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.partition import Partition
-from client.training.trainer import Trainer
-from client.training.worker import ClientWorker
+from client.training.client_rows import ClientRows
+from client.training.personalisation import personalise
+from client.training.trainer_cache import TrainerCache
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.settings import Settings
@@ -54,7 +55,8 @@ def compare(
     """
     partitions = [partition.aligned(manifest.schema) for partition in partitions]
     clients = [Prepared.of(part, _scaler(part, manifest, settings), settings) for part in partitions]
-    trainer, seed = Trainer(manifest.architecture, settings.training), settings.training.seed
+    get_trainer, seed = TrainerCache(), settings.training.seed
+    trainer = get_trainer(manifest.architecture, settings.training)
     epochs = max(1, manifest.version) * settings.training.epochs
     progress("pooled training")
     together = autoencoders.judged_together(
@@ -66,7 +68,7 @@ def compare(
         progress(f"local-only training of {part.name}")
         weights = autoencoders.alone(client, trainer, epochs, seed)
         (by_own,) = autoencoders.judged_together([client], trainer, weights)
-        federated = scored(ClientWorker(part, "comparison").adopted(manifest), part)
+        federated = scored(personalise(manifest, ClientRows(part), get_trainer), part)
         found.append(
             Comparison(
                 client=part.name,

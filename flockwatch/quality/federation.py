@@ -29,17 +29,6 @@ if TYPE_CHECKING:
     from client.training.trainer import Trainer
 
 
-class SharingEdge(ClientWorker):
-    """An edge that shares one compiled model with the others of this process.
-
-    The model is given its weights with each task, so nothing of one client reaches another.
-    """
-
-    def warm(self, architecture: Architecture, settings: TrainingSettings) -> Trainer:
-        """The one trainer of this model and these settings."""
-        return shared_trainer(architecture, settings)
-
-
 @cache
 def _trainer(architecture: Architecture, settings: str) -> Trainer:
     from client.training.trainer import Trainer

@@ -16,13 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.partition import Partition
+from client.training.client_rows import ClientRows
+from client.training.personalisation import personalise
+from client.training.worker import ClientWorker
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
 from common.settings import Settings
 from flockwatch.quality import autoencoders, rivals
 from flockwatch.quality.autoencoders import Prepared, fleet_scaler, own_scaler
-from flockwatch.quality.federation import SharingEdge, federate, shared_trainer
+from flockwatch.quality.federation import federate, shared_trainer
 from flockwatch.quality.metrics import FIGURES, Alarms, Ranking
 from flockwatch.quality.stream import Scored, replayed, scored
 
@@ -148,15 +151,14 @@ def _federated(
 ) -> tuple[Manifest, list[Scored]]:
     """The version that the members make, and the streams of the new clients by it, or else of the members.
 
-    Everything that a client makes of a version is its `Edge`'s: nothing is composed here.
+    A version is personalised by the client's own code: nothing is composed here.
     """
-    edges = [SharingEdge(part, part.name) for part in members]
+    edges = [ClientWorker(part, part.name, get_trainer=shared_trainer) for part in members]
     with tempfile.TemporaryDirectory(prefix="flockwatch-evaluate-") as folder:
         manifest = federate(edges, settings, Path(folder))
     parts = new or members
-    if new:
-        edges = [SharingEdge(part, part.name) for part in new]
-    return manifest, [scored(e.adopted(manifest), part) for e, part in zip(edges, parts, strict=True)]
+    own = (personalise(manifest, ClientRows(part), shared_trainer) for part in parts)
+    return manifest, [scored(version, part) for version, part in zip(own, parts, strict=True)]
 
 
 def _alone(part: Partition, scaler: Scaler, settings: Settings, epochs: int) -> Scored:

@@ -61,7 +61,7 @@ def scored(manifest: Manifest, partition: Partition) -> Scored:
     """The stream as the live detector's own scorer scores it by a version.
 
     Args:
-        manifest: As this client works with it (`Edge.adopted`).
+        manifest: As this client works with it (`client.training.personalisation`).
         partition: The client's rows.
     """
     scorer = Scorer(manifest)

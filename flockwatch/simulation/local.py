@@ -20,7 +20,9 @@ from rich.progress import (
 )
 
 from client.data.partition import Partition
-from client.training.worker import ClientWorker
+from client.training.client_rows import ClientRows
+from client.training.evaluation import evaluate_threshold
+from client.training.trainer_cache import TrainerCache
 from common.config import save
 from common.formats.files import write_atomic
 from common.model.manifest import Manifest
@@ -89,7 +91,10 @@ def run(settings: Settings) -> int:
             raise RunFailedError(f"the run ended without a model version: {reason}; logs are in {folder}")
         manifest = newest[0]
         rounds = _history(folder).rounds()
-        evaluations = [ClientWorker(partition, "local").judge(manifest) for partition in partitions]
+        trainer = TrainerCache()
+        evaluations = [
+            evaluate_threshold(manifest, ClientRows(partition), trainer) for partition in partitions
+        ]
         comparisons = _compare(partitions, manifest, settings, console)
         results = report(settings, rounds, reason, manifest, evaluations, comparisons, wall_s)
         _print_results(results, console)

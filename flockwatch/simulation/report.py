@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from client.training.worker import ThresholdReport
+from client.training.evaluation import ThresholdReport
 from common.model.manifest import Manifest
 from common.settings import Settings
 

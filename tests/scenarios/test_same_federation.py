@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from client.data.partition import read
+from client.training.worker import ClientWorker
 from common import config
 from common.settings import DataSettings
-from flockwatch.quality.federation import SharingEdge, federate
+from flockwatch.quality.federation import federate, shared_trainer
 from tests.scenarios.fleet import SMALL, Federation
 
 
@@ -25,7 +26,9 @@ def test_processes_and_one_process_make_the_same_versions(federation, tmp_path: 
     assert by_processes is not None
 
     settings = config.load(None, ["=".join(item) for item in (SMALL | changes).items()])
-    edges = [SharingEdge(read(file, DataSettings()), file.stem) for file in files]
+    edges = [
+        ClientWorker(read(file, DataSettings()), file.stem, get_trainer=shared_trainer) for file in files
+    ]
     in_process = federate(edges, settings, tmp_path / "one")
     assert (in_process.version, by_processes.version) == (5, 5)
     for name, array in by_processes.weights.items():

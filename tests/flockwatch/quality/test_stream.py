@@ -12,7 +12,9 @@ import pytest
 from client.data.partition import Partition
 from client.detection.detector import Detector
 from client.service.maintenance import DetectorMaintenance
-from client.training.worker import ClientWorker
+from client.training.client_rows import ClientRows
+from client.training.personalisation import personalise
+from client.training.trainer_cache import TrainerCache
 from client.versions.trial_process import InlineTrial
 from client.versions.version_store import VersionStore
 from common.model.architecture import Architecture
@@ -53,7 +55,7 @@ def test_a_stream_is_scored_under_the_clients_scaling_from_its_first_window_on(
     by: str, machine: Partition
 ) -> None:
     manifest = version(machine, by)
-    found = scored(ClientWorker(machine, "one").adopted(manifest), machine)
+    found = scored(personalise(manifest, ClientRows(machine), TrainerCache()), machine)
     scaler = Scaler.of(manifest.moments if by == "fleet" else Moments.of(machine.rows))
     rows = scaler.apply(np.concatenate([machine.rows, machine.test_rows]))
     by_hand = scores(manifest.architecture, manifest.weights, rows)

@@ -1,0 +1,106 @@
+"""The normal rows of one client: its data file and its training buffer, scaled and divided for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.partition import Partition
+from client.data.tables import DataError
+from client.data.training_buffer import BufferedRows, read
+from common.model.manifest import Manifest
+from common.model.moments import Moments, Scaler
+from common.model.schema import Schema
+from common.model.scoring import ScoredWindows, score_windows, window_starts
+
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedRows:
+    """Scaled rows, divided into training rows and held-out rows, which are the last ones."""
+
+    rows: Rows
+    """Shape (n, features), in time order."""
+    training: int
+    """Number of training rows."""
+    training_starts: NDArray[np.int32]
+    """First rows of the windows to train on."""
+    held_out_starts: NDArray[np.int32]
+    """First rows of the windows to evaluate on. If no rows are held out, all windows."""
+
+    def score_training(self, manifest: Manifest) -> ScoredWindows:
+        """Score the windows to train on by a version."""
+        return self._score(manifest, self.training_starts)
+
+    def score_held_out(self, manifest: Manifest) -> ScoredWindows:
+        """Score the held-out windows by a version."""
+        return self._score(manifest, self.held_out_starts)
+
+    def _score(self, manifest: Manifest, starts: NDArray[np.int32]) -> ScoredWindows:
+        return score_windows(manifest.architecture, manifest.weights, self.rows, starts, manifest.precision)
+
+
+class ClientRows:
+    """The rows that one client may train on.
+
+    Args:
+        partition: The rows of the client's data file; its name is the client's name.
+        folder: The state folder with the detector's training buffer, whose rows follow those of the file.
+            None: there is no detector.
+    """
+
+    def __init__(self, partition: Partition, folder: Path | None = None) -> None:
+        self.partition = partition
+        self.name = partition.name
+        self._folder = folder
+        self.moments = Moments.of(self._normal().rows)
+        """Moments of the rows that there were at the start."""
+
+    def prepare(self, manifest: Manifest) -> PreparedRows:
+        """Scale the rows for a version and divide them into training and held-out rows.
+
+        Raises:
+            SchemaError: the features of the version are not those of this client.
+            DataError: there are too few rows for one window on each side.
+        """
+        normal = self._normal()
+        order = self.partition.aligned_order(manifest.schema)
+        rows = self.scaler(manifest).apply(normal.rows[:, order])
+        held_out = round(len(rows) * manifest.settings.training.holdout)
+        training = len(rows) - held_out
+        window = manifest.architecture.window
+        starts = window_starts(normal.breaks, window)
+        training_starts = starts[starts <= training - window]
+        held_out_starts = starts[starts >= training] if held_out else starts
+        if not len(training_starts) or not len(held_out_starts):
+            raise DataError(
+                f"{self.name}: {training} rows to train on and {held_out or len(rows)} held out, "
+                f"but a window needs {window} of each"
+            )
+        return PreparedRows(rows, training, training_starts, held_out_starts)
+
+    def scaler(self, manifest: Manifest) -> Scaler:
+        """Return the scaler for this client's rows under a version."""
+        return Scaler.chosen(
+            manifest.settings.scaling, manifest.moments, self.aligned_moments(manifest.schema)
+        )
+
+    def aligned_moments(self, schema: Schema) -> Moments:
+        """Return `moments` with the features in the order of `schema`.
+
+        Raises:
+            SchemaError: a feature is missing or extra; the message names it and this client.
+        """
+        return self.moments.take(self.partition.aligned_order(schema))
+
+    def _normal(self) -> BufferedRows:
+        rows, breaks = self.partition.rows, np.zeros(len(self.partition.rows), np.bool_)
+        breaks[:1] = True
+        buffered = read(self._folder, self.partition.schema) if self._folder is not None else None
+        if buffered is None:
+            return BufferedRows(rows, breaks)
+        return BufferedRows(np.concatenate([rows, buffered.rows]), np.concatenate([breaks, buffered.breaks]))

@@ -1,0 +1,79 @@
+"""Personalisation: a version of the fleet adapted to one client before it scores the client's stream."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+
+from client.training.client_rows import ClientRows, PreparedRows
+from client.training.trainer_cache import TrainerFactory, TrainingUnavailableError
+from common.model.manifest import Manifest
+from common.model.moments import Moments
+from common.model.residuals import Residuals
+
+
+def personalise(manifest: Manifest, rows: ClientRows, get_trainer: TrainerFactory) -> Manifest:
+    """Return the version with the scaling, the weights and the input weights for one client.
+
+    With `n` windows to train on, what the client learns from its own rows has the weight `n / (n + prior)`
+    (`scoring.prior`), and what the fleet has learned has the rest.
+
+    Source: the weight is that of a normal mean under a conjugate prior (Efron and Morris 1973).
+
+    Args:
+        manifest: A version of the fleet.
+        rows: The client's rows.
+        get_trainer: Makes the trainer. Without TensorFlow the weights stay the fleet's.
+
+    Raises:
+        SchemaError: the features of the version are not those of this client.
+        DataError: there are too few rows for one window on each side.
+    """
+    prepared = rows.prepare(manifest)
+    manifest = _with_client_scaling(manifest, rows.aligned_moments(manifest.schema))
+    manifest = _with_tuned_weights(manifest, prepared, rows.name, get_trainer)
+    return _with_client_residuals(manifest, prepared)
+
+
+def _with_client_scaling(manifest: Manifest, own: Moments) -> Manifest:
+    match manifest.settings.scaling.by:
+        case "client":
+            return replace(manifest, moments=own)
+        case "shared":
+            return replace(manifest, moments=manifest.moments.for_client(own))
+        case _:
+            return manifest
+
+
+def _with_tuned_weights(
+    manifest: Manifest, prepared: PreparedRows, client: str, get_trainer: TrainerFactory
+) -> Manifest:
+    """Blend the weights with what a few epochs on the client's own rows make of them."""
+    training, scoring = manifest.settings.training, manifest.settings.scoring
+    if not scoring.personal_epochs:
+        return manifest
+    seed = zlib.crc32(f"{client}/{manifest.version}/{training.seed}/personal".encode())
+    try:
+        tuned, _ = get_trainer(manifest.architecture, training).fit(
+            manifest.weights, prepared.rows, scoring.personal_epochs, seed, prepared.training_starts
+        )
+    except TrainingUnavailableError:
+        return manifest
+    windows = len(prepared.training_starts)
+    share = windows / (windows + scoring.prior)
+    weights = {
+        name: ((1 - share) * array + share * tuned[name]).astype(np.float32)
+        for name, array in manifest.weights.items()
+    }
+    return replace(manifest, weights=weights)
+
+
+def _with_client_residuals(manifest: Manifest, prepared: PreparedRows) -> Manifest:
+    """Blend the fleet's residuals with those of the client's training windows."""
+    scoring = manifest.settings.scoring
+    if not scoring.normalise:
+        return replace(manifest, residuals=Residuals())
+    own = prepared.score_training(manifest).residuals
+    return replace(manifest, residuals=own.blended_with(manifest.residuals, scoring.prior))
