@@ -1,4 +1,4 @@
-"""The processes of one machine: the detector, which never stops, and the trainer, which it starts."""
+"""Starts the processes of a client: the detector, which scores events, and the trainer, its child process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,15 +24,18 @@ from common.model.schema import Schema
 from common.packages import SAFE_PATH, python_module
 from common.settings import Settings
 
+if TYPE_CHECKING:
+    from client.data.partition import Partition
+
 log = logging.getLogger(__name__)
 
 MIN_ROWS = 500
-"""Normal events that a machine without a data file gathers before it takes part in training."""
-LOOK_EVERY_S = 1.0
+"""Normal events that a client without a data file gathers before it takes part in training."""
+POLL_INTERVAL_S = 1.0
 
 
-def watching(settings: Settings) -> DetectorProcess:
-    """A machine that scores its stream and trains, in a process that is started from here.
+def live_client(settings: Settings) -> DetectorProcess:
+    """Return the detector of a client that also trains. When it runs, it starts the trainer.
 
     Raises:
         ConfigError: the client has no name.
@@ -39,12 +43,12 @@ def watching(settings: Settings) -> DetectorProcess:
     name = client_name(settings)
     folder = state_folder(settings, name)
     folder.mkdir(parents=True, exist_ok=True)
-    # The trainer reads the settings as they are now, flags and environment and all.
-    given = folder / "settings.yaml"
+    # The trainer gets the settings of this process, with those from flags and environment.
+    file = folder / "settings.yaml"
     own = settings.with_values(client={"name": name, "state": folder})
-    save(own, given)
+    save(own, file)
     supervisor = TrainerSupervisor(
-        python_module("flockwatch", "trainer", "--config", os.fspath(given)),
+        python_module("flockwatch", "trainer", "--config", os.fspath(file)),
         folder / "trainer.log",
         {**os.environ, **SAFE_PATH},
         settings.live.trainer_memory_mb << 20,
@@ -52,12 +56,12 @@ def watching(settings: Settings) -> DetectorProcess:
     return DetectorProcess(own, folder, name, supervisor=supervisor)
 
 
-def detecting(settings: Settings, file: Path) -> DetectorProcess:
-    """A machine that scores its stream by one version and never trains.
+def detector(settings: Settings, file: Path) -> DetectorProcess:
+    """Return a detector that scores by the version in a file, without a trainer.
 
     Raises:
-        ManifestError: the file is no version.
-        OSError: it cannot be read.
+        ManifestError: the file is not the manifest of a version.
+        OSError: the file cannot be read.
     """
     try:
         manifest = Manifest.unpack(file.read_bytes())
@@ -68,7 +72,7 @@ def detecting(settings: Settings, file: Path) -> DetectorProcess:
 
 
 def client_name(settings: Settings) -> str:
-    """The client's name: as set, or its data file's.
+    """Return the client's name: the setting, or the name of its data file.
 
     Raises:
         ConfigError: neither is set.
@@ -81,70 +85,91 @@ def client_name(settings: Settings) -> str:
 
 
 def state_folder(settings: Settings, name: str) -> Path:
-    """Where a client of this name keeps what it keeps."""
+    """Return the folder in which a client stores its state."""
     return settings.client.state or Path("runs/clients") / name
 
 
 def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) -> None:
-    """Take part in the federation's training; returns when it is stopped.
+    """Take part in the training of a federation until stopped.
 
     Args:
-        settings: The `client`, `data` and `live` sections count; the model comes from the server.
-        on_ready: Called once, before connecting, with what stops it; a signal may call that.
+        settings: Sections `client`, `data` and `live`. The model and its training come from the server.
+        on_ready: Called once, before anything is read, with a function that stops this one. That function may
+            be called by a signal handler.
 
     Raises:
-        ConfigError: there is neither a data file nor a live stream.
-        CertificateError, KeyFileError: what TLS needs cannot be used.
+        ConfigError: neither a data file nor a live stream is set.
+        CertificateError, KeyFileError: a file for TLS cannot be used.
         DataError: the data file cannot be used.
         IdentityError: another process uses the client's state folder.
     """
     from client.app import build
-    from client.data.partition import Partition, read
     from client.training.worker import ClientWorker
     from client.transport.compression_state import CompressionState
     from client.transport.credentials import credentials
     from client.transport.resident_node import ResidentNode
 
-    roots, key = credentials(settings.client)
-    live = settings.live.source is not None
     stopped = threading.Event()
-    on_ready(stopped.set)
-    if settings.client.data is not None:
-        partition = read(settings.client.data, settings.data, settings.client.name)
-    elif not live:
-        raise ConfigError("'client.data' is not set: name the data file of this client, or pass --data FILE")
-    else:
-        name = client_name(settings)
-        schema = _gathered(state_folder(settings, name), stopped)
-        if schema is None:
-            return
-        none = np.empty((0, len(schema)), np.float32)
-        partition = Partition(name, schema, none, none, None)
+    node: ResidentNode | None = None
+
+    def stop() -> None:
+        stopped.set()
+        if node is not None:
+            node.stop()
+
+    roots, key = credentials(settings.client)
+    on_ready(stop)
+    partition = _partition(settings, stopped)
+    if partition is None:
+        return
     folder = state_folder(settings, partition.name)
     identity = Identity(folder)
     log.info(
         "client ready name=%s rows=%d features=%d server=%s",
         partition.name, len(partition.rows), len(partition.schema), settings.client.server,
     )  # fmt: skip
-    # Seconds of imports, taken now and not out of the first round; a machine without Keras can still measure.
+    # Imported before the first task, which it would delay by seconds. A client without Keras only evaluates.
     with suppress(ImportError):
         import client.training.trainer  # noqa: F401
+    live = settings.live.source is not None
     wire = CompressionState(folder)
-    edge = ClientWorker(partition, identity.instance, inline=True, folder=folder if live else None, wire=wire)
-    link = ResidentNode(settings.client.server, build(lambda _: edge), roots, key, edge.offer_version)
-    on_ready(link.stop)
+    worker = ClientWorker(
+        partition, identity.instance, inline=True, folder=folder if live else None, wire=wire
+    )
+    node = ResidentNode(settings.client.server, build(lambda _: worker), roots, key, worker.offer_version)
     try:
         if not stopped.is_set():
-            link.serve()
+            node.serve()
     finally:
         identity.release()
 
 
-def _gathered(folder: Path, stopped: threading.Event) -> Schema | None:
-    """The features of the live stream, once there are rows to train on; None when stopped before."""
+def _partition(settings: Settings, stopped: threading.Event) -> Partition | None:
+    """Return the rows to train on beside the training buffer; None if stopped while waiting for a stream.
+
+    Raises:
+        ConfigError: neither a data file nor a live stream is set.
+        DataError: the data file cannot be used.
+    """
+    from client.data.partition import Partition, read
+
+    if settings.client.data is not None:
+        return read(settings.client.data, settings.data, settings.client.name)
+    if settings.live.source is None:
+        raise ConfigError("'client.data' is not set: name the data file of this client, or pass --data FILE")
+    name = client_name(settings)
+    schema = _wait_for_schema(state_folder(settings, name), stopped)
+    if schema is None:
+        return None
+    no_rows = np.empty((0, len(schema)), np.float32)
+    return Partition(name, schema, no_rows, no_rows, None)
+
+
+def _wait_for_schema(folder: Path, stopped: threading.Event) -> Schema | None:
+    """Wait for `MIN_ROWS` normal events in the training buffer, and return their schema; None if stopped."""
     log.info("waiting for normal events to train on wanted=%d", MIN_ROWS)
-    while not stopped.wait(LOOK_EVERY_S):
-        kept = read_buffer(folder)
-        if kept is not None and len(kept.rows) >= MIN_ROWS:
+    while not stopped.wait(POLL_INTERVAL_S):
+        buffer = read_buffer(folder)
+        if buffer is not None and len(buffer.rows) >= MIN_ROWS:
             return Schema(tuple(json.loads((folder / "schema.json").read_bytes())))
     return None

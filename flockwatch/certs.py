@@ -1,4 +1,4 @@
-"""`flockwatch certs`: a CA, the server's certificate and clients' keys, and what is wrong with them."""
+"""`flockwatch certs`: creates and checks a CA, the server's certificate and the keys of clients."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from common.security.keys import (
 CA_DAYS = 3650
 SERVER_DAYS = 365
 SKEW = timedelta(hours=1)
-"""Certificates begin a little before they are made: not all clocks agree."""
+"""Certificates are valid from this long before their creation, because clocks differ."""
 
 HOST = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
-ALWAYS = ("localhost", "127.0.0.1", "::1")
-"""For what runs on the server's machine itself."""
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+"""Hosts of every server certificate, for clients on the server's machine."""
 
 
 class Certificates:
-    """A folder with `ca.pem`, `ca.key`, `server.pem`, `server.key`, and `clients/NAME.key` and `.pub`.
+    """A folder with `ca.pem`, `ca.key`, `server.pem`, `server.key`, `clients/NAME.key` and `.pub`.
 
     The server needs `server.pem` and `server.key`, each client `ca.pem` and its own key. `ca.key` issues
-    certificates: it is best kept where neither runs.
+    certificates; no process of flockwatch needs it, and it is best stored on another machine.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,37 +59,40 @@ class Certificates:
     def make(
         self, hosts: Sequence[str], clients: Iterable[str], days: int = SERVER_DAYS, renew: bool = False
     ) -> Iterator[str]:
-        """Make what is not there yet.
+        """Create the files that are missing.
 
         Args:
-            hosts: Names and addresses by which clients call the server, beside this machine's own.
-            clients: Names of clients to make a key for.
-            days: That the server's certificate lasts.
-            renew: Whether to make the server's certificate anew, with a new key, by the same CA.
+            hosts: Host names and IP addresses under which clients reach the server, beside `LOCAL_HOSTS`.
+            clients: Names of clients to create a key for.
+            days: Lifetime of the server's certificate.
+            renew: Whether to replace the server's certificate and key, for its hosts and new ones.
 
         Yields:
-            A line for each file that was made.
+            A line for each file that was created.
 
         Raises:
-            CertificateError, KeyFileError: the CA cannot issue.
+            CertificateError, KeyFileError: no certificate can be issued with the CA's files.
             OSError: the folder cannot be written.
         """
         for host in hosts:
             if HOST.fullmatch(host) is None and address_of(host) is None:
-                raise CertificateError(f"'{host}': expected a name or an address, without a port")
+                raise CertificateError(f"'{host}': expected a host name or an IP address, without a port")
         self._folder.mkdir(parents=True, exist_ok=True)
         if not self.ca.exists() and not self._ca_key.exists():
             key = new_private()
             _write(self._ca_key, private_text(key, tls=True), secret=True)
-            _write(self.ca, _ca(key).public_bytes(Encoding.PEM))
-            yield f"{self.ca}: a new CA, for {CA_DAYS} days; {self._ca_key} is its key: keep it offline"
+            _write(self.ca, _ca_certificate(key).public_bytes(Encoding.PEM))
+            yield f"{self.ca}: new CA, valid for {CA_DAYS} days; store its key {self._ca_key} offline"
         if renew or not self.server.exists():
             names = [*hosts, *(hosts_of(read_certificates(self.server)[0]) if self.server.exists() else ())]
             key = new_private()
-            certificate = _issued(key, [*names, *ALWAYS], days, self._root(), read_private(self._ca_key))
+            certificate = _server_certificate(
+                key, [*names, *LOCAL_HOSTS], days, self._root(), read_private(self._ca_key)
+            )
             _write(self._server_key, private_text(key, tls=True), secret=True)
             _write(self.server, certificate.public_bytes(Encoding.PEM))
-            yield f"{self.server}: for {', '.join(hosts_of(certificate))}; {days} days"
+            covered = ", ".join(hosts_of(certificate))
+            yield f"{self.server}: new certificate for {covered}; valid for {days} days"
         for name in clients:
             key_file, public_file = self._clients / f"{name}.key", self._clients / f"{name}.pub"
             if not key_file.exists():
@@ -97,16 +100,16 @@ class Certificates:
                 key = new_private()
                 _write(key_file, private_text(key), secret=True)
                 _write(public_file, f"{line(key.public_key())} {name}\n".encode())
-                yield f"{key_file}: a new key, {fingerprint(key.public_key())}"
+                yield f"{key_file}: new key, {fingerprint(key.public_key())}"
 
     def problems(self, hosts: Sequence[str] = ()) -> Iterator[str]:
-        """A line for each thing that is wrong with what the folder holds.
+        """Yield a line for each problem of the files in the folder.
 
         Args:
-            hosts: That the server's certificate must be for.
+            hosts: Host names and IP addresses that the server's certificate must contain.
         """
         if not self._folder.is_dir():
-            yield f"{self._folder}: there is no such folder"
+            yield f"{self._folder}: no such folder"
             return
         yield from problems_of_ca(self.ca)
         yield from problems_of_server(self.server, self._server_key, hosts, self.ca)
@@ -118,21 +121,21 @@ class Certificates:
             except KeyFileError as error:
                 yield str(error)
             except CertificateError:
-                pass  # said above
+                pass  # one of the problems above
         for key_file in sorted(self._clients.glob("*.key")):
             yield from _problems_of_client(key_file)
 
     def warnings(self) -> Iterator[str]:
-        """What will be wrong soon."""
+        """Yield a line for each certificate that expires soon."""
         for file in (self.ca, self.server):
             if (warning := soon_over(file)) is not None:
                 yield warning
 
     def _root(self) -> x509.Certificate:
-        """The certificate that belongs to the CA's key.
+        """Return the certificate that belongs to the CA's key.
 
         Raises:
-            CertificateError, KeyFileError: there is none.
+            CertificateError, KeyFileError: there is none, or the files cannot be read.
         """
         issuer = read_private(self._ca_key).public_key()
         for root in read_certificates(self.ca):
@@ -146,36 +149,44 @@ def _problems_of_client(key_file: Path) -> Iterator[str]:
         key = read_private(key_file)
         public = key_file.with_suffix(".pub")
         if public.exists() and read_public(public) != key.public_key():
-            yield f"{key_file}: is not the key of {public}; the two were made apart"
+            yield f"{key_file}: is not the private key of {public}"
     except KeyFileError as error:
         yield str(error)
 
 
-def _ca(key: EllipticCurvePrivateKey) -> x509.Certificate:
+def _ca_certificate(key: EllipticCurvePrivateKey) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "flockwatch CA")])
     usage = _usage(signs_certificates=True)
     return (
-        _begun(name, name, key, CA_DAYS)
+        _certificate_builder(name, name, key, CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .sign(key, SHA384())
     )
 
 
-def _issued(
+def _server_certificate(
     key: EllipticCurvePrivateKey,
     hosts: Iterable[str],
     days: int,
     root: x509.Certificate,
     issuer: EllipticCurvePrivateKey,
 ) -> x509.Certificate:
-    """A server's certificate; the first host is its common name."""
+    """Return a server certificate.
+
+    Args:
+        key: The server's private key.
+        hosts: Host names and IP addresses; the first is the common name.
+        days: Lifetime.
+        root: The CA's certificate.
+        issuer: The CA's private key.
+    """
     unique = list(dict.fromkeys(hosts))
     names = [x509.IPAddress(a) if (a := address_of(host)) else x509.DNSName(host) for host in unique]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, unique[0][:64])])
     identifier = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return (
-        _begun(subject, root.subject, key, days)
+        _certificate_builder(subject, root.subject, key, days)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
@@ -187,7 +198,7 @@ def _issued(
     )
 
 
-def _begun(
+def _certificate_builder(
     subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, days: int
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
@@ -214,7 +225,7 @@ def _usage(signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _write(path: Path, content: bytes, secret: bool = False) -> None:
-    """A whole file or none; a secret one is never readable by others, not for a moment."""
+    """Write a file as a whole; other users can never read a secret one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if secret else 0o644)
     with os.fdopen(file, "wb") as output:

@@ -1,4 +1,4 @@
-"""What each command does. Each loads only what it needs, and returns the exit code."""
+"""The commands. Each imports only the packages that it needs, and returns its exit code."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from common.config import ConfigError
 from common.settings import CLIENT_NAME, Settings
 
 WRONG_INPUT = 2
-"""The exit code when settings, flags or files are wrong."""
+"""Exit code when settings, arguments or files are wrong."""
 
 
-def server(settings: Settings, given: argparse.Namespace) -> int:
-    """Run the federation's server until it has converged."""
+def server(settings: Settings, options: argparse.Namespace) -> int:
+    """Run the server of a federation until training has converged or a signal comes."""
     from server.launch import serve
 
     stop = threading.Event()
@@ -26,23 +26,23 @@ def server(settings: Settings, given: argparse.Namespace) -> int:
     return 0
 
 
-def client(settings: Settings, given: argparse.Namespace) -> int:
-    """Take part in a federation, and score this machine's stream if it has one."""
+def client(settings: Settings, options: argparse.Namespace) -> int:
+    """Train in a federation, and score a live stream of events if there is one."""
     from client import launch
 
-    if given.action == "rollback":
-        return _roll_back(settings, given.to)
+    if options.action == "rollback":
+        return _roll_back(settings, options.to)
     if settings.live.source is None:
         launch.train(settings, _on_signal)
         return 0
-    watch = launch.watching(settings)
-    _on_signal(watch.stop)
-    watch.run()
+    detector = launch.live_client(settings)
+    _on_signal(detector.stop)
+    detector.run()
     return 0
 
 
-def trainer(settings: Settings, given: argparse.Namespace) -> int:
-    """The training half of `client`; ends with the process that started it."""
+def trainer(settings: Settings, options: argparse.Namespace) -> int:
+    """Train in a federation; end when the process that started this one ends."""
     from client import launch
     from common.processes import end_with_parent
 
@@ -54,13 +54,13 @@ def trainer(settings: Settings, given: argparse.Namespace) -> int:
     return 0
 
 
-def detect(settings: Settings, given: argparse.Namespace) -> int:
-    """Score a stream by one version."""
+def detect(settings: Settings, options: argparse.Namespace) -> int:
+    """Score a live stream of events by one version."""
     from client import launch
 
-    watch = launch.detecting(settings, given.manifest)
-    _on_signal(watch.stop)
-    watch.run()
+    detector = launch.detector(settings, options.manifest)
+    _on_signal(detector.stop)
+    detector.run()
     return 0
 
 
@@ -71,109 +71,123 @@ def _roll_back(settings: Settings, to: str | None) -> int:
     store = VersionStore(state_folder(settings, client_name(settings)))
     if to == "newest":
         store.release()
-        print("the newest version works again")
+        print("the newest model version is used again")
         return 0
     if to is not None and not to.isdecimal():
-        raise ConfigError(f"--to {to}: expected a version's number, or 'newest'")
-    print(f"rolled back to {store.roll_back(None if to is None else int(to))}")
+        raise ConfigError(f"--to {to}: expected the number of a model version, or 'newest'")
+    print(f"rolled back to {store.roll_back(None if to is None else int(to))}; undo it with --to newest")
     return 0
 
 
-def status(settings: Settings, given: argparse.Namespace) -> int:
-    """Print how a running federation and its clients are."""
+def status(settings: Settings, options: argparse.Namespace) -> int:
+    """Print the status of a running server and its clients."""
     from flockwatch.fleet_table import show
 
     if settings.server.status is None:
-        raise ConfigError("'server.status' is not set: name the address with --address HOST:PORT")
+        raise ConfigError(
+            "'server.status' is not set: pass the server's --status address, --address HOST:PORT"
+        )
     show(settings.server.status)
     return 0
 
 
-def inspect(settings: Settings, given: argparse.Namespace) -> int:
-    """Print what a version holds."""
+def inspect(settings: Settings, options: argparse.Namespace) -> int:
+    """Print the contents of a version."""
     from flockwatch.inspection import description
 
-    print(description(given.manifest))
+    print(description(options.manifest))
     return 0
 
 
-def certs(settings: Settings, given: argparse.Namespace) -> int:
-    """Make keys and certificates, then say what is wrong with them."""
+def certs(settings: Settings, options: argparse.Namespace) -> int:
+    """Create missing keys and certificates if asked to, and print the problems of all."""
     from flockwatch.certs import Certificates
 
-    certificates = Certificates(given.folder)
-    if given.action == "make":
-        if given.days < 1:
-            raise ConfigError(f"--days {given.days}: expected at least 1")
-        for name in given.client:
+    certificates = Certificates(options.folder)
+    if options.action == "make":
+        if options.days < 1:
+            raise ConfigError(f"--days {options.days}: expected at least 1")
+        for name in options.client:
             _check_name(name)
-        for made in certificates.make(given.host, given.client, given.days, given.renew):
-            print(made)
-    problems = list(certificates.problems(given.host))
+        for line in certificates.make(options.host, options.client, options.days, options.renew):
+            print(line)
+    problems = list(certificates.problems(options.host))
     for problem in problems:
-        print(f"wrong: {problem}", file=sys.stderr)
+        print(f"error: {problem}", file=sys.stderr)
     if problems:
         return WRONG_INPUT
     for warning in certificates.warnings():
-        print(f"soon: {warning}", file=sys.stderr)
-    print(f"{given.folder}: all is well")
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{options.folder}: no problems found")
     return 0
 
 
-def enroll(settings: Settings, given: argparse.Namespace) -> int:
-    """Register a client's public key; without one, list them."""
+def enroll(settings: Settings, options: argparse.Namespace) -> int:
+    """Register the public key of a client; without arguments, list all clients."""
     from common.security.keys import read_public
     from server.access.roster import Roster
 
     roster = Roster(settings.server.state)
-    if given.client is None:
+    if options.client is None:
         for entry in roster.entries():
             state = f"revoked {entry.revoked}" if entry.revoked else f"enrolled {entry.enrolled}"
             print(f"{entry.client}  {entry.fingerprint}  {state}")
         return 0
-    if given.public_key is None:
-        raise ConfigError(f"enroll {given.client}: expected the file of its public key, KEY.pub")
-    _check_name(given.client)
-    entry = roster.enroll(given.client, read_public(given.public_key))
-    print(f"{entry.client} may take part by {entry.fingerprint}")
+    if options.public_key is None:
+        raise ConfigError(
+            f"enroll {options.client}: expected the file of its public key as the second argument"
+        )
+    _check_name(options.client)
+    entry = roster.enroll(options.client, read_public(options.public_key))
+    print(f"enrolled {entry.client} with key {entry.fingerprint}")
     return 0
 
 
-def revoke(settings: Settings, given: argparse.Namespace) -> int:
-    """Shut a client out."""
+def revoke(settings: Settings, options: argparse.Namespace) -> int:
+    """Revoke keys of a client."""
     from server.access.roster import Roster
 
-    for entry in Roster(settings.server.state).revoke(given.client, given.only):
-        print(f"{entry.client} is shut out: {entry.fingerprint} no longer counts")
+    for entry in Roster(settings.server.state).revoke(options.client, options.only):
+        print(f"revoked key {entry.fingerprint} of {entry.client}")
     return 0
 
 
 def _check_name(name: str) -> None:
     if re.fullmatch(CLIENT_NAME, name) is None:
-        raise ConfigError(f"'{name}' is no client's name: expected up to 64 letters, digits, '.', '_', '-'")
+        raise ConfigError(
+            f"'{name}' is not a client name: expected up to 64 letters, digits, '.', '_' and '-'"
+        )
 
 
-def play(settings: Settings, given: argparse.Namespace) -> int:
+def play(settings: Settings, options: argparse.Namespace) -> int:
     """Publish the telemetry of generated machines to a broker until a signal comes."""
     from flockwatch.simulation.player import publish
 
     stop = threading.Event()
     _on_signal(stop.set)
-    publish(given.broker, given.machines, given.rate, given.fault_every, given.first_fault, given.seed, stop)
+    publish(
+        options.broker,
+        options.machines,
+        options.rate,
+        options.fault_every,
+        options.first_fault,
+        options.seed,
+        stop,
+    )
     return 0
 
 
-def local(settings: Settings, given: argparse.Namespace) -> int:
+def local(settings: Settings, options: argparse.Namespace) -> int:
     """Run a whole federation on this machine."""
     from flockwatch.simulation.local import run
 
-    # EndOfStreamError by a signal or by an error, the processes that it started end with it.
+    # SystemExit ends the child processes, as an error does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return run(settings)
 
 
-def evaluate(settings: Settings, given: argparse.Namespace) -> int:
-    """Measure how well a fleet detects."""
+def evaluate(settings: Settings, options: argparse.Namespace) -> int:
+    """Measure how well a fleet detects anomalies in labelled files."""
     from flockwatch.quality.evaluation import run
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -1,4 +1,4 @@
-"""`flockwatch status`: a running server's `/status` as a table for people."""
+"""`flockwatch status`: the status of a running server, as a table."""
 
 from __future__ import annotations
 
@@ -13,71 +13,83 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-ANSWER_WITHIN_S = 10.0
+TIMEOUT_S = 10.0
 
 COLUMNS = (
     "client", "state", "version", "behind", "s/update", "admitted", "refused", "error", "cosine",
     "distance",
 )  # fmt: skip
+CAPTION = (
+    "version: the model version that the newest update started from; behind: versions made since;\n"
+    "s/update: mean seconds from task to update; error: reconstruction error on held-out rows;\n"
+    "cosine: direction of the updates compared with the fleet's, -1 to 1;\n"
+    "distance: difference of the scores from the fleet's, 0 to 1."
+)
 STYLES = {"gone": "dim", "refused": "red", "late": "yellow", "resting": "yellow", "asked": "dim"}
 
 
-class StatusUnavailable(RuntimeError):
-    """No server answers with a status at this address."""
+class StatusUnavailableError(RuntimeError):
+    """No flockwatch server answers at an address."""
 
 
 def fetch(address: str) -> dict[str, Any]:
-    """The status that a server shows at `HOST:PORT`.
+    """Return the status of the server at `HOST:PORT`.
 
     Raises:
-        StatusUnavailable: nothing answers there, or something else does.
+        StatusUnavailableError: no flockwatch server answers.
     """
     url = f"http://{address}/status"
     try:
-        with urllib.request.urlopen(url, timeout=ANSWER_WITHIN_S) as answer:
-            found = json.loads(answer.read())
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+            status = json.loads(answer.read())
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
-        raise StatusUnavailable(
-            f"{url}: {reason}; is the server run with server.status: {address}?"
+        raise StatusUnavailableError(
+            f"{url}: {reason}; expected a server that was started with --status {address}"
         ) from None
     except ValueError:
-        raise StatusUnavailable(f"{url}: what answers there is not flockwatch") from None
-    if not isinstance(found, dict) or "clients" not in found:
-        raise StatusUnavailable(f"{url}: what answers there is not flockwatch")
-    return found
+        raise StatusUnavailableError(f"{url}: the answer is not from a flockwatch server") from None
+    if not isinstance(status, dict) or "clients" not in status:
+        raise StatusUnavailableError(f"{url}: the answer is not from a flockwatch server")
+    return status
 
 
-def shown(status: Mapping[str, Any]) -> Group:
-    """The status for people: what the run does and waits for, and a row for each client."""
-    table = Table(box=box.SIMPLE_HEAD)
+def render(status: Mapping[str, Any]) -> Group:
+    """Return the status as text: the state of the run, what it waits for, and a row for each client."""
+    table = Table(box=box.SIMPLE_HEAD, caption=CAPTION, caption_justify="left")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("client", "state", "refused") else "right")
     for name, client in sorted(status["clients"].items()):
         table.add_row(*_cells(name, client), style=STYLES.get(client["state"], ""))
     version = "none yet" if status["version"] is None else status["version"]
-    first = f"version {version}, error {_number(status.get('error'))}, {status.get('mode', 'starting')}"
+    summary = (
+        f"model version {version}, error {_number(status.get('error'))}, {status.get('mode', 'starting')}"
+    )
     if status["superlink"] != "up":
-        first += "; SuperLink is down"
+        summary += "; SuperLink is down"
     if status["stopped"]:
-        first += f"; ended: {status['stopped']}"
+        summary += f"; ended: {status['stopped']}"
     elif status["silent_s"] > 5:
-        first += f"; the ServerApp has been silent for {status['silent_s']:.0f} s"
+        summary += f"; no sign of life from the ServerApp for {status['silent_s']:.0f} s"
     waiting = f"waiting: {status['waiting']}" if status["waiting"] else ""
-    whys = [Text(f"{n}: {c['why']}", "dim") for n, c in sorted(status["clients"].items()) if c.get("why")]
-    return Group(Text(first, "bold"), *([Text(waiting)] if waiting else []), table, *whys)
+    reasons = [
+        Text(f"{name}: {client['why']}", "dim")
+        for name, client in sorted(status["clients"].items())
+        if client.get("why")
+    ]
+    return Group(Text(summary, "bold"), *([Text(waiting)] if waiting else []), table, *reasons)
 
 
 def show(address: str) -> None:
     """Print the status of the server at `HOST:PORT`.
 
     Raises:
-        StatusUnavailable: nothing answers there, or something else does.
+        StatusUnavailableError: no flockwatch server answers.
     """
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    console.print(shown(fetch(address)))
+    console.print(render(fetch(address)))
 
 
 def _cells(name: str, client: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a version holds, for people."""
+"""`flockwatch inspect`: the contents of a model version, as text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from common.model.weights import norm
 
 
 def description(file: Path) -> str:
-    """Everything that a manifest says, but for its numbers one by one.
+    """Return a summary of the manifest in a file, for people.
 
     Raises:
-        ManifestError: the file is no manifest, or damaged.
-        OSError: it cannot be read.
+        ManifestError: the file is not a manifest, or damaged.
+        OSError: the file cannot be read.
     """
     content = file.read_bytes()
     try:
@@ -31,18 +31,20 @@ def description(file: Path) -> str:
         f"model         window {shape.window}, widths {' '.join(map(str, shape.widths))}, "
         f"{shape.activation}, output {shape.output_activation}",
         f"weights       {sum(w.size for w in manifest.weights.values())}, norm {norm(manifest.weights):.4g}",
-        f"scores        {manifest.scores.count} of held-out events",
-        f"residuals     {manifest.residuals.count} windows",
+        f"scores        {manifest.scores.count}, of held-out events",
+        f"residuals     of {manifest.residuals.count} windows",
     ]
     if manifest.scores.count:
         budget = Budget.parse(manifest.settings.threshold.budget)
         for interval_s, name in ((1.0, "second"), (60.0, "minute"), (300.0, "five minutes")):
-            limit = tail_quantile(manifest.scores, budget.rate(interval_s))
-            text = manifest.settings.threshold.budget
-            lines.append(f"threshold     {limit:.4g} for {text}, an event each {name}")
-    lines.append(f"rows          {moments.count}, of these features (mean, standard deviation, range):")
+            threshold = tail_quantile(manifest.scores, budget.rate(interval_s))
+            lines.append(
+                f"threshold     {threshold:.4g} for a budget of {manifest.settings.threshold.budget}, "
+                f"with one event every {name}"
+            )
+    lines.append(f"rows          {moments.count}; features with mean, standard deviation and range:")
     for i, name in enumerate(manifest.schema.features):
-        spread = f"{moments.mean[i]:>12.5g} {moments.variance[i] ** 0.5:>12.5g}"
-        lines.append(f"  {name:<24} {spread}   {moments.minimum[i]:.5g} to {moments.maximum[i]:.5g}")
+        summary = f"{moments.mean[i]:>12.5g} {moments.variance[i] ** 0.5:>12.5g}"
+        lines.append(f"  {name:<24} {summary}   {moments.minimum[i]:.5g} to {moments.maximum[i]:.5g}")
     lines.append(f"settings      {json.dumps(manifest.settings.values)}")
     return "\n".join(lines)

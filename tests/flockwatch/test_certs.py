@@ -1,4 +1,4 @@
-"""`flockwatch certs`: what it makes can be relied on, and what is wrong with a set is said."""
+"""`flockwatch certs`: the files that it creates are valid, and it names every problem."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flockwatch.certs import Certificates
 from flockwatch.cli import main
 
 
-def made(folder: Path, *hosts: str, clients: tuple[str, ...] = (), days: int = 365) -> Certificates:
+def create(folder: Path, *hosts: str, clients: tuple[str, ...] = (), days: int = 365) -> Certificates:
     certificates = Certificates(folder)
     list(certificates.make(hosts, clients, days))
     return certificates
@@ -36,7 +36,7 @@ def problems(folder: Path, *hosts: str) -> list[str]:
 
 
 def test_a_set_is_whole_and_its_secrets_are_secret(tmp_path: Path) -> None:
-    certificates = made(tmp_path / "c", "edge-server", "10.0.0.5", clients=("a",))
+    certificates = create(tmp_path / "c", "edge-server", "10.0.0.5", clients=("a",))
     assert problems(tmp_path / "c", "edge-server", "10.0.0.5", "localhost", "127.0.0.1", "::1") == []
     assert hosts_of(read_certificates(certificates.server)[0]) == [
         "edge-server", "localhost", "10.0.0.5", "127.0.0.1", "::1",
@@ -48,7 +48,7 @@ def test_a_set_is_whole_and_its_secrets_are_secret(tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
-    made(tmp_path, "one", clients=("a",))
+    create(tmp_path, "one", clients=("a",))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert list(Certificates(tmp_path).make(["two"], ["a"])) == []
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -58,7 +58,7 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_renewed_it_is_for_the_old_hosts_and_the_new_by_the_same_ca_with_another_key(tmp_path: Path) -> None:
-    made(tmp_path, "one")
+    create(tmp_path, "one")
     ca, key = (tmp_path / "ca.pem").read_bytes(), (tmp_path / "server.key").read_bytes()
     list(Certificates(tmp_path).make(["two"], [], renew=True))
     assert problems(tmp_path, "one", "two") == []
@@ -72,19 +72,19 @@ def spoiled_expired(folder: Path) -> str:
 
 
 def spoiled_other_ca(folder: Path) -> str:
-    made(folder / "other")
+    create(folder / "other")
     (folder / "ca.pem").write_bytes((folder / "other" / "ca.pem").read_bytes())
     return r"server.pem: was not issued by \S+ca.pem \(CN=flockwatch CA\)"
 
 
 def spoiled_key(folder: Path) -> str:
-    made(folder / "other")
+    create(folder / "other")
     (folder / "server.key").write_bytes((folder / "other" / "server.key").read_bytes())
     return "server.key: is not the key of"
 
 
 def spoiled_ca_key(folder: Path) -> str:
-    made(folder / "other")
+    create(folder / "other")
     (folder / "ca.key").write_bytes((folder / "other" / "ca.key").read_bytes())
     return "ca.key: is not the key of"
 
@@ -115,9 +115,9 @@ def spoiled_noise(folder: Path) -> str:
 
 
 def spoiled_pair(folder: Path) -> str:
-    made(folder / "other", clients=("a",))
+    create(folder / "other", clients=("a",))
     (folder / "clients" / "a.pub").write_bytes((folder / "other" / "clients" / "a.pub").read_bytes())
-    return "a.key: is not the key of"
+    return "clients/a.key: is not the private key of"
 
 
 def spoiled_openssh(folder: Path) -> str:
@@ -135,7 +135,7 @@ def spoiled_openssh(folder: Path) -> str:
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
-    made(tmp_path, clients=("a",))
+    create(tmp_path, clients=("a",))
     assert problems(tmp_path) == []
     expected = spoil(tmp_path)
     found = problems(tmp_path)
@@ -144,7 +144,7 @@ def test_what_is_wrong_is_said(tmp_path: Path, spoil: Callable[[Path], str]) -> 
 
 
 def test_a_ca_that_ended_or_has_not_begun_is_named(tmp_path: Path) -> None:
-    ca = made(tmp_path).ca
+    ca = create(tmp_path).ca
     now = datetime.now(UTC)
     assert list(problems_of_ca(ca, now)) == []
     (late,) = problems_of_ca(ca, now + timedelta(days=4000))
@@ -156,7 +156,7 @@ def test_a_ca_that_ended_or_has_not_begun_is_named(tmp_path: Path) -> None:
 
 
 def test_of_two_cas_one_that_counts_is_enough_while_they_are_changed(tmp_path: Path) -> None:
-    old, new = made(tmp_path / "old"), made(tmp_path / "new")
+    old, new = create(tmp_path / "old"), create(tmp_path / "new")
     both = tmp_path / "both.pem"
     both.write_bytes(new.ca.read_bytes() + old.ca.read_bytes())
     for folder in ("old", "new"):
@@ -166,20 +166,20 @@ def test_of_two_cas_one_that_counts_is_enough_while_they_are_changed(tmp_path: P
 
 
 def test_an_end_that_is_near_is_told_before_it_comes(tmp_path: Path) -> None:
-    assert soon_over(made(tmp_path / "long").server) is None
-    assert "ends in" in str(soon_over(made(tmp_path / "short", days=20).server))
+    assert soon_over(create(tmp_path / "long").server) is None
+    assert "ends in" in str(soon_over(create(tmp_path / "short", days=20).server))
     assert [w for w in Certificates(tmp_path / "short").warnings() if "server.pem: ends in 19 days" in w]
 
 
 def test_a_host_with_a_port_is_no_host(tmp_path: Path) -> None:
     with pytest.raises(
-        CertificateError, match="'server:8000': expected a name or an address, without a port"
+        CertificateError, match="'server:8000': expected a host name or an IP address, without a port"
     ):
-        made(tmp_path, "server:8000")
+        create(tmp_path, "server:8000")
 
 
 def test_without_the_cas_key_nothing_is_issued(tmp_path: Path) -> None:
-    made(tmp_path)
+    create(tmp_path)
     (tmp_path / "ca.key").unlink()
     with pytest.raises(KeyFileError, match=r"ca\.key: cannot be read"):
         list(Certificates(tmp_path).make([], [], renew=True))
@@ -187,14 +187,14 @@ def test_without_the_cas_key_nothing_is_issued(tmp_path: Path) -> None:
 
 
 def test_a_certificate_for_a_whole_domain_is_for_its_names(tmp_path: Path) -> None:
-    made(tmp_path, "*.plant.example")
+    create(tmp_path, "*.plant.example")
     assert problems(tmp_path, "edge-server.plant.example") == []
     assert len(problems(tmp_path, "plant.example")) == 1
 
 
-def test_an_absent_folder_is_named_and_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_absent_folder_is_named_and_not_create(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["certs", "check", str(tmp_path / "none")]) == 2
-    assert f"wrong: {tmp_path}/none: there is no such folder" in capsys.readouterr().err
+    assert f"error: {tmp_path}/none: no such folder" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 

@@ -1,4 +1,4 @@
-"""The command line: what is wrong is said in one line, before any process starts."""
+"""The command line: wrong input ends with one line, before any process starts."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a command with wrong input ends with."""
+    """Return the line that a command with wrong input ends with."""
     assert main(arguments) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    (line,) = said.err.strip().splitlines()
+    output = capsys.readouterr()
+    assert output.out == ""
+    (line,) = output.err.strip().splitlines()
     return line
 
 
 @pytest.mark.parametrize("command", ["server", "client", "local"])
-def test_a_typo_in_the_settings_names_file_and_key_and_what_was_meant(
+def test_an_unknown_key_is_named_with_its_file_and_a_suggestion(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("mine.yaml").write_text("federation:\n  max_round: 3\n")
@@ -95,7 +95,7 @@ def test_files_of_different_schemas_are_named(capsys: pytest.CaptureFixture[str]
     assert "missing 'b'; extra 'c'" in line
 
 
-def test_a_client_without_data_is_told_which_flag_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_client_without_data_ends_with_the_name_of_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'client.data' is not set" in fails(capsys, "client")
 
 
@@ -116,12 +116,12 @@ def test_data_that_does_not_fit_the_flags_is_named(
     assert re.search(expected, fails(capsys, "local", *arguments))
 
 
-def test_no_run_folder_is_left_by_a_run_that_never_began(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input_creates_no_folder_for_results(capsys: pytest.CaptureFixture[str]) -> None:
     fails(capsys, "local", "--data", "nowhere.csv")
     assert not Path("runs").exists()
 
 
-def test_the_command_and_the_module_are_the_same() -> None:
+def test_the_command_and_the_module_print_the_version() -> None:
     for command in ([str(Path(sys.executable).parent / "flockwatch")], python_module("flockwatch")):
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
         assert re.fullmatch(r"flockwatch \d+\.\d+\.\d+", done.stdout.strip())

@@ -47,7 +47,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("source", ["stdin:", "file:events.jsonl", "file:events.csv", "file:events.parquet"])
-def test_a_fault_in_a_stream_is_told_and_explained(source: str) -> None:
+def test_a_fault_in_a_stream_is_reported_with_its_cause(source: str) -> None:
     content = b""
     if source == "stdin:":
         content = events()
@@ -104,7 +104,7 @@ def test_a_truncated_state_file_costs_the_position_only(content: str) -> None:
     assert len(done.stdout.splitlines()) == 2
 
 
-def test_detecting_needs_no_tensorflow_and_little_memory() -> None:
+def test_detect_needs_no_tensorflow_and_little_memory() -> None:
     program = (
         "import re, sys\n"
         "from flockwatch.cli import main\n"
@@ -141,26 +141,26 @@ def test_an_incident_that_is_open_at_the_end_ends_with_the_stream() -> None:
         (["--source", "stdin:", "--set", "threshold.budget=few"], "'few' is no budget"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(
+def test_wrong_input_ends_with_one_line(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expected in fails(capsys, "detect", "--manifest", "v7.safetensors", *arguments)
 
 
-def test_a_manifest_that_cannot_be_trusted_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_manifest_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad.safetensors").write_bytes(Path("v7.safetensors").read_bytes()[:-1])
     for command in (["inspect"], ["detect", "--source", "stdin:", "--manifest"]):
         assert "bad.safetensors: " in fails(capsys, *command, "bad.safetensors")
 
 
-def test_inspecting_prints_what_a_version_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_prints_the_contents_of_a_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "v7.safetensors"]) == 0
-    said = capsys.readouterr().out
-    assert "version       7\n" in said
-    assert "widths 3 4 2 3" in said
-    assert "4000 of held-out events" in said
+    output = capsys.readouterr().out
+    assert "version       7\n" in output
+    assert "widths 3 4 2 3" in output
+    assert "4000, of held-out events" in output
     for feature in ("a", "b", "c"):
-        assert f"\n  {feature} " in said
+        assert f"\n  {feature} " in output
 
 
 def test_a_file_of_two_networks_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +169,7 @@ def test_a_file_of_two_networks_is_refused_in_one_line(capsys: pytest.CaptureFix
     assert "v7.safetensors: the file holds two networks" in fails(capsys, "inspect", "v7.safetensors")
 
 
-def test_rolling_back_names_the_version_that_works_from_now_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rollback_prints_the_version_that_is_used_from_now_on(capsys: pytest.CaptureFixture[str]) -> None:
     store = VersionStore(Path("runs/clients/edge"))
     for number in (1, 2):
         store.offer(version(number).pack())
@@ -180,7 +180,7 @@ def test_rolling_back_names_the_version_that_works_from_now_on(capsys: pytest.Ca
     assert "v000001" in capsys.readouterr().out
     assert store.pinned is not None
     assert "no version 5" in fails(capsys, "client", "rollback", "--name", "edge", "--to", "5")
-    assert "expected a version's number" in fails(
+    assert "expected the number of a model version" in fails(
         capsys, "client", "rollback", "--name", "edge", "--to", "old"
     )
     assert main(["client", "rollback", "--name", "edge", "--to", "newest"]) == 0

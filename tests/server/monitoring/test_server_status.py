@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from common.settings import FederationSettings
 from flockwatch import cli
-from flockwatch.fleet_table import StatusUnavailable, fetch
+from flockwatch.fleet_table import StatusUnavailableError, fetch
 from server.coordination.state import ConnectedClient, PendingTask, State
 from server.federation import status_file
 from server.federation.client_records import ClientRecords
@@ -138,7 +138,7 @@ def test_the_command_prints_a_row_for_each_client(folder: Path, capsys: Any) -> 
 
 
 def test_where_nothing_answers_the_command_says_so(capsys: Any) -> None:
-    with pytest.raises(StatusUnavailable):
+    with pytest.raises(StatusUnavailableError):
         fetch("127.0.0.1:1")
     assert cli.main(["status", "--address", "127.0.0.1:1"]) == 1
     assert "http://127.0.0.1:1/status" in capsys.readouterr().err
