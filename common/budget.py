@@ -1,4 +1,4 @@
-"""How many false alerts an operator accepts."""
+"""The alert budget: how many false alerts an operator accepts."""
 
 from __future__ import annotations
 
@@ -11,27 +11,35 @@ _PERIODS_S = {"hour": 3600.0, "day": 86400.0, "week": 604800.0}
 
 @dataclass(frozen=True)
 class Budget:
-    """So many alerts in a period.
+    """A number of alerts in a period.
 
     >>> Budget.parse("1 per day").rate(interval_s=300.0) == 1 / 288
     True
     """
 
     alerts: float
+    """Alerts in a period."""
     period_s: float
+    """Length of the period in seconds."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The budget of `N per hour`, `N per day` or `N per week`.
+        """Read a budget from `N per hour`, `N per day` or `N per week`.
 
         Raises:
-            ValueError: it reads otherwise, or N is not above 0.
+            ValueError: the text has another form, or N is 0.
         """
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s+per\s+(hour|day|week)\s*", text)
-        if not found or not float(found[1]):
-            raise ValueError(f"'{text}' is no budget; expected 'N per hour', 'N per day' or 'N per week'")
-        return cls(float(found[1]), _PERIODS_S[found[2]])
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s+per\s+(hour|day|week)\s*", text)
+        if not match or not float(match[1]):
+            raise ValueError(
+                f"'{text}' is not a budget; expected 'N per hour', 'N per day' or 'N per week' with N above 0"
+            )
+        return cls(float(match[1]), _PERIODS_S[match[2]])
 
     def rate(self, interval_s: float) -> float:
-        """Share of events, one each `interval_s`, that may be alerts; at most a half."""
+        """Return the share of events that may be alerts, at most 0.5.
+
+        Args:
+            interval_s: Seconds between two events.
+        """
         return min(0.5, self.alerts * interval_s / self.period_s)

@@ -1,8 +1,8 @@
-"""Typed settings: YAML files, then environment, then flags; every mistake named before a process starts.
+"""Settings from YAML files, the environment and flags. Every error is reported before a process starts.
 
-A settings file is YAML with one section per part of the system (`configs/default.yaml` shows them all).
-Later sources override earlier ones: the defaults below, the file, environment variables
-(`FLOCKWATCH_FEDERATION__MAX_ROUNDS=10`), flags (`--set federation.max_rounds=10`).
+A settings file is YAML in sections; `configs/default.yaml` has all of them. Later sources override earlier
+ones: the defaults, the file, environment variables (`FLOCKWATCH_FEDERATION__MAX_ROUNDS=10`), flags
+(`--set federation.max_rounds=10`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENV_PREFIX = "FLOCKWATCH_"
 
 
 class ConfigError(UserError):
-    """A setting is wrong; the message names the key, where it was set, and what was expected."""
+    """A setting is not valid; the message names the key, where it was set, and what was expected."""
 
 
 def load(
@@ -33,10 +33,15 @@ def load(
     overrides: Iterable[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Settings from a YAML file, the environment, and `section.key=value` overrides.
+    """Load settings from a YAML file, the environment, and overrides.
+
+    Args:
+        path: A settings file; None: no file.
+        overrides: Texts of the form `section.key=value`.
+        environ: The environment; None: that of this process.
 
     Raises:
-        ConfigError: a source cannot be read, or a key or a value in it is wrong.
+        ConfigError: a source cannot be read, or a key or a value in it is not valid.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -49,9 +54,9 @@ def load(
 
 
 def save(settings: Settings, path: Path) -> None:
-    """Write settings to a YAML file that `load` reads as the same.
+    """Write settings to a YAML file that `load` reads as the same settings.
 
-    No other user can read it: an address may hold a password.
+    Only this user can read the file: an address may contain a password.
 
     Raises:
         OSError: the file cannot be written.
@@ -70,8 +75,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: is not valid YAML: {getattr(error, 'problem', error)}") from error
-    except (ValueError, RecursionError) as error:  # a date in month 13, a thousand brackets
-        raise ConfigError(f"{path}: holds a value that cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:  # for example a date in month 13, or a thousand brackets
+        raise ConfigError(f"{path}: contains a value that cannot be read: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -100,15 +105,15 @@ def _put(values: dict[str, Any], key: str, text: str, origin: str) -> None:
     try:
         value = parse(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{origin}: '{text}' is not a valid value") from error
+        raise ConfigError(f"{origin}: '{text}' is not a valid YAML value") from error
     existing = values[section] = values.get(section) or {}
     if not isinstance(existing, dict):
-        raise ConfigError(f"{origin}: '{section}' is already set to {existing!r}, not to a section")
+        raise ConfigError(f"{origin}: '{section}' is already set to {existing!r}, which is not a section")
     existing[name] = value
 
 
 def _validate(values: dict[str, Any], origins: Mapping[str, str], source: str) -> Settings:
-    # `section:` with nothing under it is an empty section, as one expects of YAML.
+    # `section:` without any key is an empty section.
     values = {key: {} if value is None else value for key, value in values.items()}
     try:
         return Settings.model_validate(values)

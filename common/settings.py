@@ -1,4 +1,4 @@
-"""Everything that can be set, section by section, typed; `common.config` reads it from files and flags."""
+"""All settings, typed, in sections. `common.config` reads them from files, the environment and flags."""
 
 from __future__ import annotations
 
@@ -34,62 +34,75 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 REMOVED_SETTINGS = {
-    "scoring.combine": "remove it: a client always mixes the weights of the fleet's network and of its own",
+    "scoring.combine": "remove it: a client always blends the weights of the fleet's network and its own",
+    "live.settle": "it is now 'live.quarantine'",
 }
-"""Settings that no longer exist, and what to do about each.
+"""Settings that no longer exist, each with what to do about it.
 
-A key is `section.name` for a setting, or `section.name: value` for one of a setting's former values.
+A key is `section.name` for a setting, or `section.name: value` for a value that a setting no longer has.
 """
 
 
 class Section(BaseModel):
-    """One part of the settings: immutable, strictly typed, unknown keys refused."""
+    """One section of the settings: immutable, strictly typed, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ModelSettings(Section):
-    """The autoencoder: the last `window` events, flattened, through `hidden` widths and back."""
+    """The model: an autoencoder that reconstructs a window of events. The server decides for all clients."""
 
     window: PositiveInt = 10
+    """Events in a window, the scored one included."""
     hidden: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (64, 16, 64)
+    """Widths of the hidden layers."""
     activation: Activation = "relu"
+    """Activation of the hidden layers."""
     output_activation: Activation = "linear"
+    """Activation of the last layer. linear: scaled values have no bounds."""
 
 
 class TrainingSettings(Section):
-    """How one client trains between two messages."""
+    """How a client trains a version."""
 
     optimizer: Literal["adam", "sgd", "rmsprop", "adamw"] = "adam"
+    """The client's optimiser; it starts without memory in each training task."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
+    """Step size of the client's optimiser."""
     loss: Literal["mse", "mae", "huber"] = "mse"
+    """The reconstruction error that training minimises: mean squared, mean absolute, or Huber."""
     epochs: PositiveInt = 1
+    """Passes over the training rows in each training task. With more, clients diverge further in a round."""
     batch_size: PositiveInt = 128
+    """Windows in one step of the optimiser."""
     proximal_mu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Weight of `mu / 2 * |w - w_given|^2` in the loss, which keeps a client near the version it was given.
+    """Weight of `mu / 2 * |w - w_start|^2` in the loss, which keeps the weights near the version's. 0: none.
 
     Source: Li et al. 2020 (FedProx).
     """
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the training rows, the last ones, that measures the error and is never trained on.
+    """Share of the training rows, the last ones, that are held out to measure the error.
 
-    0: all rows are trained on, and the error is measured on them.
+    0: all rows are trained on, and the error is measured on the same rows.
     """
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the initial weights and of the order of the windows."""
     frozen: Annotated[int, Field(ge=0)] = 0
-    """The first so many layers keep the weights that version 0 has, as of a model of another fleet."""
+    """Number of layers, from the first, that keep the weights of version 0 (see `federation.start_from`)."""
 
 
 class ScalingSettings(Section):
-    """How inputs are scaled: by moments of the whole fleet, of each client alone, or not at all."""
+    """How the values of features are scaled before the model reads them."""
 
     by: Literal["shared", "fleet", "client", "none"] = "shared"
-    """shared: each client's own mean, and the spread that rows have about their client's mean in the fleet,
-    in proportion for a client of another size altogether.
-    fleet: mean and spread of all rows together. client: each client's own.
+    """Whose mean and spread values are scaled by.
+
+    shared: the client's own mean, and the spread of the fleet's rows around the mean of their own client. For
+    a client whose values spread over ten times more or less, the spread is adjusted. fleet: mean and spread
+    of all rows together. client: the client's own mean and spread. none: values are not scaled.
     """
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 10.0
-    """Largest scaled magnitude, in standard deviations; larger ones are cut off. None: no limit."""
+    """Scaled values are clipped to this many standard deviations. None: they are not clipped."""
 
     @model_validator(mode="before")
     @classmethod
@@ -99,149 +112,155 @@ class ScalingSettings(Section):
     @model_validator(mode="after")
     def _clip_needs_a_scale(self) -> Self:
         if self.by == "none" and self.clip is not None:
-            raise ValueError(
-                "'clip' counts standard deviations, so it needs 'by' to be shared, fleet or client"
-            )
+            raise ValueError("'clip' is in standard deviations, so 'by' must be shared, fleet or client")
         return self
 
 
 class ScoringSettings(Section):
-    """What a client makes of a version before it scores its own stream by it (decision 16)."""
+    """How a client scores, and how it personalises a version before that (`docs/decisions`, 16)."""
 
     normalise: bool = True
-    """Whether each input's squared error is divided by its usual size on normal rows: an input that is hard
-    to reconstruct does not drown the others.
+    """Whether each input's squared error is divided by its usual size on normal rows.
+
+    Without it, inputs that are hard to reconstruct outweigh all others.
     """
     decay: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """What an event's errors weigh in a window, of what the next event's do: the newest is the one that is
-    scored. 1: all weigh alike.
+    """Weight of an event's error in its window, as a share of the weight of the next event.
+
+    The newest event is the one that is scored, so it weighs most. 1: all weigh the same.
     """
     personal_epochs: Annotated[int, Field(ge=0)] = 5
-    """Passes over its own rows in which a client tunes a version for itself. 0: it takes it as it is."""
+    """Passes over a client's own rows that tune a version for this client. 0: weights are not tuned."""
     prior: PositiveInt = 1000
-    """Windows of its own with which a client trusts them as much as the fleet: of `n`, it takes `n / (n +
-    prior)` of what it learned from its own rows, and the rest from the fleet.
+    """Windows with which a client's own rows and the fleet count the same.
+
+    With `n` windows, what a client learns from its own rows has the weight `n / (n + prior)`.
     """
 
 
 class FederationSettings(Section):
-    """Who trains when, what is made of late work, and when the run ends."""
+    """Who trains when, how late updates count, and when a run ends (`docs/async.md`)."""
 
     mode: Literal["synchronous", "asynchronous"] = "synchronous"
-    """synchronous: rounds that wait for all, or for a quorum. asynchronous: no client waits for another."""
+    """synchronous: rounds wait for all sampled clients, or for a quorum. asynchronous: no client waits."""
     strategy: Strategy = "fedavg"
-    """Which of Flower's strategies makes one version of many updates; `aggregation` has its parameters."""
+    """The strategy of Flower that aggregates updates; its parameters are in section `aggregation`."""
     max_rounds: PositiveInt = 200
-    """The run ends after this many versions at the latest."""
+    """The run ends after this many versions."""
     start_from: FilePath | None = None
-    """A version of another fleet, whose weights version 0 has for the features that both fleets have."""
+    """Version file of another fleet to start from. None: version 0 has drawn weights.
+
+    Weights are taken over for the features that both fleets have.
+    """
     start_names: Annotated[dict[str, str], Field(strict=False)] = {}
-    """What that fleet calls a feature, by what it is called here; others have the same name in both."""
+    """That fleet's name of a feature, by its name here, for features whose names differ."""
     fraction: Fraction = 1.0
     """Synchronous: share of the connected clients that a round samples."""
     min_clients: PositiveInt = 2
-    """A round starts when this many are connected, and samples at least this many.
+    """Synchronous: connected clients that a round needs, and the fewest that it samples.
 
-    Asynchronous: only the first version waits for so many.
+    Asynchronous: connected clients that the first version needs.
     """
     quorum: Fraction = 0.5
-    """Share of the sampled clients whose replies are enough once the deadline has passed.
+    """Synchronous: share of the sampled clients whose updates are enough at the deadline.
 
-    Asynchronous: share of the connected clients that the first version is made of.
+    Asynchronous: share of the connected clients whose updates make the first version.
     """
     deadline_s: Seconds = 60.0
-    """After this long a round closes if its quorum has answered; with all replies it closes at once.
+    """Synchronous: seconds after which a round closes if it has a quorum. With all updates it closes at once.
 
-    Asynchronous: the longest that a client's task counts as at work; less once its own times are known.
+    Asynchronous: seconds after which a client's task counts as lost, until the client's usual time is known.
     """
     buffer: PositiveInt = 4
-    """Asynchronous: how many updates make a version. 1: each does (FedAsync)."""
+    """Asynchronous: updates that are aggregated into a version. 1: each update makes one (FedAsync)."""
     in_flight: PositiveInt | None = None
-    """Asynchronous: most clients that work at a time. None: all."""
+    """Asynchronous: most clients that have a task at a time. None: all."""
     staleness_limit: Annotated[int, Field(ge=0)] = 20
-    """An update from a version that is more than so many behind the newest is dropped."""
+    """Updates that are staler than this many versions are dropped."""
     staleness: Literal["polynomial", "constant", "hinge"] = "polynomial"
-    """How an update counts that is `s` versions behind.
+    """The weight of an update that is `s` versions stale.
 
-    polynomial: `(1 + s) ** -power`; constant: 1; hinge: 1 up to `free`, then `1 / (1 + power * (s - free))`.
+    polynomial: `(1 + s) ** -power`. constant: 1, which can diverge. hinge: 1 up to `free`, then
+    `1 / (1 + power * (s - free))`.
     """
     staleness_power: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    """`power` in the formulas of `staleness`."""
     staleness_free: Annotated[int, Field(ge=0)] = 4
+    """`free` in the formula of the hinge: versions of staleness that cost no weight."""
     wait_s: Seconds = 600.0
-    """The longest the server waits, for clients or for a quorum, before it ends the run and says why."""
+    """Seconds that the server waits for clients or for a quorum before it ends the run with a reason."""
     interval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """At least so long from one version to the next, where a fleet learns for ever. 0: as fast as it can."""
+    """Fewest seconds between two versions, for fleets that learn permanently. 0: no pause."""
     patience: Annotated[int, Field(ge=0)] = 10
-    """Stop after this many rounds without improvement. 0: only `max_rounds` ends the run.
+    """The run ends after this many rounds without improvement. 0: only `max_rounds` ends it.
 
-    Asynchronous: as many updates as there are clients are a round.
+    Asynchronous: as many updates as there are clients count as a round.
     """
     min_improvement: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    """Relative fall of the weighted reconstruction error, below the best before, that is an improvement."""
+    """Share by which the weighted reconstruction error must fall below its best value to have improved."""
 
 
 class CompressionSettings(Section):
-    """How differences of weights travel: `up` to the server, `down` to clients (`docs/compression.md`)."""
+    """How differences of weights are encoded: up to the server, down to clients (`docs/compression.md`)."""
 
     up: Codec = "int8"
-    """Of updates: by default what loses nothing that can be measured. auto: by the model's size and each
-    client's measured link."""
+    """Codec of updates. int8 costs no measurable quality. auto: by the size of the model and each link."""
     up_share: Fraction = 0.08
-    """topk, topk_int8, ternary: share of the values that an update keeps; the rest waits for the next one."""
+    """topk, topk_int8, ternary: share of the values in an update; the rest is added to the next one."""
     up_rank: Annotated[int, Field(ge=1, le=4)] = 2
     """lowrank: directions of each matrix that an update keeps."""
     down: Codec = "none"
-    """Of new versions, to clients that hold an earlier one. none: whole versions."""
+    """Codec of new versions for clients that hold an earlier one. none: whole versions."""
     down_share: Fraction = 0.2
-    """As `up_share`, for new versions."""
+    """topk, topk_int8, ternary: share of the values that a new version changes."""
     down_rank: Annotated[int, Field(ge=1, le=4)] = 4
-    """As `up_rank`, for new versions."""
+    """lowrank: directions of each matrix that a new version changes."""
     zstd: bool = True
-    """Whether what a codec makes is squeezed once more, without loss."""
+    """Whether encoded differences are also compressed by zstd, without loss."""
 
 
 class AggregationSettings(Section):
-    """Parameters of the strategies; each counts for those that are named with it."""
+    """Parameters of the strategies. Each description names the strategies that use it."""
 
     server_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
     """fedadam, fedyogi: step size of the server's optimiser. Source: Reddi et al. 2021."""
     beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """fedadam, fedyogi: decay of the mean of the updates."""
+    """fedadam, fedyogi: decay of the mean of updates."""
     beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """fedadam, fedyogi: decay of the mean of their squares."""
+    """fedadam, fedyogi: decay of the mean of squared updates."""
     tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
-    """fedadam, fedyogi: keeps their steps finite where updates are tiny."""
+    """fedadam, fedyogi: added to the denominator, so that steps stay finite for tiny updates."""
     trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
-    """fedtrimmedavg: share cut off at either end of each weight. Source: Yin et al. 2018."""
+    """fedtrimmedavg: share of the clients cut off at either end of each weight. Source: Yin et al. 2018."""
     malicious: Annotated[int, Field(ge=0)] = 1
-    """krum, multikrum: how many clients may lie. Source: Blanchard et al. 2017."""
+    """krum, multikrum: number of clients that may send arbitrary updates. Source: Blanchard et al. 2017."""
     select: PositiveInt = 4
-    """multikrum: how many of the updates that lie closest together are averaged."""
+    """multikrum: number of updates, those nearest to each other, that are averaged."""
 
 
 class GateSettings(Section):
-    """Which updates are refused, beyond those that are broken."""
+    """Which updates are rejected or clipped, besides those that are damaged."""
 
     norm_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 3.0
-    """Largest norm of an update, in robust standard deviations of the logarithm above the fleet's median.
+    """Largest norm of an update, in robust standard deviations of log norms above the fleet's median.
 
-    None: no limit. Counts once four clients are known.
+    It applies once four clients are known. None: no limit.
     """
     norm_action: Literal["refuse", "clip"] = "clip"
-    """clip: a larger update is scaled down to the limit. refuse: it is not used."""
+    """clip: an update above the limit is scaled down to it. refuse: it is not used."""
 
 
 class ThresholdSettings(Section):
-    """Above which score an event is an anomaly: what an alert budget allows, a quantile, or a value."""
+    """The score above which an event is abnormal."""
 
     budget: str = "1 per day"
-    """Of a live stream: how many false alerts may come, per hour, day or week."""
+    """Streams: false alerts that are accepted, `N per hour`, `N per day` or `N per week`."""
     interval_s: Seconds | None = None
-    """From one event to the next. None: as measured."""
+    """Streams: seconds between two events. None: as measured."""
     quantile: Annotated[float, Field(gt=0, lt=1)] = 0.995
-    """Of held-out normal scores, where rows of a file are judged."""
+    """Files: the threshold is this quantile of the scores of held-out rows."""
     value: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """A fixed threshold in units of the score; replaces budget and quantile."""
+    """A fixed threshold, in units of the score. None: the threshold follows from budget or quantile."""
 
     @field_validator("budget")
     @classmethod
@@ -251,85 +270,93 @@ class ThresholdSettings(Section):
 
 
 class LiveSettings(Section):
-    """A machine that scores its own stream: where events come from, where alerts go, what is kept."""
+    """The detector: where events come from, where notices go, and what is kept (`docs/live.md`)."""
 
     source: str | None = None
-    """Address of the event stream, such as `tcp://0.0.0.0:7000`. None: train only, do not detect."""
+    """Address of the event stream, such as `tcp://0.0.0.0:7000`. None: the client only trains."""
     sinks: Names = ("stdout:",)
-    """Where alerts go, all of them (see `client.connectors.sinks`)."""
+    """Addresses that notices are sent to, such as `file:PATH` or `https://HOST/PATH`."""
     status: Annotated[str, Field(pattern=ADDRESS)] | None = None
-    """`HOST:PORT` that serves /metrics and /healthz. None: not served."""
+    """`HOST:PORT` of the endpoints /metrics and /healthz. None: there are none."""
     release: Annotated[float, Field(gt=0, le=1)] = 0.8
     """An incident ends when scores stay below this share of the threshold."""
     end_after: PositiveInt = 5
-    """For so many events in a row."""
+    """Number of events in a row below `release` that end an incident."""
     explain: PositiveInt = 5
-    """Features that an alert names."""
+    """Number of causes, the features with the largest shares of the error, that an alert names."""
     keep_rows: Annotated[int, Field(ge=100)] = 50_000
-    """Normal events that are kept on disk to train on."""
-    settle: PositiveInt = 32
-    """Events around an incident, on both sides, that training never sees."""
+    """Normal events in the training buffer on disk; the newest are kept."""
+    quarantine: PositiveInt = 32
+    """Events before and after an incident that are never trained on."""
     drift_p: Annotated[float, Field(gt=0, lt=1)] = 1e-6
-    """Probability below which recent scores are held to be of another distribution."""
+    """The p-value below which recent scores count as drifted."""
     trainer_memory_mb: Annotated[int, Field(ge=256)] = 2048
-    """Resident memory at which the trainer is started anew."""
+    """Resident memory in MB at which the trainer process is restarted."""
 
 
 class DataSettings(Section):
-    """Which columns are features. By default every numeric column but the ones named here.
-
-    Names with a leading underscore are never features unless `features` lists them.
-    """
+    """Which columns of the data are features, and what the other columns mean."""
 
     features: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    """The columns that are features. None: every numeric column that no other setting of this section names.
+
+    Columns whose names begin with an underscore are features only if they are listed here.
+    """
     label: str = "label"
+    """Column with 0 for normal and 1 for abnormal test rows. It only measures detection, on this machine."""
     split: str = "split"
-    """Column with 0 for training rows and 1 for test rows; where it is absent every row trains."""
+    """Column with 0 for training rows and 1 for test rows. Without this column all rows are training rows."""
     timestamp: str = "ts"
+    """Column with the time of each row: Unix time in s, ms, us or ns, or ISO 8601. It is not a feature."""
     ignore: Names = ()
+    """More columns that are not features."""
 
     @model_validator(mode="after")
     def _roles_do_not_overlap(self) -> Self:
         special = {"label": self.label, "split": self.split, "timestamp": self.timestamp}
         if len(set(special.values())) < len(special):
-            raise ValueError(f"'label', 'split' and 'timestamp' must name three columns, not {special}")
+            raise ValueError(
+                f"'label', 'split' and 'timestamp' must name three different columns, not {special}"
+            )
         for name in self.features or ():
             for role, column in special.items():
                 if name == column:
                     raise ValueError(f"'features' lists '{name}', which is the {role} column")
             if name in self.ignore:
-                raise ValueError(f"'{name}' stands in both 'features' and 'ignore'")
+                raise ValueError(f"'{name}' is listed in both 'features' and 'ignore'")
         if self.features is not None and len(set(self.features)) < len(self.features):
             raise ValueError("'features' lists a column twice")
         return self
 
 
 class ServerSettings(Section):
-    """Where the server listens, who may come, and where it keeps its state (`docs/security.md`)."""
+    """Where the server listens, who may connect, and where it keeps its state (`docs/security.md`)."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Any but this machine's own needs a certificate, or `insecure`."""
+    """Address to listen on. Addresses that other machines can reach need a certificate, or `insecure`."""
     port: Port = 8000
+    """Port that clients connect to."""
     tls_certificate: FilePath | None = None
-    """PEM file that clients are shown. With it, only clients whose key is enrolled take part."""
+    """PEM file of the server's certificate. With it, only registered clients may connect."""
     tls_key: FilePath | None = None
-    """Its private key."""
+    """PEM file of the certificate's private key."""
     insecure: bool = False
-    """Whether to listen to other machines without TLS: whoever is on the network reads and takes part."""
+    """Whether to listen to other machines without TLS: anyone on the network can then read and take part."""
     superlink_port: Port | None = None
-    """Loopback port of SuperLink with its Control API, where clients reach a gateway. None: any free one."""
+    """Loopback port of SuperLink behind the gateway. None: any free port."""
     state: FilePath = Path("runs/server")
+    """Folder for versions, history, and what a restart continues from."""
     keep_versions: Annotated[int, Field(ge=2)] = 10
-    """Newest versions that stay on disk."""
+    """Number of newest versions that stay on disk."""
     status: Annotated[str, Field(pattern=ADDRESS)] | None = None
-    """`HOST:PORT` that serves the status page, /status, /metrics and /healthz. None: not served."""
+    """`HOST:PORT` of the status page, /status, /metrics and /healthz. None: there are none."""
     alerts_token: Annotated[str, Field(min_length=16, max_length=256, pattern=r"^[!-~]+$")] | None = None
-    """What an edge has to show to post its alerts to /alerts of `status` (`docs/status.md`).
+    """Password with which clients post notices to /alerts of `status` (`docs/status.md`).
 
-    None: the server takes no alerts.
+    None: the server accepts no notices.
     """
     database: str | None = None
-    """Where history is kept: `postgresql://[USER[:PASSWORD]@]HOST[:PORT]/NAME`, or `sqlite:///FILE`.
+    """Database of the history: `postgresql://[USER[:PASSWORD]@]HOST[:PORT]/NAME` or `sqlite:///FILE`.
 
     None: `history.sqlite` in the state folder.
     """
@@ -339,8 +366,8 @@ class ServerSettings(Section):
     def _is_a_token(cls, token: Any, check: ValidatorFunctionWrapHandler) -> Any:
         try:
             return check(token)
-        except ValidationError:  # whose message would show it
-            raise ValueError("expected a text of 16 to 256 printable ASCII letters, no space") from None
+        except ValidationError:  # its message would show the token
+            raise ValueError("expected text of 16 to 256 printable ASCII characters without spaces") from None
 
     @field_validator("database")
     @classmethod
@@ -352,28 +379,30 @@ class ServerSettings(Section):
     @model_validator(mode="after")
     def _certificate_has_its_key(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("'tls_certificate' and 'tls_key' go together, and only together")
+            raise ValueError("'tls_certificate' and 'tls_key' must be set together")
         return self
 
 
 class ClientSettings(Section):
-    """One edge: its name in the federation, its data, its server."""
+    """One client: its name, its data, and its server."""
 
     name: Annotated[str, Field(pattern=CLIENT_NAME)] | None = None
-    """Unique in the fleet. None: the data file's name without its ending."""
+    """Name of the client, unique in the fleet. None: the data file's name without its suffix."""
     server: Annotated[str, Field(pattern=ADDRESS)] = "127.0.0.1:8000"
+    """`HOST:PORT` of the server."""
     tls_ca: FilePath | None = None
-    """PEM file of the CA that issued the server's certificate. None: plain HTTP."""
+    """PEM file of the CA that issued the server's certificate. None: the connection has no TLS."""
     key: FilePath | None = None
-    """This client's private key, which the server's operator has enrolled."""
+    """File of this client's private key, whose public key the server's operator has registered."""
     data: FilePath | None = None
+    """CSV or Parquet file to train on. None: only the live stream is trained on."""
     state: FilePath | None = None
-    """Folder for what the client keeps. None: `runs/clients/NAME`."""
+    """Folder for the client's state. None: `runs/clients/NAME`."""
 
     @model_validator(mode="after")
     def _key_goes_with_tls(self) -> Self:
         if (self.tls_ca is None) != (self.key is None):
-            raise ValueError("'tls_ca' and 'key' go together, and only together")
+            raise ValueError("'tls_ca' and 'key' must be set together")
         return self
 
 
@@ -381,34 +410,38 @@ class LocalSettings(Section):
     """`flockwatch local`: a whole federation on this machine."""
 
     data: FilePath | None = None
-    """A folder with one data file a client, or one file to divide. None: what `generate` makes."""
+    """A folder with one data file for each client, or one file to divide. None: data are generated."""
     generate: Literal["telemetry", "normal"] = "telemetry"
-    """telemetry: machines with labelled faults. normal: independent standard-normal features."""
+    """Generated data. telemetry: machines with labelled faults. normal: independent normal values."""
     clients: PositiveInt | None = None
-    """Among how many clients one file is divided, or how many are generated. None: 3."""
+    """Number of clients that one file is divided among or data are generated for. None: 3 are generated."""
     partition: Literal["iid", "contiguous", "column", "dirichlet"] = "iid"
-    """How one file is divided."""
+    """How one file is divided.
+
+    iid: blocks of rows at random. contiguous: one run of consecutive rows for each client. column: by the
+    values of `column`. dirichlet: clients differ in size and in the kind of their rows.
+    """
     column: str | None = None
-    """The column that names each row's client, for `partition: column`."""
+    """For `partition: column`: the column that names each row's client."""
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
     """For `partition: dirichlet`: the smaller, the more the clients differ."""
     rows: Annotated[int, Field(ge=100)] = 4000
     """Training rows of each generated client."""
     features: PositiveInt = 10
-    """Features of `generate: normal`."""
+    """For `generate: normal`: number of features."""
     seed: Annotated[int, Field(ge=0)] = 42
-    """Of what is generated and how a file is divided."""
+    """Seed of generated data and of the division of a file."""
     runs: FilePath = Path("runs")
-    """Each run gets a folder of its own in here."""
+    """Folder in which each run gets a folder of its own."""
     compare: bool = True
-    """Whether to train local-only and pooled models too and print them beside the federated one."""
+    """Whether to train local-only and pooled models too, and print their quality beside the federated one."""
     live: bool = False
-    """Whether to end with live streams: each client scores normal test rows, and a fault is put into one."""
+    """Whether the run ends with live streams: clients score normal test rows, and one of them has a fault."""
 
     @model_validator(mode="after")
     def _column_goes_with_partition(self) -> Self:
         if (self.partition == "column") != (self.column is not None):
-            raise ValueError("'partition: column' and 'column: NAME' go together, and only together")
+            raise ValueError("'partition: column' and 'column: NAME' must be set together")
         return self
 
 
@@ -416,21 +449,21 @@ class EvaluateSettings(Section):
     """`flockwatch evaluate`: detection quality on a folder of labelled files (`docs/quality.md`)."""
 
     data: FilePath | None = None
-    """A folder with one labelled file a client."""
+    """A folder with one labelled file for each client."""
     seeds: PositiveInt = 3
-    """Runs of every row, with seeds counted up from `training.seed`."""
+    """Runs of each method, with seeds from `training.seed` upwards."""
     new_client_rows: PositiveInt | None = None
-    """Training rows, the newest, of clients that no federation has met; these are measured too. None: not."""
+    """Training rows of clients that join after training, which are measured too. None: they are not."""
     folds: Annotated[int, Field(ge=2)] = 4
-    """Of new clients: a federation of all others for each such share of the clients."""
+    """With `new_client_rows`: groups of clients; each group in turn joins a federation of the others."""
     workers: PositiveInt | None = None
-    """Processes at work. None: one for each core."""
+    """Number of processes. None: one for each core."""
     runs: FilePath = Path("runs")
-    """Each evaluation gets a folder of its own in here."""
+    """Folder in which each evaluation gets a folder of its own."""
 
 
 class Settings(Section):
-    """Everything that can be set. Immutable once loaded.
+    """All settings. They are immutable once loaded.
 
     >>> Settings().federation.max_rounds
     200
@@ -466,11 +499,11 @@ class Settings(Section):
         return self
 
     def dump(self) -> dict[str, Any]:
-        """The settings as plain values that JSON and YAML can hold."""
+        """Return the settings as plain values, for JSON and YAML."""
         return self.model_dump(mode="json")
 
     def with_values(self, **sections: Mapping[str, Any]) -> Settings:
-        """A copy with single values replaced: `settings.with_values(server={"port": 9000})`.
+        """Return a copy with some values replaced: `settings.with_values(server={"port": 9000})`.
 
         Raises:
             ValueError: a value is not valid.

@@ -53,7 +53,7 @@ class DetectorMaintenance:
         self._keep_rows = settings.live.keep_rows
         self._checkpoint = checkpoint
         self._buffer: TrainingBuffer | None = None
-        self._quarantine = QuarantineFilter(detector.recent, settings.live.settle)
+        self._quarantine = QuarantineFilter(detector.recent, settings.live.quarantine)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
         self.problems = Problems()

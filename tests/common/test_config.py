@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from common import settings as settings_module
 from common.config import ConfigError, load, save
 from common.settings import REMOVED_SETTINGS, Settings
 
@@ -50,6 +54,19 @@ def test_every_key_of_the_documented_defaults_is_commented() -> None:
     keys = re.findall(r"^  (\w+):(.*)$", DEFAULTS.read_text(), re.MULTILINE)
     assert len(keys) == sum(len(section) for section in Settings().dump().values())
     assert [key for key, rest in keys if "#" not in rest] == []
+
+
+def test_every_setting_is_described() -> None:
+    source = ast.parse(inspect.getsource(settings_module))
+    sections = [node for node in source.body if isinstance(node, ast.ClassDef) and node.name != "Section"]
+    missing = []
+    for section in sections:
+        assert ast.get_docstring(section)
+        for node, following in pairwise([*section.body, ast.Pass()]):
+            described = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            if isinstance(node, ast.AnnAssign) and section.name != "Settings" and not described:
+                missing.append(f"{section.name}.{ast.unparse(node.target)}")
+    assert missing == []
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.yaml")), ids=lambda path: path.stem)
@@ -168,7 +185,7 @@ WRONG = [
     ("server.keep_versions: 1", ["'server.keep_versions' is 1", "greater than or equal to 2"]),
     ("server.database: mysql://h/d", ["'server.database'", "postgresql://", "sqlite:///"]),
     ("server.alerts_token: short", ["'server.alerts_token'", "16 to 256"]),
-    ("server.alerts_token: 12345678901234567890", ["'server.alerts_token'", "a text"]),
+    ("server.alerts_token: 12345678901234567890", ["'server.alerts_token'", "expected text"]),
     ("client.name: ../edge", ["'client.name' is '../edge'", "pattern"]),
     ("client.server: localhost", ["'client.server' is 'localhost'", "pattern"]),
     ("client.server: 'http://edge:8000'", ["'client.server' is 'http://edge:8000'", "pattern"]),
@@ -209,11 +226,11 @@ def test_a_setting_that_no_longer_exists_is_named_with_what_to_do(tmp_path: Path
 IMPOSSIBLE = [
     ({"federation": {"strategy": "fedprox"}}, ["'federation.strategy'", "'training.proximal_mu'"]),
     ({"scaling": {"by": "none", "clip": 3}}, ["'scaling'", "'clip'", "'by'"]),
-    ({"data": {"label": "ts"}}, ["'data'", "'label'", "'timestamp'", "three columns"]),
+    ({"data": {"label": "ts"}}, ["'data'", "'label'", "'timestamp'", "three different columns"]),
     ({"data": {"features": ["cpu", "label"]}}, ["'data'", "'features'", "'label'", "label column"]),
     ({"data": {"features": ["cpu"], "ignore": ["cpu"]}}, ["'data'", "'cpu'", "'features'", "'ignore'"]),
-    ({"server": {"tls_key": "k"}}, ["'server'", "'tls_certificate' and 'tls_key' go together"]),
-    ({"client": {"tls_ca": "c"}}, ["'client'", "'tls_ca' and 'key' go together"]),
+    ({"server": {"tls_key": "k"}}, ["'server'", "'tls_certificate' and 'tls_key' must be set together"]),
+    ({"client": {"tls_ca": "c"}}, ["'client'", "'tls_ca' and 'key' must be set together"]),
     ({"local": {"partition": "column"}}, ["'local'", "partition: column", "column: NAME"]),
     ({"local": {"column": "site"}}, ["'local'", "partition: column", "column: NAME"]),
 ]
@@ -316,7 +333,7 @@ def test_a_section_that_is_no_section_is_refused(tmp_path: Path) -> None:
     assert refusal(path).startswith(f"{path}: 'model' is 5: ")
     message = refusal(path, ("model.window=3",))
     assert message.startswith("--set model.window: ")
-    assert "'model' is already set to 5, not to a section" in message
+    assert "'model' is already set to 5, which is not a section" in message
 
 
 def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

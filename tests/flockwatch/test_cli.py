@@ -47,7 +47,7 @@ def test_an_unknown_key_is_named_with_its_file_and_a_suggestion(
         ("federation.quorum=2", "--set federation.quorum: .*less than or equal to 1"),
         ("scaling.by=moon", "--set scaling.by: .*'fleet', 'client' or 'none'"),
         ("epochs", "--set epochs: expected section.key=value"),
-        ("data.label=split", "--set data.label: .*must name three columns"),
+        ("data.label=split", "--set data.label: .*must name three different columns"),
     ],
 )  # fmt: skip
 def test_a_wrong_flag_is_named(setting: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:

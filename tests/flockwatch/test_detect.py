@@ -138,7 +138,7 @@ def test_an_incident_that_is_open_at_the_end_ends_with_the_stream() -> None:
         (["--source", "file:nowhere.csv"], "nowhere.csv: No such file"),
         (["--source", "stdin:", "--sink", "pager:x"], "unknown scheme 'pager'"),
         ([], "'live.source' is not set"),
-        (["--source", "stdin:", "--set", "threshold.budget=few"], "'few' is no budget"),
+        (["--source", "stdin:", "--set", "threshold.budget=few"], "'few' is not a budget"),
     ],
 )
 def test_wrong_input_ends_with_one_line(

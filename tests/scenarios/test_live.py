@@ -23,7 +23,7 @@ from tests.contracts.broker import Broker
 from tests.scenarios.fleet import Federation, eventually
 from tests.scenarios.live import Machine, learned
 
-FLAGS = ("--set", "threshold.budget=1 per week", "--set", "live.end_after=3", "--set", "live.settle=8")
+FLAGS = ("--set", "threshold.budget=1 per week", "--set", "live.end_after=3", "--set", "live.quarantine=8")
 SERVER = {
     "federation.max_rounds": "8",
     "model.window": "1",

@@ -172,7 +172,7 @@ def test_without_a_key_there_is_no_way_in(run: Secured) -> None:
         "client", "--data", str(run.rows("nokey")), "--server", run.address, "--ca", str(run.certs / "ca.pem")
     )
     assert done.returncode == 2
-    assert "'tls_ca' and 'key' go together" in done.stderr
+    assert "'tls_ca' and 'key' must be set together" in done.stderr
 
 
 def test_wrong_ca_and_plain_http_are_named_on_both_sides(run: Secured) -> None:

@@ -56,7 +56,7 @@ class Edge:
         trial: Callable[[TrialRequest], Trial] = InlineTrial,
         **sections: dict,
     ) -> None:
-        self.settings = Settings().with_values(**{"live": {"settle": 10}, **sections})
+        self.settings = Settings().with_values(**{"live": {"quarantine": 10}, **sections})
         self.detector = Detector("edge", SCHEMA, self.settings.data, self.settings.live)
         self.store = VersionStore(folder)
         self.checkpoint = Checkpoint(folder, "file:x", [spool or Spool()])
