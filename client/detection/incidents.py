@@ -22,6 +22,8 @@ class Incidents:
     def __init__(self, client: str, settings: LiveSettings) -> None:
         self._client = client
         self._release, self._end_after = settings.release, settings.end_after
+        self.open = False
+        """Whether an incident is open."""
         self.started = 0
         """Number of incidents so far."""
         self._id = ""
@@ -31,11 +33,6 @@ class Incidents:
         self._start = self._last = 0.0
         """Times of the first and the last event above the threshold."""
         self._events = self._below = 0
-
-    @property
-    def open(self) -> bool:
-        """Whether an incident is open."""
-        return self._peak is not None
 
     def is_peak(self, score: float) -> bool:
         """Return whether an event above the threshold starts an incident or has its highest score so far."""
@@ -51,11 +48,11 @@ class Incidents:
         Returns:
             A notice if an incident starts with it.
         """
-        starts = self._peak is None
         self._peak, self._peak_score = alert, score
-        if not starts:
+        if self.open:
             self.add(alert.time)
             return None
+        self.open = True
         self._id = _incident_id(self._client, alert)
         self._start = self._last = alert.time
         self._events, self._below = 1, 0
@@ -79,7 +76,7 @@ class Incidents:
         if self._peak is None:
             return None
         notice = self._notice("incident_ended", self._last, self._peak)
-        self._peak = None
+        self.open, self._peak = False, None
         return notice
 
     def _notice(self, kind: NoticeKind, ended: float | None, alert: Alert) -> Notice:

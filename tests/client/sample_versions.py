@@ -1,4 +1,4 @@
-"""Versions of a small model, as tests need them."""
+"""Model versions of a small model, for tests."""
 
 from __future__ import annotations
 

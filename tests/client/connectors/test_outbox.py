@@ -67,7 +67,7 @@ def spool(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(spool: Path) -> Iterator[Open]:
-    """Opens an outbox that tries again at once, unless told otherwise, and closes it after the test."""
+    """Opens an outbox that retries at once by default, and closes it after the test."""
     outboxes: list[tuple[Outbox, FakeSink]] = []
 
     def open_outbox(sink: FakeSink, retry_s: float = 0.01, max_waiting: int = 1000) -> Outbox:

@@ -36,7 +36,9 @@ def test_far_from_incidents_is_far_on_both_sides() -> None:
 
 
 @given(st.lists(st.sampled_from([NORMAL, NORMAL, NORMAL, ABNORMAL]), max_size=60), st.data())
-def test_events_settle_the_same_however_often_one_looks(flags: list[int], data: st.DataObject) -> None:
+def test_events_are_released_the_same_however_often_release_is_called(
+    flags: list[int], data: st.DataObject
+) -> None:
     whole = RecentEvents(1, 1024)
     write(whole, flags)
     expected = joined([QuarantineFilter(whole, MARGIN).release()])
@@ -54,16 +56,16 @@ def test_events_settle_the_same_however_often_one_looks(flags: list[int], data: 
 def test_a_break_stands_wherever_a_normal_event_does_not_follow_the_one_before(flags: list[int]) -> None:
     recent = RecentEvents(1, 1024)
     write(recent, flags)
-    settled = QuarantineFilter(recent, MARGIN).release()
-    assert settled is not None and len(settled.rows) == len(flags) - MARGIN
-    for i in np.flatnonzero(settled.normal):
+    released = QuarantineFilter(recent, MARGIN).release()
+    assert released is not None and len(released.rows) == len(flags) - MARGIN
+    for i in np.flatnonzero(released.normal):
         near = flags[max(0, i - MARGIN) : i + MARGIN + 1]
         assert not any(flag == ABNORMAL for flag in near)
-        follows = i > 0 and settled.normal[i - 1]
-        assert settled.breaks[i] == (not follows)
+        follows = i > 0 and released.normal[i - 1]
+        assert released.breaks[i] == (not follows)
 
 
-def test_nothing_settles_before_the_margin_has_passed() -> None:
+def test_nothing_is_released_before_the_margin_has_passed() -> None:
     recent = RecentEvents(1, 1024)
     quarantine = QuarantineFilter(recent, MARGIN)
     assert quarantine.release() is None

@@ -77,7 +77,7 @@ class Edge:
             self.maintenance.tick(save=True)
 
 
-def settle(edge: Edge) -> None:
+def tick(edge: Edge) -> None:
     edge.maintenance.tick(save=True)
     edge.detector.step([], 0.0)
 
@@ -116,7 +116,7 @@ def test_an_error_in_a_tick_is_reported_and_the_next_one_goes_on(
 def test_a_version_on_disk_is_at_work_from_the_start(tmp_path: Path) -> None:
     first = Edge(tmp_path)
     first.store.offer(version(4).pack())
-    settle(first)
+    tick(first)
     again = Edge(tmp_path)
     again.detector.step([], 0.0)
     assert again.detector.active is not None and again.detector.active.scorer.version == 4
@@ -127,7 +127,7 @@ def test_a_damaged_version_is_passed_over_and_named(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
     for number in (4, 5):
         edge.store.offer(version(number).pack())
-        settle(edge)
+        tick(edge)
     newest = max((tmp_path / "versions").iterdir())
     newest.write_bytes(b"x")
     again = Edge(tmp_path)
@@ -139,7 +139,7 @@ def test_the_fleets_threshold_serves_before_there_is_any_evidence(tmp_path: Path
     edge = Edge(tmp_path)
     given = version(1)
     edge.store.offer(given.pack())
-    settle(edge)
+    tick(edge)
     rate = Budget.parse("1 per day").rate(DEFAULT_INTERVAL_S)
     assert edge.detector.active is not None
     assert edge.detector.active.threshold == pytest.approx(tail_quantile(given.scores, rate))
@@ -149,7 +149,7 @@ def test_the_clients_own_scores_move_the_threshold_as_they_grow_in_number(tmp_pa
     edge = Edge(tmp_path, threshold={"budget": "24 per day", "interval_s": 60.0})
     given = version(1)
     edge.store.offer(given.pack())
-    settle(edge)
+    tick(edge)
     live = edge.detector.active
     assert live is not None
     at_first = live.threshold
@@ -186,7 +186,7 @@ def test_the_threshold_is_frozen_while_an_incident_is_open(tmp_path: Path) -> No
 def test_training_may_learn_from_normal_events_far_from_incidents_only(tmp_path: Path) -> None:
     edge = Edge(tmp_path, threshold={"value": 50.0})
     edge.store.offer(version(1).pack())
-    settle(edge)
+    tick(edge)
     events = rows(400)
     events[:, 0] = np.arange(400) * 0.01
     events[200:205, 1] += 1000
@@ -194,7 +194,7 @@ def test_training_may_learn_from_normal_events_far_from_incidents_only(tmp_path:
     kept = read(tmp_path, SCHEMA)
     assert kept is not None
     numbers = np.rint(kept.rows[:, 0] * 100).astype(int)
-    # 5 events below the release end the incident; 10 on both sides are never seen, and 10 are not settled.
+    # 5 events below the release end the incident; 10 on both sides are never released, and the last 10 are in quarantine.
     assert numbers.tolist() == [*range(200 - 10), *range(205 + 5 + 10, 390)]
     assert np.flatnonzero(kept.breaks).tolist() == [0, 190]
     assert edge.maintenance.buffered == len(numbers)
@@ -208,7 +208,7 @@ def test_events_are_kept_while_there_is_no_version_and_their_names_beside_them(t
     assert json.loads((tmp_path / "schema.json").read_text()) == ["a", "b", "c"]
 
 
-def test_events_that_were_overwritten_before_they_settled_leave_a_break(tmp_path: Path) -> None:
+def test_events_overwritten_during_quarantine_leave_a_break(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
     edge.feed(rows(100))
     for part in range(0, 9000, 250):
@@ -224,16 +224,16 @@ def test_a_version_much_worse_than_the_one_at_work_is_refused(
 ) -> None:
     edge = Edge(tmp_path)
     edge.store.offer(version(1).pack())
-    settle(edge)
+    tick(edge)
     edge.feed(rows(600))
     edge.store.offer(version(2, seed=seed, scale=scale).pack())
-    settle(edge)
+    tick(edge)
     assert edge.detector.active is not None and edge.detector.active.scorer.version == 1
     assert edge.maintenance.versions.refusals == 1
     assert edge.maintenance.problems["version"].startswith("refused version 2: ")  # flockwatch.live reads it
     assert "times that of version 1" in edge.maintenance.problems["version"]
     edge.store.offer(version(3).pack())
-    settle(edge)
+    tick(edge)
     assert edge.detector.active is not None and edge.detector.active.scorer.version == 3
     assert "version" not in edge.maintenance.problems
 
@@ -242,9 +242,9 @@ def test_a_version_much_worse_than_the_one_at_work_is_refused(
 def test_a_damaged_candidate_is_refused_and_the_one_at_work_goes_on(tmp_path: Path, content: bytes) -> None:
     edge = Edge(tmp_path)
     edge.store.offer(version(1).pack())
-    settle(edge)
+    tick(edge)
     edge.store.offer(content)
-    settle(edge)
+    tick(edge)
     assert edge.detector.active is not None and edge.detector.active.scorer.version == 1
     assert edge.maintenance.versions.refusals == 1
     assert edge.maintenance.problems["version"].startswith("refused a version on trial")
@@ -253,7 +253,7 @@ def test_a_damaged_candidate_is_refused_and_the_one_at_work_goes_on(tmp_path: Pa
 def test_a_version_of_other_features_is_refused(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
     edge.store.offer(replace(version(1), schema=Schema(("a", "b", "x"))).pack())
-    settle(edge)
+    tick(edge)
     assert edge.detector.active is None
     assert "'x'" in edge.maintenance.problems["version"]
 
@@ -264,7 +264,7 @@ def test_a_version_with_its_features_in_another_order_is_the_same_function(tmp_p
     turned.store.offer(given.aligned(Schema(("c", "a", "b"))).pack())
     straight.store.offer(given.pack())
     for edge in (turned, straight):
-        settle(edge)
+        tick(edge)
         edge.feed(rows(50))
     np.testing.assert_allclose(
         turned.detector.recent.scores[1:50], straight.detector.recent.scores[1:50], rtol=1e-3
@@ -275,17 +275,17 @@ def test_rolling_back_takes_the_earlier_version_until_it_is_released(tmp_path: P
     edge = Edge(tmp_path)
     for number in (1, 2):
         edge.store.offer(version(number).pack())
-        settle(edge)
+        tick(edge)
     live: Callable[[], int] = lambda: edge.detector.active.scorer.version if edge.detector.active else -1  # noqa: E731
     edge.store.roll_back()
-    settle(edge)
+    tick(edge)
     assert (live(), edge.maintenance.versions.pinned) == (1, True)
     edge.store.offer(version(3).pack())
-    settle(edge)
+    tick(edge)
     assert live() == 1
     edge.store.release()
-    settle(edge)
-    settle(edge)
+    tick(edge)
+    tick(edge)
     assert (live(), edge.maintenance.versions.pinned) == (3, False)
 
 
@@ -321,9 +321,9 @@ def test_the_version_at_work_goes_on_until_a_trial_is_over(tmp_path: Path, slow:
     edge.store.offer(version(2).pack())
     (first,) = slow
     first.over = True
-    settle(edge)
+    tick(edge)
     assert edge.detector.active is not None and edge.detector.active.scorer.version == 1
-    settle(edge)
+    tick(edge)
     assert len(slow) == 2 and first.ended
     assert slow[1].case.current == edge.store.current_file
 
@@ -331,9 +331,9 @@ def test_the_version_at_work_goes_on_until_a_trial_is_over(tmp_path: Path, slow:
 def test_a_trial_that_fails_refuses_its_version_and_says_why(tmp_path: Path, slow: list[Slow]) -> None:
     edge = Edge(tmp_path, trial=Slow)
     edge.store.offer(version(1).pack())
-    settle(edge)
+    tick(edge)
     slow[0].failure = "its trial ended with code 9"
-    settle(edge)
+    tick(edge)
     assert slow[0].ended
     assert edge.maintenance.versions.refusals == 1
     assert "version 1: its trial ended with code 9" in edge.maintenance.problems["version"]
@@ -344,39 +344,39 @@ def test_rolling_back_gives_up_the_trial_that_goes_on(tmp_path: Path, slow: list
     edge = Edge(tmp_path, trial=Slow)
     for number in (1, 2, 3):
         edge.store.offer(version(number).pack())
-        settle(edge)
+        tick(edge)
         slow[-1].over = number < 3
-        settle(edge)
+        tick(edge)
     edge.store.roll_back()
-    settle(edge)
+    tick(edge)
     assert slow[2].ended and len(slow) == 4
     slow[3].over = True
-    settle(edge)
+    tick(edge)
     assert edge.detector.active is not None and edge.detector.active.scorer.version == 1
     edge.store.release()
     for _ in range(4):
-        settle(edge)
+        tick(edge)
         slow[-1].over = True
     assert edge.detector.active.scorer.version == 3
 
 
-def test_a_trial_under_way_ends_with_the_keeper_and_is_held_again_by_the_next(
+def test_a_running_trial_ends_with_the_process_and_is_repeated_by_the_next(
     tmp_path: Path, slow: list[Slow]
 ) -> None:
     edge = Edge(tmp_path, trial=Slow)
     edge.store.offer(version(1).pack())
-    settle(edge)
+    tick(edge)
     edge.maintenance.stop()
     assert slow[0].ended
     again = Edge(tmp_path)
-    settle(again)
+    tick(again)
     assert again.detector.active is not None and again.detector.active.scorer.version == 1
 
 
-def test_drift_is_told_and_ends_with_the_next_version(tmp_path: Path) -> None:
+def test_drift_is_recorded_until_the_next_version(tmp_path: Path) -> None:
     edge = Edge(tmp_path, threshold={"value": 1e6})
     edge.store.offer(version(1).pack())
-    settle(edge)
+    tick(edge)
     edge.feed(rows(2000))
     assert not edge.maintenance.tuning.drifted
     shifted = rows(2500, seed=3)
@@ -385,7 +385,7 @@ def test_drift_is_told_and_ends_with_the_next_version(tmp_path: Path) -> None:
     assert edge.maintenance.tuning.drifted
     assert edge.store.drifted
     edge.store.offer(version(2).pack())
-    settle(edge)
+    tick(edge)
     assert edge.maintenance.versions.swaps == 2
     assert not edge.maintenance.tuning.drifted
     assert not edge.store.drifted
@@ -395,10 +395,10 @@ def test_a_position_is_saved_once_its_notices_are_safe(tmp_path: Path) -> None:
     spool = Spool(safe=False)
     edge = Edge(tmp_path, spool)
     edge.checkpoint.reached({"row": 5})
-    settle(edge)
+    tick(edge)
     assert not (tmp_path / "source.json").exists()
     spool.safe = True
-    settle(edge)
+    tick(edge)
     saved = json.loads((tmp_path / "source.json").read_text())
     assert saved == {"source": "file:x", "position": {"row": 5}}
     assert saved_position(tmp_path, "file:x") == {"row": 5}
@@ -415,9 +415,9 @@ def test_a_disk_that_takes_nothing_is_a_problem_until_it_does(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_module, "write_atomic", full)
         edge.checkpoint.reached({"row": 5})
-        settle(edge)
+        tick(edge)
         assert "No space left" in edge.maintenance.problems["state"]
-    settle(edge)
+    tick(edge)
     assert edge.maintenance.problems.messages() == []
     assert (tmp_path / "source.json").exists()
 
@@ -432,7 +432,7 @@ def test_without_room_for_the_buffer_events_are_scored_all_the_same(
         patch.setattr(maintenance_module, "TrainingBuffer", full)
         edge = Edge(tmp_path)
         edge.store.offer(version(1).pack())
-        settle(edge)
+        tick(edge)
         edge.feed(rows(300))
         assert "No space left" in edge.maintenance.problems["buffer"]
         assert math.isfinite(edge.detector.recent.scores[299])
