@@ -86,7 +86,7 @@ class Outbox:
 
     @property
     def problem(self) -> str | None:
-        """What prevents delivery, or what was lost; None when all is well."""
+        """The current problems of delivery, with what was lost; None without one."""
         parts = []
         if self._sink_problem is not None:
             parts.append(f"{self._sink_problem}; {self.waiting} notices wait")

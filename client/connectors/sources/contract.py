@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from common.errors import UserError
 
 Position = dict[str, Any]
-"""Where to continue after a restart, in JSON values; {} for a source without positions."""
+"""The place in a stream to continue from after a restart, in JSON values; {} without one."""
 
 MAX_LINE_BYTES = 1 << 20
 """Size of the longest event. Of a longer line, one byte more than this is passed on, and refused later."""
@@ -47,7 +47,7 @@ class Source(Protocol):
 
     @property
     def problem(self) -> str | None:
-        """What is wrong now, while the source retries; None when all is well."""
+        """The current problem, from which the source tries to recover; None without one."""
         ...
 
 

@@ -109,7 +109,7 @@ class FileSource:
 
     @property
     def problem(self) -> str | None:
-        """That a followed file does not exist now."""
+        """The current problem: a followed file does not exist; None without one."""
         return self._reader.problem
 
     def read(self, timeout_s: float) -> list[bytes]:

@@ -52,7 +52,7 @@ class MqttSource:
 
     @property
     def problem(self) -> str | None:
-        """Why there is no connection, or how many messages of quality 0 were dropped."""
+        """The current problem: no connection, or dropped messages of quality 0; None without one."""
         if not self._connected:
             return f"{self._broker.name}: not connected ({self._reason})"
         if self._dropped:

@@ -36,9 +36,7 @@ def test_far_from_incidents_is_far_on_both_sides() -> None:
 
 
 @given(st.lists(st.sampled_from([NORMAL, NORMAL, NORMAL, ABNORMAL]), max_size=60), st.data())
-def test_events_are_released_the_same_however_often_release_is_called(
-    flags: list[int], data: st.DataObject
-) -> None:
+def test_the_number_of_release_calls_does_not_matter(flags: list[int], data: st.DataObject) -> None:
     whole = RecentEvents(1, 1024)
     write(whole, flags)
     expected = joined([QuarantineFilter(whole, MARGIN).release()])

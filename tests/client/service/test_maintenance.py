@@ -194,7 +194,8 @@ def test_training_may_learn_from_normal_events_far_from_incidents_only(tmp_path:
     kept = read(tmp_path, SCHEMA)
     assert kept is not None
     numbers = np.rint(kept.rows[:, 0] * 100).astype(int)
-    # 5 events below the release end the incident; 10 on both sides are never released, and the last 10 are in quarantine.
+    # The incident ends after 5 events below the release; 10 on both sides are not normal, and the last 10
+    # are still in quarantine.
     assert numbers.tolist() == [*range(200 - 10), *range(205 + 5 + 10, 390)]
     assert np.flatnonzero(kept.breaks).tolist() == [0, 190]
     assert edge.maintenance.buffered == len(numbers)

@@ -18,7 +18,7 @@ LONG_S, SHORT_S = 60.0, 2.0
 
 
 class Fake:
-    """A broker that keeps the packets it gets, and responds to connections and messages as the test sets it."""
+    """A broker that records packets, and responds to connections and messages as the test sets it."""
 
     def __init__(self, answer: int | None, acknowledges: bool) -> None:
         self._answer, self._acknowledges = answer, acknowledges
