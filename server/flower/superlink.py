@@ -28,7 +28,6 @@ from common.packages import check_packages
 PATHS = {
     "flwr.superlink.routers.control": "/v1/control/",
     "flwr.superlink.routers.fleet": "/v1/fleet/",
-    "flwr.supercore.routers.runtime": "/v1/runtime/",
 }
 """By package: under which paths the requests are that its middleware is meant for."""
 

@@ -173,15 +173,15 @@ class SuperLinkProcess:
 
     def _write_app(self) -> Path:
         """An app bundle with no code in it: both sides run the flockwatch that is installed there."""
-        app = self._folder / "flockwatch"
+        app, flower = self._folder / "flockwatch", version("flwr")
         app.mkdir(exist_ok=True)
         (app / "LICENSE").write_text("Apache-2.0\n")
         (app / "pyproject.toml").write_text(
             "[project]\n"
             f'name = "flockwatch"\nversion = "{version("flockwatch")}"\nlicense = {{ file = "LICENSE" }}\n'
-            'dependencies = ["flwr>=1.41,<1.42"]\n\n'
+            f'dependencies = ["flwr=={flower}"]\n\n'
             "[tool.flwr.app]\n"
-            'publisher = "flockwatch"\nfab-format-version = 1\nflwr-version-target = "1.41.0"\n\n'
+            f'publisher = "flockwatch"\nfab-format-version = 1\nflwr-version-target = "{flower}"\n\n'
             "[tool.flwr.app.components]\n"
             'serverapp = "server.app:app"\nclientapp = "client.app:app"\n\n'
             '[tool.flwr.app.config]\nconfig = ""\nstate = ""\n'

@@ -131,7 +131,6 @@ def test_each_of_flowers_checks_stands_in_the_way_of_what_it_is_meant_for() -> N
         "ControlAuthenticationMiddleware": "/v1/control/",
         "ControlLicenseMiddleware": "/v1/control/",
         "ControlEventLogMiddleware": "/v1/control/",
-        "RuntimeTracingMiddleware": "/v1/runtime/",
         "NodeAuthMiddleware": "/v1/fleet/",
         "FleetEventLogMiddleware": "/v1/fleet/",
     }

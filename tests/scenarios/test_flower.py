@@ -36,7 +36,7 @@ FOREIGN_PROJECT = """
 name = "intruder"
 version = "1.0.0"
 license = "Apache-2.0"
-dependencies = ["flwr>=1.41"]
+dependencies = ["flwr>=1.42"]
 [tool.flwr.app]
 publisher = "somebody"
 [tool.flwr.app.components]
