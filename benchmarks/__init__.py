@@ -1,1 +1,1 @@
-"""What the README claims, measured against peers in one run."""
+"""Benchmarks behind the figures in the documentation; peers are measured in the same run."""

@@ -1,8 +1,8 @@
-"""`make bench-budget`: false alerts a day on real servers, with a budget of one, and with a guessed quantile.
+"""`make bench-budget`: false incidents per day on real data, by alert budget and by a fixed quantile.
 
-Twelve servers learn together; then each replays its month of training rows and its two weeks of test rows
-through a live detector, whose threshold nobody set. An alert is an incident; it is false if no row from its
-start to its end is labelled.
+Twelve machines train one model. Each then replays its month of training rows and its two weeks of test rows
+through a live detector. The threshold comes from a budget of one incident per day, or is the quantile
+`QUANTILE` of the scores of held-out training rows. An incident is false if none of its rows is labelled.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from flockwatch.quality.vus import runs
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
 ROUNDS = 30
 INTERVAL_S = 300.0
-"""The servers' rows are five minutes apart."""
-DAY = 86400 / INTERVAL_S
+"""Time between two rows of a machine."""
+ROWS_PER_DAY = 86400 / INTERVAL_S
 QUANTILE = 0.995
 
 
 @dataclass(frozen=True)
-class Alerts:
-    """What one threshold made of one server's test rows."""
+class Incidents:
+    """The incidents that one threshold raised on one machine's test rows."""
 
     false_per_day: float
-    found: int
-    """Labelled faults that an incident overlaps."""
+    detected: int
+    """Labelled faults that overlap an incident."""
 
 
 def main() -> None:
-    """Train, replay, and print the table."""
+    """Train, replay and publish the table."""
     if not DATA.is_dir():
-        sys.exit(f"no real data: {DATA} does not exist; FLOCKWATCH_DATA can name the folder above it")
+        sys.exit(f"no data: {DATA} does not exist; set FLOCKWATCH_DATA to the folder that contains asd/")
     settings = Settings()
     with tempfile.TemporaryDirectory(prefix="bench-budget-") as place:
         manifest = _trained(Path(place))
@@ -54,25 +54,25 @@ def main() -> None:
         for file in files(DATA):
             partition = read(file, settings.data)
             faults = runs(partition.test_labels == 1)
-            kinds = {
+            results = {
                 "budget": _replayed(partition, manifest, settings),
                 "quantile": _replayed(
                     partition, manifest,
                     settings.with_values(threshold={"value": _quantile(partition, manifest)}),
                 ),
             }  # fmt: skip
-            figures[partition.name] = {name: round(a.false_per_day, 2) for name, a in kinds.items()}
+            figures[partition.name] = {name: round(r.false_per_day, 2) for name, r in results.items()}
             rows.append(
-                [partition.name, *(f"{a.false_per_day:.2f}" for a in kinds.values()),
-                 *(f"{a.found} of {len(faults)}" for a in kinds.values())]
+                [partition.name, *(f"{r.false_per_day:.2f}" for r in results.values()),
+                 *(f"{r.detected} of {len(faults)}" for r in results.values())]
             )  # fmt: skip
     means = {k: round(float(np.mean([f[k] for f in figures.values()])), 2) for k in ("budget", "quantile")}
     rows.append(["mean", f"{means['budget']:.2f}", f"{means['quantile']:.2f}", "", ""])
     publish(
         "budget",
-        f"asd: false alerts a day on normal rows; a budget of 1 per day, and the {QUANTILE:.1%} quantile of "
-        "held-out rows",
-        ["", "budget", "quantile", "faults found", "by quantile"],
+        f"asd: false incidents per day of normal rows, and labelled faults detected: threshold by a budget "
+        f"of 1 per day, and by the {QUANTILE:.1%} quantile of held-out scores",
+        ["", "false, budget", "false, quantile", "detected, budget", "detected, quantile"],
         rows,
         budget_per_day=1,
         false_per_day=means,
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _trained(folder: Path) -> Manifest:
-    """The version that the servers learn together."""
+    """Train with `flockwatch local` and return the newest model version."""
     settings = {"federation.max_rounds": ROUNDS, "federation.patience": 0, "local.compare": "false"}
     flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
     command = [
@@ -98,22 +98,22 @@ def _trained(folder: Path) -> Manifest:
     return Manifest.unpack(newest.read_bytes())
 
 
-def _replayed(partition: Partition, manifest: Manifest, settings: Settings) -> Alerts:
-    """The alerts on the test rows, once the training rows have passed through the same detector."""
+def _replayed(partition: Partition, manifest: Manifest, settings: Settings) -> Incidents:
+    """Replay the training rows and then the test rows; count the incidents on the test rows."""
     spans = replayed(scored(manifest, partition), settings, INTERVAL_S).incidents
     labels = partition.test_labels == 1
     false = sum(not labels[span].any() for span in spans)
-    found = sum(any(s.start < f.stop and f.start < s.stop for s in spans) for f in runs(labels))
-    return Alerts(false * DAY / int((~labels).sum()), found)
+    detected = sum(any(s.start < f.stop and f.start < s.stop for s in spans) for f in runs(labels))
+    return Incidents(false * ROWS_PER_DAY / int((~labels).sum()), detected)
 
 
 def _quantile(partition: Partition, manifest: Manifest) -> float:
-    """Of the scores of the training rows that were held out."""
-    held = partition.rows[-round(len(partition.rows) * manifest.settings.training.holdout) :]
-    breaks = np.zeros(len(held), np.bool_)
+    """Return the `QUANTILE` of the scores of the held-out training rows."""
+    held_out = partition.rows[-round(len(partition.rows) * manifest.settings.training.holdout) :]
+    breaks = np.zeros(len(held_out), np.bool_)
     breaks[0] = True
     return float(
-        np.quantile(buffer_scores(manifest.aligned(partition.schema), BufferedRows(held, breaks)), QUANTILE)
+        np.quantile(buffer_scores(manifest.aligned(partition.schema), BufferedRows(held_out, breaks)), QUANTILE)
     )
 
 

@@ -1,8 +1,8 @@
-"""Detectors to choose from, each judging one JSON line after the other in a process of its own.
+"""flockwatch's detector and its peers, each timed on a stream of JSON lines in its own process.
 
 `python -m benchmarks.contenders NAME` prints one JSON line: `events`, `p50_us`, `p99_us`, `events_per_s`,
-`alerts`, and for flockwatch `events_per_s_batched`. All decode with msgspec and learn from the same rows. The
-streaming ones among the peers would learn from each event, too; here they are only asked to score it.
+`alerts`, and for flockwatch `events_per_s_batched`. All of them decode with msgspec and are trained on the
+same rows. Streaming peers could also learn from each event; here they only score it.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from numpy.typing import NDArray
 from benchmarks import stream
 from client.detection.detector import Detector
 
-Judge = Callable[[bytes], bool]
-"""From a line of JSON to whether it is an anomaly."""
+Classifier = Callable[[bytes], bool]
+"""Takes one JSON line; returns whether the event is anomalous."""
 
-WARM_EVENTS, MAX_EVENTS, MAX_S = 200, 100_000, 10.0
+WARM_UP_EVENTS, MAX_EVENTS, MAX_S = 200, 100_000, 10.0
 BATCH = 64
-RANK = 0.995
-"""Of the scores of training rows: a peer's threshold."""
+QUANTILE = 0.995
+"""The threshold is this quantile of the scores of training rows."""
 
 
 def flockwatch() -> Detector:
-    """Ours, with a threshold at the budget that it has by default."""
+    """Return flockwatch's detector with a live version."""
     detector = Detector("bench", stream.SCHEMA, stream.SETTINGS.data, stream.SETTINGS.live)
     manifest = stream.version(1)
-    detector.activate(manifest, manifest.scores.quantile(RANK))
+    detector.activate(manifest, manifest.scores.quantile(QUANTILE))
     return detector
 
 
-def _judge(score: Callable[[NDArray[np.float64]], float]) -> Judge:
-    """A peer that scores rows of shape (38,), made to judge lines."""
+def _classifier(score: Callable[[NDArray[np.float64]], float]) -> Classifier:
+    """Return a classifier of JSON lines for a peer that scores rows of shape (38,)."""
     names = stream.SCHEMA.features
     fields = [(name, float) for name in names]
     decoder = msgspec.json.Decoder(msgspec.defstruct("Event", fields, array_like=False))
-    threshold = float(np.quantile([score(row) for row in _rows(500)], RANK))
+    threshold = float(np.quantile([score(row) for row in _rows(500)], QUANTILE))
 
-    def judge(line: bytes) -> bool:
+    def classify(line: bytes) -> bool:
         event = decoder.decode(line)
         return bool(score(np.array([getattr(event, name) for name in names])) > threshold)
 
-    return judge
+    return classify
 
 
-def _rows(most: int | None = None) -> NDArray[np.float64]:
-    return stream.training_rows()[:most].astype(np.float64)
+def _rows(count: int | None = None) -> NDArray[np.float64]:
+    return stream.training_rows()[:count].astype(np.float64)
 
 
-def half_space_trees() -> Judge:
-    """River's, which wants its features between 0 and 1 and takes them as a dict."""
+def half_space_trees() -> Classifier:
+    """Return River's HalfSpaceTrees, which expects a dict of features between 0 and 1."""
     from river.anomaly import HalfSpaceTrees
 
     rows = _rows()
@@ -68,54 +68,54 @@ def half_space_trees() -> Judge:
     model = HalfSpaceTrees(seed=0)
 
     def scaled(event: dict[str, float]) -> dict[str, float]:
-        return {name: (event[name] - least) / span for name, (least, span) in scale.items()}
+        return {name: (event[name] - minimum) / span for name, (minimum, span) in scale.items()}
 
-    named = [scaled(dict(zip(stream.SCHEMA.features, row, strict=True))) for row in rows.tolist()]
-    for row in named:
-        model.learn_one(row)
-    threshold = float(np.quantile([model.score_one(row) for row in named[:500]], RANK))
+    events = [scaled(dict(zip(stream.SCHEMA.features, row, strict=True))) for row in rows.tolist()]
+    for event in events:
+        model.learn_one(event)
+    threshold = float(np.quantile([model.score_one(event) for event in events[:500]], QUANTILE))
     decoder = msgspec.json.Decoder(dict[str, float])
     return lambda line: bool(model.score_one(scaled(decoder.decode(line))) > threshold)
 
 
-def kitnet() -> Judge:
-    """PySAD's: an ensemble of small autoencoders in NumPy."""
+def kitnet() -> Classifier:
+    """Return PySAD's KitNet: an ensemble of small autoencoders in NumPy."""
     from pysad.models import KitNet
 
     model = KitNet(grace_feature_mapping=500, grace_anomaly_detector=4500, random_state=0)
     for row in _rows():
         model.fit_partial(row)
-    return _judge(lambda row: float(model.score_partial(row)))
+    return _classifier(lambda row: float(model.score_partial(row)))
 
 
-def loda() -> Judge:
-    """PySAD's: histograms of random projections."""
+def loda() -> Classifier:
+    """Return PySAD's LODA: histograms of random projections."""
     from pysad.models import LODA
 
     model = LODA(random_state=0)
     for row in _rows():
         model.fit_partial(row)
-    return _judge(lambda row: float(model.score_partial(row)))
+    return _classifier(lambda row: float(model.score_partial(row)))
 
 
-def isolation_forest() -> Judge:
-    """scikit-learn's."""
+def isolation_forest() -> Classifier:
+    """Return scikit-learn's IsolationForest."""
     from sklearn.ensemble import IsolationForest
 
     model = IsolationForest(random_state=0).fit(_rows())
-    return _judge(lambda row: -float(model.score_samples(row[None])[0]))
+    return _classifier(lambda row: -float(model.score_samples(row[None])[0]))
 
 
-def hbos() -> Judge:
-    """PyOD's fastest: a histogram for each feature."""
+def hbos() -> Classifier:
+    """Return PyOD's HBOS, its fastest detector: one histogram per feature."""
     from pyod.models.hbos import HBOS
 
     model = HBOS().fit(_rows())
-    return _judge(lambda row: float(model.decision_function(row[None])[0]))
+    return _classifier(lambda row: float(model.decision_function(row[None])[0]))
 
 
-def keras_predict() -> Judge:
-    """The same autoencoder, asked as Keras' tutorials do it."""
+def keras_predict() -> Classifier:
+    """Return flockwatch's autoencoder, scored by `keras.Model.predict`."""
     from client.training.trainer import build_model
 
     model = build_model(stream.version(1).architecture)
@@ -123,10 +123,10 @@ def keras_predict() -> Judge:
     def score(row: NDArray[np.float64]) -> float:
         return float(np.square(model.predict(row[None], verbose=0)[0] - row).mean())
 
-    return _judge(score)
+    return _classifier(score)
 
 
-PEERS: dict[str, Callable[[], Judge]] = {
+PEERS: dict[str, Callable[[], Classifier]] = {
     "river HalfSpaceTrees": half_space_trees,
     "pysad KitNet": kitnet,
     "pysad LODA": loda,
@@ -136,52 +136,52 @@ PEERS: dict[str, Callable[[], Judge]] = {
 }
 
 
-def timed(judge: Judge) -> dict[str, float]:
-    """How long each of many events takes, from a line to its verdict."""
+def timed(classify: Classifier) -> dict[str, float]:
+    """Measure how long each event takes, from the JSON line to the verdict."""
     events = itertools.cycle(stream.events())
-    for line in itertools.islice(events, WARM_EVENTS):
-        judge(line)
-    taken: list[int] = []
+    for line in itertools.islice(events, WARM_UP_EVENTS):
+        classify(line)
+    durations_ns: list[int] = []
     alerts, clock = 0, time.perf_counter_ns
     started = clock()
     end = started + MAX_S * 1e9
     before = started
     for line in itertools.islice(events, MAX_EVENTS):
-        alerts += judge(line)
+        alerts += classify(line)
         now = clock()
-        taken.append(now - before)
+        durations_ns.append(now - before)
         before = now
         if now > end:
             break
-    p50, p99 = np.percentile(taken, [50, 99]) / 1e3
+    p50, p99 = np.percentile(durations_ns, [50, 99]) / 1e3
     seconds = (before - started) / 1e9
     return {
-        "events": len(taken), "p50_us": float(p50), "p99_us": float(p99),
-        "events_per_s": len(taken) / seconds, "alerts": alerts,
+        "events": len(durations_ns), "p50_us": float(p50), "p99_us": float(p99),
+        "events_per_s": len(durations_ns) / seconds, "alerts": alerts,
     }  # fmt: skip
 
 
 def _batched(detector: Detector) -> float:
-    """Events a second when `BATCH` of them wait at a time."""
+    """Measure events per second when `BATCH` of them are scored in one step."""
     lines = stream.events()
     batches = [lines[i : i + BATCH] for i in range(0, len(lines), BATCH)]
-    started, seen = time.perf_counter(), 0
+    started, scored = time.perf_counter(), 0
     for batch in itertools.islice(itertools.cycle(batches), MAX_EVENTS // BATCH):
         detector.step(batch, 0.0)
-        seen += len(batch)
-    return seen / (time.perf_counter() - started)
+        scored += len(batch)
+    return scored / (time.perf_counter() - started)
 
 
 def main(name: str) -> None:
-    """Time one contender."""
+    """Time one contender and print its figures as a JSON line."""
     warnings.simplefilter("ignore")
     if name == "flockwatch":
         detector = flockwatch()
-        found = timed(lambda line: detector.step((line,), 0.0).verdicts[0].anomaly)
-        found["events_per_s_batched"] = _batched(detector)
+        figures = timed(lambda line: detector.step((line,), 0.0).verdicts[0].anomaly)
+        figures["events_per_s_batched"] = _batched(detector)
     else:
-        found = timed(PEERS[name]())
-    print(json.dumps(found))
+        figures = timed(PEERS[name]())
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

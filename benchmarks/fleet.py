@@ -1,4 +1,4 @@
-"""A fleet of real processes for the benchmarks of the server, and the error of every version that it made."""
+"""Run a server and clients as real processes, and compute the error of each version that they trained."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ START_LIMIT_S = 120.0
 
 
 def partitions(clients: int, rows: int) -> list[Partition]:
-    """Non-IID data: every client has the fleet's factors in a mixture, with levels and scales of its own."""
+    """Generate non-IID partitions: clients share latent factors, in a mixture and at levels of their own."""
     rng = np.random.default_rng(7)
     mixing = rng.standard_normal((FACTORS, FEATURES))
     schema = Schema(tuple(f"f{i:02d}" for i in range(FEATURES)))
-    found = []
+    partitions = []
     for client in range(clients):
-        own = np.random.default_rng((7, client))
-        strength = own.dirichlet(np.full(FACTORS, 0.7)) * FACTORS
-        skewed = mixing + 0.4 * own.standard_normal(mixing.shape)
-        values = (own.standard_normal((rows, FACTORS)) * np.sqrt(strength)) @ skewed / np.sqrt(FACTORS)
-        values = np.tanh(values + 0.5 * own.standard_normal(FEATURES))
-        values += 0.15 * own.standard_normal(values.shape)
+        client_rng = np.random.default_rng((7, client))
+        strength = client_rng.dirichlet(np.full(FACTORS, 0.7)) * FACTORS
+        skewed = mixing + 0.4 * client_rng.standard_normal(mixing.shape)
+        factors = client_rng.standard_normal((rows, FACTORS)) * np.sqrt(strength)
+        values = np.tanh(factors @ skewed / np.sqrt(FACTORS) + 0.5 * client_rng.standard_normal(FEATURES))
+        values += 0.15 * client_rng.standard_normal(values.shape)
         rows32 = values.astype(np.float32)
-        found.append(Partition(f"client-{client}", schema, rows32, rows32[:0], None))
-    return found
+        partitions.append(Partition(f"client-{client}", schema, rows32, rows32[:0], None))
+    return partitions
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The fleet's held-out error over time: of version i from `times[i]` on."""
+    """The fleet's held-out error over time: `errors[i]` is that of version i, published at `times[i]`."""
 
     times: NDArray[np.float64]
-    """Seconds since the first task was sent."""
+    """Seconds since the first version."""
     errors: NDArray[np.float64]
 
     def reached(self, target: float) -> float | None:
-        """Seconds until the error was first at the target or below."""
+        """Return the seconds until the error first was at the target or below; None if it never was."""
         below = np.flatnonzero(self.errors <= target)
         return float(self.times[below[0]]) if len(below) else None
 
@@ -74,17 +74,21 @@ def run(
     host: str = "127.0.0.1",
     inside: Sequence[str] = (),
 ) -> Curve:
-    """Run a fleet for so many seconds from its first task on, or until its server ends.
+    """Run a server and clients for `budget_s` seconds after version 0, or until the server ends.
 
     Args:
-        folder: New; gets everything that is written.
-        parts: The clients' data.
-        values: Settings that differ from the defaults.
-        client: The command of a client: its number, its data file, the server's address.
-        budget_s: Seconds.
-        meanwhile: Called every tenth of a second with the processes, what starts a client, and the time.
-        host: Where the server listens.
-        inside: The start of the server's command, where it runs in a network namespace.
+        folder: A new folder for all files of the run.
+        parts: The data of each client.
+        values: Settings that differ from the defaults, by section.
+        client: Returns a client's command, from its number, its data file and the server's address.
+        budget_s: How long to run, in seconds.
+        meanwhile: Called every 0.1 s with the processes, a function that starts client i, and the seconds
+            since version 0.
+        host: The address that the server listens on.
+        inside: A prefix of the server's command, such as `ip netns exec NAME`.
+
+    Raises:
+        RuntimeError: the server did not publish version 0 within `START_LIMIT_S`.
     """
     folder.mkdir(parents=True)
     files = [write(part, folder / f"{part.name}.parquet", DataSettings()) for part in parts]
@@ -119,7 +123,7 @@ def run(
         limit = time.monotonic() + START_LIMIT_S
         while not first.exists():
             if time.monotonic() > limit or processes.exit_code("server") is not None:
-                raise RuntimeError(f"the run did not begin:\n{processes.log_tail('server')}")
+                raise RuntimeError(f"the run did not start; the log ends:\n{processes.log_tail('server')}")
             time.sleep(0.05)
         began = first.stat().st_mtime
         while (now := time.time() - began) < budget_s and processes.exit_code("server") is None:
@@ -129,17 +133,17 @@ def run(
 
 
 def curve(versions: Path, parts: Sequence[Partition]) -> Curve:
-    """Each version's error on the rows that the clients hold out, every client counted alike.
+    """Return the mean over clients of each version's error on their held-out rows.
 
     Rows are scaled by each client's own moments: the benchmarks set `scaling.by: client`.
     """
     paths = sorted(versions.glob("v*.safetensors"))
     times = np.array([path.stat().st_mtime for path in paths])
     errors = []
-    held = [Scaler.of(Moments.of(p.rows)).apply(p.rows[-round(len(p.rows) * HOLDOUT) :]) for p in parts]
+    held_out = [Scaler.of(Moments.of(p.rows)).apply(p.rows[-round(len(p.rows) * HOLDOUT) :]) for p in parts]
     for path in paths:
         manifest = Manifest.unpack(path.read_bytes())
         errors.append(
-            np.mean([scores(manifest.architecture, manifest.weights, rows).mean() for rows in held])
+            np.mean([scores(manifest.architecture, manifest.weights, rows).mean() for rows in held_out])
         )
     return Curve(times - times[0], np.array(errors, np.float64))

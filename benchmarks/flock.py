@@ -1,4 +1,4 @@
-"""The benchmark job under flockwatch: `flockwatch local`, a process each for the server and every client."""
+"""Run the training job of the round benchmark with `flockwatch local`: one process per client and server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _START_LIMIT_S = 180.0
 
 
 def command(rounds: int, folder: Path) -> list[str]:
-    """The command that runs the job, with its clients' files written to `folder`."""
+    """Write the clients' data to `folder` and return the command that runs the job."""
     data = folder / "data"
     data.mkdir(parents=True)
     for client in range(job.CLIENTS):
@@ -41,17 +41,21 @@ def command(rounds: int, folder: Path) -> list[str]:
 
 
 def report(folder: Path) -> dict[str, Any]:
-    """The report of the run in `folder`."""
-    (found,) = folder.glob("*/report.json")
-    values: dict[str, Any] = json.loads(found.read_text())
+    """Return the report of the run in `folder`."""
+    (file,) = folder.glob("*/report.json")
+    values: dict[str, Any] = json.loads(file.read_text())
     return values
 
 
 def run(rounds: int, folder: Path) -> list[float]:
-    """Seconds of each round after the first, from the end of one to the end of the next.
+    """Run the job and return the duration of each round after the first, in seconds.
 
-    A round trains on every client and measures the version that it started from on held-out rows, as train
-    and evaluate do in stock Flower.
+    A duration is measured from the end of one round to the end of the next. In a round each client evaluates
+    the version that it starts from on held-out rows and trains, as a train and an evaluate round of stock
+    Flower do.
+
+    Raises:
+        RuntimeError: `flockwatch local` failed, or a round ended without an update from every client.
     """
     limit_s = _START_LIMIT_S + _ROUND_LIMIT_S * rounds
     done = subprocess.run(
@@ -61,5 +65,5 @@ def run(rounds: int, folder: Path) -> list[float]:
         raise RuntimeError(f"flockwatch local ended with code {done.returncode}:\n{done.stdout}{done.stderr}")
     trained = [r for r in report(folder)["rounds"] if r["kind"] == "train"]
     if [r["answered"] for r in trained] != [job.CLIENTS] * rounds:
-        raise RuntimeError(f"answers per round were {[r['answered'] for r in trained]}")
+        raise RuntimeError(f"expected {job.CLIENTS} updates per round: {[r['answered'] for r in trained]}")
     return [after["ended_at"] - before["ended_at"] for before, after in itertools.pairwise(trained)]

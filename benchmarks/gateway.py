@@ -1,4 +1,4 @@
-"""`make bench-gateway`: a client's requests straight to SuperLink, and through the gateway with TLS."""
+"""`make bench-gateway`: latency of a client's requests to SuperLink, direct and through the TLS gateway."""
 
 from __future__ import annotations
 
@@ -24,78 +24,78 @@ REQUESTS = 400
 ROUNDS = 3
 
 
-def stand(folder: Path, port: int, superlink_port: int) -> None:
-    """The gateway in a process of its own, whose processor time can be told."""
+def serve(folder: Path, port: int, superlink_port: int) -> None:
+    """Serve the gateway; runs in its own process so that its processor time can be measured."""
     pair = folder / "certs" / "server.pem", folder / "certs" / "server.key"
     Listener("127.0.0.1", port, Gateway(superlink_port, Roster(folder)), *pair)
     threading.Event().wait()
 
 
 def opened(connection: FleetConnection) -> FleetConnection:
-    """A connection that works."""
-    end = time.monotonic() + 60
+    """Open a connection, trying again for up to 60 s while the server starts, and return it."""
+    deadline = time.monotonic() + 60
     while True:
         try:
             connection.open()
             return connection
         except ConnectionError:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
 
 
 def timed_ms(connection: FleetConnection) -> list[float]:
-    """How long each of many polls took, one after another on one connection."""
-    took = []
+    """Poll `REQUESTS` times on one connection; return the latency of each poll in milliseconds."""
+    latencies = []
     for _ in range(REQUESTS):
         started = time.perf_counter()
         connection.receive()
-        took.append(1000 * (time.perf_counter() - started))
-    return took
+        latencies.append(1000 * (time.perf_counter() - started))
+    return latencies
 
 
 def main() -> None:
-    """Run both, in turns."""
+    """Measure both in turns and publish the medians."""
     with tempfile.TemporaryDirectory() as name:
         folder, superlink_port, port = Path(name), free_port(), free_port()
-        link = SuperLinkProcess(folder, "127.0.0.1", superlink_port)
-        link.start()
+        superlink = SuperLinkProcess(folder, "127.0.0.1", superlink_port)
+        superlink.start()
         list(Certificates(folder / "certs").make([], []))
         key = new_private()
         Roster(folder).enroll("bench", key.public_key())
         gateway = multiprocessing.get_context("spawn").Process(
-            target=stand, args=(folder, port, superlink_port), daemon=True
+            target=serve, args=(folder, port, superlink_port), daemon=True
         )
         gateway.start()
         try:
             roots = (folder / "certs" / "ca.pem").read_bytes()
-            straight = opened(FleetConnection(f"127.0.0.1:{superlink_port}"))
-            through = opened(FleetConnection(f"127.0.0.1:{port}", roots, key))
+            direct = opened(FleetConnection(f"127.0.0.1:{superlink_port}"))
+            through_gateway = opened(FleetConnection(f"127.0.0.1:{port}", roots, key))
             process = psutil.Process(gateway.pid)
-            direct, guarded = [], []
+            direct_ms, gateway_ms = [], []
             before = sum(process.cpu_times()[:2])
             for _ in range(ROUNDS):
-                direct += timed_ms(straight)
-                guarded += timed_ms(through)
-            cpu_ms = 1000 * (sum(process.cpu_times()[:2]) - before) / len(guarded)
+                direct_ms += timed_ms(direct)
+                gateway_ms += timed_ms(through_gateway)
+            cpu_ms = 1000 * (sum(process.cpu_times()[:2]) - before) / len(gateway_ms)
             memory_mb = process.memory_info().rss / 2**20
-            straight.close()
-            through.close()
+            direct.close()
+            through_gateway.close()
         finally:
             gateway.kill()
             gateway.join()
-            link.end()
-    straight_ms, through_ms = statistics.median(direct), statistics.median(guarded)
+            superlink.end()
+    direct_median, gateway_median = statistics.median(direct_ms), statistics.median(gateway_ms)
     publish(
         "gateway",
-        f"A poll of one client, {len(guarded)} one after another",
-        ["", "median ms", "gateway's processor ms"],
+        f"Latency of a client's poll, {len(gateway_ms)} polls one after another",
+        ["", "median ms", "gateway CPU ms"],
         [
-            ["straight to SuperLink", f"{straight_ms:.2f}", ""],
-            ["by the gateway, with TLS", f"{through_ms:.2f}", f"{cpu_ms:.2f}"],
+            ["direct to SuperLink", f"{direct_median:.2f}", ""],
+            ["through the gateway, with TLS", f"{gateway_median:.2f}", f"{cpu_ms:.2f}"],
         ],
-        straight_ms=round(straight_ms, 2),
-        through_ms=round(through_ms, 2),
+        straight_ms=round(direct_median, 2),
+        through_ms=round(gateway_median, 2),
         gateway_cpu_ms=round(cpu_ms, 2),
         gateway_memory_mb=round(memory_mb),
     )

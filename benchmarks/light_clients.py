@@ -1,4 +1,4 @@
-"""Many light clients in one process: real connections, real messages, and no training."""
+"""Many clients in one process, with real connections and messages but random updates instead of training."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from common.protocol.messages import Description, Evaluation, Task, Update
 FEATURES = 16
 
 
-class LightEdge:
-    """Answers as an edge does, with updates that it draws instead of learning them."""
+class LightWorker:
+    """A stand-in for `ClientWorker` that replies with random updates."""
 
     def __init__(self, name: str, seed: int, wire: CompressionState | None = None) -> None:
         self._rng = np.random.default_rng(seed)
@@ -35,43 +35,43 @@ class LightEdge:
         self._scores = ScoreSketch.of(self._errors)
 
     def describe(self) -> Description:
-        """Who it is."""
+        """Describe this client."""
         schema = Schema(tuple(f"f{i:02d}" for i in range(FEATURES)))
         return Description(
             self.name, self.name, schema, self._moments, True, False, self.wire.codecs, self.wire.held
         )
 
     def evaluate(self, task: Task) -> Evaluation:
-        """Some errors."""
+        """Return the same made-up errors for every version."""
         return Evaluation(
             self.name, task.manifest.version, 200, ErrorSummary.of(self._errors), self._scores, False
         )
 
     def train(self, task: Task) -> Update:
-        """A small step in a direction that is drawn."""
-        drawn = {
+        """Return a small random step."""
+        difference = {
             name: (0.001 * self._rng.standard_normal(shape)).astype(np.float32)
             for name, shape in task.manifest.architecture.shapes.items()
         }
         measured = vars(self.evaluate(task))
-        return Update(**measured, loss=0.1, train_s=0.001, difference=drawn)
+        return Update(**measured, loss=0.1, train_s=0.001, difference=difference)
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve the clients until SIGTERM."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--server", required=True)
     parser.add_argument("--first", type=int, required=True)
     parser.add_argument("--clients", type=int, required=True)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.ERROR)
-    links = []
-    for number in range(given.first, given.first + given.clients):
-        edge = LightEdge(f"light-{number:03d}", number)
-        links.append(ResidentNode(given.server, build(lambda _, edge=edge: edge)))
-    signal.signal(signal.SIGTERM, lambda *_: [link.stop() for link in links])
-    threads = [threading.Thread(target=link.serve, daemon=True) for link in links]
+    nodes = []
+    for number in range(arguments.first, arguments.first + arguments.clients):
+        worker = LightWorker(f"light-{number:03d}", number)
+        nodes.append(ResidentNode(arguments.server, build(lambda _, worker=worker: worker)))
+    signal.signal(signal.SIGTERM, lambda *_: [node.stop() for node in nodes])
+    threads = [threading.Thread(target=node.serve, daemon=True) for node in nodes]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""`make bench-memory`: the resident memory of one client over 200 rounds."""
+"""`make bench-memory`: resident memory of one client over 200 rounds."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from benchmarks import flock
 from benchmarks.results import publish
 
 ROUNDS = 200
-SETTLED = 10
-"""The round from which growth counts."""
+WARM_UP_ROUNDS = 10
+"""Growth is measured after this many rounds."""
 
-LOOK_EVERY_S = 0.1
+SAMPLE_EVERY_S = 0.1
 LIMIT_S = 900.0
 
 
 def main() -> None:
-    """Run the job, watch one client, and print the slope of its memory."""
+    """Run the job, sample the memory of one client, and publish its growth."""
     with tempfile.TemporaryDirectory(prefix="bench-memory-") as name:
         folder = Path(name)
         samples = _watch(flock.command(ROUNDS, folder))
         ends = [r["ended_at"] for r in flock.report(folder)["rounds"] if r["kind"] == "train"]
     times, sizes = np.array(samples).T
     rss = np.interp(ends, times, sizes / 2**20)
-    settled = np.arange(SETTLED, len(rss) + 1)
-    slope, base = np.polyfit(settled, rss[SETTLED - 1 :], 1)
-    growth = 100 * slope * (len(rss) - SETTLED) / (base + slope * SETTLED)
+    measured = np.arange(WARM_UP_ROUNDS, len(rss) + 1)
+    slope, base = np.polyfit(measured, rss[WARM_UP_ROUNDS - 1 :], 1)
+    growth = 100 * slope * (len(rss) - WARM_UP_ROUNDS) / (base + slope * WARM_UP_ROUNDS)
     publish(
         "memory",
         f"Resident memory of one client over {len(rss)} rounds",
         ["", "MB"],
         [
-            [f"after round {SETTLED}", f"{rss[SETTLED - 1]:.1f}"],
+            [f"after round {WARM_UP_ROUNDS}", f"{rss[WARM_UP_ROUNDS - 1]:.1f}"],
             [f"after round {len(rss)}", f"{rss[-1]:.1f}"],
-            ["slope a round", f"{slope:.4f}"],
-            ["growth by the slope", f"{growth:.2f} %"],
+            ["slope per round", f"{slope:.4f}"],
+            ["growth over these rounds, by the slope", f"{growth:.2f} %"],
         ],
         rounds=len(rss),
-        rss_mb_settled=round(float(rss[SETTLED - 1]), 1),
+        rss_mb_settled=round(float(rss[WARM_UP_ROUNDS - 1]), 1),
         rss_mb_end=round(float(rss[-1]), 1),
         slope_mb_per_round=round(float(slope), 5),
         growth_percent=round(float(growth), 3),
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _watch(command: list[str]) -> list[tuple[float, float]]:
-    """Run a command; time and resident bytes of its first client, over and over."""
+    """Run a command; return samples of (time, resident bytes) of its first client process."""
     samples: list[tuple[float, float]] = []
     started = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -64,14 +64,14 @@ def _watch(command: list[str]) -> list[tuple[float, float]]:
             if client is not None and client.is_running():
                 with suppress(psutil.NoSuchProcess):
                     samples.append((time.time(), float(client.memory_info().rss)))
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(SAMPLE_EVERY_S)
     if process.returncode:
         raise RuntimeError(f"the run ended with code {process.returncode}")
     return samples
 
 
 def _client(parent: int) -> psutil.Process | None:
-    """The first child that is a client; children are found by what they were started as."""
+    """Return the first child process whose command runs a client."""
     for child in psutil.Process(parent).children():
         if "client" in child.cmdline():
             return child

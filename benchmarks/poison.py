@@ -1,4 +1,4 @@
-"""`make bench-poison`: 2 of 8 clients send poison; what becomes of the model with the gate, and without."""
+"""`make bench-poison`: final error when 2 of 8 clients send poisoned updates, with and without the gate."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ CLIENTS, POISONED = 8, 2
 ROWS = 1_200
 ROUNDS = 60
 STRATEGIES = ("fedavg", "fedmedian", "fedtrimmedavg", "multikrum")
-BROKEN = 1.5
-"""An error so many times the clean one counts as broken."""
+BROKEN_RATIO = 1.5
+"""A model counts as broken if its error exceeds this many times that of an unattacked FedAvg run."""
 
 
 def _random(difference: Weights) -> Weights:
@@ -47,51 +47,51 @@ ATTACKS: dict[str, Callable[[Weights], Weights]] = {
 
 
 class Poisoner(ClientWorker):
-    """A client that answers with something else than what it learned."""
+    """A client that sends a manipulated update."""
 
     attack: Callable[[Weights], Weights]
 
     def train(self, task: Task) -> Update:
-        """Train, and then spoil the update."""
+        """Train, and apply the attack to the update."""
         update = super().train(task)
         update.difference.update(self.attack(update.difference))
         return update
 
 
 def main() -> None:
-    """Every attack under every strategy, and the table."""
-    for name in ("server", "flwr"):  # each refusal is a line, and there are hundreds
+    """Run every attack under every strategy and publish the table."""
+    for name in ("server", "flwr"):  # hundreds of refused updates would each log a line
         logging.getLogger(name).setLevel(logging.CRITICAL)
     parts = fleet.partitions(CLIENTS, ROWS)
     with tempfile.TemporaryDirectory(prefix="bench-poison-") as name:
         folder = Path(name)
         honest_only = slice(CLIENTS - POISONED)
-        clean = {s: _guarded(folder / f"clean-{s}", _edges(parts), s, parts) for s in STRATEGIES}
+        clean = {s: _guarded(folder / f"clean-{s}", _workers(parts), s, parts) for s in STRATEGIES}
         honest = {
-            s: _guarded(folder / f"honest-{s}", _edges(parts)[honest_only], s, parts) for s in STRATEGIES
+            s: _guarded(folder / f"honest-{s}", _workers(parts)[honest_only], s, parts) for s in STRATEGIES
         }
         rows = [
-            ["what they learned", _text(_bare(_edges(parts), parts)), *map(_text, clean.values())],
-            ["nothing at all", _text(_bare(_edges(parts)[honest_only], parts)), *map(_text, honest.values())],
+            ["honest updates", _text(_bare(_workers(parts), parts)), *map(_text, clean.values())],
+            ["no update", _text(_bare(_workers(parts)[honest_only], parts)), *map(_text, honest.values())],
         ]
         figures = {}
         worst = dict.fromkeys(STRATEGIES, 0.0)
-        for i, (attack, spoil) in enumerate(ATTACKS.items()):
-            bare = _bare(_edges(parts, spoil), parts)
-            broken = not bare <= BROKEN * clean["fedavg"]
-            found = {s: _guarded(folder / f"{i}-{s}", _edges(parts, spoil), s, parts) for s in STRATEGIES}
-            worst = {s: max(worst[s], found[s] / clean[s]) for s in STRATEGIES}
-            cells = [f"{_text(found[s])} ({100 * (found[s] / clean[s] - 1):+.0f} %)" for s in STRATEGIES]
-            rows.append([attack, f"{_text(bare)}{' !' if broken else ''}", *cells])
-            figures[attack] = {
+        for i, (name, attack) in enumerate(ATTACKS.items()):
+            bare = _bare(_workers(parts, attack), parts)
+            broken = not bare <= BROKEN_RATIO * clean["fedavg"]
+            errors = {s: _guarded(folder / f"{i}-{s}", _workers(parts, attack), s, parts) for s in STRATEGIES}
+            worst = {s: max(worst[s], errors[s] / clean[s]) for s in STRATEGIES}
+            cells = [f"{_text(errors[s])} ({100 * (errors[s] / clean[s] - 1):+.0f} %)" for s in STRATEGIES]
+            rows.append([name, f"{_text(bare)}{' !' if broken else ''}", *cells])
+            figures[name] = {
                 "fedavg_no_gate": round(bare, 5) if math.isfinite(bare) else None, "broken": broken,
-                **{s: round(found[s], 5) for s in STRATEGIES},
+                **{s: round(errors[s], 5) for s in STRATEGIES},
             }  # fmt: skip
     publish(
         "poison",
         f"Final error after {ROUNDS} rounds on the held-out rows of the {CLIENTS - POISONED} honest clients; "
-        f"in brackets: against the same strategy's run in which nobody lies; !: {BROKEN} times fedavg's",
-        [f"{POISONED} of {CLIENTS} send", "fedavg, no gate", *(f"gate, {s}" for s in STRATEGIES)],
+        f"in brackets: change from the same strategy without attack; !: above {BROKEN_RATIO} x clean fedavg",
+        [f"{POISONED} of {CLIENTS} clients send", "fedavg, no gate", *(f"gate, {s}" for s in STRATEGIES)],
         rows,
         clean={s: round(error, 5) for s, error in clean.items()},
         honest_alone={s: round(error, 5) for s, error in honest.items()},
@@ -114,30 +114,31 @@ def _settings(strategy: str, clients: int = CLIENTS) -> Settings:
     )  # fmt: skip
 
 
-def _edges(
+def _workers(
     parts: list[fleet.Partition], attack: Callable[[Weights], Weights] | None = None
 ) -> list[ClientWorker]:
-    edges: list[ClientWorker] = []
+    """Return a worker per partition; the last `POISONED` of them attack, if an attack is given."""
+    workers: list[ClientWorker] = []
     for i, part in enumerate(parts):
         if attack is None or i < CLIENTS - POISONED:
-            edges.append(ClientWorker(part, part.name, get_trainer=shared_trainer))
+            workers.append(ClientWorker(part, part.name, get_trainer=shared_trainer))
         else:
             poisoner = Poisoner(part, part.name, get_trainer=shared_trainer)
             poisoner.attack = attack
-            edges.append(poisoner)
-    return edges
+            workers.append(poisoner)
+    return workers
 
 
-def _guarded(folder: Path, edges: list[ClientWorker], strategy: str, parts: list[fleet.Partition]) -> float:
-    """The final error of a run of flockwatch."""
-    return _error(federate(edges, _settings(strategy, len(edges)), folder), parts)
+def _guarded(folder: Path, workers: list[ClientWorker], strategy: str, parts: list[fleet.Partition]) -> float:
+    """Return the final error of a flockwatch run, with its gate."""
+    return _error(federate(workers, _settings(strategy, len(workers)), folder), parts)
 
 
-def _bare(edges: list[ClientWorker], parts: list[fleet.Partition]) -> float:
-    """The final error of federated averaging of the same updates, with no gate between."""
+def _bare(workers: list[ClientWorker], parts: list[fleet.Partition]) -> float:
+    """Return the final error of plain federated averaging of the same updates, without a gate."""
     manifest = _first(parts)
     for _ in range(ROUNDS):
-        updates = [edge.train(Task(manifest)) for edge in edges]
+        updates = [worker.train(Task(manifest)) for worker in workers]
         rows = sum(update.rows for update in updates)
         moved = manifest.weights
         with np.errstate(all="ignore"):
@@ -154,6 +155,7 @@ def _bare(edges: list[ClientWorker], parts: list[fleet.Partition]) -> float:
 
 
 def _first(parts: list[fleet.Partition]) -> Manifest:
+    """Return version 0, as the server would make it."""
     settings = _settings("fedavg")
     architecture = Architecture.from_settings(settings.model, len(parts[0].schema))
     return Manifest(
@@ -167,10 +169,11 @@ def _first(parts: list[fleet.Partition]) -> Manifest:
 
 
 def _error(manifest: Manifest, parts: list[fleet.Partition]) -> float:
+    """Return the mean error on the held-out rows of the honest clients."""
     errors: list[Any] = []
     for part in parts[: CLIENTS - POISONED]:
-        held = part.rows[-round(len(part.rows) * fleet.HOLDOUT) :]
-        rows = Scaler.of(Moments.of(part.rows)).apply(held)
+        held_out = part.rows[-round(len(part.rows) * fleet.HOLDOUT) :]
+        rows = Scaler.of(Moments.of(part.rows)).apply(held_out)
         with np.errstate(all="ignore"):
             errors.append(scores(manifest.architecture, manifest.weights, rows).mean(dtype=np.float64))
     return float(np.mean(errors))

@@ -1,7 +1,7 @@
-"""`make bench-quality`: how well fleets detect on real labelled data, against everything that must be beaten.
+"""`make bench-quality`: detection quality on real labelled data, compared with other methods.
 
-One protocol and one set of defaults for all data sets (`docs/quality.md`). What is set for a data set is only
-what its rows do not say themselves: how far apart they are, and whether they follow each other in time.
+All data sets use one protocol and the default settings (`docs/quality.md`). The only settings per data set
+are those that cannot be read from its rows: the time between rows, and whether they are ordered in time.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "share
 FIVE_MINUTES = {"threshold": {"interval_s": 300.0}}
 SETS: dict[str, dict[str, dict[str, Any]]] = {
     "asd": {**FIVE_MINUTES, "evaluate": {"new_client_rows": 300}},
-    "nbaiot_noniid": {"model": {"window": 1}},  # rows drawn from many devices: none follows from the last
-    "nbaiot_noniid_as_a_stream": {"evaluate": {"data": "nbaiot_noniid"}},  # its files' order taken for time
+    "nbaiot_noniid": {"model": {"window": 1}},  # rows of many devices, not ordered in time
+    "nbaiot_noniid_as_a_stream": {"evaluate": {"data": "nbaiot_noniid"}},  # row order treated as time
     "nab": {},
-    "jump_d2": {**FIVE_MINUTES, "evaluate": {"seeds": 1}},  # labels do not follow values: for scale only
+    "jump_d2": {**FIVE_MINUTES, "evaluate": {"seeds": 1}},  # a test of scale: its labels ignore its values
 }
 PICTURES = Path("runs") / "bench-quality"
-"""Gets a folder for each data set."""
+"""Contains a folder of plots per data set."""
 
 
 def main() -> None:
-    """Evaluate the data sets that are there, or those that are named, and print the tables."""
-    named = sys.argv[1:] or list(SETS)
-    if wrong := [name for name in named if name not in SETS]:
-        sys.exit(f"no data set {', '.join(wrong)}; expected {', '.join(SETS)}")
-    folders = {name: DATA / SETS[name].get("evaluate", {}).get("data", name) for name in named}
-    there = [name for name in named if folders[name].is_dir()]
-    if not there:
-        sys.exit(f"no real data: {DATA} has none of {', '.join(named)}; FLOCKWATCH_DATA can name its folder")
+    """Evaluate the data sets named on the command line, or all that exist, and publish the tables."""
+    names = sys.argv[1:] or list(SETS)
+    if unknown := [name for name in names if name not in SETS]:
+        sys.exit(f"unknown data set {', '.join(unknown)}; expected {', '.join(SETS)}")
+    folders = {name: DATA / SETS[name].get("evaluate", {}).get("data", name) for name in names}
+    existing = [name for name in names if folders[name].is_dir()]
+    if not existing:
+        sys.exit(f"no data: {DATA} has none of {', '.join(names)}; set FLOCKWATCH_DATA to their folder")
     console = Console(width=140)
     rows, figures = [], {}
-    for name in there:
+    for name in existing:
         settings = Settings().with_values(**SETS[name])
         settings = settings.with_values(evaluate={"data": folders[name]})
         clients = labelled(settings)
-        found, finished = evaluated(clients, settings, console)
+        outcome, finished = evaluated(clients, settings, console)
         folder = PICTURES / name
         folder.mkdir(parents=True, exist_ok=True)
         plots.draw(folder, clients, finished)
-        console.print(f"{name}:", *tables(found), caption(found), f"Pictures: {folder}", sep="\n")
-        figures[name] = line(found)
-        for row, shown in found["rows"].items():
-            cells = (shown[figure]["mean"] for figure in ("auroc", "average_precision", "vus_pr"))
+        console.print(f"{name}:", *tables(outcome), caption(outcome), f"Plots: {folder}", sep="\n")
+        figures[name] = line(outcome)
+        for row, metrics in outcome["rows"].items():
+            cells = (metrics[metric]["mean"] for metric in ("auroc", "average_precision", "vus_pr"))
             rows.append([name, NAMES[row], *("-" if c is None else f"{c:.3f}" for c in cells)])
     publish("quality", "Detection quality", ["", "", "AUROC", "AP", "VUS-PR"], rows, **figures)
 

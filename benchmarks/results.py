@@ -1,4 +1,4 @@
-"""How every benchmark ends: a table for people, one JSON line for programs, and the same line kept."""
+"""Publish the results of a benchmark: a table, and one JSON line that is printed and written to a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-KEPT = Path(__file__).parent / "results"
+FOLDER = Path(__file__).parent / "results"
 
 
 def publish(
@@ -22,9 +22,15 @@ def publish(
     listed: Sequence[Mapping[str, Any]] | None = None,
     **figures: Any,
 ) -> None:
-    """Print the table and the figures as one JSON line, and keep that line in `results/NAME.json`.
+    """Print the table and the figures as one JSON line, and write that line to `results/NAME.json`.
 
-    The line is a list where figures are `listed`, else an object.
+    Args:
+        name: Name of the benchmark.
+        title: Printed above the table.
+        columns: Headings of the table.
+        rows: Cells of the table.
+        listed: Writes a JSON list of these objects, in place of `figures`.
+        **figures: The members of the JSON object.
     """
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
@@ -34,6 +40,6 @@ def publish(
     console = Console(width=110)
     console.print(title, table, sep="\n")
     line = json.dumps(figures if listed is None else listed)
-    KEPT.mkdir(exist_ok=True)
-    (KEPT / f"{name}.json").write_text(line + "\n")
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(line + "\n")
     print(line)

@@ -1,4 +1,4 @@
-"""`make bench-rounds`: the same job under stock Flower and under flockwatch, seconds per round."""
+"""`make bench-rounds`: seconds per round of the same training job under stock Flower and under flockwatch."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from benchmarks import flock, job, stock
 from benchmarks.results import publish
 
 STOCK_ROUNDS = 6
-"""With the first, which warms up and is not counted."""
+"""Includes the first, a warm-up that is not counted."""
 
 FLOCK_ROUNDS = 60
 
 
 def main() -> None:
-    """Run both, one after the other, and print their medians and the ratio."""
+    """Run both, one after the other, and publish their medians and the ratio."""
     with tempfile.TemporaryDirectory(prefix="bench-rounds-") as name:
         folder = Path(name)
-        ours = flock.run(FLOCK_ROUNDS, folder / "flockwatch")
-        theirs = stock.run(STOCK_ROUNDS, folder / "stock")[1:]
-    stock_s, flock_s = statistics.median(theirs), statistics.median(ours)
+        flock_rounds = flock.run(FLOCK_ROUNDS, folder / "flockwatch")
+        stock_rounds = stock.run(STOCK_ROUNDS, folder / "stock")[1:]
+    stock_s, flock_s = statistics.median(stock_rounds), statistics.median(flock_rounds)
     publish(
         "rounds",
-        f"A round of {job.CLIENTS} clients with {job.ROWS} x {job.FEATURES} rows each: train and measure",
-        ["", "rounds", "median s", "min s", "max s", "ratio"],
+        f"One round of {job.CLIENTS} clients with {job.ROWS} x {job.FEATURES} rows each: train and evaluate",
+        ["", "rounds", "median s", "min s", "max s", "times faster"],
         [
-            ["stock Flower", *_row(theirs), "1"],
-            ["flockwatch", *_row(ours), f"{stock_s / flock_s:.0f}"],
+            ["stock Flower", *_row(stock_rounds), "1"],
+            ["flockwatch", *_row(flock_rounds), f"{stock_s / flock_s:.0f}"],
         ],
         stock_s=round(stock_s, 3),
         flockwatch_s=round(flock_s, 4),

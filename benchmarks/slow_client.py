@@ -1,4 +1,4 @@
-"""One client of the straggler benchmark: real, with training as long as a slow machine's."""
+"""One client of the straggler benchmark: a real client whose training takes a minimum time."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ from common.protocol.messages import Task, Update
 from common.settings import DataSettings
 
 
-class SlowEdge(ClientWorker):
-    """An edge whose training takes at least so many seconds, and leaves the processor free for others."""
+class SlowWorker(ClientWorker):
+    """A worker whose training takes at least `training_s` seconds; it sleeps for the rest of them."""
 
     training_s = 0.0
 
     def train(self, task: Task) -> Update:
-        """Train, and then be as slow as this machine is."""
-        until = time.monotonic() + self.training_s
+        """Train, and sleep until `training_s` seconds have passed."""
+        end = time.monotonic() + self.training_s
         update = super().train(task)
-        time.sleep(max(0.0, until - time.monotonic()))
+        time.sleep(max(0.0, end - time.monotonic()))
         return update
 
 
 def main() -> None:
-    """Take part until told to stop."""
+    """Run the client until SIGTERM."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--server", required=True)
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--training-s", type=float, required=True)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    given.state.mkdir(parents=True, exist_ok=True)
-    edge = SlowEdge(read(given.data, DataSettings()), Identity(given.state).instance, inline=True)
-    edge.training_s = given.training_s
-    import client.training.trainer  # noqa: F401  seconds of imports, taken now and not out of the first task
+    arguments.state.mkdir(parents=True, exist_ok=True)
+    partition = read(arguments.data, DataSettings())
+    worker = SlowWorker(partition, Identity(arguments.state).instance, inline=True)
+    worker.training_s = arguments.training_s
+    import client.training.trainer  # noqa: F401  imports TensorFlow before the first task arrives
 
-    link = ResidentNode(given.server, build(lambda _: edge))
-    signal.signal(signal.SIGTERM, lambda *_: link.stop())
-    link.serve()
+    node = ResidentNode(arguments.server, build(lambda _: worker))
+    signal.signal(signal.SIGTERM, lambda *_: node.stop())
+    node.serve()
 
 
 if __name__ == "__main__":

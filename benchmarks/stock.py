@@ -1,6 +1,7 @@
-"""Rounds of the benchmark job under stock Flower: SuperLink, SuperNodes and `flwr run`, as in its tutorial.
+"""Run the training job of the round benchmark under stock Flower, as in its tutorial.
 
-Flower runs with its defaults: a new process for each message, its own polling intervals.
+SuperLink, SuperNodes and `flwr run` use Flower's defaults: a new process per message, default polling
+intervals.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ _ROUND_LIMIT_S = 120.0
 
 
 def run(rounds: int, folder: Path) -> list[float]:
-    """Seconds of each round, train and evaluate; the first one includes warming up.
+    """Run the job and return the duration of each train and evaluate round, in seconds.
 
-    Logs and all of Flower's files stay in `folder`. Raises if a process fails, if a time limit passes,
-    or if a round was finished without an answer from every client.
+    The first round includes warm-up. Logs and Flower's files are written to `folder`.
+
+    Raises:
+        RuntimeError: a process failed, a time limit passed, or a round ended without every client's reply.
     """
     folder = folder.absolute()
     home = folder / "flower"
     home.mkdir(parents=True)
-    # Flower's own intervals, not the ones that flockwatch sets.
+    # flockwatch's interval would make stock Flower faster.
     environment = flower_environment(home)
     environment.pop("FLWR_SUPEREXEC_TASK_POLL_INTERVAL")
     times = folder / "times.json"
@@ -71,14 +74,18 @@ def run(rounds: int, folder: Path) -> list[float]:
 
 
 def _wait(processes: Processes, limit_s: float, done: Callable[[], bool]) -> None:
-    """Wait until `done`; raises if a process fails meanwhile, or if it takes too long."""
-    end = time.monotonic() + limit_s
+    """Wait until `done()`.
+
+    Raises:
+        RuntimeError: a process failed, or `limit_s` seconds passed.
+    """
+    deadline = time.monotonic() + limit_s
     while not done():
         for name in processes.names:
             if processes.exit_code(name):
-                raise RuntimeError(f"{name} ended early; its log ends:\n{processes.log_tail(name)}")
-        if time.monotonic() > end:
-            raise RuntimeError(f"not done within {limit_s:.0f} s")
+                raise RuntimeError(f"{name} failed; its log ends:\n{processes.log_tail(name)}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not finished within {limit_s:.0f} s")
         time.sleep(0.2)
 
 
@@ -115,19 +122,19 @@ def _settings(file: Path, rounds: int, times: Path) -> Path:
         "holdout": job.HOLDOUT,
         "times": str(times),
     }
-    # JSON's strings and numbers are TOML's too.
+    # JSON's strings and numbers are valid TOML.
     file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
     return file
 
 
 def _seconds(times: Path, rounds: int) -> list[float]:
     if not times.exists():
-        raise RuntimeError(f"the run ended without writing its times; see {times.with_name('run.log')}")
+        raise RuntimeError(f"the run ended without round times; see {times.with_name('run.log')}")
     report = json.loads(times.read_text())
     for verb in ("train", "evaluate"):
         if report[verb] != [job.CLIENTS] * rounds:
             raise RuntimeError(
-                f"{verb}: answers per round were {report[verb]}, expected {job.CLIENTS} in each of {rounds}; "
+                f"{verb}: replies per round were {report[verb]}, expected {job.CLIENTS} in each of {rounds}; "
                 f"see {times.with_name('run.log')}"
             )
     return [after - before for before, after in itertools.pairwise(report["finished"])]

@@ -1,4 +1,4 @@
-"""`make bench-stragglers`: 8 clients, two of them 10 times slower: wall time to a target held-out error."""
+"""`make bench-stragglers`: wall time to a target error with 8 clients, two of which are 10 times slower."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from common.processes import Processes
 CLIENTS, SLOW = 8, 2
 ROWS = 1_500
 FAST_S, SLOW_S = 0.5, 5.0
-"""What training takes on a fast machine and on a slow one."""
+"""Training time on a fast machine and on a slow one."""
 
 BUDGET_S = 66.0
-"""Of each run, from its first task on: twelve or thirteen synchronous rounds."""
+"""Time for each run after version 0: twelve or thirteen synchronous rounds."""
 
 MARGIN = 1.02
-"""The target is this much above the error that the synchronous run ended with."""
+"""The target error is the final error of the synchronous run times this."""
 
 DEAD_S, ALIVE_S = 8.0, 12.0
-"""In the second half of the table the slow clients die by SIGKILL and return, over and over."""
+"""In the second half of the table the slow clients are killed and restarted repeatedly."""
 
 COMMON = {
     "model": {"window": 1, "hidden": (12,)},
     "training": {"batch_size": 32, "holdout": fleet.HOLDOUT},
-    # By each client's own moments, so that every way's error is in the same units whoever came first.
+    # With each client's own moments, errors of all runs are in the same units whichever client came first.
     "scaling": {"by": "client"},
 }
-WAYS = {
+MODES = {
     "synchronous, all 8": {"mode": "synchronous", "quorum": 1.0},
     "synchronous, quorum 6, deadline 2 s": {
         "mode": "synchronous",
@@ -45,21 +45,21 @@ WAYS = {
 
 
 def main() -> None:
-    """Run every way, with living stragglers and with dying ones, and print one table."""
+    """Run every mode, with slow clients and with slow clients that die, and publish one table."""
     parts = fleet.partitions(CLIENTS, ROWS)
     with tempfile.TemporaryDirectory(prefix="bench-stragglers-") as name:
         folder = Path(name)
-        steady = [_run(folder / f"steady-{i}", parts, way, None) for i, way in enumerate(WAYS)]
-        dying = [_run(folder / f"dying-{i}", parts, way, _dying()) for i, way in enumerate(WAYS)]
+        steady = [_run(folder / f"steady-{i}", parts, mode, None) for i, mode in enumerate(MODES)]
+        dying = [_run(folder / f"dying-{i}", parts, mode, _dying()) for i, mode in enumerate(MODES)]
     target = MARGIN * steady[0].final
     rows, figures = [], {}
-    for prefix, title, curves in (("", "", steady), ("dying_", ", slow ones die and return", dying)):
+    for prefix, title, curves in (("", "", steady), ("dying_", ", slow clients die and restart", dying)):
         times = [curve.reached(target) for curve in curves]
-        # A way that did not get there within its budget needs longer than that: the ratio is a lower bound.
+        # If the synchronous run did not reach the target, the ratio is a lower bound.
         sync_s = times[0] or BUDGET_S
-        for way, curve, time_s in zip(WAYS, curves, times, strict=True):
+        for mode, curve, time_s in zip(MODES, curves, times, strict=True):
             ratio = "" if time_s is None else f"{'' if times[0] else '> '}{sync_s / time_s:.1f}"
-            rows.append([way + title, *_row(curve, target, time_s, ratio)])
+            rows.append([mode + title, *_row(curve, target, time_s, ratio)])
         figures |= {
             f"{prefix}sync_s": _rounded(times[0]),
             f"{prefix}quorum_s": _rounded(times[1]),
@@ -70,8 +70,8 @@ def main() -> None:
         }
     publish(
         "stragglers",
-        f"{CLIENTS} clients, {SLOW} of them {SLOW_S / FAST_S:.0f} times slower; {BUDGET_S:.0f} s each",
-        ["", "versions", "target", "s to target", "faster", "final error"],
+        f"{CLIENTS} clients, {SLOW} of them {SLOW_S / FAST_S:.0f} times slower; {BUDGET_S:.0f} s per run",
+        ["", "versions", "target", "s to target", "times faster", "final error"],
         rows,
         **figures,
     )
@@ -80,7 +80,7 @@ def main() -> None:
 def _run(
     folder: Path,
     parts: list[fleet.Partition],
-    way: str,
+    mode: str,
     meanwhile: Callable[[Processes, Callable[[int], None], float], None] | None,
 ) -> Curve:
     def command(number: int, data: Path, address: str) -> list[str]:
@@ -90,12 +90,12 @@ def _run(
             "--state", str(folder / f"state-{number}"), "--training-s", str(training_s),
         ]  # fmt: skip
 
-    values = {**COMMON, "federation": WAYS[way]}
+    values = {**COMMON, "federation": MODES[mode]}
     return fleet.run(folder, parts, values, command, BUDGET_S, meanwhile or (lambda *_: None))
 
 
 def _dying() -> Callable[[Processes, Callable[[int], None], float], None]:
-    """Kills the slow clients once they have lived for a while, and starts them again."""
+    """Return a function that kills each slow client after `ALIVE_S` and starts it again after `DEAD_S`."""
     down_since: dict[int, float] = {}
     up_since = dict.fromkeys(range(CLIENTS - SLOW, CLIENTS), 0.0)
 

@@ -1,4 +1,4 @@
-"""The stream of the scoring benchmarks: one machine's telemetry as JSON lines, and versions to score it."""
+"""Data of the scoring benchmarks: events of one machine as JSON lines, and versions that score them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ INTERVAL_S = 60.0
 
 
 def training_rows() -> NDArray[np.float32]:
-    """What every contender learns from, shape (5000, 38)."""
+    """Return the rows that each contender is trained on, shape (5000, 38)."""
     return job.rows(0)
 
 
 @cache
 def events() -> tuple[bytes, ...]:
-    """Five thousand events of another machine, in which every thousandth is far off."""
+    """Return 5,000 events of another machine as JSON lines; every thousandth is an outlier."""
     rows = job.rows(1).copy()
     rows[::1000, 3] += 50
     start = 1_767_571_200
@@ -41,7 +41,7 @@ def events() -> tuple[bytes, ...]:
 
 
 def version(number: int, seed: int = 0) -> Manifest:
-    """A version of 38-64-16-64-38. Its weights are drawn: how long they take is what counts here."""
+    """Return a version with an autoencoder 38-64-16-64-38 and random weights; only its speed is measured."""
     architecture = Architecture.from_settings(SETTINGS.model, len(SCHEMA))
     rows, weights = training_rows(), architecture.initial_weights(seed)
     moments = Moments.of(rows)

@@ -1,4 +1,4 @@
-"""A trainer at work beside a benchmark: `python -m benchmarks.training` trains until it is ended."""
+"""Background load for a benchmark: `python -m benchmarks.training` trains until it is terminated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common.processes import end_with_parent
 
 
 def main() -> None:
-    """Train on and on, as a client does between two messages."""
+    """Train without end, as a client trains within a task."""
     end_with_parent(lambda: None)
     manifest = stream.version(1)
     trainer = Trainer(manifest.architecture, stream.SETTINGS.training)

@@ -1,4 +1,4 @@
-"""The ClientApp: train and evaluate on this node's rows."""
+"""The ClientApp: trains and evaluates on this node's rows."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ app = ClientApp()
 
 
 def load(message: Message, context: Context) -> tuple[keras.Model, NDArray[np.float32], NDArray[np.float32]]:
-    """The model with the message's weights, the rows to train on, and the held-out rows."""
+    """Return the model with the message's weights, the training rows and the held-out rows."""
     config = context.run_config
     train_rows, test_rows = load_data(str(context.node_config["rows"]), float(config["holdout"]))
     model = load_model(int(config["features"]), [int(width) for width in str(config["hidden"]).split()])

@@ -1,4 +1,4 @@
-"""The ServerApp: FedAvg over all clients, noting when each round was finished."""
+"""The ServerApp: FedAvg over all clients; records when each round ended."""
 
 import json
 import time
@@ -15,7 +15,7 @@ app = ServerApp()
 
 
 def average(replies: list[RecordDict], weighted_by: str) -> MetricRecord:
-    """FedAvg's own average of the metrics, and how many clients it is of."""
+    """Average the metrics as FedAvg does, and add the number of clients."""
     metrics = aggregate_metricrecords(replies, weighted_by)
     metrics["clients"] = len(replies)
     return metrics
@@ -42,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
     finished: list[float] = []
 
     def note_time(_round: int, _arrays: ArrayRecord) -> None:
-        """Flower calls this once before the first round and once after each."""
+        """Record the time; Flower calls this once before the first round and once after each."""
         finished.append(time.monotonic())
 
     result = strategy.start(

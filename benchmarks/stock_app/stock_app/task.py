@@ -1,4 +1,4 @@
-"""The model and the data, as both sides of the app use them."""
+"""The model and the data that both sides of the app use."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def load_model(features: int, hidden: Sequence[int]) -> keras.Model:
-    """A compiled autoencoder: ReLU inside, linear outside."""
+    """Build and compile an autoencoder with ReLU hidden layers and a linear output layer."""
     model = keras.Sequential(
         [
             keras.Input((features,)),
@@ -21,7 +21,7 @@ def load_model(features: int, hidden: Sequence[int]) -> keras.Model:
 
 
 def load_data(file: str, holdout: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The rows to train on and the held-out ones, which are the last."""
+    """Return the training rows and the held-out rows, which are the last ones."""
     rows = np.load(file)
     split = len(rows) - round(len(rows) * holdout)
     return rows[:split], rows[split:]

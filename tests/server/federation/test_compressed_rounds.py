@@ -13,7 +13,7 @@ import pytest
 from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 
-from benchmarks.light_clients import FEATURES, LightEdge
+from benchmarks.light_clients import FEATURES, LightWorker
 from client.app import build
 from client.transport.compression_state import CompressionState
 from common.compression.choice import Block
@@ -41,7 +41,7 @@ def a_task(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(TaskIdentity, name, value, raising=False)
 
 
-class Recorded(LightEdge):
+class Recorded(LightWorker):
     """Remembers what it was given and what it meant to send."""
 
     def __init__(self, name: str, seed: int, wire: CompressionState | None = None) -> None:

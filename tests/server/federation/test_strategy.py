@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
-from benchmarks.light_clients import LightEdge
+from benchmarks.light_clients import LightWorker
 from client.app import build
 from client.data.partition import Partition
 from client.training.trainer import Trainer
@@ -219,7 +219,7 @@ def test_memory_does_not_grow_with_the_number_of_updates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchange, "MAX_ANSWERED", 50)
-    edges = [LightEdge(f"light-{number}", number) for number in range(4)]
+    edges = [LightWorker(f"light-{number}", number) for number in range(4)]
     apps = {i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}  # type: ignore[misc]
     chosen = settings(federation={"mode": "asynchronous", "buffer": 4, "max_rounds": 80, "min_clients": 4})
     history, registry = History(tmp_path / "history.sqlite"), Counting(tmp_path / "versions", (20, 80))
