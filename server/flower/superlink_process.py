@@ -179,7 +179,7 @@ class SuperLinkProcess:
         (app / "pyproject.toml").write_text(
             "[project]\n"
             f'name = "flockwatch"\nversion = "{version("flockwatch")}"\nlicense = {{ file = "LICENSE" }}\n'
-            f'dependencies = ["flwr=={flower}"]\n\n'
+            f'dependencies = ["flwr>={flower}"]\n\n'
             "[tool.flwr.app]\n"
             f'publisher = "flockwatch"\nfab-format-version = 1\nflwr-version-target = "{flower}"\n\n'
             "[tool.flwr.app.components]\n"
