@@ -48,7 +48,7 @@ answers = ""
 
 
 def test_a_stock_supernode_takes_part_beside_a_resident_client(federation) -> None:
-    run: Federation = federation({"federation.max_rounds": "2"})
+    run: Federation = federation({"federation.max_rounds": "2", "federation.deadline_s": "240"})
     run.start_server()
     run.start_client(run.rows("resident"))
     data = run.rows("stock")
@@ -69,7 +69,7 @@ def test_a_stock_supernode_takes_part_beside_a_resident_client(federation) -> No
 
 
 def test_flwr_run_submits_the_app_to_a_superlink_that_is_there(federation) -> None:
-    run: Federation = federation({"federation.max_rounds": "2"})
+    run: Federation = federation({"federation.max_rounds": "2", "federation.deadline_s": "240"})
     config = run.folder / "fleet.yaml"
     save(load(None, run.overrides, {}), config)
     link = SuperLinkProcess(run.folder, "127.0.0.1", run.port)
