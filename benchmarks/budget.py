@@ -112,9 +112,8 @@ def _quantile(partition: Partition, manifest: Manifest) -> float:
     held_out = partition.rows[-round(len(partition.rows) * manifest.settings.training.holdout) :]
     breaks = np.zeros(len(held_out), np.bool_)
     breaks[0] = True
-    return float(
-        np.quantile(buffer_scores(manifest.aligned(partition.schema), BufferedRows(held_out, breaks)), QUANTILE)
-    )
+    scores = buffer_scores(manifest.aligned(partition.schema), BufferedRows(held_out, breaks))
+    return float(np.quantile(scores, QUANTILE))
 
 
 if __name__ == "__main__":
