@@ -13,7 +13,7 @@ import psutil
 
 from benchmarks.results import publish
 from client.transport.fleet_connection import FleetConnection
-from common.security.keys import new_private
+from common.security.keys import new_private_key
 from flockwatch.certs import Certificates
 from server.access.gateway import Gateway
 from server.access.listener import Listener
@@ -61,7 +61,7 @@ def main() -> None:
         superlink = SuperLinkProcess(folder, "127.0.0.1", superlink_port)
         superlink.start()
         list(Certificates(folder / "certs").make([], []))
-        key = new_private()
+        key = new_private_key()
         Roster(folder).enroll("bench", key.public_key())
         gateway = multiprocessing.get_context("spawn").Process(
             target=serve, args=(folder, port, superlink_port), daemon=True

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from common.formats.strict_yaml import dump
-from common.security.keys import read_public
+from common.security.keys import read_public_key
 from flockwatch.certs import Certificates
 from flockwatch.simulation.player import write_history
 from server.access.roster import Roster
@@ -60,7 +60,7 @@ def server(certificates: Path, token: str) -> None:
     write("server", "settings.yaml", dump({"server": {"alerts_token": token}}))
     roster = Roster(VOLUMES / "state")
     for name in TRAINING:
-        roster.enroll(name, read_public(certificates / "clients" / f"{name}.pub"))
+        roster.enroll(name, read_public_key(certificates / "clients" / f"{name}.pub"))
 
 
 def mosquitto(certificates: Path, passwords: dict[str, str]) -> None:

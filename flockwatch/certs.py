@@ -16,21 +16,21 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.security.certificates import (
     CertificateError,
-    address_of,
-    hosts_of,
-    problems_of_ca,
-    problems_of_server,
+    ca_problems,
+    certificate_hosts,
+    expiry_warning,
+    parse_address,
     read_certificates,
-    soon_over,
+    server_certificate_problems,
 )
 from common.security.keys import (
     KeyFileError,
+    encode_private_key,
     fingerprint,
-    line,
-    new_private,
-    private_text,
-    read_private,
-    read_public,
+    new_private_key,
+    public_key_line,
+    read_private_key,
+    read_public_key,
 )
 
 CA_DAYS = 3650
@@ -75,31 +75,34 @@ class Certificates:
             OSError: the folder cannot be written.
         """
         for host in hosts:
-            if HOST.fullmatch(host) is None and address_of(host) is None:
+            if HOST.fullmatch(host) is None and parse_address(host) is None:
                 raise CertificateError(f"'{host}': expected a host name or an IP address, without a port")
         self._folder.mkdir(parents=True, exist_ok=True)
         if not self.ca.exists() and not self._ca_key.exists():
-            key = new_private()
-            _write(self._ca_key, private_text(key, tls=True), secret=True)
+            key = new_private_key()
+            _write(self._ca_key, encode_private_key(key, tls=True), secret=True)
             _write(self.ca, _ca_certificate(key).public_bytes(Encoding.PEM))
             yield f"{self.ca}: new CA, valid for {CA_DAYS} days; store its key {self._ca_key} offline"
         if renew or not self.server.exists():
-            names = [*hosts, *(hosts_of(read_certificates(self.server)[0]) if self.server.exists() else ())]
-            key = new_private()
+            names = [
+                *hosts,
+                *(certificate_hosts(read_certificates(self.server)[0]) if self.server.exists() else ()),
+            ]
+            key = new_private_key()
             certificate = _server_certificate(
-                key, [*names, *LOCAL_HOSTS], days, self._root(), read_private(self._ca_key)
+                key, [*names, *LOCAL_HOSTS], days, self._root(), read_private_key(self._ca_key)
             )
-            _write(self._server_key, private_text(key, tls=True), secret=True)
+            _write(self._server_key, encode_private_key(key, tls=True), secret=True)
             _write(self.server, certificate.public_bytes(Encoding.PEM))
-            covered = ", ".join(hosts_of(certificate))
+            covered = ", ".join(certificate_hosts(certificate))
             yield f"{self.server}: new certificate for {covered}; valid for {days} days"
         for name in clients:
             key_file, public_file = self._clients / f"{name}.key", self._clients / f"{name}.pub"
             if not key_file.exists():
                 self._clients.mkdir(exist_ok=True)
-                key = new_private()
-                _write(key_file, private_text(key), secret=True)
-                _write(public_file, f"{line(key.public_key())} {name}\n".encode())
+                key = new_private_key()
+                _write(key_file, encode_private_key(key), secret=True)
+                _write(public_file, f"{public_key_line(key.public_key())} {name}\n".encode())
                 yield f"{key_file}: new key, {fingerprint(key.public_key())}"
 
     def problems(self, hosts: Sequence[str] = ()) -> Iterator[str]:
@@ -111,11 +114,11 @@ class Certificates:
         if not self._folder.is_dir():
             yield f"{self._folder}: no such folder"
             return
-        yield from problems_of_ca(self.ca)
-        yield from problems_of_server(self.server, self._server_key, hosts, self.ca)
+        yield from ca_problems(self.ca)
+        yield from server_certificate_problems(self.server, self._server_key, hosts, self.ca)
         if self._ca_key.exists():
             try:
-                issuer = read_private(self._ca_key)
+                issuer = read_private_key(self._ca_key)
                 if all(issuer.public_key() != root.public_key() for root in read_certificates(self.ca)):
                     yield f"{self._ca_key}: is not the key of {self.ca}"
             except KeyFileError as error:
@@ -128,7 +131,7 @@ class Certificates:
     def warnings(self) -> Iterator[str]:
         """Yield a line for each certificate that expires soon."""
         for file in (self.ca, self.server):
-            if (warning := soon_over(file)) is not None:
+            if (warning := expiry_warning(file)) is not None:
                 yield warning
 
     def _root(self) -> x509.Certificate:
@@ -137,7 +140,7 @@ class Certificates:
         Raises:
             CertificateError, KeyFileError: there is none, or the files cannot be read.
         """
-        issuer = read_private(self._ca_key).public_key()
+        issuer = read_private_key(self._ca_key).public_key()
         for root in read_certificates(self.ca):
             if root.public_key() == issuer:
                 return root
@@ -146,9 +149,9 @@ class Certificates:
 
 def _problems_of_client(key_file: Path) -> Iterator[str]:
     try:
-        key = read_private(key_file)
+        key = read_private_key(key_file)
         public = key_file.with_suffix(".pub")
-        if public.exists() and read_public(public) != key.public_key():
+        if public.exists() and read_public_key(public) != key.public_key():
             yield f"{key_file}: is not the private key of {public}"
     except KeyFileError as error:
         yield str(error)
@@ -182,7 +185,7 @@ def _server_certificate(
         issuer: The CA's private key.
     """
     unique = list(dict.fromkeys(hosts))
-    names = [x509.IPAddress(a) if (a := address_of(host)) else x509.DNSName(host) for host in unique]
+    names = [x509.IPAddress(a) if (a := parse_address(host)) else x509.DNSName(host) for host in unique]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, unique[0][:64])])
     identifier = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return (

@@ -124,7 +124,7 @@ def certs(settings: Settings, options: argparse.Namespace) -> int:
 
 def enroll(settings: Settings, options: argparse.Namespace) -> int:
     """Register the public key of a client; without arguments, list all clients."""
-    from common.security.keys import read_public
+    from common.security.keys import read_public_key
     from server.access.roster import Roster
 
     roster = Roster(settings.server.state)
@@ -138,7 +138,7 @@ def enroll(settings: Settings, options: argparse.Namespace) -> int:
             f"enroll {options.client}: expected the file of its public key as the second argument"
         )
     _check_name(options.client)
-    entry = roster.enroll(options.client, read_public(options.public_key))
+    entry = roster.enroll(options.client, read_public_key(options.public_key))
     print(f"enrolled {entry.client} with key {entry.fingerprint}")
     return 0
 

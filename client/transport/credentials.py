@@ -7,7 +7,7 @@ import logging
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from common.security.certificates import is_loopback, root_certificates
-from common.security.keys import fingerprint, read_private
+from common.security.keys import fingerprint, read_private_key
 from common.settings import ClientSettings
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,6 @@ def credentials(settings: ClientSettings) -> tuple[bytes | None, EllipticCurvePr
                 "what is learned travels in the clear: set client.tls_ca and client.key host=%s", host
             )
         return None, None
-    key = read_private(settings.key)
+    key = read_private_key(settings.key)
     log.info("this client's key fingerprint=%s", fingerprint(key.public_key()))
     return root_certificates(settings.tls_ca), key

@@ -1,1 +1,1 @@
-"""Keys and certificates."""
+"""Client keys and TLS certificates: reading, checking and fingerprints."""

@@ -1,4 +1,4 @@
-"""What is wrong with certificates and keys, in words, before a TLS handshake fails on it."""
+"""Checks of TLS certificates, which name a problem before a TLS handshake fails because of it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtensionOID
 
 from common.errors import UserError
-from common.security.keys import KeyFileError, read, read_tls_private
+from common.security.keys import KeyFileError, read_small_file, read_tls_private_key
 
-SOON = timedelta(days=30)
-"""Whatever ends within this time is named before it does."""
+WARN_BEFORE_EXPIRY = timedelta(days=30)
 
 
 class CertificateError(UserError):
-    """Certificates or keys that cannot work; the message has a line for each thing that is wrong."""
+    """Certificates or keys cannot be used; the message has one line per problem."""
 
 
 def read_certificates(path: Path) -> list[x509.Certificate]:
-    """The certificates of a PEM file, the leaf first where it is a chain.
+    """Read the certificates of a PEM file; in a chain, the leaf comes first.
 
     Raises:
-        CertificateError: it cannot be read, or holds none.
+        CertificateError: the file cannot be read or has no certificate.
     """
     try:
-        return x509.load_pem_x509_certificates(read(path))
+        return x509.load_pem_x509_certificates(read_small_file(path))
     except KeyFileError as error:
         raise CertificateError(str(error)) from error
     except ValueError as error:
@@ -37,87 +36,87 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
 
 
 def root_certificates(path: Path, now: datetime | None = None) -> bytes:
-    """The content of a file of CA certificates, at least one of which can be relied on now.
+    """Read a PEM file of CA certificates, of which at least one must be valid now.
 
     Raises:
-        CertificateError: says what is wrong.
+        CertificateError: the file cannot be read, or none of its certificates is valid.
     """
-    if problems := list(problems_of_ca(path, now)):
+    if problems := list(ca_problems(path, now)):
         raise CertificateError("\n".join(problems))
     return path.read_bytes()
 
 
-def problems_of_ca(path: Path, now: datetime | None = None) -> Iterator[str]:
-    """What is wrong with the CA's certificate, or with all of several."""
+def ca_problems(path: Path, now: datetime | None = None) -> Iterator[str]:
+    """Yield the problems of a PEM file of CA certificates; none if at least one certificate is valid."""
     try:
-        found = read_certificates(path)
+        roots = read_certificates(path)
     except CertificateError as error:
         yield str(error)
         return
-    problems = [list(_problems_of_root(root, path, now or datetime.now(UTC))) for root in found]
+    problems = [list(_root_problems(root, path, now or datetime.now(UTC))) for root in roots]
     if all(problems):
-        yield from (problem for of_one in problems for problem in of_one)
+        yield from (problem for root_problems in problems for problem in root_problems)
 
 
-def problems_of_server(
+def server_certificate_problems(
     certificate: Path,
     key: Path,
     hosts: Sequence[str] = (),
     ca: Path | None = None,
     now: datetime | None = None,
 ) -> Iterator[str]:
-    """What is wrong with a server's certificate.
+    """Yield the problems of a server's certificate.
 
     Args:
-        certificate: PEM file that clients are shown.
-        key: Its private key.
-        hosts: Names and addresses by which clients call the server.
-        ca: PEM file that clients verify it with; None: not looked at.
-        now: For tests.
+        certificate: PEM file with the server's certificate.
+        key: PEM file with its private key.
+        hosts: Names and addresses that clients connect to.
+        ca: PEM file with the CA certificates that clients verify it with; None skips this check.
+        now: The time to check at; None for the current time.
     """
     now = now or datetime.now(UTC)
     try:
-        own = read_tls_private(key)
+        private_key = read_tls_private_key(key)
     except KeyFileError as error:
-        own = None
+        private_key = None
         yield str(error)
     try:
         leaf = read_certificates(certificate)[0]
     except CertificateError as error:
         yield str(error)
         return
-    yield from _problems_of_dates(leaf, certificate, now)
-    if own is not None and own.public_key() != leaf.public_key():
-        yield f"{key}: is not the key of {certificate}; the two were made apart"
-    names = hosts_of(leaf)
+    yield from _date_problems(leaf, certificate, now)
+    if private_key is not None and private_key.public_key() != leaf.public_key():
+        yield f"{key}: is not the key of {certificate}"
+    names = certificate_hosts(leaf)
     for host in hosts:
         if not _is_among(host, names):
-            yield f"{certificate}: is not for '{host}'; it is for {', '.join(names) or 'no name at all'}"
+            yield f"{certificate}: is not for '{host}'; it is for {', '.join(names) or 'no host'}"
     if ca is None:
         return
     try:
         roots = read_certificates(ca)
     except CertificateError:
-        return  # said by whoever looks at the CA
+        return  # reported by ca_problems
     if not any(_is_issued_by(leaf, root) for root in roots):
         yield f"{certificate}: was not issued by {ca} ({_name(leaf.issuer)})"
 
 
-def soon_over(certificate: Path, now: datetime | None = None) -> str | None:
-    """A word about a certificate that will end soon; None where there is time.
+def expiry_warning(certificate: Path, now: datetime | None = None) -> str | None:
+    """Return a warning if a certificate expires within `WARN_BEFORE_EXPIRY`, else None.
 
     Raises:
-        CertificateError: the file holds no certificate.
+        CertificateError: the file cannot be read or has no certificate.
     """
     leaf, now = read_certificates(certificate)[0], now or datetime.now(UTC)
     left = leaf.not_valid_after_utc - now
-    if left > SOON:
+    if left > WARN_BEFORE_EXPIRY:
         return None
-    return f"{certificate}: ends in {left.days} days, on {leaf.not_valid_after_utc:%Y-%m-%d}"
+    return f"{certificate}: expires in {left.days} days, on {leaf.not_valid_after_utc:%Y-%m-%d}"
 
 
-def hosts_of(certificate: x509.Certificate) -> list[str]:
-    """The names and addresses that a certificate is for."""
+def certificate_hosts(certificate: x509.Certificate) -> list[str]:
+    """Return the host names and addresses that a certificate is valid for."""
     try:
         extension = certificate.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
     except x509.ExtensionNotFound:
@@ -128,8 +127,8 @@ def hosts_of(certificate: x509.Certificate) -> list[str]:
     return [*names.get_values_for_type(x509.DNSName), *(str(address) for address in addresses)]
 
 
-def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """A host that is given as an address; None if it is a name."""
+def parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return a host as an IP address; None if it is a name."""
     try:
         return ipaddress.ip_address(host.strip("[]"))
     except ValueError:
@@ -137,34 +136,35 @@ def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens at a host."""
-    address = address_of(host)
+    """Return whether a host is a loopback address, which only this machine can connect to."""
+    address = parse_address(host)
     return host == "localhost" if address is None else address.is_loopback
 
 
-def _problems_of_root(root: x509.Certificate, path: Path, now: datetime) -> Iterator[str]:
-    yield from _problems_of_dates(root, path, now)
+def _root_problems(root: x509.Certificate, path: Path, now: datetime) -> Iterator[str]:
+    yield from _date_problems(root, path, now)
     try:
         is_ca = root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
         is_ca = False
     if not is_ca:
-        yield f"{path}: is no CA's certificate ({_name(root.subject)}); clients need that of the CA"
+        yield f"{path}: is not a CA certificate ({_name(root.subject)}); clients need the one of the CA"
 
 
-def _problems_of_dates(certificate: x509.Certificate, path: Path, now: datetime) -> Iterator[str]:
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+def _date_problems(certificate: x509.Certificate, path: Path, now: datetime) -> Iterator[str]:
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
         yield f"{path}: expired on {end:%Y-%m-%d %H:%M} UTC"
-    if now < begin:
-        yield f"{path}: begins on {begin:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} on this machine"
+    if now < start:
+        clock = f"this machine's clock says {now:%Y-%m-%d %H:%M}"
+        yield f"{path}: is not valid before {start:%Y-%m-%d %H:%M} UTC; {clock}"
 
 
 def _is_among(host: str, names: Sequence[str]) -> bool:
-    if (address := address_of(host)) is not None:
+    if (address := parse_address(host)) is not None:
         return str(address) in names
-    wild = "*." + host.partition(".")[2]
-    return any(name.lower() in (host.lower(), wild.lower()) for name in names)
+    wildcard = "*." + host.partition(".")[2]
+    return any(name.lower() in (host.lower(), wildcard.lower()) for name in names)
 
 
 def _is_issued_by(leaf: x509.Certificate, root: x509.Certificate) -> bool:
@@ -176,4 +176,4 @@ def _is_issued_by(leaf: x509.Certificate, root: x509.Certificate) -> bool:
 
 
 def _name(name: x509.Name) -> str:
-    return name.rfc4514_string() or "without a name"
+    return name.rfc4514_string() or "no name"

@@ -1,4 +1,4 @@
-"""A client's key: on an elliptic curve, in files of OpenSSH's form, as `ssh-keygen -t ecdsa` makes them."""
+"""Client keys: elliptic curve keys in OpenSSH's file format, as `ssh-keygen -t ecdsa` makes them."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ MAX_FILE_BYTES = 1 << 20
 
 
 class KeyFileError(UserError):
-    """A key's file cannot be used; says which, and what was wrong with it."""
+    """A key file cannot be used; the message names the file and the problem."""
 
 
-def read_private(path: Path) -> EllipticCurvePrivateKey:
-    """A client's private key, in OpenSSH's form or PEM, without a passphrase.
+def read_private_key(path: Path) -> EllipticCurvePrivateKey:
+    """Read a client's private key, in OpenSSH format or PEM, without a passphrase.
 
     Raises:
-        KeyFileError: it cannot be read, everybody on this machine can read it, or it is no such key.
+        KeyFileError: the file cannot be read, other users can read it, or it is not an elliptic curve key.
     """
     content = _read_secret(path)
     try:
@@ -49,93 +49,93 @@ def read_private(path: Path) -> EllipticCurvePrivateKey:
         key = load(content, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyFileError(
-            f"{path}: expected a private key in OpenSSH's form or PEM, without a passphrase"
+            f"{path}: expected a private key in OpenSSH format or PEM, without a passphrase"
         ) from error
     if not isinstance(key, EllipticCurvePrivateKey):
         raise KeyFileError(f"{path}: expected an elliptic curve key, found {type(key).__name__}")
     return key
 
 
-def read_tls_private(path: Path) -> PrivateKeyTypes:
-    """The private key of a certificate, of any kind, in PEM without a passphrase.
+def read_tls_private_key(path: Path) -> PrivateKeyTypes:
+    """Read a certificate's private key, of any type, in PEM without a passphrase.
 
     Raises:
-        KeyFileError: it cannot be read, everybody on this machine can read it, or it is no such key.
+        KeyFileError: the file cannot be read, other users can read it, or it is not such a key.
     """
     content = _read_secret(path)
     try:
         return load_pem_private_key(content, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        form = ", not in OpenSSH's form" if OPENSSH in content else ""
-        raise KeyFileError(f"{path}: expected a private key in PEM{form}, without a passphrase") from error
+        hint = ", not in OpenSSH format" if OPENSSH in content else ""
+        raise KeyFileError(f"{path}: expected a private key in PEM{hint}, without a passphrase") from error
 
 
-def read_public(path: Path) -> EllipticCurvePublicKey:
-    """A public key: one line, as in a `.pub` file.
+def read_public_key(path: Path) -> EllipticCurvePublicKey:
+    """Read a public key from a `.pub` file of one line.
 
     Raises:
-        KeyFileError: it cannot be read, or is none; a private key is called by its name.
+        KeyFileError: the file cannot be read or is not a public key; a private key is named as such.
     """
-    content = read(path)
+    content = read_small_file(path)
     if b"PRIVATE KEY" in content:
-        raise KeyFileError(f"{path}: this is a private key, which stays on its machine; pass the .pub file")
-    return parse_public(content, str(path))
+        raise KeyFileError(f"{path}: is a private key, which must stay on its machine; pass the .pub file")
+    return parse_public_key(content, str(path))
 
 
-def parse_public(content: bytes, source: str) -> EllipticCurvePublicKey:
-    """A public key from its line.
+def parse_public_key(content: bytes, source: str) -> EllipticCurvePublicKey:
+    """Return the public key in a line of OpenSSH format.
 
     Args:
         content: `ecdsa-sha2-nistp384 AAAA... comment`.
-        source: Where it is from, for the error.
+        source: Where the line is from, for the error message.
 
     Raises:
-        KeyFileError: it is none.
+        KeyFileError: the line is not an elliptic curve key.
     """
     return _public(load_ssh_public_key, content, f"{source}: expected a line 'ecdsa-sha2-nistp384 AAAA...'")
 
 
-def parse_pem(content: bytes) -> EllipticCurvePublicKey:
-    """A public key as Flower's messages carry it.
+def parse_public_pem(content: bytes) -> EllipticCurvePublicKey:
+    """Return the public key in PEM bytes, the format of Flower's messages.
 
     Raises:
-        KeyFileError: it is none.
+        KeyFileError: the bytes are not an elliptic curve key.
     """
     return _public(load_pem_public_key, content, "expected an elliptic curve key in PEM")
 
 
-def new_private() -> EllipticCurvePrivateKey:
-    """A new key, on the curve P-384."""
+def new_private_key() -> EllipticCurvePrivateKey:
+    """Generate a key on the curve P-384."""
     return generate_private_key(SECP384R1())
 
 
-def private_text(key: EllipticCurvePrivateKey, tls: bool = False) -> bytes:
-    """A private key as its file holds it: of a client, or, for TLS, of a certificate."""
-    form = PrivateFormat.PKCS8 if tls else PrivateFormat.OpenSSH
-    return key.private_bytes(Encoding.PEM, form, NoEncryption())
+def encode_private_key(key: EllipticCurvePrivateKey, tls: bool = False) -> bytes:
+    """Return the content of a private key file: OpenSSH format, or PKCS #8 for a TLS certificate."""
+    file_format = PrivateFormat.PKCS8 if tls else PrivateFormat.OpenSSH
+    return key.private_bytes(Encoding.PEM, file_format, NoEncryption())
 
 
-def line(key: EllipticCurvePublicKey) -> str:
-    """A public key as one line, without a comment."""
+def public_key_line(key: EllipticCurvePublicKey) -> str:
+    """Return a public key as a line of OpenSSH format, without a comment."""
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
-def pem(key: EllipticCurvePublicKey) -> bytes:
-    """A public key as Flower's messages carry it."""
+def public_key_pem(key: EllipticCurvePublicKey) -> bytes:
+    """Return a public key in PEM, the format of Flower's messages."""
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def fingerprint(key: EllipticCurvePublicKey) -> str:
-    """What `ssh-keygen -l` prints of a key: short, and safe in a log."""
-    digest = hashlib.sha256(base64.b64decode(line(key).split()[1])).digest()
+    """Return a key's SHA-256 fingerprint, as `ssh-keygen -l` prints it."""
+    digest = hashlib.sha256(base64.b64decode(public_key_line(key).split()[1])).digest()
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
-def read(path: Path) -> bytes:
-    """The content of a small file.
+def read_small_file(path: Path) -> bytes:
+    """Read a file of keys or certificates.
 
     Raises:
-        KeyFileError: it cannot be read, or is far too large for a key or a certificate.
+        KeyFileError: the file cannot be read or is larger than `MAX_FILE_BYTES`.
     """
     try:
         with path.open("rb") as file:
@@ -158,7 +158,7 @@ def _public(load: Callable[[bytes], object], content: bytes, expected: str) -> E
 
 
 def _read_secret(path: Path) -> bytes:
-    content = read(path)
+    content = read_small_file(path)
     if path.stat().st_mode & OTHERS_MAY_READ:
         raise KeyFileError(f"{path}: every user of this machine can read this private key; chmod 600 it")
     return content

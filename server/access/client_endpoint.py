@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from common.config import ConfigError
 from common.security.certificates import (
     CertificateError,
-    address_of,
+    expiry_warning,
     is_loopback,
-    problems_of_server,
-    soon_over,
+    parse_address,
+    server_certificate_problems,
 )
 from common.settings import ServerSettings
 from server.flower.superlink_process import free_port
@@ -46,9 +46,9 @@ class ClientEndpoint:
         certificate, key = settings.tls_certificate, settings.tls_key
         if certificate is not None and key is not None:
             hosts = [] if _is_any(settings.host) else [settings.host]
-            if problems := list(problems_of_server(certificate, key, hosts)):
+            if problems := list(server_certificate_problems(certificate, key, hosts)):
                 raise CertificateError("\n".join(problems))
-            if (warning := soon_over(certificate)) is not None:
+            if (warning := expiry_warning(certificate)) is not None:
                 log.warning("the server's certificate ends soon %s", warning)
         elif not is_loopback(settings.host):
             if not settings.insecure:
@@ -99,5 +99,5 @@ class ClientEndpoint:
 
 
 def _is_any(host: str) -> bool:
-    address = address_of(host)
+    address = parse_address(host)
     return address is not None and address.is_unspecified

@@ -19,7 +19,7 @@ from typing import Any
 import httpcore
 
 from common.protocol.wire import REFUSED_HEADER
-from common.security.keys import fingerprint, parse_pem, parse_public, pem
+from common.security.keys import fingerprint, parse_public_key, parse_public_pem, public_key_pem
 from server.access.roster import RegisteredClient, Roster, RosterError
 from server.flower.endpoints import (
     ACTIVATE,
@@ -152,7 +152,7 @@ class Gateway:
 
     async def _introduce(self, entry: RegisteredClient) -> None:
         """Have SuperLink know a registered key; it says 412 where it does already."""
-        body = registration(entry.client, pem(parse_public(entry.key.encode(), entry.client)))
+        body = registration(entry.client, public_key_pem(parse_public_key(entry.key.encode(), entry.client)))
         headers = [(b"content-type", PROTOBUF), (b"content-length", b"%d" % len(body))]
         answer = await self._pool.request(
             "POST",
@@ -227,6 +227,6 @@ async def _answer(send: Send, code: HTTPStatus, reason: str, refused: bool = Fal
 def _shown(header: bytes) -> str:
     """The fingerprint of a key that nobody knows, if it is one."""
     try:
-        return fingerprint(parse_pem(b64decode(header, validate=True)))
+        return fingerprint(parse_public_pem(b64decode(header, validate=True)))
     except ValueError:  # also a KeyFileError
         return "(unreadable)"

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from common.errors import UserError
 from common.formats.files import write_atomic
-from common.security.keys import KeyFileError, fingerprint, line, parse_public, pem
+from common.security.keys import KeyFileError, fingerprint, parse_public_key, public_key_line, public_key_pem
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Roster:
         """
         with self._changing() as entries:
             for entry in entries:
-                if entry.key == line(key):
+                if entry.key == public_key_line(key):
                     if entry.revoked:
                         raise RosterError(
                             f"{entry.fingerprint} of '{entry.client}' was revoked on {entry.revoked}: "
@@ -88,7 +88,7 @@ class Roster:
                     if entry.client != client:
                         raise RosterError(f"{entry.fingerprint} is already the key of '{entry.client}'")
                     return entry
-            new = RegisteredClient(client, line(key), fingerprint(key), _now())
+            new = RegisteredClient(client, public_key_line(key), fingerprint(key), _now())
             entries.append(new)
         return new
 
@@ -144,10 +144,12 @@ class Roster:
             return
         entries = self.entries()
         try:
-            keys = [parse_public(entry.key.encode(), str(self._path)) for entry in entries]
+            keys = [parse_public_key(entry.key.encode(), str(self._path)) for entry in entries]
         except KeyFileError as error:
             raise RosterError(str(error)) from error
-        self._by_header = {b64encode(pem(key)): entry for key, entry in zip(keys, entries, strict=True)}
+        self._by_header = {
+            b64encode(public_key_pem(key)): entry for key, entry in zip(keys, entries, strict=True)
+        }
         self._read = mark
         log.info("roster read keys=%d revoked=%d", len(entries), sum(bool(e.revoked) for e in entries))
 

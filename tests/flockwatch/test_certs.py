@@ -12,15 +12,15 @@ import pytest
 
 from common.security.certificates import (
     CertificateError,
-    hosts_of,
+    ca_problems,
+    certificate_hosts,
+    expiry_warning,
     is_loopback,
-    problems_of_ca,
-    problems_of_server,
     read_certificates,
     root_certificates,
-    soon_over,
+    server_certificate_problems,
 )
-from common.security.keys import KeyFileError, private_text, read_private
+from common.security.keys import KeyFileError, encode_private_key, read_private_key
 from flockwatch.certs import Certificates
 from flockwatch.cli import main
 
@@ -38,7 +38,7 @@ def problems(folder: Path, *hosts: str) -> list[str]:
 def test_a_set_is_whole_and_its_secrets_are_secret(tmp_path: Path) -> None:
     certificates = create(tmp_path / "c", "edge-server", "10.0.0.5", clients=("a",))
     assert problems(tmp_path / "c", "edge-server", "10.0.0.5", "localhost", "127.0.0.1", "::1") == []
-    assert hosts_of(read_certificates(certificates.server)[0]) == [
+    assert certificate_hosts(read_certificates(certificates.server)[0]) == [
         "edge-server", "localhost", "10.0.0.5", "127.0.0.1", "::1",
     ]  # fmt: skip
     for name in ("ca.key", "server.key", "clients/a.key"):
@@ -101,7 +101,7 @@ def spoiled_readable_client(folder: Path) -> str:
 
 def spoiled_leaf_as_ca(folder: Path) -> str:
     (folder / "ca.pem").write_bytes((folder / "server.pem").read_bytes())
-    return "ca.pem: is no CA's certificate"
+    return "ca.pem: is not a CA certificate"
 
 
 def spoiled_missing(folder: Path) -> str:
@@ -122,8 +122,8 @@ def spoiled_pair(folder: Path) -> str:
 
 def spoiled_openssh(folder: Path) -> str:
     key = folder / "server.key"
-    key.write_bytes(private_text(read_private(key)))
-    return "server.key: expected a private key in PEM, not in OpenSSH's form"
+    key.write_bytes(encode_private_key(read_private_key(key)))
+    return "server.key: expected a private key in PEM, not in OpenSSH format"
 
 
 @pytest.mark.parametrize(
@@ -146,11 +146,11 @@ def test_what_is_wrong_is_said(tmp_path: Path, spoil: Callable[[Path], str]) -> 
 def test_a_ca_that_ended_or_has_not_begun_is_named(tmp_path: Path) -> None:
     ca = create(tmp_path).ca
     now = datetime.now(UTC)
-    assert list(problems_of_ca(ca, now)) == []
-    (late,) = problems_of_ca(ca, now + timedelta(days=4000))
-    (early,) = problems_of_ca(ca, now - timedelta(days=1))
+    assert list(ca_problems(ca, now)) == []
+    (late,) = ca_problems(ca, now + timedelta(days=4000))
+    (early,) = ca_problems(ca, now - timedelta(days=1))
     assert "expired on" in late
-    assert "begins on" in early
+    assert "is not valid before" in early
     with pytest.raises(CertificateError, match="expired on"):
         root_certificates(ca, now + timedelta(days=4000))
 
@@ -161,14 +161,14 @@ def test_of_two_cas_one_that_counts_is_enough_while_they_are_changed(tmp_path: P
     both.write_bytes(new.ca.read_bytes() + old.ca.read_bytes())
     for folder in ("old", "new"):
         pair = tmp_path / folder / "server.pem", tmp_path / folder / "server.key"
-        assert list(problems_of_server(*pair, ca=both)) == []
+        assert list(server_certificate_problems(*pair, ca=both)) == []
     assert root_certificates(both) == both.read_bytes()
 
 
 def test_an_end_that_is_near_is_told_before_it_comes(tmp_path: Path) -> None:
-    assert soon_over(create(tmp_path / "long").server) is None
-    assert "ends in" in str(soon_over(create(tmp_path / "short", days=20).server))
-    assert [w for w in Certificates(tmp_path / "short").warnings() if "server.pem: ends in 19 days" in w]
+    assert expiry_warning(create(tmp_path / "long").server) is None
+    assert "expires in" in str(expiry_warning(create(tmp_path / "short", days=20).server))
+    assert [w for w in Certificates(tmp_path / "short").warnings() if "server.pem: expires in 19 days" in w]
 
 
 def test_a_host_with_a_port_is_no_host(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from client.transport.errors import RequestRefusedError, UnknownNodeError, UnreachableError
 from client.transport.fleet_connection import FleetConnection
 from common.protocol.traffic import Meter
-from common.security.keys import new_private, pem
+from common.security.keys import new_private_key, public_key_pem
 from server.flower.grid import push_inline
 from tests.flower_private.fake_superlink import NODE_ID, RUN_ID, FakeSuperLink, content, question, received
 
@@ -50,19 +50,19 @@ def test_two_connections_are_two_nodes(superlink: FakeSuperLink) -> None:
 
 
 def test_a_node_with_a_key_of_its_own_is_registered_by_others_and_stays_so(superlink: FakeSuperLink) -> None:
-    key = new_private()
+    key = new_private_key()
     for _ in range(2):
         connection = FleetConnection(superlink.address, key=key)
         connection.open()
         connection.close()
     assert superlink.paths() == ["activate-node", "deactivate-node"] * 2
     activated = ActivateNodeRequest.FromString(superlink.requests[0][1])
-    assert activated.public_key == pem(key.public_key())
+    assert activated.public_key == public_key_pem(key.public_key())
 
 
 def test_a_key_that_is_in_use_is_tried_again_later(superlink: FakeSuperLink) -> None:
     superlink.answers["/v1/fleet/activate-node"] = (412, b"{}")
-    known, new = FleetConnection(superlink.address, key=new_private()), FleetConnection(superlink.address)
+    known, new = FleetConnection(superlink.address, key=new_private_key()), FleetConnection(superlink.address)
     with pytest.raises(UnreachableError, match=r"holds the key's last connection for alive, .* 20 s"):
         known.open()
     with pytest.raises(RequestRefusedError, match="412"):

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from common.packages import python_module
 from common.processes import Processes
-from common.security.keys import read_private, read_public
+from common.security.keys import read_private_key, read_public_key
 from flockwatch.certs import Certificates
 from server.access.roster import Roster
 from tests.scenarios.fleet import PATIENCE_S, Federation
@@ -36,14 +36,14 @@ class Secured(Federation):
         return self.certs / "clients" / f"{name}.pub"
 
     def private(self, name: str) -> EllipticCurvePrivateKey:
-        return read_private(self.certs / "clients" / f"{name}.key")
+        return read_private_key(self.certs / "clients" / f"{name}.key")
 
     def credentials(self, name: str) -> list[str]:
         return ["--ca", str(self.certs / "ca.pem"), "--key", str(self.certs / "clients" / f"{name}.key")]
 
     def enroll(self, name: str) -> None:
         """Make a key, and register it as the operator does in this program."""
-        self.roster.enroll(name, read_public(self.key(name)))
+        self.roster.enroll(name, read_public_key(self.key(name)))
 
     def operate(self, *arguments: str) -> str:
         """Run a command of the operator's."""

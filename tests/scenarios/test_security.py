@@ -30,7 +30,7 @@ from common.packages import python_module
 from common.processes import Processes
 from common.protocol import wire
 from common.protocol.messages import Description, Evaluation, Task, Update
-from common.security.keys import pem
+from common.security.keys import public_key_pem
 from flockwatch.certs import Certificates
 from server.flower.superlink_process import flower_environment
 from tests.scenarios.fleet import PATIENCE_S, Federation, eventually
@@ -192,7 +192,7 @@ def test_wrong_ca_and_plain_http_are_named_on_both_sides(run: Secured) -> None:
 @pytest.mark.parametrize("call", ["list-nodes", "register-node", "start-run"])
 def test_not_even_a_registered_client_reaches_the_control_api(run: Secured, call: str) -> None:
     path = f"/v1/control/{call}"
-    key = pem(run.private("a").public_key())
+    key = public_key_pem(run.private("a").public_key())
     answer = asked(run, path, {"flwr-public-key": b64encode(key).decode()})
     assert answer.status_code == 403
     assert "clients reach the Fleet API" in answer.json()["detail"]

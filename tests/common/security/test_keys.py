@@ -15,18 +15,18 @@ from cryptography.hazmat.primitives.serialization import (
 
 from common.security.keys import (
     KeyFileError,
+    encode_private_key,
     fingerprint,
-    line,
-    new_private,
-    parse_pem,
-    pem,
-    private_text,
-    read_private,
-    read_public,
-    read_tls_private,
+    new_private_key,
+    parse_public_pem,
+    public_key_line,
+    public_key_pem,
+    read_private_key,
+    read_public_key,
+    read_tls_private_key,
 )
 
-KEY = new_private()
+KEY = new_private_key()
 
 
 def written(path: Path, content: bytes, mode: int = 0o600) -> Path:
@@ -37,19 +37,19 @@ def written(path: Path, content: bytes, mode: int = 0o600) -> Path:
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_key_is_read_as_it_was_written(tmp_path: Path, tls: bool) -> None:
-    file = written(tmp_path / "k", private_text(KEY, tls))
-    assert read_private(file).private_numbers() == KEY.private_numbers()
+    file = written(tmp_path / "k", encode_private_key(KEY, tls))
+    assert read_private_key(file).private_numbers() == KEY.private_numbers()
 
 
 def test_a_public_key_is_read_from_its_line_and_from_pem(tmp_path: Path) -> None:
     public = KEY.public_key()
-    file = written(tmp_path / "k.pub", f"{line(public)} edge-7\n".encode())
-    assert read_public(file) == public
-    assert parse_pem(pem(public)) == public
+    file = written(tmp_path / "k.pub", f"{public_key_line(public)} edge-7\n".encode())
+    assert read_public_key(file) == public
+    assert parse_public_pem(public_key_pem(public)) == public
 
 
 def test_the_fingerprint_is_what_ssh_keygen_says(tmp_path: Path) -> None:
-    file = written(tmp_path / "k.pub", f"{line(KEY.public_key())} edge-7\n".encode())
+    file = written(tmp_path / "k.pub", f"{public_key_line(KEY.public_key())} edge-7\n".encode())
     try:
         said = subprocess.run(["ssh-keygen", "-lf", file], capture_output=True, text=True, check=True).stdout
     except FileNotFoundError:
@@ -63,7 +63,7 @@ OTHER_KINDS = {
     ),
     "locked": KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")),
     "noise": b"what is this",
-    "cut": private_text(KEY)[:200],
+    "cut": encode_private_key(KEY)[:200],
 }
 
 
@@ -71,44 +71,44 @@ OTHER_KINDS = {
 def test_what_is_no_key_of_a_client_is_named(tmp_path: Path, kind: str) -> None:
     file = written(tmp_path / "k", OTHER_KINDS[kind])
     with pytest.raises(KeyFileError, match=f"{file}: expected an? "):
-        read_private(file)
+        read_private_key(file)
 
 
 def test_a_key_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
-    file = written(tmp_path / "k", private_text(KEY), 0o644)
+    file = written(tmp_path / "k", encode_private_key(KEY), 0o644)
     with pytest.raises(KeyFileError, match="every user of this machine can read this private key"):
-        read_private(file)
+        read_private_key(file)
     with pytest.raises(KeyFileError, match="chmod 600"):
-        read_tls_private(file)
+        read_tls_private_key(file)
 
 
 def test_a_certificates_key_may_be_of_another_kind_but_not_in_opensshs_form(tmp_path: Path) -> None:
-    assert read_tls_private(written(tmp_path / "rsa", OTHER_KINDS["rsa"]))
-    with pytest.raises(KeyFileError, match="not in OpenSSH's form"):
-        read_tls_private(written(tmp_path / "ssh", private_text(KEY)))
+    assert read_tls_private_key(written(tmp_path / "rsa", OTHER_KINDS["rsa"]))
+    with pytest.raises(KeyFileError, match="not in OpenSSH format"):
+        read_tls_private_key(written(tmp_path / "ssh", encode_private_key(KEY)))
 
 
 def test_an_absent_file_and_a_huge_one_are_named(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="cannot be read: No such file"):
-        read_private(tmp_path / "k")
+        read_private_key(tmp_path / "k")
     with pytest.raises(KeyFileError, match="larger than any key"):
-        read_private(written(tmp_path / "big", b"x" * (2 << 20)))
+        read_private_key(written(tmp_path / "big", b"x" * (2 << 20)))
 
 
 def test_a_private_key_is_not_taken_for_a_public_one(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match="this is a private key") as caught:
-        read_public(written(tmp_path / "k", private_text(KEY)))
-    assert private_text(KEY).splitlines()[1].decode() not in str(caught.value)
+    with pytest.raises(KeyFileError, match="is a private key") as caught:
+        read_public_key(written(tmp_path / "k", encode_private_key(KEY)))
+    assert encode_private_key(KEY).splitlines()[1].decode() not in str(caught.value)
 
 
 def test_another_kind_of_public_key_is_named(tmp_path: Path) -> None:
     other = ed25519.Ed25519PrivateKey.generate().public_key()
     text = other.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     with pytest.raises(KeyFileError, match=r"k\.pub: expected a line 'ecdsa-.*', found Ed25519PublicKey"):
-        read_public(written(tmp_path / "k.pub", text))
+        read_public_key(written(tmp_path / "k.pub", text))
     with pytest.raises(KeyFileError, match="expected a line"):
-        read_public(written(tmp_path / "n.pub", b"nonsense"))
+        read_public_key(written(tmp_path / "n.pub", b"nonsense"))
     with pytest.raises(KeyFileError, match="elliptic curve key in PEM, found Ed25519PublicKey"):
-        parse_pem(other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        parse_public_pem(other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     with pytest.raises(KeyFileError, match="in PEM"):
-        parse_pem(b"nonsense")
+        parse_public_pem(b"nonsense")

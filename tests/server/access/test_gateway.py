@@ -21,7 +21,7 @@ from client.transport.errors import AccessDeniedError, UnreachableError
 from client.transport.fleet_connection import FleetConnection
 from common.config import ConfigError
 from common.security.certificates import CertificateError
-from common.security.keys import new_private, pem
+from common.security.keys import new_private_key, public_key_pem
 from common.settings import ServerSettings
 from flockwatch.certs import Certificates
 from server.access.client_endpoint import ClientEndpoint
@@ -30,8 +30,8 @@ from server.access.listener import Listener, ListenError
 from server.access.roster import Roster
 from server.flower.superlink_process import free_port
 
-KEY, OTHER = new_private(), new_private()
-HEADERS = {"flwr-public-key": b64encode(pem(KEY.public_key())).decode()}
+KEY, OTHER = new_private_key(), new_private_key()
+HEADERS = {"flwr-public-key": b64encode(public_key_pem(KEY.public_key())).decode()}
 FLEET = "/v1/fleet/pull-messages"
 
 
@@ -224,7 +224,7 @@ def test_no_key_an_unknown_key_and_a_revoked_one_are_called_so(
 ) -> None:
     caplog.set_level(logging.WARNING, "server.gateway")
     assert "names no key: set client.key" in reason(enrolled.ask(headers={}))
-    unknown = {"flwr-public-key": b64encode(pem(OTHER.public_key())).decode()}
+    unknown = {"flwr-public-key": b64encode(public_key_pem(OTHER.public_key())).decode()}
     assert re.search(r"the key SHA256:\S+ is not registered", reason(enrolled.ask(headers=unknown)))
     assert "(unreadable) is not registered" in reason(enrolled.ask(headers={"flwr-public-key": "x"}))
     enrolled.roster.revoke("a")
@@ -244,7 +244,7 @@ def test_a_revoked_client_does_not_come_in_behind_the_key_of_another(enrolled: F
     connection = HTTPSConnection("127.0.0.1", enrolled.listener.port, context=context, timeout=10)
     connection.putrequest("POST", FLEET)
     for key in (KEY, OTHER)[::order]:
-        connection.putheader("flwr-public-key", b64encode(pem(key.public_key())).decode())
+        connection.putheader("flwr-public-key", b64encode(public_key_pem(key.public_key())).decode())
     connection.putheader("content-length", "0")
     connection.endheaders()
     answer = connection.getresponse()

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-from common.security.keys import fingerprint, line, new_private, pem
+from common.security.keys import fingerprint, new_private_key, public_key_line, public_key_pem
 from flockwatch.cli import main
 from server.access.roster import Roster, RosterError
 
-KEYS = [new_private().public_key() for _ in range(3)]
+KEYS = [new_private_key().public_key() for _ in range(3)]
 A, B, C = KEYS
 
 
 def header(key: EllipticCurvePublicKey) -> bytes:
-    return b64encode(pem(key))
+    return b64encode(public_key_pem(key))
 
 
 def test_a_key_counts_from_its_registration_to_its_revocation_without_a_restart(tmp_path: Path) -> None:
@@ -35,8 +35,8 @@ def test_a_key_counts_from_its_registration_to_its_revocation_without_a_restart(
     other = reader.find(header(B))
     assert other is not None
     assert other.revoked is None
-    assert reader.owner(pem(A)) == "a"
-    assert reader.owner(pem(C)) is None
+    assert reader.owner(public_key_pem(A)) == "a"
+    assert reader.owner(public_key_pem(C)) is None
 
 
 def test_a_client_may_have_its_next_key_beside_the_old_one(tmp_path: Path) -> None:
@@ -97,13 +97,13 @@ def test_a_damaged_roster_lets_nobody_in(tmp_path: Path, content: bytes) -> None
 def test_a_key_in_the_roster_that_is_none_is_named(tmp_path: Path) -> None:
     Roster(tmp_path).enroll("a", A)
     file = tmp_path / "roster.json"
-    file.write_text(file.read_text().replace(line(A), "ecdsa-sha2-nistp384 AAAA"))
+    file.write_text(file.read_text().replace(public_key_line(A), "ecdsa-sha2-nistp384 AAAA"))
     with pytest.raises(RosterError, match=r"roster\.json: expected a line"):
         Roster(tmp_path).find(header(A))
 
 
 def test_many_who_enroll_at_once_are_all_there(tmp_path: Path) -> None:
-    keys = [new_private().public_key() for _ in range(12)]
+    keys = [new_private_key().public_key() for _ in range(12)]
     threads = [
         threading.Thread(target=lambda i=i: Roster(tmp_path).enroll(f"c{i}", keys[i])) for i in range(12)
     ]
@@ -116,7 +116,7 @@ def test_many_who_enroll_at_once_are_all_there(tmp_path: Path) -> None:
 
 def test_the_commands_enroll_list_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     public = tmp_path / "a.pub"
-    public.write_text(f"{line(A)} a\n")
+    public.write_text(f"{public_key_line(A)} a\n")
     state = ["--state", str(tmp_path / "server")]
     assert main(["enroll", "a", str(public), *state]) == 0
     assert main(["enroll", *state]) == 0
@@ -129,4 +129,4 @@ def test_the_commands_enroll_list_and_revoke(tmp_path: Path, capsys: pytest.Capt
     assert main(["enroll", "a", *state]) == 2
     assert main(["enroll", "a", str(tmp_path / "none.pub"), *state]) == 2
     (entry,) = json.loads((tmp_path / "server" / "roster.json").read_bytes())
-    assert entry["key"] == line(A)
+    assert entry["key"] == public_key_line(A)
