@@ -1,1 +1,1 @@
-"""Who may connect: the gateway with its listener, and the registered keys."""
+"""Access control: the gateway, its TLS listener, and the roster of registered client keys."""

@@ -1,4 +1,4 @@
-"""How clients come in: straight to SuperLink on this machine, by the gateway from any other."""
+"""The endpoint that clients connect to: SuperLink itself on the loopback address, else the gateway."""
 
 from __future__ import annotations
 
@@ -26,18 +26,22 @@ LOOPBACK = "127.0.0.1"
 
 
 class ClientEndpoint:
-    """Where clients connect, as the settings say.
+    """The address that clients connect to.
 
-    Without TLS on the loopback address that is SuperLink itself. Otherwise SuperLink keeps to the loopback
-    address, and clients come to the gateway.
+    On the loopback address without TLS, clients connect to SuperLink. Otherwise SuperLink listens on the
+    loopback address, and clients connect to the gateway.
+
+    Attributes:
+        superlink_host: The address that SuperLink must listen on.
+        superlink_port: The port that SuperLink must listen on.
 
     Args:
-        settings: Host, port, certificate.
-        folder: The state folder, with the roster.
+        settings: Host, port and TLS files.
+        folder: The state folder, which contains the roster.
 
     Raises:
-        ConfigError: it would listen to other machines without TLS.
-        CertificateError: the certificate cannot work.
+        ConfigError: other machines can reach the host, and TLS is neither configured nor waived.
+        CertificateError: the certificate or its key cannot be used.
     """
 
     def __init__(self, settings: ServerSettings, folder: Path) -> None:
@@ -45,59 +49,62 @@ class ClientEndpoint:
         self._listener: Listener | None = None
         certificate, key = settings.tls_certificate, settings.tls_key
         if certificate is not None and key is not None:
-            hosts = [] if _is_any(settings.host) else [settings.host]
+            hosts = [] if _is_wildcard(settings.host) else [settings.host]
             if problems := list(server_certificate_problems(certificate, key, hosts)):
                 raise CertificateError("\n".join(problems))
             if (warning := expiry_warning(certificate)) is not None:
-                log.warning("the server's certificate ends soon %s", warning)
+                log.warning("the server's certificate expires soon %s", warning)
         elif not is_loopback(settings.host):
             if not settings.insecure:
                 raise ConfigError(
-                    f"'server.host' is {settings.host}, which other machines reach, and there is no TLS: set "
-                    "server.tls_certificate and server.tls_key (`flockwatch certs make` makes them), or "
-                    "server.insecure to true on a network where everybody may read and take part"
+                    f"'server.host' is {settings.host}, which other machines can reach, and TLS is off: set "
+                    "server.tls_certificate and server.tls_key (`flockwatch certs make` creates them), or "
+                    "server.insecure to true on a network whose users may all read the traffic and join"
                 )
-            log.warning("no TLS: everybody on the network can read and take part host=%s", settings.host)
-        self._guarded = certificate is not None or not is_loopback(settings.host)
-        self.superlink_host = LOOPBACK if self._guarded else settings.host
+            log.warning(
+                "TLS is off: anyone on the network can read the traffic and join host=%s", settings.host
+            )
+        self._has_gateway = certificate is not None or not is_loopback(settings.host)
+        self.superlink_host = LOOPBACK if self._has_gateway else settings.host
         self.superlink_port = settings.port
-        if self._guarded:
+        if self._has_gateway:
             self.superlink_port = settings.superlink_port or free_port()
 
     def open(self) -> None:
-        """Let clients in; where SuperLink itself listens to them, there is nothing to do.
+        """Start the gateway, if there is one.
 
         Raises:
-            ListenError: the address cannot be listened on.
+            ListenError: the server cannot listen on the address.
         """
-        if not self._guarded:
+        if not self._has_gateway:
             return
-        # Seconds of Flower's imports, which a server without a gateway does without.
+        # These import Flower, which takes seconds; a server without a gateway does not need them.
         from server.access.gateway import Gateway
         from server.access.listener import Listener
         from server.access.roster import Roster
 
         settings = self._settings
         roster = Roster(self._folder) if settings.tls_certificate is not None else None
-        gateway = Gateway(self.superlink_port, roster, self._alerts())
+        gateway = Gateway(self.superlink_port, roster, self._alerts_address())
         self._listener = Listener(
             settings.host.strip("[]"), settings.port, gateway, settings.tls_certificate, settings.tls_key
         )
 
-    def _alerts(self) -> tuple[str, int] | None:
-        """Where the status address is reached from here, if it takes alerts."""
+    def _alerts_address(self) -> tuple[str, int] | None:
+        """Return the address at which the gateway reaches the status server; None if it takes no alerts."""
         if self._settings.status is None or self._settings.alerts_token is None:
             return None
         host, _, port = self._settings.status.rpartition(":")
         host = host.strip("[]")
-        return (LOOPBACK if _is_any(host) else host), int(port)
+        return (LOOPBACK if _is_wildcard(host) else host), int(port)
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Stop the gateway."""
         if self._listener is not None:
             self._listener.close()
 
 
-def _is_any(host: str) -> bool:
+def _is_wildcard(host: str) -> bool:
+    """Return whether a host stands for all addresses of this machine, such as 0.0.0.0."""
     address = parse_address(host)
     return address is not None and address.is_unspecified

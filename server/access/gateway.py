@@ -1,8 +1,8 @@
-"""What stands between the clients and the server: passes on the Fleet API of registered clients, and alerts.
+"""A reverse proxy between clients and SuperLink, which admits registered clients to the Fleet API only.
 
-SuperLink's Control API asks for no credentials and shares its port with the Fleet API. So SuperLink listens
-on the loopback address, where the operator is, and clients reach this ASGI application
-(`docs/decisions/0011-gateway.md`). Bodies go through in pieces, as they come.
+SuperLink's Control API requires no credentials and shares its port with the Fleet API. Therefore SuperLink
+listens on the loopback address, and clients connect to this ASGI application
+(`docs/decisions/0011-gateway.md`). Alerts are forwarded to the status server. Bodies are streamed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from server.flower.endpoints import (
     CONTROL_REGISTER,
     KEY_HEADER,
     PROTOBUF,
-    SELF_SERVICE,
+    SELF_REGISTRATION,
     registration,
 )
 
@@ -37,52 +37,54 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-FLEET = re.compile(rb"/v1/fleet/[a-z-]+")
-ALERTS = b"/alerts"
-"""Of the server's status address, which has its own token for it and is not the clients' to see."""
+FLEET_PATH = re.compile(rb"/v1/fleet/[a-z-]+")
+ALERTS_PATH = b"/alerts"
+"""Forwarded to the status server, which checks its own token."""
 
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"host", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect")
 )
-"""Headers that concern one connection and not the message. Source: RFC 9110, section 7.6.1."""
+"""Headers of a connection, which a proxy must not forward. Source: RFC 9110, section 7.6.1."""
 
 TIMEOUTS = {"connect": 5.0, "read": 60.0, "write": 60.0, "pool": 60.0}
-KEEP_S = 3.0
-"""Idle connections to SuperLink are closed before it does so itself, after 5 s."""
+"""Limits on requests to SuperLink, in seconds."""
+
+KEEP_ALIVE_S = 3.0
+"""Close idle connections to SuperLink before it does: its default keep-alive is 5 s."""
 
 MAX_CONNECTIONS = 100
-SAY_AGAIN_S = 10.0
-"""The same refusal of the same caller is logged once in so many seconds."""
+LOG_EVERY_S = 10.0
+"""The same warning is logged at most once in this time."""
 
 
-class Gone(ConnectionError):
-    """The client hung up before its request was whole."""
+class ClientDisconnectError(ConnectionError):
+    """The client disconnected before its request was complete."""
 
 
-class Refusals:
-    """What was refused, for the log: once in a while, however often it comes.
+class LogThrottle:
+    """Limits how often the same warning is logged: once per `LOG_EVERY_S`.
 
-    >>> refusals = Refusals()
-    >>> refusals.due("plain HTTP", now=0.0), refusals.due("plain HTTP", now=1.0)
+    >>> throttle = LogThrottle()
+    >>> throttle.allows("plain HTTP", now=0.0), throttle.allows("plain HTTP", now=1.0)
     (True, False)
     """
 
     def __init__(self) -> None:
-        self._said: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
-    def due(self, what: str, now: float) -> bool:
-        """Whether to log it now."""
-        self._said = {known: at for known, at in self._said.items() if now < at + SAY_AGAIN_S}
-        return self._said.setdefault(what, now) == now
+    def allows(self, warning: str, now: float) -> bool:
+        """Return whether to log a warning at time `now`, in seconds."""
+        self._logged_at = {text: at for text, at in self._logged_at.items() if now < at + LOG_EVERY_S}
+        return self._logged_at.setdefault(warning, now) == now
 
 
 class Gateway:
-    """The ASGI application.
+    """ASGI application that checks each request and forwards it to SuperLink or to the status server.
 
     Args:
-        port: SuperLink's, on the loopback address.
-        roster: The registered clients. None: anybody who reaches it may take part.
-        alerts: Host and port of the status address, where edges post alerts; None: none are taken.
+        port: SuperLink's port on the loopback address.
+        roster: The registered clients; None admits every client.
+        alerts: Host and port of the status server, which clients post alerts to; None refuses alerts.
     """
 
     def __init__(self, port: int, roster: Roster | None, alerts: tuple[str, int] | None = None) -> None:
@@ -90,9 +92,9 @@ class Gateway:
         self._pool = httpcore.AsyncConnectionPool(
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=MAX_CONNECTIONS,
-            keepalive_expiry=KEEP_S,
+            keepalive_expiry=KEEP_ALIVE_S,
         )
-        self._refusals = Refusals()
+        self._throttle = LogThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -100,76 +102,85 @@ class Gateway:
             return
         path, keys = scope["raw_path"], [value for name, value in scope["headers"] if name == KEY_HEADER]
         try:
-            entry = self._roster.find(keys[0]) if self._roster is not None and keys else None
-            refused = self._refusal(scope["method"], path, keys, entry)
-            if refused is None and entry is not None and path == ACTIVATE:
-                await self._introduce(entry)
+            client = self._roster.find(keys[0]) if self._roster is not None and keys else None
+            refusal = self._refusal(scope["method"], path, keys, client)
+            if refusal is None and client is not None and path == ACTIVATE:
+                await self._register_with_superlink(client)
         except RosterError as error:
-            log.error("nobody is let in reason=%s", error)
-            await _answer(send, HTTPStatus.SERVICE_UNAVAILABLE, "the server cannot read its roster")
+            log.error("all clients are refused: the roster cannot be read reason=%s", error)
+            await _respond(send, HTTPStatus.SERVICE_UNAVAILABLE, "the server cannot read its roster")
             return
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            await _answer(send, HTTPStatus.SERVICE_UNAVAILABLE, f"SuperLink does not answer: {error!r}")
+            await _respond(send, HTTPStatus.SERVICE_UNAVAILABLE, f"SuperLink does not answer: {error!r}")
             return
-        if refused is not None:
-            self._tell(scope, refused, entry)
-            await _answer(send, HTTPStatus.FORBIDDEN, refused, refused=True)
+        if refusal is not None:
+            self._log_refusal(scope, refusal, client)
+            await _respond(send, HTTPStatus.FORBIDDEN, refusal, refused=True)
             return
-        await self._pass_on(scope, receive, send)
+        await self._forward(scope, receive, send)
 
     async def close(self) -> None:
         """Close the connections to SuperLink."""
         await self._pool.aclose()
 
     def _refusal(
-        self, method: str, path: bytes, keys: list[bytes], entry: RegisteredClient | None
+        self, method: str, path: bytes, keys: list[bytes], client: RegisteredClient | None
     ) -> str | None:
-        """Why a request is not passed on; None for one that is."""
-        if method == "POST" and path == ALERTS and self._alerts is not None:
+        """Return why a request is refused, or None if it is admitted.
+
+        Args:
+            method: The request's HTTP method.
+            path: The request's path, without the query.
+            keys: The values of the request's public key headers.
+            client: The roster's entry for the first key.
+        """
+        if method == "POST" and path == ALERTS_PATH and self._alerts is not None:
             return None
-        if method != "POST" or FLEET.fullmatch(path) is None:
-            return "clients reach the Fleet API, POST /v1/fleet/..., and nothing else"
+        if method != "POST" or FLEET_PATH.fullmatch(path) is None:
+            return "clients may only use the Fleet API, POST /v1/fleet/..."
         if self._roster is None:
             return None
         if not keys:
-            return "the request names no key: set client.key, and have its .pub file enrolled"
-        if len(keys) > 1:  # the one that is looked up must be the one that SuperLink verifies
-            return "the request names more than one key"
-        if entry is None:
-            return f"the key {_shown(keys[0])} is not registered: flockwatch enroll NAME KEY.pub"
-        if entry.revoked is not None:
-            return f"the key {entry.fingerprint} of '{entry.client}' was revoked on {entry.revoked}"
-        if path in SELF_SERVICE:
-            return "keys are registered by the operator alone: flockwatch enroll NAME KEY.pub"
+            return "the request has no client key: set client.key, and register its .pub file on the server"
+        if len(keys) > 1:  # SuperLink must verify the same key that was looked up here
+            return "the request has more than one client key"
+        if client is None:
+            return f"the key {_fingerprint(keys[0])} is not registered: flockwatch enroll NAME KEY.pub"
+        if client.revoked is not None:
+            return f"the key {client.fingerprint} of '{client.client}' was revoked on {client.revoked}"
+        if path in SELF_REGISTRATION:
+            return "only the operator registers keys: flockwatch enroll NAME KEY.pub"
         return None
 
-    def _tell(self, scope: Scope, refused: str, entry: RegisteredClient | None) -> None:
+    def _log_refusal(self, scope: Scope, refusal: str, client: RegisteredClient | None) -> None:
         peer = (scope.get("client") or ("unknown",))[0]
-        name = entry.client if entry is not None else "unknown"
-        if self._refusals.due(f"{peer} {refused}", time.monotonic()):
+        name = client.client if client is not None else "unknown"
+        if self._throttle.allows(f"{peer} {refusal}", time.monotonic()):
             path = scope["raw_path"][:100].decode("ascii", "replace")
-            log.warning("refused peer=%s client=%s path=%s reason=%s", peer, name, path, refused)
+            log.warning("refused peer=%s client=%s path=%s reason=%s", peer, name, path, refusal)
 
-    async def _introduce(self, entry: RegisteredClient) -> None:
-        """Have SuperLink know a registered key; it says 412 where it does already."""
-        body = registration(entry.client, public_key_pem(parse_public_key(entry.key.encode(), entry.client)))
+    async def _register_with_superlink(self, client: RegisteredClient) -> None:
+        """Register a client's key with SuperLink, which answers 412 if it has it already."""
+        key = parse_public_key(client.key.encode(), client.client)
+        body = registration(client.client, public_key_pem(key))
         headers = [(b"content-type", PROTOBUF), (b"content-length", b"%d" % len(body))]
-        answer = await self._pool.request(
+        response = await self._pool.request(
             "POST",
             self._url(CONTROL_REGISTER),
             headers=headers,
             content=body,
             extensions={"timeout": TIMEOUTS},
         )
-        if answer.status not in (HTTPStatus.OK, HTTPStatus.PRECONDITION_FAILED):
-            log.error("key not taken by SuperLink client=%s status=%d", entry.client, answer.status)
+        if response.status not in (HTTPStatus.OK, HTTPStatus.PRECONDITION_FAILED):
+            log.error("SuperLink refused a key client=%s status=%d", client.client, response.status)
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send a request to SuperLink or the status server, and its response to the client."""
+        response_started = False
         request = httpcore.Request(
             "POST",
             self._url(scope["raw_path"]),
-            headers=_forwarded(scope["headers"]),
+            headers=_forwarded_headers(scope["headers"]),
             content=_body(receive),
             extensions={"timeout": TIMEOUTS},
         )
@@ -178,22 +189,22 @@ class Gateway:
             try:
                 headers = [(n, v) for n, v in response.headers if n.lower() not in HOP_BY_HOP]
                 await send({"type": "http.response.start", "status": response.status, "headers": headers})
-                begun = True
+                response_started = True
                 async for chunk in response.aiter_stream():
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
             finally:
                 await response.aclose()
-        except Gone:
+        except ClientDisconnectError:
             return
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            if begun:  # the client sees that its answer is cut short
+            if response_started:  # closes the connection: the client must not take the response for complete
                 raise
-            asked = "the status address" if scope["raw_path"] == ALERTS else "SuperLink"
-            await _answer(send, HTTPStatus.SERVICE_UNAVAILABLE, f"{asked} does not answer: {error!r}")
+            target = "the status server" if scope["raw_path"] == ALERTS_PATH else "SuperLink"
+            await _respond(send, HTTPStatus.SERVICE_UNAVAILABLE, f"{target} does not answer: {error!r}")
 
     def _url(self, path: bytes) -> httpcore.URL:
-        host, port = self._alerts if self._alerts is not None and path == ALERTS else self._superlink
+        host, port = self._alerts if self._alerts is not None and path == ALERTS_PATH else self._superlink
         return httpcore.URL(scheme=b"http", host=host.encode(), port=port, target=path)
 
 
@@ -202,20 +213,27 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Gone
+            raise ClientDisconnectError
         yield message.get("body", b"")
         more = message.get("more_body", False)
 
 
-def _forwarded(headers: Headers) -> Headers:
-    kept = [(name, value) for name, value in headers if name not in HOP_BY_HOP]
-    if not any(name == b"content-length" for name, _ in kept):
-        kept.append((b"transfer-encoding", b"chunked"))
-    return [(b"host", b"127.0.0.1"), *kept]
+def _forwarded_headers(headers: Headers) -> Headers:
+    forwarded = [(name, value) for name, value in headers if name not in HOP_BY_HOP]
+    if not any(name == b"content-length" for name, _ in forwarded):
+        forwarded.append((b"transfer-encoding", b"chunked"))
+    return [(b"host", b"127.0.0.1"), *forwarded]
 
 
-async def _answer(send: Send, code: HTTPStatus, reason: str, refused: bool = False) -> None:
-    """An answer of the gateway itself, in the form of Flower's, so that its programs print the reason."""
+async def _respond(send: Send, code: HTTPStatus, reason: str, refused: bool = False) -> None:
+    """Send a response of the gateway itself, in Flower's error format, so that its programs print the reason.
+
+    Args:
+        send: The ASGI channel to the client.
+        code: HTTP status.
+        reason: The error message.
+        refused: Mark the response as a refusal, which the client does not retry at once.
+    """
     body = json.dumps({"code": 0, "detail": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if refused:
@@ -224,8 +242,8 @@ async def _answer(send: Send, code: HTTPStatus, reason: str, refused: bool = Fal
     await send({"type": "http.response.body", "body": body})
 
 
-def _shown(header: bytes) -> str:
-    """The fingerprint of a key that nobody knows, if it is one."""
+def _fingerprint(header: bytes) -> str:
+    """Return the fingerprint of the key in a request's header, or `(unreadable)`."""
     try:
         return fingerprint(parse_public_pem(b64decode(header, validate=True)))
     except ValueError:  # also a KeyFileError

@@ -1,4 +1,4 @@
-"""Serves the gateway to the clients, with TLS."""
+"""Serves the gateway over TLS, or over plain HTTP."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ import time
 from pathlib import Path
 from typing import Any
 
-from server.access.gateway import Gateway, Refusals
+from server.access.gateway import Gateway, LogThrottle
 from server.web import WebServer
 
 log = logging.getLogger(__name__)
 
-KEEP_ALIVE_S = 75
-"""An idle client keeps its connection: a new one costs a TLS handshake."""
+CLIENT_KEEP_ALIVE_S = 75
+"""How long an idle client's connection is kept: a new one costs a TLS handshake."""
 END_WITHIN_S = 1
 
-IN_WORDS = {
-    "HTTP_REQUEST": "plain HTTP where TLS is spoken: the client needs client.tls_ca",
+TLS_FAILURES = {
+    "HTTP_REQUEST": "the client uses plain HTTP, and this server needs TLS: set client.tls_ca on the client",
     "ALERT_UNKNOWN_CA": "the client does not trust the CA of this server's certificate",
-    "ALERT_CERTIFICATE_EXPIRED": "the client says that this server's certificate has expired",
-    "ALERT_BAD_CERTIFICATE": "the client does not accept this server's certificate, or not for this name",
+    "ALERT_CERTIFICATE_EXPIRED": "the client reports that this server's certificate has expired",
+    "ALERT_BAD_CERTIFICATE": "the client does not accept this server's certificate, or not for this host",
 }
-"""What went wrong, by how OpenSSL calls it."""
+"""Explanations of failed TLS handshakes, by a part of OpenSSL's reason."""
 
 
 class ListenError(RuntimeError):
-    """The address cannot be listened on."""
+    """The server cannot listen on the address."""
 
 
 class Listener:
-    """Listens from the moment it is made until it is closed.
+    """An HTTP server for the gateway, which listens from construction until it is closed.
 
     Args:
-        host: To listen on.
-        port: To listen on; 0: any free one.
-        gateway: Answers the requests.
-        certificate: PEM file of the server's certificate; None: plain HTTP.
-        key: Its private key.
+        host: Address to listen on.
+        port: Port to listen on; 0 for any free port.
+        gateway: The application to serve.
+        certificate: PEM file with the server's certificate; None for plain HTTP.
+        key: PEM file with its private key.
 
     Raises:
-        ListenError: the address is in use, or not this machine's.
+        ListenError: the address is in use, or is not an address of this machine.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Listener:
                 after=gateway.close,
                 date_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_keep_alive=CLIENT_KEEP_ALIVE_S,
                 ssl_context_factory=None if context is None else lambda *_: context,
             )
         except OSError as error:
@@ -67,8 +67,8 @@ class Listener:
                 "set server.host and server.port to a free address"
             ) from error
         self.port = self._web.port
-        spoken = "plain HTTP" if context is None else "TLS"
-        log.info("clients are served address=%s:%d by=%s", host, self.port, spoken)
+        protocol = "plain HTTP" if context is None else "TLS"
+        log.info("listening for clients address=%s:%d protocol=%s", host, self.port, protocol)
 
     def close(self) -> None:
         """Stop serving."""
@@ -79,24 +79,26 @@ def _context(certificate: Path, key: Path | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(certificate, key)
-    context.sslobject_class = _telling(Refusals())
+    context.sslobject_class = _logging_ssl_object(LogThrottle())
     return context
 
 
-def _telling(refusals: Refusals) -> type[ssl.SSLObject]:
-    """A TLS stream that says why a handshake failed; asyncio itself keeps that to itself."""
+def _logging_ssl_object(throttle: LogThrottle) -> type[ssl.SSLObject]:
+    """Return a subclass of `SSLObject` that logs failed handshakes, which asyncio does not."""
 
-    class Telling(ssl.SSLObject):
+    class LoggingSSLObject(ssl.SSLObject):
         def do_handshake(self, *arguments: Any) -> None:
             try:
                 super().do_handshake(*arguments)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 raise
             except ssl.SSLError as error:
-                said = str(error.reason or error)
-                words = next((text for name, text in IN_WORDS.items() if name in said), said)
-                if refusals.due(words, time.monotonic()):
-                    log.warning("TLS handshake failed reason=%s", words)
+                openssl_reason = str(error.reason or error)
+                reason = next(
+                    (t for name, t in TLS_FAILURES.items() if name in openssl_reason), openssl_reason
+                )
+                if throttle.allows(reason, time.monotonic()):
+                    log.warning("TLS handshake failed reason=%s", reason)
                 raise
 
-    return Telling
+    return LoggingSSLObject

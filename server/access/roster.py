@@ -1,4 +1,4 @@
-"""The clients' registered keys: who may take part, and who may no longer."""
+"""The roster: registered and revoked client keys."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ from common.security.keys import KeyFileError, fingerprint, parse_public_key, pu
 log = logging.getLogger(__name__)
 
 FILE = "roster.json"
-"""In the server's state folder."""
+"""File name in the server's state folder."""
 
 
 class RosterError(UserError):
-    """A key cannot be registered or revoked, or the roster cannot be read; says why."""
+    """A key cannot be registered or revoked, or the roster cannot be read; the message says why."""
 
 
 @dataclass(frozen=True)
 class RegisteredClient:
-    """One registered key."""
+    """One registered key of a client."""
 
     client: str
+    """Name of the client."""
     key: str
-    """As in a `.pub` file, without its comment."""
+    """The public key in OpenSSH format, without a comment."""
     fingerprint: str
     enrolled: str
-    """When, in UTC."""
+    """Time of registration, in UTC."""
     revoked: str | None = None
-    """When; None for a key that counts."""
+    """Time of revocation, in UTC; None for a valid key."""
 
 
 class Roster:
-    """The registered keys of a server's state folder. Any process may change them while the server runs.
+    """The registered keys in a server's state folder. Any process may change them while the server runs.
 
     Args:
         folder: The state folder.
@@ -52,18 +53,17 @@ class Roster:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
-        self._read: tuple[int, int, int] | None = None
+        self._file_state: tuple[int, int, int] | None = None
         self._by_header: dict[bytes, RegisteredClient] = {}
 
     def entries(self) -> list[RegisteredClient]:
-        """All keys that were ever registered, oldest first.
+        """Return all keys, revoked ones included, oldest first.
 
         Raises:
-            RosterError: the file is damaged, or cannot be read.
+            RosterError: the file is damaged or cannot be read.
         """
         try:
-            found = json.loads(self._path.read_bytes())
-            return [RegisteredClient(**entry) for entry in found]
+            return [RegisteredClient(**entry) for entry in json.loads(self._path.read_bytes())]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -72,18 +72,18 @@ class Roster:
             raise RosterError(f"{self._path}: is damaged: {error}") from error
 
     def enroll(self, client: str, key: EllipticCurvePublicKey) -> RegisteredClient:
-        """Let a client take part under a name, by a key. It may have several: the old and the next.
+        """Register a key of a client. A client may have several keys, such as its old and its next one.
 
         Raises:
-            RosterError: the key belongs to another name, or was revoked; nothing changes.
+            RosterError: the key belongs to another client or was revoked; the roster stays as it is.
         """
-        with self._changing() as entries:
+        with self._locked_entries() as entries:
             for entry in entries:
                 if entry.key == public_key_line(key):
                     if entry.revoked:
                         raise RosterError(
                             f"{entry.fingerprint} of '{entry.client}' was revoked on {entry.revoked}: "
-                            "a revoked key never counts again; make a new one"
+                            "a revoked key cannot be registered again; create a new one"
                         )
                     if entry.client != client:
                         raise RosterError(f"{entry.fingerprint} is already the key of '{entry.client}'")
@@ -93,54 +93,58 @@ class Roster:
         return new
 
     def revoke(self, client: str, only: str | None = None) -> list[RegisteredClient]:
-        """Shut a client out: its next request is refused.
+        """Revoke a client's keys: its next request is refused.
 
         Args:
-            client: Its name.
-            only: Fingerprint of the one key that is revoked; None: all of the client.
+            client: Name of the client.
+            only: Fingerprint of the only key to revoke; None for all keys of the client.
+
+        Returns:
+            The entries of the revoked keys.
 
         Raises:
             RosterError: there is no such key.
         """
-        with self._changing() as entries:
-            mine = [entry for entry in entries if entry.client == client]
-            chosen = [entry for entry in mine if only in (None, entry.fingerprint)]
-            if not chosen:
-                if mine:
-                    raise RosterError(f"'{client}' has {', '.join(e.fingerprint for e in mine)}, not {only}")
-                known = ", ".join(sorted({entry.client for entry in entries})) or "nobody"
-                raise RosterError(f"no key of '{client}' is registered; registered: {known}")
+        with self._locked_entries() as entries:
+            of_client = [entry for entry in entries if entry.client == client]
+            selected = [entry for entry in of_client if only in (None, entry.fingerprint)]
+            if not selected:
+                if of_client:
+                    fingerprints = ", ".join(entry.fingerprint for entry in of_client)
+                    raise RosterError(f"'{client}' has {fingerprints}, not {only}")
+                names = ", ".join(sorted({entry.client for entry in entries})) or "none"
+                raise RosterError(f"no key of '{client}' is registered; registered clients: {names}")
             revoked = []
-            for place, entry in enumerate(entries):
-                if entry in chosen:
-                    entries[place] = entry if entry.revoked else replace(entry, revoked=_now())
-                    revoked.append(entries[place])
+            for i, entry in enumerate(entries):
+                if entry in selected:
+                    entries[i] = entry if entry.revoked else replace(entry, revoked=_now())
+                    revoked.append(entries[i])
         return revoked
 
     def find(self, header: bytes) -> RegisteredClient | None:
-        """The entry of a key as a request names it, by the file as it is now; None for an unknown one.
+        """Return the current entry of the key in a request's header; None for an unknown key.
 
         Raises:
-            RosterError: the file is damaged, or cannot be read.
+            RosterError: the file is damaged or cannot be read.
         """
         self._refresh()
         return self._by_header.get(header)
 
     def owner(self, public_key: bytes) -> str | None:
-        """The client that a key in PEM belongs or belonged to; None for an unknown one."""
+        """Return the client that a key in PEM is or was registered for; None for an unknown key."""
         entry = self.find(b64encode(public_key))
         return entry.client if entry is not None else None
 
     def _refresh(self) -> None:
-        """Read the file again if it is another than before."""
+        """Read the file if it has changed."""
         try:
             stat = self._path.stat()
-            mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            state = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
         except FileNotFoundError:
-            mark = (0, 0, 0)
+            state = (0, 0, 0)
         except OSError as error:
             raise RosterError(f"{self._path}: cannot be read: {error.strerror}") from error
-        if mark == self._read:
+        if state == self._file_state:
             return
         entries = self.entries()
         try:
@@ -150,12 +154,12 @@ class Roster:
         self._by_header = {
             b64encode(public_key_pem(key)): entry for key, entry in zip(keys, entries, strict=True)
         }
-        self._read = mark
+        self._file_state = state
         log.info("roster read keys=%d revoked=%d", len(entries), sum(bool(e.revoked) for e in entries))
 
     @contextmanager
-    def _changing(self) -> Iterator[list[RegisteredClient]]:
-        """The entries, to be changed in place by one process at a time, and then written."""
+    def _locked_entries(self) -> Iterator[list[RegisteredClient]]:
+        """Lock the roster and yield its entries; changes made in place are written at the end."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.with_suffix(".lock").open("a") as lock:

@@ -167,7 +167,7 @@ def test_a_client_comes_in_once_it_is_registered_and_is_out_once_it_is_revoked(r
 
 def test_without_a_key_there_is_no_way_in(run: Secured) -> None:
     answer = asked(run, "/v1/fleet/pull-messages")
-    assert (answer.status_code, "names no key" in answer.json()["detail"]) == (403, True)
+    assert (answer.status_code, "has no client key" in answer.json()["detail"]) == (403, True)
     done = flockwatch(
         "client", "--data", str(run.rows("nokey")), "--server", run.address, "--ca", str(run.certs / "ca.pem")
     )
@@ -184,7 +184,7 @@ def test_wrong_ca_and_plain_http_are_named_on_both_sides(run: Secured) -> None:
     eventually(lambda: "from another CA than client.tls_ca" in run.log("strayed"))
     eventually(lambda: "the client does not trust the CA" in run.log("server"))
     eventually(lambda: "set client.tls_ca and client.key" in run.log("plain"))
-    eventually(lambda: "plain HTTP where TLS is spoken" in run.log("server"))
+    eventually(lambda: "the client uses plain HTTP" in run.log("server"))
     run.processes.end(["strayed", "plain"])
     assert {"strayed", "plain"} & run.clients().keys() == set()
 
@@ -195,7 +195,7 @@ def test_not_even_a_registered_client_reaches_the_control_api(run: Secured, call
     key = public_key_pem(run.private("a").public_key())
     answer = asked(run, path, {"flwr-public-key": b64encode(key).decode()})
     assert answer.status_code == 403
-    assert "clients reach the Fleet API" in answer.json()["detail"]
+    assert "clients may only use the Fleet API" in answer.json()["detail"]
     # It is there, on the operator's side, and asks for no credentials: this is why.
     inside = httpx.post(f"http://127.0.0.1:{superlink_port(run)}{path}", headers=PROTOBUF, timeout=PATIENCE_S)
     assert inside.status_code not in (401, 403, 404)
@@ -324,7 +324,7 @@ def test_a_server_does_not_start_with_a_certificate_that_expired(tmp_path: Path)
 def test_a_server_does_not_listen_to_other_machines_without_tls(tmp_path: Path) -> None:
     done = flockwatch("server", "--state", str(tmp_path / "server"), "--host", "0.0.0.0")
     assert done.returncode == 2
-    assert "there is no TLS: set server.tls_certificate and server.tls_key" in done.stderr
+    assert "TLS is off: set server.tls_certificate and server.tls_key" in done.stderr
 
 
 def test_from_an_edges_network_only_the_fleet_api_is_reached(secured, network: Network) -> None:
@@ -351,9 +351,9 @@ except OSError as error:
         command, capture_output=True, text=True, check=True, timeout=PATIENCE_S
     ).stdout.splitlines()
     assert len(said) == 5
-    assert all("403" in line and "clients reach the Fleet API" in line for line in said[:3])
+    assert all("403" in line and "clients may only use the Fleet API" in line for line in said[:3])
     assert "403" in said[3]
-    assert "names no key" in said[3]
+    assert "has no client key" in said[3]
     assert "Connection refused" in said[4]
 
 

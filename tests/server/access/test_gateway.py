@@ -177,7 +177,7 @@ def test_whatever_is_not_the_fleet_api_stays_on_the_servers_side(enrolled: Front
     if answer[0] == 200:
         assert enrolled.upstream.paths == [FLEET]
     else:
-        assert "clients reach the Fleet API, POST /v1/fleet/..., and nothing else" in reason(answer)
+        assert "clients may only use the Fleet API, POST /v1/fleet/..." in reason(answer)
         assert enrolled.upstream.paths == []
 
 
@@ -206,7 +206,7 @@ def test_a_status_address_that_does_not_answer_is_called_so(tmp_path: Path, upst
     finally:
         front.listener.close()
     assert code == 503
-    assert "the status address does not answer" in json.loads(body)["detail"]
+    assert "the status server does not answer" in json.loads(body)["detail"]
 
 
 def test_without_a_place_for_alerts_they_are_refused(enrolled: Front) -> None:
@@ -223,7 +223,7 @@ def test_no_key_an_unknown_key_and_a_revoked_one_are_called_so(
     enrolled: Front, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "server.gateway")
-    assert "names no key: set client.key" in reason(enrolled.ask(headers={}))
+    assert "has no client key: set client.key" in reason(enrolled.ask(headers={}))
     unknown = {"flwr-public-key": b64encode(public_key_pem(OTHER.public_key())).decode()}
     assert re.search(r"the key SHA256:\S+ is not registered", reason(enrolled.ask(headers=unknown)))
     assert "(unreadable) is not registered" in reason(enrolled.ask(headers={"flwr-public-key": "x"}))
@@ -248,7 +248,7 @@ def test_a_revoked_client_does_not_come_in_behind_the_key_of_another(enrolled: F
     connection.putheader("content-length", "0")
     connection.endheaders()
     answer = connection.getresponse()
-    assert "more than one key" in reason((answer.status, answer.read()))
+    assert "more than one client key" in reason((answer.status, answer.read()))
     connection.close()
     assert enrolled.upstream.paths == []
 
@@ -280,7 +280,7 @@ def test_a_refusal_is_heard_though_a_large_body_comes_with_it(front: Front) -> N
 
 def test_nobody_registers_a_key_but_the_operator(enrolled: Front) -> None:
     for path in ("/v1/fleet/register-node", "/v1/fleet/unregister-node"):
-        assert "registered by the operator alone" in reason(enrolled.ask(path))
+        assert "only the operator registers keys" in reason(enrolled.ask(path))
 
 
 def test_superlink_is_told_of_a_registered_key_before_its_node_is_activated(enrolled: Front) -> None:
@@ -339,7 +339,7 @@ def test_an_unregistered_client_hears_why(front: Front) -> None:
 def test_plain_http_is_named_on_both_sides(enrolled: Front, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UnreachableError, match=r"set client\.tls_ca and client\.key"):
         opened(enrolled, None)
-    heard(caplog, "TLS handshake failed reason=plain HTTP where TLS is spoken")
+    heard(caplog, "TLS handshake failed reason=the client uses plain HTTP")
 
 
 def test_another_ca_is_named_on_both_sides(
@@ -358,7 +358,7 @@ def test_an_expired_certificate_is_named_on_both_sides(
     try:
         with pytest.raises(UnreachableError, match="the server's certificate has expired"):
             opened(front, front.ca)
-        heard(caplog, "the client says that this server's certificate has expired")
+        heard(caplog, "the client reports that this server's certificate has expired")
     finally:
         front.listener.close()
 
@@ -383,10 +383,10 @@ def test_tls_to_a_server_of_plain_http_is_named(enrolled: Front) -> None:
 def test_other_machines_are_not_listened_to_without_tls_unless_one_insists(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(ConfigError, match=r"'server.host' is 0\.0\.0\.0, .*no TLS: .*insecure"):
+    with pytest.raises(ConfigError, match=r"'server.host' is 0\.0\.0\.0, .*TLS is off: .*insecure"):
         ClientEndpoint(ServerSettings(host="0.0.0.0"), tmp_path)
     entrance = ClientEndpoint(ServerSettings(host="0.0.0.0", insecure=True), tmp_path)
-    heard(caplog, "no TLS: everybody on the network can read and take part")
+    heard(caplog, "TLS is off: anyone on the network can read the traffic and join")
     assert entrance.superlink_host == "127.0.0.1"
 
 
