@@ -1,6 +1,6 @@
-"""The database of a federation: SQLite in a file, or PostgreSQL by URL; makes its tables, and what they lack.
+"""The database of a federation, SQLite or PostgreSQL: its tables, and how to connect.
 
-One federation has one database. Any number of processes may use it at once.
+Each federation has a database of its own, which several processes may use at the same time.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from sqlalchemy.types import TypeDecorator
 
 CONNECT_WITHIN_S = 5
 ANSWER_WITHIN_S = 10
-PREPARING = 0x666C6F636B
-"""Number of PostgreSQL's advisory lock under which tables are made."""
+SCHEMA_LOCK = 0x666C6F636B
+"""Key of the PostgreSQL advisory lock under which tables are created."""
 
 
 class DatabaseError(RuntimeError):
-    """The database cannot be used; the message names it, without its password, and says why."""
+    """The database cannot be used; the message names it, without its password, and the reason."""
 
 
 class AnyText(TypeDecorator[str]):
-    """Text from anywhere: what no database takes, a NUL or half a surrogate pair, is replaced."""
+    """Text in which characters that a database refuses, NUL and unpaired surrogates, are replaced."""
 
     impl = sa.Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: object) -> str | None:
-        """As it is stored."""
+        """Return the text as it is stored."""
         if value is None:
             return None
         return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
@@ -41,7 +41,7 @@ _Number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def _id() -> sa.Column[int]:
-    """Grows with each row. SQLite has such a column under this name by itself."""
+    """Return an ascending primary key. SQLite's tables have one of this name by default."""
     return sa.Column("rowid", _Number, primary_key=True)
 
 
@@ -74,52 +74,52 @@ NOTICES = sa.Table(
 )  # fmt: skip
 
 
-def engine(where: Path | str) -> sa.Engine:
-    """The database in a file, or at a URL such as `postgresql://user@host/name`; nothing connects yet.
+def create_engine(where: Path | str) -> sa.Engine:
+    """Create the engine for a file or a URL such as `postgresql://user@host/name`, without connecting.
 
     Raises:
-        DatabaseError: the URL is wrong, or its driver is not installed.
+        DatabaseError: the URL is invalid, or its driver is not installed.
     """
     if isinstance(where, Path):
         where = sa.URL.create("sqlite", database=str(where)).render_as_string()
     try:
         url = sa.make_url(where)
-        made = sa.create_engine(url, connect_args=_patience(url), pool_pre_ping=True)
+        engine = sa.create_engine(url, connect_args=_timeouts(url), pool_pre_ping=True)
     except ModuleNotFoundError as error:
         raise DatabaseError(
-            f"{shown(where)}: {error.name} is not installed: install flockwatch with its extra 'postgres'"
+            f"{redacted(where)}: {error.name} is not installed: install flockwatch with its extra 'postgres'"
         ) from None
-    except (ArgumentError, NoSuchModuleError, ValueError):  # what they say may be a part of the password
+    except (ArgumentError, NoSuchModuleError, ValueError):  # their messages may contain the password
         raise DatabaseError(
-            f"{shown(where)}: expected sqlite:///FILE or postgresql://[USER[:PASSWORD]@]HOST[:PORT]/NAME, "
-            "special letters percent-encoded"
+            f"{redacted(where)}: expected sqlite:///FILE or postgresql://[USER[:PASSWORD]@]HOST[:PORT]/NAME, "
+            "with special characters percent-encoded"
         ) from None
-    if made.dialect.name == "sqlite":
-        sa.event.listen(made, "connect", _sqlite_connected)
-    return made
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _configure_sqlite)
+    return engine
 
 
-def prepare(connection: sa.Connection) -> None:
-    """Make what is missing: tables, and columns that an earlier flockwatch did not have."""
+def create_tables(connection: sa.Connection) -> None:
+    """Create missing tables, and add columns that an earlier version of flockwatch did not have."""
     if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(PREPARING)))
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(SCHEMA_LOCK)))
     for table in METADATA.sorted_tables:
         connection.execute(CreateTable(table, if_not_exists=True))
-        known = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+        existing = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
         for column in table.columns:
-            if column.name not in known and not column.primary_key:
-                added = CreateColumn(column).compile(dialect=connection.dialect)
-                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))
+            if column.name not in existing and not column.primary_key:
+                definition = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
 
 
-def problem(where: Path | str, error: DBAPIError) -> DatabaseError:
-    """What a driver said, in one line."""
-    said = " ".join(str(error.orig).split())
-    return DatabaseError(f"{shown(where)}: {said}")
+def database_error(where: Path | str, error: DBAPIError) -> DatabaseError:
+    """Return a driver's error as a `DatabaseError` of one line."""
+    message = " ".join(str(error.orig).split())
+    return DatabaseError(f"{redacted(where)}: {message}")
 
 
-def shown(where: Path | str) -> str:
-    """The database's address without its password."""
+def redacted(where: Path | str) -> str:
+    """Return the database's file or URL without its password."""
     if isinstance(where, Path):
         return str(where)
     try:
@@ -128,18 +128,18 @@ def shown(where: Path | str) -> str:
         return where.partition("://")[0] + "://..."
 
 
-def _patience(url: sa.URL) -> dict[str, Any]:
-    """Bounds on how long PostgreSQL may leave a question without an answer, where the URL has none."""
+def _timeouts(url: sa.URL) -> dict[str, Any]:
+    """Return time limits on PostgreSQL connections and statements, except those that the URL sets."""
     if url.get_backend_name() != "postgresql":
         return {}
-    bounds = {
+    timeouts = {
         "connect_timeout": CONNECT_WITHIN_S,
         "tcp_user_timeout": ANSWER_WITHIN_S * 1000,
         "options": f"-c statement_timeout={ANSWER_WITHIN_S}s",
     }
-    return {name: bound for name, bound in bounds.items() if name not in url.query}
+    return {name: timeout for name, timeout in timeouts.items() if name not in url.query}
 
 
-def _sqlite_connected(connection: Any, _: object) -> None:
+def _configure_sqlite(connection: Any, _: object) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")

@@ -1,4 +1,4 @@
-"""What happened: rounds, replies, waits and alerts, in a database that others may read while it grows."""
+"""The history of a federation: rounds, replies, notes and notices of incidents, in a database."""
 
 from __future__ import annotations
 
@@ -23,103 +23,120 @@ from server.storage.database import NOTES, NOTICES, REPLIES, ROUNDS
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
-"""From one attempt to write, in vain, to the next."""
+"""Delay before the next attempt to write, after a failed one."""
 MAX_PENDING = 10_000
-"""Records that wait in memory while the database cannot be written; beyond it the oldest are lost."""
+"""Records kept in memory while the database cannot be written; if there are more, the oldest are lost."""
 MAX_NOTICES = 100_000
-"""Of alerts, that are kept."""
+"""Notices kept in the database; older ones are deleted."""
 
 
 @dataclass(frozen=True)
 class ReplyRow:
-    """One client's part in a round."""
+    """One client's reply in a round."""
 
     client: str
     version: int
-    """The version that was measured."""
+    """The version that was evaluated."""
     rows: int
+    """Held-out rows that it was evaluated on."""
     error: ErrorSummary
     bytes_up: int
-    """Of the reply's content."""
+    """Size of the reply's content."""
     codec: str | None = None
-    """That the update was encoded with; None: as it is."""
+    """The codec of the update; None if it is not encoded."""
     traffic: Traffic = field(default_factory=Traffic)
-    """HTTP on the client's sockets since its reply before: what this one costs comes with the next."""
+    """HTTP traffic of the client since its previous reply; the next row has the traffic of this reply."""
     loss: float | None = None
     train_s: float | None = None
 
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One finished round. `version` is the newest after it; `error` is of the version before it."""
+    """One finished round."""
 
     number: int
     kind: str
+    """`train` or `evaluate`."""
     version: int
+    """The newest version after the round."""
     wall_s: float
     sampled: int
+    """Clients that were given a task."""
     error: float | None
-    """Reconstruction error weighted by rows, in squared scaled units; None for a round that failed."""
+    """Mean error, weighted by rows, of the version that the round started from; None if the round failed."""
     bytes_up: int
     bytes_down: int
     failed: Mapping[str, str]
-    """Why, by client."""
+    """The reason of each client whose reply was not used."""
     encode_s: float = 0.0
-    """What encoding the next version took the server, and decoding the updates."""
+    """Seconds in which the server encoded the next version."""
     decode_s: float = 0.0
+    """Seconds in which the server decoded the updates."""
 
 
 class History:
-    """The database, by file or by URL.
+    """Writes and reads the history.
 
-    A database that is away for a while does not end a run: what happened meanwhile is kept in memory, and
-    written once it is back.
+    If the database is unavailable, rounds and notes are kept in memory and written later. Reading then raises
+    `DatabaseError`.
+
+    Args:
+        where: SQLite file, or database URL.
 
     Raises:
-        DatabaseError: the URL is wrong; later, what cannot be read.
+        DatabaseError: the URL is invalid.
     """
 
     def __init__(self, where: Path | str) -> None:
         self._where = where
-        self._engine = database.engine(where)
-        self._prepared = False
+        self._engine = database.create_engine(where)
+        self._tables_exist = False
         self._pending: deque[Callable[[sa.Connection], object]] = deque(maxlen=MAX_PENDING)
         self._retry_at = 0.0
 
     def check(self) -> None:
-        """Connect, and make what tables are missing.
+        """Connect to the database and create missing tables.
 
         Raises:
-            DatabaseError: it cannot be used.
+            DatabaseError: the database cannot be used.
         """
         with self._session():
             pass
 
     def add_round(self, row: RoundRow, replies: list[ReplyRow]) -> None:
-        """Record a finished round and the replies that it used."""
-        finished = {
+        """Record a finished round and the replies used in it."""
+        round_values = {
             **vars(row), "failed": json.dumps(dict(row.failed)), "ended_at": time.time(),
             "answered": len(replies),
         }  # fmt: skip
-        used = [_columns(reply) for reply in replies]
+        reply_values = [_columns(reply) for reply in replies]
 
         def write(connection: sa.Connection) -> None:
-            number = _added(connection, ROUNDS.insert().values(finished))
-            if used:
-                connection.execute(REPLIES.insert(), [{**reply, "round": number} for reply in used])
+            rowid = _insert(connection, ROUNDS.insert().values(round_values))
+            if reply_values:
+                connection.execute(REPLIES.insert(), [{**reply, "round": rowid} for reply in reply_values])
 
         self._write(write)
 
     def note(self, kind: str, text: str) -> None:
-        """Record something worth telling: `waiting`, `refused`, `stopped`."""
+        """Record a remark about the run, such as of kind `waiting`, `refused` or `stopped`."""
         values = {"at": time.time(), "kind": kind, "text": text}
         self._write(lambda connection: connection.execute(NOTES.insert().values(values)))
 
     def add_notice(self, client: str, incident: str, kind: str, content: str) -> bool:
-        """Record what an edge told of an incident; False if it is known already.
+        """Record a notice of an incident.
+
+        Args:
+            client: The client that sent it.
+            incident: The incident's id, unique for the client.
+            kind: The notice's kind.
+            content: The notice in JSON.
+
+        Returns:
+            False if the same notice was recorded before.
 
         Raises:
-            DatabaseError: it is not recorded.
+            DatabaseError: the notice was not recorded.
         """
         values = {
             "client": client, "incident": incident, "kind": kind, "received_at": time.time(),
@@ -127,63 +144,63 @@ class History:
         }  # fmt: skip
         try:
             with self._session() as connection:
-                number = _added(connection, NOTICES.insert().values(values))
-                connection.execute(NOTICES.delete().where(NOTICES.c.rowid <= number - MAX_NOTICES))
+                rowid = _insert(connection, NOTICES.insert().values(values))
+                connection.execute(NOTICES.delete().where(NOTICES.c.rowid <= rowid - MAX_NOTICES))
         except IntegrityError:
             return False
         return True
 
     def last_note(self) -> tuple[str, str] | None:
-        """Kind and text of the newest note."""
+        """Return kind and text of the newest note."""
         with self._session() as connection:
             newest = sa.select(NOTES).order_by(NOTES.c.rowid.desc()).limit(1)
             row = connection.execute(newest).one_or_none()
         return (row.kind, row.text) if row else None
 
     def newest_round(self) -> dict[str, Any] | None:
-        """The round that was recorded last, without its replies."""
-        found = self.newest_rounds(1)
-        return found[0] if found else None
+        """Return the newest round, without its replies."""
+        rounds = self.newest_rounds(1)
+        return rounds[0] if rounds else None
 
-    def newest_rounds(self, most: int, after: int = 0) -> list[dict[str, Any]]:
-        """The rounds that were recorded last, oldest first, without their replies.
+    def newest_rounds(self, limit: int, after: int = 0) -> list[dict[str, Any]]:
+        """Return the newest rounds, oldest first, without their replies.
 
         Args:
-            most: So many at most.
-            after: Only those recorded after this one, by its `rowid`.
+            limit: Maximum number of rounds.
+            after: Return only rounds recorded after the one with this `rowid`.
         """
-        newest = sa.select(ROUNDS).where(ROUNDS.c.rowid > after).order_by(ROUNDS.c.rowid.desc()).limit(most)
+        newest = sa.select(ROUNDS).where(ROUNDS.c.rowid > after).order_by(ROUNDS.c.rowid.desc()).limit(limit)
         with self._session() as connection:
-            found = connection.execute(newest).mappings().all()
-        return [{**row, "failed": json.loads(row["failed"])} for row in reversed(found)]
+            rows = connection.execute(newest).mappings().all()
+        return [{**row, "failed": json.loads(row["failed"])} for row in reversed(rows)]
 
     def rounds(self) -> list[dict[str, Any]]:
-        """All rounds, oldest first, each with the replies that it used."""
+        """Return all rounds, oldest first, each with the replies used in it."""
         with self._session() as connection:
-            rounds = connection.execute(sa.select(ROUNDS).order_by(ROUNDS.c.rowid)).mappings().all()
-            rows = connection.execute(sa.select(REPLIES).order_by(REPLIES.c.rowid)).mappings().all()
+            round_rows = connection.execute(sa.select(ROUNDS).order_by(ROUNDS.c.rowid)).mappings().all()
+            reply_rows = connection.execute(sa.select(REPLIES).order_by(REPLIES.c.rowid)).mappings().all()
         replies: dict[int, list[dict[str, Any]]] = {}
-        for row in rows:
+        for row in reply_rows:
             reply = {**row, "error": json.loads(row["error"])}
             del reply["rowid"]
             replies.setdefault(reply.pop("round"), []).append(reply)
-        found = []
-        for row in rounds:
+        rounds = []
+        for row in round_rows:
             values = {**row, "failed": json.loads(row["failed"]), "replies": replies.get(row["rowid"], [])}
             del values["rowid"]
-            found.append(values)
-        return found
+            rounds.append(values)
+        return rounds
 
     def newest_id(self, table: sa.Table) -> int:
-        """The `rowid` of what was recorded last; 0 if there is nothing."""
+        """Return the largest `rowid` of a table; 0 if it is empty."""
         with self._session() as connection:
             return connection.execute(sa.select(sa.func.max(table.c.rowid))).scalar() or 0
 
-    def notices(self, most: int) -> list[dict[str, Any]]:
-        """What edges told: of every incident that has not ended, and of the others as much as is newest.
+    def notices(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest notices of open incidents, and the newest notices of ended ones.
 
         Args:
-            most: Notices, of either kind of incident.
+            limit: Maximum number of notices, for open and for ended incidents each.
 
         Returns:
             Rows of the table, newest first.
@@ -193,14 +210,14 @@ class History:
             end.c.client == NOTICES.c.client, end.c.incident == NOTICES.c.incident,
             end.c.kind == "incident_ended",
         )  # fmt: skip
-        newest = sa.select(NOTICES).order_by(NOTICES.c.rowid.desc()).limit(most)
+        newest = sa.select(NOTICES).order_by(NOTICES.c.rowid.desc()).limit(limit)
         with self._session() as connection:
-            found = [*connection.execute(newest.where(~ended)).mappings()]
-            found += connection.execute(newest.where(ended)).mappings()
-        return [dict(row) for row in sorted(found, key=lambda row: row["rowid"], reverse=True)]
+            rows = [*connection.execute(newest.where(~ended)).mappings()]
+            rows += connection.execute(newest.where(ended)).mappings()
+        return [dict(row) for row in sorted(rows, key=lambda row: row["rowid"], reverse=True)]
 
     def close(self) -> None:
-        """Write what is still pending, if the database takes it, and let go of it."""
+        """Try once more to write pending records, and close all connections."""
         self._retry_at = 0.0
         self._flush()
         if self._pending:
@@ -215,23 +232,23 @@ class History:
         except IntegrityError:
             raise
         except DBAPIError as error:
-            raise database.problem(self._where, error) from error
+            raise database.database_error(self._where, error) from error
 
     @contextmanager
     def _connection(self) -> Iterator[sa.Connection]:
-        """In a transaction, with all tables there."""
+        """Yield a connection with an open transaction; create the tables at first."""
         with self._engine.begin() as connection:
-            if not self._prepared:
-                database.prepare(connection)
+            if not self._tables_exist:
+                database.create_tables(connection)
             yield connection
-        self._prepared = True
+        self._tables_exist = True
 
-    def _write(self, work: Callable[[sa.Connection], object]) -> None:
-        self._pending.append(work)
+    def _write(self, write: Callable[[sa.Connection], object]) -> None:
+        self._pending.append(write)
         self._flush()
 
     def _flush(self) -> None:
-        """Write what is pending, oldest first, as far as the database takes it."""
+        """Write pending records, oldest first, until one fails."""
         if time.monotonic() < self._retry_at:
             return
         while self._pending:
@@ -239,8 +256,8 @@ class History:
                 with self._connection() as connection:
                     self._pending[0](connection)
             except OperationalError as error:
-                said = database.problem(self._where, error)
-                log.warning("history not written pending=%d reason=%s", len(self._pending), said)
+                reason = database.database_error(self._where, error)
+                log.warning("history not written pending=%d reason=%s", len(self._pending), reason)
                 self._retry_at = time.monotonic() + RETRY_S
                 return
             except BaseException:
@@ -249,16 +266,16 @@ class History:
             self._pending.popleft()
 
 
-def _added(connection: sa.Connection, row: sa.Insert) -> int:
-    """Insert a row; returns its `rowid`."""
+def _insert(connection: sa.Connection, row: sa.Insert) -> int:
+    """Insert a row and return its `rowid`."""
     key = connection.execute(row).inserted_primary_key
     assert key is not None  # noqa: S101  every table has one
     return int(key[0])
 
 
 def _columns(reply: ReplyRow) -> dict[str, Any]:
-    """A reply as its row in the table."""
+    """Return a reply as the values of its row."""
     values = {**vars(reply), "error": json.dumps(asdict(reply.error))}
     traffic: Traffic = values.pop("traffic")
-    named = ("sent_bytes", "received_bytes", "replies_bytes", "encode_s", "decode_s")
-    return {**values, **{name: getattr(traffic, name) for name in named}}
+    names = ("sent_bytes", "received_bytes", "replies_bytes", "encode_s", "decode_s")
+    return {**values, **{name: getattr(traffic, name) for name in names}}

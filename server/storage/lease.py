@@ -1,4 +1,4 @@
-"""Which ServerApp works on a state folder, whether it lives, and how its run ended."""
+"""The lease of a state folder: ensures one ServerApp at a time, and records how its run ended."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from typing import IO, Self
 
 from common.formats.files import write_atomic
 
-PATIENCE_S = 1.0
-"""How long a lease is tried for: to ask whether it is held takes it for a moment, too."""
+ACQUIRE_WITHIN_S = 1.0
+"""How long to try: `Lease.held` locks the file for a moment, too."""
 
 
 class LeaseTakenError(RuntimeError):
-    """Another ServerApp works on this state folder."""
+    """Another ServerApp uses the state folder."""
 
 
 class Lease:
-    """A lock that the kernel takes back when its holder dies, however it dies."""
+    """A file lock on a state folder, held while its context is open; the kernel frees it if the process dies.
+
+    Args:
+        folder: The state folder.
+
+    Raises:
+        LeaseTakenError: on entering the context, if another process holds the lease.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._result = folder / "ended"
@@ -27,12 +34,12 @@ class Lease:
 
     def __enter__(self) -> Self:
         self._file = self._path.open("a+")
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + ACQUIRE_WITHIN_S
         while not _locked(self._file):
             if time.monotonic() > deadline:
                 self._file.close()
-                raise LeaseTakenError(f"{self._path.parent}: another run works on this state folder")
-            time.sleep(PATIENCE_S / 20)
+                raise LeaseTakenError(f"{self._path.parent}: another run uses this state folder")
+            time.sleep(ACQUIRE_WITHIN_S / 20)
         self.clear()
         return self
 
@@ -42,22 +49,22 @@ class Lease:
         self._file.close()
 
     def clear(self) -> None:
-        """Forget how an earlier run ended."""
+        """Delete the record of how the previous run ended."""
         self._result.unlink(missing_ok=True)
 
     def finish(self, reason: str) -> None:
-        """Say that the run came to its end, and why."""
+        """Record that the run has ended, and why."""
         write_atomic(self._result, reason.encode())
 
     @property
     def held(self) -> bool:
-        """Whether a living ServerApp works on the folder."""
+        """Whether a process holds the lease."""
         with self._path.open("a+") as file:
             return not _locked(file)
 
     @property
     def ended(self) -> str | None:
-        """Why the last run ended, or None if it did not come to an end."""
+        """Why the run ended; None if it has not ended or its process died."""
         try:
             return self._result.read_text()
         except FileNotFoundError:
@@ -65,7 +72,7 @@ class Lease:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Lock the file, unless another open file holds the lock."""
+    """Try to lock the file; return False if another process holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

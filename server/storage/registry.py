@@ -1,4 +1,4 @@
-"""Global versions on disk, each whole before it is announced, and what a restarted server goes on from."""
+"""The registry: the model versions on disk, and the progress that a restarted server continues from."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _NAME = re.compile(r"v\d{6,}\.safetensors")
 
 
 class Registry:
-    """A folder with one `vNNNNNN.safetensors` a version, and beside it the progress of the run.
+    """A folder with one manifest per version, `vNNNNNN.safetensors`, and files beside it with the same stem.
 
-    Progress is JSON values and, for strategies that remember (FedAdam, FedYogi), named arrays.
+    `.json` is the progress of the run, `.memory` the arrays of a strategy with state, such as FedAdam, and
+    `.step` the encoded difference from the previous version.
 
     Args:
-        folder: Created if need be.
-        keep: How many of the newest versions stay.
+        folder: Created if it does not exist.
+        keep: Number of newest versions to keep.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -41,17 +42,24 @@ class Registry:
         memory: Arrays | None = None,
         step: bytes | None = None,
     ) -> Path:
-        """Put a version on disk, atomically, with the progress and the step to it that belong to it.
+        """Write a version atomically. The manifest is written last, so that a version's other files exist.
 
-        The version is written last: where it stands, its progress stands too.
+        Args:
+            manifest: The version.
+            progress: JSON values to continue the run from.
+            memory: The strategy's arrays.
+            step: The encoded difference from the previous version.
+
+        Returns:
+            The manifest's file.
 
         Raises:
-            OSError: the disk is full or the folder cannot be written; the versions before are untouched.
+            OSError: the disk is full or the folder cannot be written; earlier versions are untouched.
         """
         path = self._path(manifest.version)
         if memory:
             write_atomic(path.with_suffix(".memory"), pack({"version": manifest.version}, memory))
-        # A version of this number that was found damaged may have left a step to it.
+        # A damaged version of the same number may have left its step.
         path.with_suffix(".step").unlink(missing_ok=True)
         if step is not None:
             write_atomic(path.with_suffix(".step"), step)
@@ -63,31 +71,31 @@ class Registry:
         return path
 
     def memory(self, version: int) -> dict[str, NDArray[Any]]:
-        """What the strategy remembered at this version; empty if nothing was written, or it is damaged."""
+        """Return the strategy's arrays at a version; empty if there are none or the file is damaged."""
         path = self._path(version).with_suffix(".memory")
         try:
             return unpack(path.read_bytes())[1]
         except FileNotFoundError:
             return {}
         except (OSError, BundleError) as error:
-            log.error("the strategy's memory is lost file=%s reason=%s", path, error)
+            log.error("strategy memory cannot be read file=%s reason=%s", path, error)
             return {}
 
     def steps(self) -> list[bytes]:
-        """The steps that were written with the versions on disk, oldest first."""
+        """Return the steps of the versions on disk, oldest first."""
         paths = [path.with_suffix(".step") for path in self._paths()]
         return [path.read_bytes() for path in paths if path.exists()]
 
     def latest(self) -> tuple[Manifest, dict[str, Any]] | None:
-        """The newest version that is sound, with its progress; damaged ones are named in the log."""
+        """Return the newest readable version and its progress; damaged versions are skipped and logged."""
         for path in reversed(self._paths()):
             try:
                 manifest = Manifest.unpack(path.read_bytes())
                 progress = json.loads(path.with_suffix(".json").read_text())
                 if not isinstance(progress, dict):
-                    raise ValueError("its progress is no JSON object")
+                    raise ValueError("the progress is not a JSON object")
             except (OSError, ManifestError, ValueError) as error:
-                log.error("version passed over file=%s reason=%s", path, error)
+                log.error("damaged version skipped file=%s reason=%s", path, error)
                 continue
             return manifest, progress
         return None
@@ -96,6 +104,6 @@ class Registry:
         return self._folder / f"v{version:06d}.safetensors"
 
     def _paths(self) -> list[Path]:
-        """The versions' files, oldest first; whatever else lies in the folder is not ours."""
-        numbers = {path: _NAME.fullmatch(path.name) for path in self._folder.iterdir()}
-        return sorted((path for path, name in numbers.items() if name), key=lambda path: int(path.stem[1:]))
+        """Return the manifests' files, oldest version first."""
+        paths = (path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
+        return sorted(paths, key=lambda path: int(path.stem[1:]))
