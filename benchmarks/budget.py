@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import publish
-from client.data.partition import Partition, files, read
+from client.data.partition import Partition, data_files, read_partition
 from client.data.training_buffer import BufferedRows
 from client.versions.trial import buffer_scores
 from common.model.manifest import Manifest
@@ -51,8 +51,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-budget-") as place:
         manifest = _trained(Path(place))
         rows, figures = [], {}
-        for file in files(DATA):
-            partition = read(file, settings.data)
+        for file in data_files(DATA):
+            partition = read_partition(file, settings.data)
             faults = runs(partition.test_labels == 1)
             results = {
                 "budget": _replayed(partition, manifest, settings),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.partition import Partition, write
+from client.data.partition import Partition, write_partition
 from common.config import save
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
@@ -91,7 +91,7 @@ def run(
         RuntimeError: the server did not publish version 0 within `START_LIMIT_S`.
     """
     folder.mkdir(parents=True)
-    files = [write(part, folder / f"{part.name}.parquet", DataSettings()) for part in parts]
+    files = [write_partition(part, folder / f"{part.name}.parquet", DataSettings()) for part in parts]
     port = free_port()
     sections = {name: dict(section) for name, section in values.items()}
     sections["server"] = {

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from client.app import build
-from client.data.partition import read
+from client.data.partition import read_partition
 from client.service.identity import Identity
 from client.training.worker import ClientWorker
 from client.transport.resident_node import ResidentNode
@@ -42,7 +42,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     arguments.state.mkdir(parents=True, exist_ok=True)
-    partition = read(arguments.data, DataSettings())
+    partition = read_partition(arguments.data, DataSettings())
     worker = SlowWorker(partition, Identity(arguments.state).instance, inline=True)
     worker.training_s = arguments.training_s
     import client.training.trainer  # noqa: F401  imports TensorFlow before the first task arrives

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from benchmarks import fleet
 from benchmarks.results import publish
-from client.data.partition import Partition, files, read
+from client.data.partition import Partition, data_files, read_partition
 from client.training.client_rows import ClientRows
 from client.training.personalisation import personalise
 from client.training.worker import ClientWorker
@@ -147,7 +147,7 @@ def _run(part: str, codecs: Sequence[str]) -> None:
 
 
 def _partitions(model: str, count: int) -> list[Partition]:
-    whole = [read(file, Settings().data) for file in files(DATA)[:count]]
+    whole = [read_partition(file, Settings().data) for file in data_files(DATA)[:count]]
     return [
         part.take(
             part.name,

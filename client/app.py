@@ -83,10 +83,10 @@ def _reply(answer: Description | Evaluation | VersionMissing, message: Message) 
 @cache
 def _edge(data: str, config_file: str, name: str) -> ClientWorker:
     check_packages("client")
-    from client.data.partition import read  # pyarrow: not needed where an edge is given
+    from client.data.partition import read_partition  # pyarrow: not needed where an edge is given
 
     settings = config.load(Path(config_file) if config_file else None)
-    partition = read(Path(data), settings.data, name or settings.client.name)
+    partition = read_partition(Path(data), settings.data, name or settings.client.name)
     return ClientWorker(partition, instance="supernode", wire=CompressionState(keeps=False))
 
 

@@ -151,10 +151,10 @@ def _partition(settings: Settings, stopped: threading.Event) -> Partition | None
         ConfigError: neither a data file nor a live stream is set.
         DataError: the data file cannot be used.
     """
-    from client.data.partition import Partition, read
+    from client.data.partition import Partition, read_partition
 
     if settings.client.data is not None:
-        return read(settings.client.data, settings.data, settings.client.name)
+        return read_partition(settings.client.data, settings.data, settings.client.name)
     if settings.live.source is None:
         raise ConfigError("'client.data' is not set: name the data file of this client, or pass --data FILE")
     name = client_name(settings)

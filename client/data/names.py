@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
-"""Of data files."""
+"""Suffixes of data files."""
 
 
 def client_name(path: Path) -> str:
-    """A data file's name without its ending, which names the client."""
+    """Return the name of a data file without its suffix, which is the client's name by default."""
     return next((path.name.removesuffix(end) for end in SUFFIXES if path.name.endswith(end)), path.name)
 
 
 def natural_key(name: str) -> list[tuple[str, int]]:
-    """A key that sorts numbers inside names by size: `server-2` before `server-10`."""
+    """Return a sort key that orders numbers in names by value: `server-2` before `server-10`."""
     return [(text, int(digits or -1)) for text, digits in re.findall(r"([^0-9]*)([0-9]*)", name)]

@@ -1,6 +1,6 @@
-"""One client's data file: CSV or Parquet in, scaled by nobody yet, checked cell by cell.
+"""One client's data file, CSV or Parquet, with every cell checked.
 
-Errors name the file, the column and the first row that is wrong; rows are counted from 1, the header not.
+Errors name the file, the column and the first invalid row. Rows are counted from 1, without the header.
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from client.data import tables
 from client.data.names import SUFFIXES, client_name, natural_key
 from client.data.stream_schema import may_be_feature
-from client.data.tables import NUMBER, DataError
+from client.data.tables import NUMBER, DataError, read_table
 from client.data.timestamps import parse_seconds
 from common.model.schema import Schema, SchemaError
 from common.settings import DataSettings
 
 _MISSING = r"(?i)^([+-]?(nan|inf|infinity)|null|none|na|n/a|)$"
-"""Words for a number that is not there: a column of nothing else is a numeric column gone wrong."""
+"""Pattern of text for a missing number. A text column with no other text counts as numeric."""
 
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """The rows of one client, in time order. Labels exist only for test rows.
+    """The rows of one client, in time order. Only test rows have labels.
 
     >>> rows = np.array([[1, 2], [3, 4]], np.float32)
     >>> client = Partition("edge", Schema(("cpu", "memory")), rows, rows[:0], None)
@@ -42,12 +41,12 @@ class Partition:
     rows: NDArray[np.float32]
     """Training rows, shape (n, features), n >= 1."""
     test_rows: NDArray[np.float32]
-    """Shape (m, features); m is 0 where the file has no test rows."""
+    """Shape (m, features); m is 0 if the file has no test rows."""
     test_labels: NDArray[np.int8] | None
-    """Shape (m,): 0 normal, 1 anomaly. None without a label column, and without test rows."""
+    """Shape (m,): 0 normal, 1 abnormal. None without a label column or without test rows."""
 
     def aligned(self, schema: Schema) -> Partition:
-        """The same rows with their columns in the order of `schema`.
+        """Return the same rows with their columns in the order of `schema`.
 
         Raises:
             SchemaError: a feature is missing or extra; the message names it and this client.
@@ -58,7 +57,7 @@ class Partition:
         return replace(self, schema=schema, rows=self.rows[:, order], test_rows=self.test_rows[:, order])
 
     def aligned_order(self, schema: Schema) -> list[int]:
-        """Where each feature of `schema` stands in the rows.
+        """Return the column of each feature of `schema`.
 
         Raises:
             SchemaError: as `aligned`.
@@ -69,44 +68,52 @@ class Partition:
             raise SchemaError(f"client '{self.name}': {error}") from error
 
     def take(self, name: str, rows: NDArray[np.intp], test_rows: NDArray[np.intp]) -> Partition:
-        """A part of this client's rows under another name."""
+        """Return a part of the rows as a partition with another name.
+
+        Args:
+            name: Its name.
+            rows: Indices of training rows.
+            test_rows: Indices of test rows.
+        """
         labels = self.test_labels[test_rows] if self.test_labels is not None and len(test_rows) else None
         return Partition(name, self.schema, self.rows[rows], self.test_rows[test_rows], labels)
 
 
-def files(folder: Path) -> list[Path]:
-    """The data files of a folder, in natural order: `server-2` before `server-10`.
+def data_files(folder: Path) -> list[Path]:
+    """List the data files of a folder, in natural order: `server-2` before `server-10`.
 
     Raises:
-        DataError: it is no folder, has no data file, or two would give the same client name.
+        DataError: there is no such folder, it has no data file, or two files give the same client name.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected one with a data file for each client")
-    found = sorted(
+        raise DataError(f"{folder}: no such folder; expected a folder with a data file for each client")
+    files = sorted(
         (path for path in folder.iterdir() if path.name.endswith(SUFFIXES) and not path.name.startswith(".")),
         key=lambda path: natural_key(path.name),
     )
-    if not found:
-        raise DataError(f"{folder}: no data file in it; expected files ending in {', '.join(SUFFIXES)}")
+    if not files:
+        raise DataError(
+            f"{folder}: no data file in it; expected files with the suffix {' or '.join(SUFFIXES)}"
+        )
     by_name: dict[str, Path] = {}
-    for path in found:
+    for path in files:
         if (other := by_name.setdefault(client_name(path), path)) != path:
             raise DataError(f"{path} and {other} are both the data of client '{client_name(path)}'")
-    return found
+    return files
 
 
-def read(path: Path, settings: DataSettings, name: str | None = None) -> Partition:
-    """Read one client's rows.
+def read_partition(path: Path, settings: DataSettings, name: str | None = None) -> Partition:
+    """Read the rows of one client.
 
     Args:
         path: A CSV file with a header line, or a Parquet file.
-        settings: Which columns are features, and what the others mean.
-        name: The client's name; None: the file's name without its ending.
+        settings: Which columns are features, and what the other columns mean.
+        name: The client's name; None: the file's name without its suffix.
 
     Raises:
-        DataError: the file cannot be read, or a column or a cell in it is not what it should be.
+        DataError: the file cannot be read, or a column or a cell is not valid.
     """
-    table = tables.table(path)
+    table = read_table(path)
     features = _features(table, settings, path)
     values = np.empty((table.num_rows, len(features)), np.float32)
     for i, feature in enumerate(features):
@@ -123,43 +130,43 @@ def read(path: Path, settings: DataSettings, name: str | None = None) -> Partiti
 
 
 def read_column(path: Path, column: str, settings: DataSettings) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-    """One more column as text: its values in the training rows, and in the test rows, as `read` orders them.
+    """Read another column as text: its values in the training rows and in the test rows.
 
     Raises:
-        DataError: the file cannot be read, or has no such column, or one with an empty cell.
+        DataError: the file cannot be read, has no such column, or the column has an empty cell.
     """
-    table = tables.table(path)
+    table = read_table(path)
     if column not in table.column_names:
         raise DataError(f"{path}: no column '{column}'; it has {', '.join(table.column_names)}")
     cells = table.column(column)
     text = pc.utf8_trim_whitespace(pc.cast(cells, pa.string()))
-    _refuse(pc.equal(pc.fill_null(text, ""), "").to_numpy(), cells, column, path, "a value in every row")
+    _reject(pc.equal(pc.fill_null(text, ""), "").to_numpy(), cells, column, path, "a value in every row")
     values = np.array(text.to_pylist(), np.str_)
     testing = _testing(table, settings, path)
     return values[~testing], values[testing]
 
 
 def read_interval_s(path: Path, settings: DataSettings) -> float | None:
-    """Seconds from one row to the next, their median; None where rows have no time that says so.
+    """Return the median of the seconds between two rows; None if the rows have no usable times.
 
     Raises:
         DataError: the file cannot be read.
     """
-    table = tables.table(path)
+    table = read_table(path)
     if settings.timestamp not in table.column_names:
         return None
     column = table.column(settings.timestamp)
     if pa.types.is_temporal(column.type):
         column = pc.cast(pc.cast(column, pa.timestamp("ns")), pa.int64())
-    found = [parse_seconds(cell) for cell in column.to_pylist()]
-    times = np.array([np.nan if time is None else time for time in found])
+    seconds = [parse_seconds(cell) for cell in column.to_pylist()]
+    times = np.array([np.nan if time is None else time for time in seconds])
     steps = np.diff(times[np.isfinite(times)])
     median = float(np.median(steps)) if len(steps) else 0.0
     return median if median > 0 else None
 
 
-def write(partition: Partition, path: Path, settings: DataSettings) -> Path:
-    """Write a partition as a Parquet file that `read` gives back."""
+def write_partition(partition: Partition, path: Path, settings: DataSettings) -> Path:
+    """Write a partition to a Parquet file from which `read_partition` reads the same rows. Return `path`."""
     rows = np.concatenate([partition.rows, partition.test_rows])
     columns: dict[str, Any] = {name: rows[:, i] for i, name in enumerate(partition.schema.features)}
     normal = np.zeros(len(partition.rows), np.int8)
@@ -179,18 +186,18 @@ def _features(table: pa.Table, settings: DataSettings, path: Path) -> list[str]:
                 f"it has {', '.join(table.column_names)}"
             )
         return list(settings.features)
-    found = [
+    features = [
         name
         for name in table.column_names
         if may_be_feature(name, settings) and _looks_numeric(table.column(name))
     ]
-    if not found:
+    if not features:
         raise DataError(f"{path}: no numeric column to learn from; it has {', '.join(table.column_names)}")
-    return found
+    return features
 
 
 def _looks_numeric(column: pa.ChunkedArray) -> bool:
-    """Whether a column is meant to hold numbers. Text with any number in it is: the rest are mistakes."""
+    """Return whether a column is meant to hold numbers. One number is enough: other text is an error then."""
     if not pa.types.is_string(column.type):
         return _is_numeric(column.type)
     text = pc.utf8_trim_whitespace(column)
@@ -206,11 +213,13 @@ def _is_numeric(kind: pa.DataType) -> bool:
 
 
 def _parsed(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Numbers of any width, or written as text; NaN for a cell that holds none."""
+    """Return a column of numbers, or of text that is numbers, as float64; NaN for other cells."""
     if pa.types.is_string(column.type):
         text = pc.utf8_trim_whitespace(column)
         number = pc.match_substring_regex(text, NUMBER)
-        column = pc.replace_substring_regex(pc.if_else(number, text, "nan"), r"^\+", "")  # Arrow takes no '+'
+        column = pc.replace_substring_regex(
+            pc.if_else(number, text, "nan"), r"^\+", ""
+        )  # Arrow does not accept '+'
     values: NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy()
     return values
 
@@ -220,25 +229,25 @@ def _numbers(column: pa.ChunkedArray, name: str, path: Path, listed: bool) -> ND
         raise DataError(f"{path}: column '{name}' is of type {column.type}, expected numbers")
     with np.errstate(over="ignore"):
         values = _parsed(column).astype(np.float32)
-    way_out = "" if listed else f", or '{name}' in 'data.ignore'"
-    _refuse(~np.isfinite(values), column, name, path, f"a finite 32-bit number{way_out}")
+    advice = "" if listed else f", or '{name}' in 'data.ignore'"
+    _reject(~np.isfinite(values), column, name, path, f"a finite 32-bit number{advice}")
     return values
 
 
 def _flags(table: pa.Table, name: str, path: Path, expected: str) -> NDArray[np.int8] | None:
-    """A column of zeros and ones, or None where the file has no such column."""
+    """Return a column of zeros and ones; None if the file has no such column."""
     if name not in table.column_names:
         return None
     column = table.column(name)
     if not (pa.types.is_string(column.type) or _is_numeric(column.type)):
         raise DataError(f"{path}: column '{name}' is of type {column.type}, expected {expected}")
     values = _parsed(column)
-    _refuse((values != 0) & (values != 1), column, name, path, expected)
+    _reject((values != 0) & (values != 1), column, name, path, expected)
     return values.astype(np.int8)
 
 
 def _testing(table: pa.Table, settings: DataSettings, path: Path) -> NDArray[np.bool_]:
-    """Shape (rows,): whether a row is a test row."""
+    """Return whether each row is a test row, shape (rows,)."""
     split = _flags(table, settings.split, path, "0 for training or 1 for test rows")
     if split is None:
         return np.zeros(table.num_rows, np.bool_)
@@ -247,12 +256,14 @@ def _testing(table: pa.Table, settings: DataSettings, path: Path) -> NDArray[np.
     return split.astype(np.bool_)
 
 
-def _refuse(wrong: NDArray[np.bool_], column: pa.ChunkedArray, name: str, path: Path, expected: str) -> None:
-    """Name the first wrong cell, if there is one, and say how many there are."""
-    if not wrong.any():
+def _reject(
+    invalid: NDArray[np.bool_], column: pa.ChunkedArray, name: str, path: Path, expected: str
+) -> None:
+    """Raise an error that names the first invalid cell, if there is one, and their number."""
+    if not invalid.any():
         return
-    row, count = int(wrong.argmax()), int(wrong.sum())
+    row, count = int(invalid.argmax()), int(invalid.sum())
     cell = column[row].as_py()
-    found = "an empty cell" if cell is None else repr(cell)[:60]
+    content = "an empty cell" if cell is None else repr(cell)[:60]
     more = f" ({count} such rows)" if count > 1 else ""
-    raise DataError(f"{path}: column '{name}', row {row + 1}: {found}{more}; expected {expected}")
+    raise DataError(f"{path}: column '{name}', row {row + 1}: {content}{more}; expected {expected}")

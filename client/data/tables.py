@@ -1,4 +1,4 @@
-"""Data files as tables: CSV and Parquet, with every column either numbers or text, whoever wrote them."""
+"""Data files as tables: CSV and Parquet, with columns of numbers, booleans or text."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from client.data.names import SUFFIXES
 from common.errors import UserError
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-"""Text that is a number."""
+"""Pattern of text that is a number."""
 
 
 class DataError(UserError):
-    """A data file cannot be used; the message names the file, the place, and what was expected."""
+    """A data file cannot be used; the message names the file, the place in it, and what was expected."""
 
 
-def table(path: Path) -> pa.Table:
-    """The table in a file, with at least one row; CSV columns are text, but for those of booleans.
+def read_table(path: Path) -> pa.Table:
+    """Read the table in a file, with at least one row. Columns of a CSV file are text, or booleans.
 
     Raises:
-        DataError: the file is missing, empty, not what its ending says, or names a column twice.
+        DataError: the file is missing or empty, does not fit its suffix, or names a column twice.
     """
     if not path.is_file():
         raise DataError(
             f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected a CSV or Parquet file"
         )
     if not path.name.endswith(SUFFIXES):
-        raise DataError(f"{path}: expected a file ending in {', '.join(SUFFIXES)}")
+        raise DataError(f"{path}: expected the suffix {' or '.join(SUFFIXES)}")
     try:
-        found = _parquet(path) if path.suffix == ".parquet" else _csv(path)
+        table = _parquet(path) if path.suffix == ".parquet" else _csv(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
-    twice = sorted({c for c in found.column_names if found.column_names.count(c) > 1})
+    twice = sorted({c for c in table.column_names if table.column_names.count(c) > 1})
     if twice:
         raise DataError(f"{path}: columns named twice: {', '.join(map(repr, twice))}")
-    if not found.num_rows:
+    if not table.num_rows:
         raise DataError(f"{path}: no rows")
-    return found
+    return table
 
 
 def _parquet(path: Path) -> pa.Table:
@@ -52,7 +52,7 @@ def _parquet(path: Path) -> pa.Table:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column without the encodings that other writers choose: categories and string views."""
+    """Return the column without the encodings of other writers: categories, large strings, string views."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
@@ -61,15 +61,17 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _csv(path: Path) -> pa.Table:
-    """All columns as text: which are numbers is decided here, where the first bad cell can be named."""
-    uneven: list[Any] = []
+    """Read all columns as text, so that errors can name the first cell that is not a number."""
+    invalid_rows: list[Any] = []
 
-    def refuse(row: Any) -> str:
-        uneven.append(row)
+    def keep(row: Any) -> str:
+        invalid_rows.append(row)
         return "error"
 
-    reading = pyarrow.csv.ReadOptions(use_threads=False)  # with threads, a bad row does not know its number
-    parsing = pyarrow.csv.ParseOptions(invalid_row_handler=refuse)
+    reading = pyarrow.csv.ReadOptions(
+        use_threads=False
+    )  # with threads, the number of an invalid row is not known
+    parsing = pyarrow.csv.ParseOptions(invalid_row_handler=keep)
     try:
         with pyarrow.csv.open_csv(path, reading, parsing) as probe:
             names = probe.schema.names
@@ -78,9 +80,9 @@ def _csv(path: Path) -> pa.Table:
         )
         table = pyarrow.csv.read_csv(path, reading, parsing, convert)
     except pa.ArrowInvalid:
-        if not uneven:
+        if not invalid_rows:
             raise
-        row = uneven[0]
+        row = invalid_rows[0]
         raise DataError(
             f"{path}: row {row.number - 1} has {row.actual_columns} cells, expected {row.expected_columns}"
         ) from None
@@ -93,7 +95,7 @@ def _csv(path: Path) -> pa.Table:
 
 
 def _booleans(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text of nothing but `true` and `false` as booleans, other text as it is."""
+    """Return a column of `true` and `false` as booleans; any other column as it is."""
     words = pc.utf8_lower(pc.utf8_trim_whitespace(cells))
     boolean = pc.all(pc.is_in(words, pa.array(["true", "false"])), min_count=1).as_py()
     return pc.equal(words, "true") if boolean else cells

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from client.data.partition import files, read, read_interval_s
+from client.data.partition import data_files, read_interval_s, read_partition
 from client.data.tables import DataError
 from common.config import ConfigError
 from common.formats.files import write_atomic
@@ -60,8 +60,8 @@ def labelled(settings: Settings) -> list[Labelled]:
     if settings.evaluate.data is None:
         raise ConfigError("'evaluate.data' is not set: name a folder with one labelled file a client")
     clients: list[Labelled] = []
-    for file in files(settings.evaluate.data):
-        partition = read(file, settings.data)
+    for file in data_files(settings.evaluate.data):
+        partition = read_partition(file, settings.data)
         if partition.test_labels is None:
             raise DataError(
                 f"{file}: no labelled test rows; expected '{settings.data.split}' with 1 for test rows and "

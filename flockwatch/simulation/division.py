@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from client.data.names import natural_key
-from client.data.partition import Partition, read, read_column
+from client.data.partition import Partition, read_column, read_partition
 from common.errors import UserError
 from common.settings import ClientSettings, DataSettings
 
@@ -111,7 +111,7 @@ def by_column(file: Path, column: str, settings: DataSettings) -> list[Partition
         DataError: the file cannot be read, or has no such column, or the column has an empty cell.
     """
     values, test_values = read_column(file, column, settings)
-    whole = read(file, settings.model_copy(update={"ignore": (*settings.ignore, column)}))
+    whole = read_partition(file, settings.model_copy(update={"ignore": (*settings.ignore, column)}))
     parts = []
     for value in sorted({str(value) for value in (*values, *test_values)}, key=natural_key):
         rows, test_rows = np.flatnonzero(values == value), np.flatnonzero(test_values == value)

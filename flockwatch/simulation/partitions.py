@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.partition import Partition, files, read, write
+from client.data.partition import Partition, data_files, read_partition, write_partition
 from common.config import ConfigError
 from common.model.schema import Schema
 from common.settings import LocalSettings, Settings
@@ -46,7 +46,7 @@ def gather(settings: Settings, folder: Path) -> list[PartitionSource]:
     if local.data.is_dir():
         if local.clients is not None:
             raise ConfigError(f"'local.clients' divides one file, but {local.data} is a folder of files")
-        return [PartitionSource(read(file, settings.data), file) for file in files(local.data)]
+        return [PartitionSource(read_partition(file, settings.data), file) for file in data_files(local.data)]
     return _write_all(_divide(local.data, settings), folder, settings)
 
 
@@ -69,7 +69,7 @@ def _divide(file: Path, settings: Settings) -> list[Partition]:
     if local.partition == "column":
         assert local.column is not None  # noqa: S101  the settings hold it
         return by_column(file, local.column, settings.data)
-    whole = read(file, settings.data)
+    whole = read_partition(file, settings.data)
     if local.clients is None:
         raise ConfigError(f"'local.clients' is not set: pass --clients N to divide {file} among N clients")
     match local.partition:
@@ -84,4 +84,7 @@ def _divide(file: Path, settings: Settings) -> list[Partition]:
 
 def _write_all(partitions: list[Partition], folder: Path, settings: Settings) -> list[PartitionSource]:
     folder.mkdir(parents=True, exist_ok=True)
-    return [PartitionSource(p, write(p, folder / f"{p.name}.parquet", settings.data)) for p in partitions]
+    return [
+        PartitionSource(p, write_partition(p, folder / f"{p.name}.parquet", settings.data))
+        for p in partitions
+    ]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from client.data.partition import Partition, write
+from client.data.partition import Partition, write_partition
 from common.model.manifest import Manifest
 from common.model.schema import Schema
 from common.packages import python_module
@@ -85,7 +85,7 @@ class Federation:
         test = rng.standard_normal((rows // 2, features)).astype(np.float32)
         labels = (rng.random(len(test)) < 0.2).astype(np.int8)
         schema = Schema(tuple(f"{prefix}{i}" for i in range(features)))
-        return write(
+        return write_partition(
             Partition(name, schema, values, test, labels), self.folder / f"{name}.parquet", DataSettings()
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import zstandard
 
-from client.data.partition import read
+from client.data.partition import read_partition
 from common.formats.zstd import MAGIC
 from common.processes import MARKS
 from common.protocol.wire import ZSTD_DICTIONARY
@@ -111,7 +111,7 @@ def test_two_clients_learn_and_no_row_or_label_leaves_them(federation) -> None:
     # The relay hears what is said: the final weights went to the clients to be measured.
     assert newest.weights["dense_0/kernel"].tobytes() in heard
     for file in files:
-        partition = read(file, DataSettings())
+        partition = read_partition(file, DataSettings())
         for row in [*partition.rows, *partition.test_rows]:
             assert not any(form in heard for form in forms(row))
         assert partition.test_labels is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.partition import read
+from client.data.partition import read_partition
 from client.training.worker import ClientWorker
 from common import config
 from common.settings import DataSettings
@@ -27,7 +27,8 @@ def test_processes_and_one_process_make_the_same_versions(federation, tmp_path: 
 
     settings = config.load(None, ["=".join(item) for item in (SMALL | changes).items()])
     edges = [
-        ClientWorker(read(file, DataSettings()), file.stem, get_trainer=shared_trainer) for file in files
+        ClientWorker(read_partition(file, DataSettings()), file.stem, get_trainer=shared_trainer)
+        for file in files
     ]
     in_process = federate(edges, settings, tmp_path / "one")
     assert (in_process.version, by_processes.version) == (5, 5)

@@ -9,7 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from client.data.partition import DataError, Partition, client_name, files, read, read_column, write
+from client.data.partition import (
+    DataError,
+    Partition,
+    client_name,
+    data_files,
+    read_column,
+    read_partition,
+    write_partition,
+)
 from common.model.schema import Schema, SchemaError
 from common.settings import DataSettings
 
@@ -30,7 +38,7 @@ def parquet(folder: Path, **columns: Any) -> Path:
 
 def refusal(path: Path, settings: DataSettings = SETTINGS) -> str:
     with pytest.raises(DataError) as caught:
-        read(path, settings)
+        read_partition(path, settings)
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
@@ -40,7 +48,7 @@ def refusal(path: Path, settings: DataSettings = SETTINGS) -> str:
 class TestWhatIsRead:
     @pytest.mark.parametrize("name", ["edge.csv", "edge.csv.gz"])
     def test_csv(self, tmp_path: Path, name: str) -> None:
-        found = read(csv(tmp_path, "cpu,memory\n1,2\n3,4.5\n", name), SETTINGS)
+        found = read_partition(csv(tmp_path, "cpu,memory\n1,2\n3,4.5\n", name), SETTINGS)
         assert found.name == "edge"
         assert found.schema == Schema(("cpu", "memory"))
         assert found.rows.dtype == np.float32
@@ -49,11 +57,11 @@ class TestWhatIsRead:
         assert found.test_labels is None
 
     def test_parquet_in_row_order(self, tmp_path: Path) -> None:
-        found = read(parquet(tmp_path, cpu=[3.0, 1.0, 2.0]), SETTINGS)
+        found = read_partition(parquet(tmp_path, cpu=[3.0, 1.0, 2.0]), SETTINGS)
         assert found.rows.tolist() == [[3], [1], [2]]
 
     def test_a_given_name(self, tmp_path: Path) -> None:
-        assert read(csv(tmp_path, "cpu\n1\n"), SETTINGS, "other").name == "other"
+        assert read_partition(csv(tmp_path, "cpu\n1\n"), SETTINGS, "other").name == "other"
 
     @pytest.mark.parametrize(
         "text",
@@ -61,7 +69,7 @@ class TestWhatIsRead:
         ids=["byte order mark", "windows", "spaces", "signs and points"],
     )
     def test_csv_as_programs_write_it(self, tmp_path: Path, text: str) -> None:
-        found = read(csv(tmp_path, text), SETTINGS)
+        found = read_partition(csv(tmp_path, text), SETTINGS)
         assert found.schema.features == ("cpu", "memory")
         assert found.rows.tolist() == [[1, 2]]
 
@@ -79,7 +87,7 @@ class TestWhatIsRead:
         ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
     )
     def test_every_type_of_number(self, tmp_path: Path, values: pa.Array, expected: list[float]) -> None:
-        assert read(parquet(tmp_path, cpu=values), SETTINGS).rows[:, 0].tolist() == expected
+        assert read_partition(parquet(tmp_path, cpu=values), SETTINGS).rows[:, 0].tolist() == expected
 
 
 class TestFeatures:
@@ -87,29 +95,29 @@ class TestFeatures:
         path = csv(
             tmp_path, "ts,host,cpu,_fault,label,split,build,up\n1,web,5,7,0,0,9,true\n2,db,6,8,0,0,9,false\n"
         )
-        assert read(path, DataSettings(ignore=("build",))).schema.features == ("cpu", "up")
+        assert read_partition(path, DataSettings(ignore=("build",))).schema.features == ("cpu", "up")
 
     def test_parquet_columns_of_other_types_are_no_features(self, tmp_path: Path) -> None:
         when = pa.array([1, 2], pa.timestamp("s"))
         path = parquet(tmp_path, seen=when, tags=[["a"], ["b"]], host=["web", "db"], cpu=[1, 2])
-        assert read(path, SETTINGS).schema.features == ("cpu",)
+        assert read_partition(path, SETTINGS).schema.features == ("cpu",)
 
     def test_roles_can_be_renamed(self, tmp_path: Path) -> None:
         path = csv(tmp_path, "when,cpu,bad,part\n1,5,0,0\n2,6,1,1\n")
-        found = read(path, DataSettings(timestamp="when", label="bad", split="part"))
+        found = read_partition(path, DataSettings(timestamp="when", label="bad", split="part"))
         assert found.schema.features == ("cpu",)
         assert found.test_rows.tolist() == [[6]]
         assert found.test_labels is not None and found.test_labels.tolist() == [1]
 
     def test_a_list_sets_which_and_in_what_order(self, tmp_path: Path) -> None:
         path = csv(tmp_path, "cpu,_hidden,memory\n1,2,3\n")
-        found = read(path, DataSettings(features=("memory", "_hidden")))
+        found = read_partition(path, DataSettings(features=("memory", "_hidden")))
         assert found.schema.features == ("memory", "_hidden")
         assert found.rows.tolist() == [[3, 2]]
 
     def test_text_outside_the_list_does_not_matter(self, tmp_path: Path) -> None:
         path = csv(tmp_path, "cpu,memory\n1,x\n2,3\n")
-        assert read(path, DataSettings(features=("cpu",))).rows.tolist() == [[1], [2]]
+        assert read_partition(path, DataSettings(features=("cpu",))).rows.tolist() == [[1], [2]]
 
     def test_a_missing_listed_column_is_named(self, tmp_path: Path) -> None:
         message = refusal(csv(tmp_path, "cpu\n1\n"), DataSettings(features=("cpu", "disk")))
@@ -123,7 +131,7 @@ class TestSplitAndLabels:
     )
     def test_only_test_rows_keep_labels(self, tmp_path: Path, split: str, label: str) -> None:
         lines = [f"{i},{s},{x}" for i, (s, x) in enumerate(zip(split.split(), label.split(), strict=True))]
-        found = read(csv(tmp_path, "\n".join(["cpu,split,label", *lines])), SETTINGS)
+        found = read_partition(csv(tmp_path, "\n".join(["cpu,split,label", *lines])), SETTINGS)
         assert found.rows.tolist() == [[0]]
         assert found.test_rows.tolist() == [[1], [2]]
         assert found.test_labels is not None
@@ -132,11 +140,11 @@ class TestSplitAndLabels:
 
     @pytest.mark.parametrize("flags", [[0, 1], [0.0, 1.0], [False, True]], ids=["int", "float", "bool"])
     def test_flags_in_parquet(self, tmp_path: Path, flags: list[Any]) -> None:
-        found = read(parquet(tmp_path, cpu=[5, 6], split=flags, label=flags), SETTINGS)
+        found = read_partition(parquet(tmp_path, cpu=[5, 6], split=flags, label=flags), SETTINGS)
         assert found.test_labels is not None and found.test_labels.tolist() == [1]
 
     def test_without_split_every_row_trains_and_labels_are_dropped(self, tmp_path: Path) -> None:
-        found = read(csv(tmp_path, "cpu,label\n1,0\n2,1\n"), SETTINGS)
+        found = read_partition(csv(tmp_path, "cpu,label\n1,0\n2,1\n"), SETTINGS)
         assert len(found.rows) == 2
         assert found.test_labels is None
 
@@ -248,7 +256,7 @@ class TestBadFiles:
         assert "is a folder" in refusal(tmp_path)
 
     def test_another_ending(self, tmp_path: Path) -> None:
-        assert "expected a file ending in .csv" in refusal(csv(tmp_path, "cpu\n1\n", "edge.txt"))
+        assert "expected the suffix .csv" in refusal(csv(tmp_path, "cpu\n1\n", "edge.txt"))
 
 
 class TestFiles:
@@ -262,22 +270,22 @@ class TestFiles:
             ".x.csv",
         ):
             (tmp_path / name).touch()
-        found = [path.name for path in files(tmp_path)]
+        found = [path.name for path in data_files(tmp_path)]
         assert found == ["server-1.csv.gz", "server-2.parquet", "server-10.csv", "²-old.csv"]
 
     def test_none(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no data file in it"):
-            files(tmp_path)
+            data_files(tmp_path)
 
     def test_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no such folder"):
-            files(tmp_path / "away")
+            data_files(tmp_path / "away")
 
     def test_two_files_of_one_client(self, tmp_path: Path) -> None:
         (tmp_path / "edge.csv").touch()
         (tmp_path / "edge.parquet").touch()
         with pytest.raises(DataError, match="both the data of client 'edge'"):
-            files(tmp_path)
+            data_files(tmp_path)
 
     @pytest.mark.parametrize("name", ["a.b.csv", "a.b.csv.gz", "a.b.parquet", "a.b"])
     def test_client_name(self, name: str) -> None:
@@ -302,7 +310,7 @@ class TestPartition:
 
     def test_write_and_read(self, tmp_path: Path) -> None:
         whole = self.partition()
-        found = read(write(whole, tmp_path / "edge.parquet", SETTINGS), SETTINGS)
+        found = read_partition(write_partition(whole, tmp_path / "edge.parquet", SETTINGS), SETTINGS)
         assert (found.name, found.schema) == (whole.name, whole.schema)
         np.testing.assert_array_equal(found.rows, whole.rows)
         np.testing.assert_array_equal(found.test_rows, whole.test_rows)

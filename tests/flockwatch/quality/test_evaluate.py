@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.data.partition import DataError, Partition, read_interval_s, write
+from client.data.partition import DataError, Partition, read_interval_s, write_partition
 from common.config import ConfigError
 from common.model.schema import Schema, SchemaError
 from common.packages import python_module
@@ -135,7 +135,7 @@ def file(folder: Path, name: str, labels: bool = True, features: tuple[str, ...]
     known = np.zeros(20, np.int8) if labels else None
     folder.mkdir(exist_ok=True)
     part = Partition(name, Schema(features), rows[:40], rows[40:], known)
-    write(part, folder / f"{name}.parquet", DataSettings())
+    write_partition(part, folder / f"{name}.parquet", DataSettings())
 
 
 def settings(folder: Path | None) -> Settings:

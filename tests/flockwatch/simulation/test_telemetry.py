@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from client.data.partition import read
+from client.data.partition import read_partition
 from common.settings import DataSettings
 from flockwatch.simulation import telemetry
 from flockwatch.simulation.telemetry import FAULTS, METRICS, Recording, fleet, record, write
@@ -140,7 +140,7 @@ class TestWrite:
             "machine-3.parquet",
         ]
         for path, recording in zip(paths, recordings, strict=True):
-            found, part = read(path, DataSettings()), recording.partition
+            found, part = read_partition(path, DataSettings()), recording.partition
             assert (found.name, found.schema) == (part.name, part.schema)
             np.testing.assert_array_equal(found.rows, part.rows)
             np.testing.assert_array_equal(found.test_rows, part.test_rows)

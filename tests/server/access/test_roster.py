@@ -66,9 +66,7 @@ def test_a_key_has_one_name_and_never_returns(tmp_path: Path) -> None:
     with pytest.raises(RosterError, match="is already the key of 'a'"):
         roster.enroll("b", A)
     roster.revoke("a")
-    with pytest.raises(
-        RosterError, match=r"of 'a' was revoked on .*: a revoked key cannot"
-    ):
+    with pytest.raises(RosterError, match=r"of 'a' was revoked on .*: a revoked key cannot"):
         roster.enroll("a", A)
 
 
