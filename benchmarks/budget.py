@@ -23,7 +23,7 @@ from client.versions.trial import buffer_scores
 from common.model.manifest import Manifest
 from common.packages import python_module
 from common.settings import Settings
-from flockwatch.quality.stream import replayed, scored
+from flockwatch.quality.stream import replay_scores, score_stream
 from flockwatch.quality.vus import runs
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
@@ -100,7 +100,7 @@ def _trained(folder: Path) -> Manifest:
 
 def _replayed(partition: Partition, manifest: Manifest, settings: Settings) -> Incidents:
     """Replay the training rows and then the test rows; count the incidents on the test rows."""
-    spans = replayed(scored(manifest, partition), settings, INTERVAL_S).incidents
+    spans = replay_scores(score_stream(manifest, partition), settings, INTERVAL_S).incidents
     labels = partition.test_labels == 1
     false = sum(not labels[span].any() for span in spans)
     detected = sum(any(s.start < f.stop and f.start < s.stop for s in spans) for f in runs(labels))

@@ -16,9 +16,9 @@ from rich.console import Console
 from benchmarks.results import publish
 from common.settings import Settings
 from flockwatch.quality import plots
-from flockwatch.quality.evaluation import evaluated, labelled
-from flockwatch.quality.outcome import line
-from flockwatch.quality.table import NAMES, caption, tables
+from flockwatch.quality.evaluation import evaluate, read_clients
+from flockwatch.quality.report import key_values
+from flockwatch.quality.table import METHOD_NAMES, caption, tables
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FIVE_MINUTES = {"threshold": {"interval_s": 300.0}}
@@ -47,16 +47,16 @@ def main() -> None:
     for name in existing:
         settings = Settings().with_values(**SETS[name])
         settings = settings.with_values(evaluate={"data": folders[name]})
-        clients = labelled(settings)
-        outcome, finished = evaluated(clients, settings, console)
+        clients = read_clients(settings)
+        report, results = evaluate(clients, settings, console)
         folder = PICTURES / name
         folder.mkdir(parents=True, exist_ok=True)
-        plots.draw(folder, clients, finished)
-        console.print(f"{name}:", *tables(outcome), caption(outcome), f"Plots: {folder}", sep="\n")
-        figures[name] = line(outcome)
-        for row, metrics in outcome["rows"].items():
+        plots.draw(folder, clients, results)
+        console.print(f"{name}:", *tables(report), caption(report), f"Plots: {folder}", sep="\n")
+        figures[name] = key_values(report)
+        for method, metrics in report["rows"].items():
             cells = (metrics[metric]["mean"] for metric in ("auroc", "average_precision", "vus_pr"))
-            rows.append([name, NAMES[row], *("-" if c is None else f"{c:.3f}" for c in cells)])
+            rows.append([name, METHOD_NAMES[method], *("-" if c is None else f"{c:.3f}" for c in cells)])
     publish("quality", "Detection quality", ["", "", "AUROC", "AP", "VUS-PR"], rows, **figures)
 
 

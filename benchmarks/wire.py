@@ -40,7 +40,7 @@ from common.packages import python_module
 from common.settings import Settings
 from flockwatch.quality.evaluation import ONE_THREAD
 from flockwatch.quality.federation import federate, shared_trainer
-from flockwatch.quality.stream import scored
+from flockwatch.quality.stream import score_stream
 from server.federation.task_options import SCORES_INTERVAL
 from server.storage.history import History
 from tests.scenarios.link import SERVER_SIDE, Network, why_not
@@ -265,7 +265,7 @@ def _precision(manifest: Manifest, part: Partition) -> float:
     """Average precision of a client's own version over its test rows."""
     from sklearn.metrics import average_precision_score
 
-    return float(average_precision_score(part.test_labels, scored(manifest, part).test))
+    return float(average_precision_score(part.test_labels, score_stream(manifest, part).test))
 
 
 def _losses(seeds: Sequence[Mapping[str, Any]], codec: str, figure: str) -> NDArray[np.float64]:

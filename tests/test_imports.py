@@ -72,7 +72,7 @@ ONLY_IN = {
     "sklearn": {
         "flockwatch/quality/metrics.py",
         "flockwatch/quality/plots.py",
-        "flockwatch/quality/rivals.py",
+        "flockwatch/quality/baselines.py",
     },
     "matplotlib": {"flockwatch/quality/plots.py"},
     "cryptography": {

@@ -1,1 +1,1 @@
-"""How well a fleet detects, measured on labelled files by one protocol for all rivals (`docs/quality.md`)."""
+"""`flockwatch evaluate`: how well a fleet detects anomalies in labelled files (`docs/quality.md`)."""

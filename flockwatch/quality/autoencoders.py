@@ -1,4 +1,4 @@
-"""The same autoencoder without a federation: each client alone, and all rows in one place."""
+"""The autoencoder trained without a federation: by each client alone, or on all rows in one place."""
 
 from __future__ import annotations
 
@@ -16,92 +16,104 @@ from common.model.scoring import scores
 from common.model.sketch import ScoreSketch
 from common.model.weights import Weights
 from common.settings import Settings
-from flockwatch.quality.stream import Scored
+from flockwatch.quality.stream import StreamScores
 
 if TYPE_CHECKING:
     from client.training.trainer import Trainer
 
-Rows = NDArray[np.float32]
-
-
-def held_out(rows: int, settings: Settings) -> int:
-    """Return how many of the training rows, the last ones, are held out, as `ClientRows.prepare` does."""
-    return round(rows * settings.training.holdout)
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """One client's scaled rows, and the share that is trained on."""
+class ScaledRows:
+    """One client's scaled rows: those to train on, those that are held out, and test rows."""
 
-    rows: Rows
-    """Training rows, then test rows, shape (n + m, features)."""
+    rows: Floats
+    """All rows in this order, shape (rows, features)."""
     trained: int
-    """Of the n training rows, the first that are trained on."""
+    """Number of rows to train on."""
     normal: int
-    """n."""
+    """Number of training rows, with those that are held out."""
 
     @classmethod
-    def of(cls, partition: Partition, scaler: Scaler, settings: Settings) -> Prepared:
-        """The client's rows under a scaler."""
+    def of(cls, partition: Partition, scaler: Scaler, settings: Settings) -> ScaledRows:
+        """Return a client's rows, scaled; as many are held out as by `ClientRows.prepare`."""
         rows, count = np.concatenate([partition.rows, partition.test_rows]), len(partition.rows)
-        return cls(scaler.apply(rows), count - held_out(count, settings), count)
+        return cls(scaler.apply(rows), count - round(count * settings.training.holdout), count)
 
     @property
-    def training(self) -> Rows:
-        """Rows that are trained on."""
+    def training(self) -> Floats:
+        """The rows to train on."""
         return self.rows[: self.trained]
 
-    def parts(self, found: Rows) -> tuple[Rows, Rows, Rows]:
-        """Scores of all whole windows, as those of training events, of held-out ones among them, and of test.
+    def split_scores(self, scores: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return the scores of training events, of the held-out ones among them, and of test events.
 
-        Training events before the first whole window have NaN.
+        Training events before the first whole window have the score NaN.
+
+        Args:
+            scores: Scores of all whole windows of `rows`.
 
         Raises:
             DataError: no whole window is held out.
         """
-        missing = len(self.rows) - len(found)
-        held = found[self.trained if self.trained < self.normal else 0 : self.normal - missing]
-        if not len(held):
+        missing = len(self.rows) - len(scores)
+        held_out = scores[self.trained if self.trained < self.normal else 0 : self.normal - missing]
+        if not len(held_out):
             raise DataError(
                 f"{self.normal - self.trained} training rows are held out; a window needs {missing + 1}"
             )
-        whole = np.concatenate([np.full(missing, np.nan, np.float32), found])
-        return whole[: self.normal], held, whole[self.normal :]
+        whole = np.concatenate([np.full(missing, np.nan, np.float32), scores])
+        return whole[: self.normal], held_out, whole[self.normal :]
 
 
 def own_scaler(partition: Partition, settings: Settings) -> Scaler:
-    """Made of this client's training rows alone."""
+    """Return a scaler with the moments of one client's training rows."""
     return Scaler.of(Moments.of(partition.rows), settings.scaling.clip)
 
 
 def fleet_scaler(partitions: Sequence[Partition], settings: Settings) -> Scaler:
-    """Made of the training rows of all, which moments can tell without the rows."""
+    """Return a scaler with the moments of all clients' training rows."""
     moments = Moments.merge_all(Moments.of(partition.rows) for partition in partitions)
     return Scaler.of(moments, settings.scaling.clip)
 
 
-def alone(client: Prepared, trainer: Trainer, epochs: int, seed: int) -> Weights:
-    """What one client learns from its own rows."""
-    first = trainer.architecture.initial_weights(seed)
-    weights, _ = trainer.fit(first, client.training, epochs, seed)
+def train_alone(client: ScaledRows, trainer: Trainer, epochs: int, seed: int) -> Weights:
+    """Return the weights after training on one client's rows.
+
+    Args:
+        client: The client's rows.
+        trainer: Trains the model.
+        epochs: Number of passes over the rows.
+        seed: Random seed of the initial weights and of the order of the windows.
+    """
+    initial = trainer.architecture.initial_weights(seed)
+    weights, _ = trainer.fit(initial, client.training, epochs, seed)
     return weights
 
 
-def pooled(clients: Sequence[Prepared], trainer: Trainer, epochs: int, seed: int) -> Weights:
-    """What all clients' rows in one place teach; no window spans two clients."""
+def train_pooled(clients: Sequence[ScaledRows], trainer: Trainer, epochs: int, seed: int) -> Weights:
+    """Return the weights after training on all clients' rows; no window contains rows of two clients.
+
+    Args:
+        clients: Every client's rows.
+        trainer: Trains the model.
+        epochs: Number of passes over the rows.
+        seed: Random seed of the initial weights and of the order of the windows.
+    """
     rows = np.concatenate([client.training for client in clients])
     window = trainer.architecture.window
     starts, begin = [], 0
     for client in clients:
         starts.append(np.arange(begin, begin + client.trained - window + 1, dtype=np.int32))
         begin += client.trained
-    first = trainer.architecture.initial_weights(seed)
-    weights, _ = trainer.fit(first, rows, epochs, seed, starts=np.concatenate(starts))
+    initial = trainer.architecture.initial_weights(seed)
+    weights, _ = trainer.fit(initial, rows, epochs, seed, starts=np.concatenate(starts))
     return weights
 
 
-def judged_together(clients: Sequence[Prepared], trainer: Trainer, weights: Weights) -> list[Scored]:
-    """Every client's stream by one model, with the held-out scores of all."""
-    parts = [c.parts(scores(trainer.architecture, weights, c.rows)) for c in clients]
-    normal = ScoreSketch.merge_all(ScoreSketch.of(held) for _, held, _ in parts)
-    return [Scored(training, test, normal) for training, _, test in parts]
+def score_clients(clients: Sequence[ScaledRows], trainer: Trainer, weights: Weights) -> list[StreamScores]:
+    """Score every client's stream by one model; all share the sketch of all clients' held-out scores."""
+    parts = [c.split_scores(scores(trainer.architecture, weights, c.rows)) for c in clients]
+    sketch = ScoreSketch.merge_all(ScoreSketch.of(held_out) for _, held_out, _ in parts)
+    return [StreamScores(training, test, sketch) for training, _, test in parts]

@@ -1,4 +1,4 @@
-"""`flockwatch evaluate`: reads a folder of labelled files, has every row worked out, and reports."""
+"""`flockwatch evaluate`: reads a folder of labelled files, runs all jobs in worker processes, and reports."""
 
 from __future__ import annotations
 
@@ -21,45 +21,57 @@ from common.config import ConfigError
 from common.formats.files import write_atomic
 from common.settings import Settings
 from flockwatch.quality import plots
-from flockwatch.quality.outcome import outcome
-from flockwatch.quality.protocol import FEDERATED, ROWS, TRAINED, Done, Job, Labelled, done, epochs_of
+from flockwatch.quality.jobs import (
+    FEDERATED,
+    METHODS,
+    TRAINED,
+    Job,
+    JobResult,
+    LabelledClient,
+    epochs_of,
+    run_job,
+)
+from flockwatch.quality.report import report
 from flockwatch.quality.table import caption, tables
 from flockwatch.runs import new_folder, terminal
 
 INTERVAL_S = 60.0
-"""Taken from one row to the next where neither the settings nor the rows say."""
+"""Time between two events, if neither the settings nor the rows' time stamps tell it."""
 ONE_THREAD = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
-"""Each worker has a core; more threads would only wait for each other."""
+"""Variables that limit a worker to one thread: there are as many workers as cores."""
 
 
 def run(settings: Settings) -> int:
-    """Evaluate the settings' data, print the table, and write `quality.json` and the pictures.
+    """Evaluate the data that the settings name, print the tables, and write `quality.json` and the plots.
+
+    Returns:
+        The exit code, 0.
 
     Raises:
         ConfigError, DataError, SchemaError: the settings or the data cannot be used.
     """
     console = terminal()
     folder = new_folder(settings.evaluate.runs)
-    clients = labelled(settings)
-    found, finished = evaluated(clients, settings, console)
+    clients = read_clients(settings)
+    values, results = evaluate(clients, settings, console)
     folder.mkdir(parents=True)
-    write_atomic(folder / "quality.json", json.dumps(found, indent=1).encode())
-    plots.draw(folder, clients, finished)
-    console.print(*tables(found), caption(found), sep="\n")
-    console.print(f"Figures and pictures: {folder}")
+    write_atomic(folder / "quality.json", json.dumps(values, indent=1).encode())
+    plots.draw(folder, clients, results)
+    console.print(*tables(values), caption(values), sep="\n")
+    console.print(f"Metrics and plots: {folder}")
     return 0
 
 
-def labelled(settings: Settings) -> list[Labelled]:
-    """Every client's data.
+def read_clients(settings: Settings) -> list[LabelledClient]:
+    """Read the data of every client.
 
     Raises:
-        ConfigError: no folder is named.
-        DataError, SchemaError: a file cannot be used, has no labelled test rows, or other features.
+        ConfigError: the settings name no folder.
+        DataError, SchemaError: a file cannot be read, has no labelled test rows, or has other features.
     """
     if settings.evaluate.data is None:
-        raise ConfigError("'evaluate.data' is not set: name a folder with one labelled file a client")
-    clients: list[Labelled] = []
+        raise ConfigError("'evaluate.data' is not set: pass --data FOLDER, with one labelled file per client")
+    clients: list[LabelledClient] = []
     for file in data_files(settings.evaluate.data):
         partition = read_partition(file, settings.data)
         if partition.test_labels is None:
@@ -68,68 +80,71 @@ def labelled(settings: Settings) -> list[Labelled]:
                 f"'{settings.data.label}' with 1 for anomalies"
             )
         interval_s = settings.threshold.interval_s or read_interval_s(file, settings.data) or INTERVAL_S
-        first = clients[0].partition.schema if clients else partition.schema
-        clients.append(Labelled(partition.aligned(first), interval_s))
+        schema = clients[0].partition.schema if clients else partition.schema
+        clients.append(LabelledClient(partition.aligned(schema), interval_s))
     return clients
 
 
-def evaluated(
-    clients: Sequence[Labelled], settings: Settings, console: Console
-) -> tuple[dict[str, Any], list[Done]]:
-    """All figures as JSON values, and all that was worked out for them."""
+def evaluate(
+    clients: Sequence[LabelledClient], settings: Settings, console: Console
+) -> tuple[dict[str, Any], list[JobResult]]:
+    """Run all jobs; return the report as JSON values, and the results that it was made from."""
     started = time.monotonic()
-    finished = sorted(_finished(clients, settings, console), key=lambda d: d.job.seed)
-    return outcome(clients, finished, settings, time.monotonic() - started), finished
-
-
-def seeds(settings: Settings) -> list[int]:
-    """Of the runs of each row."""
-    return [settings.training.seed + i for i in range(settings.evaluate.seeds)]
+    results = sorted(_run_with_progress(clients, settings, console), key=lambda result: result.job.seed)
+    return report(clients, results, settings, time.monotonic() - started), results
 
 
 def _plan(settings: Settings) -> list[Job]:
-    """What can be done at once: the longest first."""
+    """Return the jobs that depend on no other, the longest first."""
+    seeds = [settings.training.seed + i for i in range(settings.evaluate.seeds)]
     folds = range(settings.evaluate.folds if settings.evaluate.new_client_rows is not None else 0)
-    simple = [row for row in ROWS if row not in (*TRAINED, FEDERATED)]
+    baselines = [method for method in METHODS if method not in (*TRAINED, FEDERATED)]
     return [
-        *(Job(FEDERATED, seed) for seed in seeds(settings)),
-        *(Job(FEDERATED, seed, fold=fold) for seed in seeds(settings) for fold in folds),
-        *(Job(row, seed) for row in simple for seed in seeds(settings)),
+        *(Job(FEDERATED, seed) for seed in seeds),
+        *(Job(FEDERATED, seed, fold=fold) for seed in seeds for fold in folds),
+        *(Job(method, seed) for method in baselines for seed in seeds),
     ]
 
 
-def _finished(clients: Sequence[Labelled], settings: Settings, console: Console) -> Iterator[Done]:
+def _run_with_progress(
+    clients: Sequence[LabelledClient], settings: Settings, console: Console
+) -> Iterator[JobResult]:
     plan = _plan(settings)
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("parts"),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("jobs"),
         TimeElapsedColumn(),
     )  # fmt: skip
     total = len(plan) + len(TRAINED) * settings.evaluate.seeds
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("evaluating", total=total)
-        for result in _worked(plan, clients, settings):
+        for result in _run_jobs(plan, clients, settings):
             progress.advance(task)
             yield result
 
 
-def _worked(plan: Iterable[Job], clients: Sequence[Labelled], settings: Settings) -> Iterator[Done]:
-    """Each job as it is done; when a federation is, its rivals are given as many epochs as it had."""
+def _run_jobs(
+    plan: Iterable[Job], clients: Sequence[LabelledClient], settings: Settings
+) -> Iterator[JobResult]:
+    """Yield the result of each job when it is done.
+
+    When a federation is done, models without a federation are trained for as many epochs.
+    """
     workers = settings.evaluate.workers or _cores()
     for name in ONE_THREAD:
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
-            waiting = {pool.submit(done, job, clients, settings) for job in plan}
+            waiting = {pool.submit(run_job, job, clients, settings) for job in plan}
             while waiting:
-                result = next(as_completed(waiting))
-                waiting.remove(result)
-                found = result.result()
-                if found.job.row == FEDERATED and found.job.fold is None:
-                    epochs = epochs_of(found.rounds, settings)
-                    rivals = [Job(row, found.job.seed, epochs) for row in TRAINED]
-                    waiting |= {pool.submit(done, job, clients, settings) for job in rivals}
-                yield found
+                future = next(as_completed(waiting))
+                waiting.remove(future)
+                result = future.result()
+                if result.job.method == FEDERATED and result.job.fold is None:
+                    epochs = epochs_of(result.rounds, settings)
+                    jobs = [Job(method, result.job.seed, epochs) for method in TRAINED]
+                    waiting |= {pool.submit(run_job, job, clients, settings) for job in jobs}
+                yield result
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
@@ -138,13 +153,12 @@ def _worked(plan: Iterable[Job], clients: Sequence[Labelled], settings: Settings
 
 
 def _cores() -> int:
-    """That this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker() -> None:
-    """In a worker: do not outlive the process that asked, and be silent."""
-    # Hundreds of rounds and replays would tell of themselves: here only what goes wrong is news.
+    """Prepare a worker process: it logs errors only, and ends when its parent has ended."""
     for name in ("", "flwr"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

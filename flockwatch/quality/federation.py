@@ -1,7 +1,7 @@
-"""A whole federation in one process: the product's server, strategy and edges, without the network.
+"""Runs a whole federation in one process: the real server, strategy and clients, without a network.
 
-Every message is packed, admitted and folded as over the wire, so the versions are those that processes would
-make (`tests/scenarios/test_same_federation.py`).
+Messages are packed, checked and aggregated as usual, so the versions are the same as those of separate
+processes (`tests/scenarios/test_same_federation.py`).
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ def _trainer(architecture: Architecture, settings: str) -> Trainer:
 
 
 def shared_trainer(architecture: Architecture, settings: TrainingSettings) -> Trainer:
-    """The process's one trainer of this model; another seed is no other model."""
+    """Return the trainer of a model, one for each process; trainers with different seeds are the same."""
     return _trainer(architecture, settings.model_copy(update={"seed": 0}).model_dump_json())
 
 
-def _app(edge: ClientWorker) -> ClientApp:
-    return build(lambda _: edge)
+def _app(client: ClientWorker) -> ClientApp:
+    return build(lambda _: client)
 
 
 class NoVersionError(RuntimeError):
     """The federation ended without a version; the message says why."""
 
 
-def federate(edges: Sequence[ClientWorker], settings: Settings, folder: Path) -> Manifest:
-    """Run a federation of these edges to its end.
+def federate(clients: Sequence[ClientWorker], settings: Settings, folder: Path) -> Manifest:
+    """Run a federation to its end, and return its newest version.
 
     Args:
-        edges: All clients; each answers as soon as it is asked.
-        settings: As of a server; the run waits for all edges.
-        folder: Gets `versions` and `history.sqlite`.
+        clients: All clients of the federation; training starts when all of them are known.
+        settings: The settings of the server.
+        folder: Where `versions` and `history.sqlite` are stored.
 
     Raises:
-        NoVersion: the run ended before there was one.
+        NoVersionError: the run ended without a version.
     """
     take_task()
     folder.mkdir(parents=True, exist_ok=True)
-    settings = settings.with_values(federation={"min_clients": len(edges)})
-    apps = {i + 1: _app(edge) for i, edge in enumerate(edges)}
+    settings = settings.with_values(federation={"min_clients": len(clients)})
+    apps = {i + 1: _app(client) for i, client in enumerate(clients)}
     registry = Registry(folder / "versions", settings.server.keep_versions)
     history = History(folder / "history.sqlite")
     strategy = FlockStrategy(aggregation.make_strategy(settings), settings, registry, history)

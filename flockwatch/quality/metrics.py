@@ -1,4 +1,4 @@
-"""What scores and alerts are worth against labels: one client's figures, with no point adjustment."""
+"""Detection metrics of one client's scores and alerts, given its labels; without point adjustment."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Labels = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """How well scores rank the anomalies of one client's test events, whatever the threshold."""
+class RankingMetrics:
+    """Metrics of scores, independent of a threshold."""
 
     auroc: float
     average_precision: float
     vus_pr: float
     """See `flockwatch.quality.vus`."""
     best_f1: float
-    """At the best threshold there is, which only labels can tell: a bound, and no detector's own figure."""
+    """F1 at the threshold that maximises it: an upper bound, because only labels give this threshold."""
 
     @classmethod
-    def of(cls, labels: Labels, scores: NDArray[np.floating]) -> Ranking | None:
-        """Of scores of shape (n,), all finite; None where the labels are all of one kind."""
+    def of(cls, labels: Labels, scores: NDArray[np.floating]) -> RankingMetrics | None:
+        """Return the metrics of finite scores, shape (n,); None if the labels are all of one kind."""
         from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
         if labels.all() or not labels.any():
@@ -43,54 +43,56 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Alarms:
-    """What the alerts of one client's test events are worth. None: there is nothing to measure it on."""
+class AlertMetrics:
+    """Metrics of alerts and incidents. None where the labels do not define a metric."""
 
     f1: float | None
-    """Of events, each alone."""
+    """F1 of single events."""
     false_alerts_per_day: float | None
-    """Incidents without a labelled event from start to end, in a day of normal events."""
+    """Incidents without a labelled event, per day of normal events."""
     event_recall: float | None
-    """Share of the anomalies, each a run of labelled events, in which at least one event is an alert."""
+    """Share of the anomalies, each a run of labelled events, that contain an alert."""
     delay_s: float | None
-    """From the start of an anomaly to its first alert, mean over those that have one."""
+    """Time from the start of an anomaly to its first alert, averaged over the anomalies with one."""
 
     @classmethod
     def of(
-        cls, labels: Labels, flagged: Labels, incidents: Sequence[slice] | None, interval_s: float
-    ) -> Alarms:
-        """Of test events.
+        cls, labels: Labels, alerts: Labels, incidents: Sequence[slice] | None, interval_s: float
+    ) -> AlertMetrics:
+        """Return the metrics of a client's test events.
 
         Args:
-            labels: Shape (n,): whether each event is an anomaly.
-            flagged: Shape (n,): whether each event is an alert.
-            incidents: The events of each notice an operator gets; None: alerts are not grouped.
-            interval_s: From one event to the next.
+            labels: Whether each event is an anomaly, shape (n,).
+            alerts: Whether each event is an alert, shape (n,).
+            incidents: The events of each incident; None if alerts were not grouped into incidents.
+            interval_s: Time between two events.
         """
         anomalies = runs(labels)
-        delays = [int(flagged[span].argmax()) for span in anomalies if flagged[span].any()]
+        delays = [int(alerts[span].argmax()) for span in anomalies if alerts[span].any()]
         normal_days = int((~labels).sum()) * interval_s / DAY_S
-        false = None if incidents is None else sum(not labels[span].any() for span in incidents)
-        hits = int((flagged & labels).sum())
+        false_alerts = None if incidents is None else sum(not labels[span].any() for span in incidents)
+        hits = int((alerts & labels).sum())
         return cls(
-            f1=2 * hits / int(flagged.sum() + labels.sum()) if labels.any() else None,
-            false_alerts_per_day=false / normal_days if false is not None and normal_days else None,
+            f1=2 * hits / int(alerts.sum() + labels.sum()) if labels.any() else None,
+            false_alerts_per_day=false_alerts / normal_days
+            if false_alerts is not None and normal_days
+            else None,
             event_recall=len(delays) / len(anomalies) if anomalies else None,
             delay_s=float(np.mean(delays)) * interval_s if delays else None,
         )
 
 
-FIGURES = (*(f.name for f in fields(Ranking)), *(f.name for f in fields(Alarms)))
-"""Names of all figures of a client, in the order of tables."""
+METRICS = (*(f.name for f in fields(RankingMetrics)), *(f.name for f in fields(AlertMetrics)))
+"""Names of all metrics of a client, in the order of the tables."""
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Of those that are there; None if none is."""
+    """Return the mean of the values that are not None; None if there are none."""
     present = [value for value in values if value is not None]
     return float(np.mean(present)) if present else None
 
 
 def spread(values: Sequence[float | None]) -> float | None:
-    """Sample standard deviation of those that are there; None of fewer than two."""
+    """Return the sample standard deviation of the values that are not None; None for fewer than two."""
     present = [value for value in values if value is not None]
     return float(np.std(present, ddof=1)) if len(present) > 1 else None

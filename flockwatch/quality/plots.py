@@ -1,4 +1,4 @@
-"""Pictures of an evaluation's first seed: precision against recall, and each client's scores over time."""
+"""Plots of an evaluation's first seed: precision against recall, and each client's scores over time."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flockwatch.quality.jobs import FEDERATED, TRAINED, ClientResult, JobResult, LabelledClient
 from flockwatch.quality.metrics import DAY_S
-from flockwatch.quality.protocol import FEDERATED, TRAINED, Done, Judged, Labelled
-from flockwatch.quality.table import NAMES
+from flockwatch.quality.table import METHOD_NAMES
 from flockwatch.quality.vus import runs
 
 COLOURS = {
     "local_only": "#999999", "local_fleet_scaler": "#56b4e9", "pooled": "#e69f00", FEDERATED: "#0072b2",
 }  # fmt: skip
 FAULT = "#d55e00"
-ACROSS = 4
+COLUMNS = 4
 DPI = 100
 
 
-def draw(folder: Path, clients: Sequence[Labelled], finished: Sequence[Done]) -> list[Path]:
-    """Write `precision-recall.png` and a `timeline-CLIENT.png` for each client; the files.
+def draw(folder: Path, clients: Sequence[LabelledClient], results: Sequence[JobResult]) -> list[Path]:
+    """Write `precision-recall.png` and a `timeline-CLIENT.png` for each client; return the files.
 
     Args:
-        folder: Exists.
+        folder: An existing folder.
         clients: The fleet.
-        finished: What was worked out for it.
+        results: The results of all jobs.
     """
-    first = min(d.job.seed for d in finished)
-    judged = {
-        row: {j.client: j for j in d.judged[row]}
-        for d in finished
-        if d.job.seed == first and d.job.fold is None
-        for row in d.judged
+    seed = min(result.job.seed for result in results)
+    by_method = {
+        method: {client.client: client for client in result.clients[method]}
+        for result in results
+        if result.job.seed == seed and result.job.fold is None
+        for method in result.clients
     }
-    drawn = [_precision_recall(folder, clients, judged)]
-    return drawn + [_timeline(folder, c, judged[FEDERATED][c.partition.name]) for c in clients]
+    files = [_precision_recall(folder, clients, by_method)]
+    return files + [_timeline(folder, c, by_method[FEDERATED][c.partition.name]) for c in clients]
 
 
 def _precision_recall(
-    folder: Path, clients: Sequence[Labelled], judged: dict[str, dict[str, Judged]]
+    folder: Path, clients: Sequence[LabelledClient], by_method: dict[str, dict[str, ClientResult]]
 ) -> Path:
-    """One panel for each client that has anomalies and normal events, and a line for each autoencoder."""
+    """Draw a panel for each client with anomalies and normal events, with a line for each autoencoder."""
     from sklearn.metrics import precision_recall_curve
 
-    shown = [c for c in clients if judged[FEDERATED][c.partition.name].figures["auroc"] is not None]
-    down = max(1, math.ceil(len(shown) / ACROSS))
-    figure = _figure(3 * ACROSS, 2.6 * down + 0.5)
-    panels = figure.subplots(down, ACROSS, sharex=True, sharey=True, squeeze=False).ravel()
+    shown = [c for c in clients if by_method[FEDERATED][c.partition.name].metrics["auroc"] is not None]
+    down = max(1, math.ceil(len(shown) / COLUMNS))
+    figure = _figure(3 * COLUMNS, 2.6 * down + 0.5)
+    panels = figure.subplots(down, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
     for panel, client in zip(panels, shown, strict=False):
         name, labels = client.partition.name, client.anomalies
-        for row in (*TRAINED, FEDERATED):
-            precision, recall, _ = precision_recall_curve(labels, judged[row][name].scores)
-            width = 1.8 if row == FEDERATED else 1.0
-            panel.plot(recall, precision, color=COLOURS[row], linewidth=width, label=NAMES[row])
+        for method in (*TRAINED, FEDERATED):
+            precision, recall, _ = precision_recall_curve(labels, by_method[method][name].scores)
+            width = 1.8 if method == FEDERATED else 1.0
+            panel.plot(recall, precision, color=COLOURS[method], linewidth=width, label=METHOD_NAMES[method])
         panel.axhline(labels.mean(), color=FAULT, linewidth=0.8, linestyle=":", label="share of anomalies")
         panel.set_title(name, fontsize=9)
         panel.set_xlim(0, 1)
@@ -71,18 +71,18 @@ def _precision_recall(
     return _saved(figure, folder / "precision-recall.png")
 
 
-def _timeline(folder: Path, client: Labelled, judged: Judged) -> Path:
-    """The federated score of each test event, the live detector's threshold, and the labelled faults."""
+def _timeline(folder: Path, client: LabelledClient, result: ClientResult) -> Path:
+    """Draw the federated score of each test event, the live detector's threshold, and the labelled faults."""
     figure = _figure(11, 2.8)
     axes = figure.subplots()
-    days = np.arange(len(judged.scores)) * client.interval_s / DAY_S
+    days = np.arange(len(result.scores)) * client.interval_s / DAY_S
     labels = client.anomalies
     for number, span in enumerate(runs(labels)):
         end = days[span.stop - 1] + client.interval_s / DAY_S
         name = "labelled fault" if number == 0 else None
         axes.axvspan(days[span.start], end, color=FAULT, alpha=0.25, linewidth=0, label=name)
-    axes.plot(days, _positive(judged.scores), color=COLOURS[FEDERATED], linewidth=0.6, label="score")
-    axes.plot(days, judged.thresholds, color="black", linewidth=1.0, label="threshold")
+    axes.plot(days, _positive(result.scores), color=COLOURS[FEDERATED], linewidth=0.6, label="score")
+    axes.plot(days, result.thresholds, color="black", linewidth=1.0, label="threshold")
     axes.set_yscale("log")
     axes.set_xlim(days[0], days[-1])
     axes.set_xlabel("days of test rows", fontsize=9)
@@ -92,7 +92,7 @@ def _timeline(folder: Path, client: Labelled, judged: Judged) -> Path:
 
 
 def _positive(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores as a logarithmic axis can show them."""
+    """Replace scores of 0 by the smallest positive one, for a logarithmic axis."""
     smallest = scores[scores > 0].min(initial=1.0)
     raised: NDArray[np.float32] = np.maximum(scores, smallest)
     return raised

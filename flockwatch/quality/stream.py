@@ -1,4 +1,4 @@
-"""One client's events as a detector meets them: the training rows, then the test rows, each with a score."""
+"""Scores of one client's stream, training and test rows, and their replay through the live detector."""
 
 from __future__ import annotations
 
@@ -34,56 +34,57 @@ _SCHEMA = Schema(("root_of_score",))
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
-    """Scores of one client's stream, the higher the more anomalous."""
+class StreamScores:
+    """Scores of one client's stream; the higher, the less normal."""
 
     training: Floats
     """Shape (training rows,); NaN before the first whole window."""
     test: Floats
     """Shape (test rows,)."""
     normal: ScoreSketch
-    """Of held-out training rows, of all clients that the scores' model was made with."""
+    """Scores of the held-out rows of all clients that the model was trained on."""
 
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """What a live detector made of the test events."""
+    """Alerts and incidents of the live detector among the test events."""
 
-    flagged: NDArray[np.bool_]
-    """Shape (test rows,): whether the score was above the threshold."""
+    alerts: NDArray[np.bool_]
+    """Whether each test event was an alert, shape (test rows,)."""
     thresholds: Floats
-    """Shape (test rows,): what it was compared with."""
+    """The threshold at each test event, shape (test rows,)."""
     incidents: list[slice]
-    """Those that begin with a test event, each from its first alert to its last."""
+    """Incidents that begin with a test event, each from its first alert to its last."""
 
 
-def scored(manifest: Manifest, partition: Partition) -> Scored:
-    """The stream as the live detector's own scorer scores it by a version.
+def score_stream(manifest: Manifest, partition: Partition) -> StreamScores:
+    """Score a client's stream by a version, with the live detector's scorer.
 
     Args:
-        manifest: As this client works with it (`client.training.personalisation`).
+        manifest: The version, personalised by the client.
         partition: The client's rows.
     """
     scorer = Scorer(manifest)
     part = partition.aligned(manifest.schema)
     rows = np.concatenate([part.rows, part.test_rows])
     with np.errstate(over="ignore", invalid="ignore"):
-        found = np.concatenate(
+        scores = np.concatenate(
             [scorer.score_many(rows[i : i + MAX_BATCH_EVENTS]) for i in range(0, len(rows), MAX_BATCH_EVENTS)]
         )
-    return Scored(found[: len(part.rows)], found[len(part.rows) :], manifest.scores)
+    return StreamScores(scores[: len(part.rows)], scores[len(part.rows) :], manifest.scores)
 
 
-def replayed(stream: Scored, settings: Settings, interval_s: float) -> Replay:
-    """Pass the scores through the live detector and its maintenance, which set the threshold on the way.
+def replay_scores(stream: StreamScores, settings: Settings, interval_s: float) -> Replay:
+    """Pass scores through the live detector and its maintenance, which sets the threshold.
 
-    The detector gets one value an event, the root of the score, and a version that reconstructs nothing, so
-    that its squared error is the score again: every row of a table is judged by the same live code.
+    So the alerts of every method come from the same code as in production. The detector's version
+    reconstructs every event as 0 and each event has one value, the square root of a score: the score of the
+    detector, the squared error, is the given score.
 
     Args:
         stream: Scores of the training and test events; those of test events are finite and not negative.
-        settings: Sections `threshold` and `live`.
-        interval_s: From one event to the next.
+        settings: Sections `threshold` and `live` count.
+        interval_s: Time between two events.
     """
     settings = settings.with_values(threshold={"interval_s": interval_s})
     values = np.concatenate([stream.training, stream.test]).astype(np.float64)
@@ -93,12 +94,12 @@ def replayed(stream: Scored, settings: Settings, interval_s: float) -> Replay:
         msgspec.json.encode({"ts": interval_s * number, _SCHEMA.features[0]: root})
         for number, root in zip(numbers.tolist(), roots, strict=True)
     ]
-    flagged = np.zeros(len(values), np.bool_)
+    alerts = np.zeros(len(values), np.bool_)
     thresholds = np.full(len(values), np.nan, np.float32)
     notices: list[Notice] = []
     with tempfile.TemporaryDirectory(prefix="flockwatch-replay-") as name:
         store = VersionStore(Path(name))
-        store.offer(_identity(stream.normal, settings).pack())
+        store.offer(_square_version(stream.normal, settings).pack())
         detector = Detector("replay", _SCHEMA, settings.data, settings.live)
         maintenance = DetectorMaintenance(detector, settings, Path(name), store, trial=InlineTrial)
         maintenance.tick(save=False)
@@ -107,7 +108,7 @@ def replayed(stream: Scored, settings: Settings, interval_s: float) -> Replay:
         for start in range(0, len(lines), STEP):
             outcome = detector.step(lines[start : start + STEP], 0.0)
             block = numbers[start : start + STEP]
-            flagged[block] = [verdict.anomaly for verdict in outcome.verdicts]
+            alerts[block] = [verdict.anomaly for verdict in outcome.verdicts]
             thresholds[block] = detector.active.threshold
             notices += outcome.notices
             maintenance.tick(save=False)
@@ -120,11 +121,11 @@ def replayed(stream: Scored, settings: Settings, interval_s: float) -> Replay:
         for n in notices
         if n.kind == "incident_ended"
     ]
-    return Replay(flagged[first:], thresholds[first:], [span for span in spans if span.start >= 0])
+    return Replay(alerts[first:], thresholds[first:], [span for span in spans if span.start >= 0])
 
 
-def _identity(normal: ScoreSketch, settings: Settings) -> Manifest:
-    """A version whose score of an event is its one value, squared."""
+def _square_version(normal: ScoreSketch, settings: Settings) -> Manifest:
+    """Return a version that scores an event by the square of its one value."""
     architecture = Architecture(features=1, window=1, hidden=(1,))
     nothing = {name: np.zeros(shape, np.float32) for name, shape in architecture.shapes.items()}
     plain = VersionSettings.of(settings.with_values(scaling={"by": "none", "clip": None}))

@@ -1,4 +1,4 @@
-"""An outcome as tables for people."""
+"""The report of an evaluation as tables and text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-NAMES = {
+METHOD_NAMES = {
     "random": "random scores",
-    "always": "always an alarm",
+    "always": "an alert for every event",
     "distance": "distance from the mean",
     "pca": "PCA",
     "isolation_forest": "isolation forest",
@@ -21,58 +21,62 @@ NAMES = {
     "federated": "federated",
 }
 
-Figures = Mapping[str, Mapping[str, float | None]]
+Metrics = Mapping[str, Mapping[str, float | None]]
 
 
-def tables(found: Mapping[str, Any]) -> list[Table]:
-    """A row for each way, and if they were measured, the same for new clients."""
-    shown = [_table("Mean over the clients", found["rows"])]
-    if (new := found.get("new_clients")) is not None:
-        shown.append(_table(f"New clients, {new['training_rows_of_each']} rows of their own", new["rows"]))
-    return shown
+def tables(report: Mapping[str, Any]) -> list[Table]:
+    """Return a table with a row for each method, and another one for new clients if they were measured."""
+    tables_ = [_table("Mean over the clients", report["rows"])]
+    if (new := report.get("new_clients")) is not None:
+        title = f"New clients with {new['training_rows_of_each']} training rows each"
+        tables_.append(_table(title, new["rows"]))
+    return tables_
 
 
-def caption(found: Mapping[str, Any]) -> str:
-    """What was measured, and what the columns are."""
-    seeds = len(found["seeds"])
-    rounds = ", ".join(map(str, found["rounds"]))
-    interval = ", ".join(f"{s:g}" for s in found["interval_s"])
+def caption(report: Mapping[str, Any]) -> str:
+    """Return a text that says what was measured, explains the columns, and compares the federation."""
+    seeds = len(report["seeds"])
+    rounds = ", ".join(map(str, report["rounds"]))
+    interval = ", ".join(f"{s:g}" for s in report["interval_s"])
     return "\n".join(
         [
-            f"{found['clients']} clients, {found['training_rows']} training rows, {found['test_rows']} test "
-            f"rows, {found['labelled_rows']} of them anomalies; {seeds} seeds, +- their standard deviation;",
-            f"{rounds} rounds; an event each {interval} s; {found['wall_s']:.0f} s. No point adjustment.",
-            f"F1, alerts and recall: at the live detector's own threshold, budget {found['budget']}; "
-            "best F1: at the best there is.",
-            "False a day: false alerts a day, mean of the clients (the median client, the worst).",
-            _margin("AP", found["margin"].get("average_precision")),
-            _margin("AUROC", found["margin"].get("auroc")),
+            f"{report['clients']} clients, {report['training_rows']} training rows, "
+            f"{report['test_rows']} test rows, {report['labelled_rows']} of them anomalies;",
+            f"{seeds} seeds (+-: their standard deviation); {rounds} rounds; one event every {interval} s; "
+            f"{report['wall_s']:.0f} s. No point adjustment.",
+            "F1, false alerts, faults found and delay: at the live detector's threshold, with a budget of "
+            f"{report['budget']}.",
+            "Best F1: at the threshold that maximises it, which only labels give.",
+            "False per day: false alerts per day, mean of the clients (median client, worst client).",
+            _margin("AP", report["margin"].get("average_precision")),
+            _margin("AUROC", report["margin"].get("auroc")),
         ]
     )
 
 
 def _margin(name: str, margin: Mapping[str, Any] | None) -> str:
     if margin is None:
-        return f"{name}: no client has anomalies and normal events, so nothing is ranked."
+        return f"{name}: no value, because no client has both anomalies and normal events."
     spread = f" +- {margin['spread']:.3f}" if margin["spread"] is not None else ""
-    return f"{name}: federated {margin['mean']:+.3f}{spread} against the best rival, {NAMES[margin['over']]}."
+    best = METHOD_NAMES[margin["over"]]
+    return f"{name}: federated {margin['mean']:+.3f}{spread} compared with the best other method, {best}."
 
 
-def _table(title: str, rows: Mapping[str, Figures]) -> Table:
+def _table(title: str, methods: Mapping[str, Metrics]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
-    for column in ("AUROC", "AP", "VUS-PR", "best F1", "F1", "false a day", "events", "delay"):
+    for column in ("AUROC", "AP", "VUS-PR", "best F1", "F1", "false per day", "faults found", "delay"):
         table.add_column(column, justify="right", no_wrap=True)
-    for row, figures in rows.items():
+    for method, metrics in methods.items():
         table.add_row(
-            NAMES[row],
-            _spread(figures["auroc"]),
-            _spread(figures["average_precision"]),
-            *(_number(figures[name]["mean"]) for name in ("vus_pr", "best_f1", "f1")),
-            _false(figures["false_alerts_per_day"]),
-            _number(figures["event_recall"]["mean"], 2),
-            _delay(figures["delay_s"]["mean"]),
-            style="bold" if row == "federated" else None,
+            METHOD_NAMES[method],
+            _spread(metrics["auroc"]),
+            _spread(metrics["average_precision"]),
+            *(_number(metrics[name]["mean"]) for name in ("vus_pr", "best_f1", "f1")),
+            _false_alerts(metrics["false_alerts_per_day"]),
+            _number(metrics["event_recall"]["mean"], 2),
+            _delay(metrics["delay_s"]["mean"]),
+            style="bold" if method == "federated" else None,
         )
     return table
 
@@ -86,7 +90,7 @@ def _spread(value: Mapping[str, float | None]) -> str:
     return _number(value["mean"]) + ("" if spread is None else f" +-{spread:.3f}")
 
 
-def _false(value: Mapping[str, float | None]) -> str:
+def _false_alerts(value: Mapping[str, float | None]) -> str:
     if value["mean"] is None:
         return "-"
     return f"{value['mean']:.1f} ({_number(value['median'], 1)}, {_number(value['worst'], 1)})"

@@ -16,9 +16,9 @@ from common.model.schema import Schema, SchemaError
 from common.packages import python_module
 from common.settings import DataSettings, Settings
 from flockwatch.cli import main
-from flockwatch.quality.evaluation import INTERVAL_S, labelled
-from flockwatch.quality.outcome import line, margins
-from flockwatch.quality.protocol import ROWS, Judged
+from flockwatch.quality.evaluation import INTERVAL_S, read_clients
+from flockwatch.quality.jobs import METHODS, ClientResult
+from flockwatch.quality.report import key_values, margins
 from flockwatch.simulation import telemetry
 
 SMALL = {
@@ -29,7 +29,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What an evaluation printed, and its folder."""
+    """The output of an evaluation, and its folder."""
     place = tmp_path_factory.mktemp("evaluate")
     telemetry.write(telemetry.record(4, 300, 700, seed=5), place / "data")
     flags = [flag for item in SMALL.items() for flag in ("--set", "=".join(item))]
@@ -50,8 +50,8 @@ def figures(run: tuple[str, Path]) -> dict[str, Any]:
     return json.loads((run[1] / "quality.json").read_text())
 
 
-def test_every_row_has_every_figure_and_a_spread(figures: dict[str, Any]) -> None:
-    assert list(figures["rows"]) == list(ROWS)
+def test_every_method_has_every_metric_and_a_spread(figures: dict[str, Any]) -> None:
+    assert list(figures["rows"]) == list(METHODS)
     assert (figures["clients"], figures["seeds"], figures["rounds"]) == (4, [0, 1], [15, 15])
     assert figures["interval_s"] == [60.0]  # from the files' own times
     for row, found in figures["rows"].items():
@@ -66,7 +66,7 @@ def test_every_row_has_every_figure_and_a_spread(figures: dict[str, Any]) -> Non
 
 def test_means_are_those_of_the_clients(figures: dict[str, Any]) -> None:
     assert len(figures["by_client"]) == 4
-    for row in ROWS:
+    for row in METHODS:
         of_clients = [client[row]["auroc"] for client in figures["by_client"].values()]
         assert figures["rows"][row]["auroc"]["mean"] == pytest.approx(np.mean(of_clients))
 
@@ -78,8 +78,8 @@ def test_new_clients_are_all_clients_once(figures: dict[str, Any]) -> None:
     assert new["rows"]["federated"]["auroc"]["mean"] > 0.5
 
 
-def test_the_table_names_every_row_and_the_margin(run: tuple[str, Path], figures: dict[str, Any]) -> None:
-    said = run[0]
+def test_the_table_names_every_method_and_the_margin(run: tuple[str, Path], figures: dict[str, Any]) -> None:
+    output = run[0]
     for name in (
         "random scores",
         "one-class SVM",
@@ -87,10 +87,10 @@ def test_the_table_names_every_row_and_the_margin(run: tuple[str, Path], figures
         "federated",
         "New clients",
     ):
-        assert name in said
-    assert f"{figures['rows']['federated']['auroc']['mean']:.3f} +-" in said
-    assert f"AP: federated {figures['margin']['average_precision']['mean']:+.3f}" in said
-    assert "15, 15 rounds" in said
+        assert name in output
+    assert f"{figures['rows']['federated']['auroc']['mean']:.3f} +-" in output
+    assert f"AP: federated {figures['margin']['average_precision']['mean']:+.3f}" in output
+    assert "15, 15 rounds" in output
 
 
 def test_pictures_are_there(run: tuple[str, Path]) -> None:
@@ -100,26 +100,26 @@ def test_pictures_are_there(run: tuple[str, Path]) -> None:
     assert all(p.read_bytes()[:4] == b"\x89PNG" for p in run[1].glob("*.png"))
 
 
-def test_the_line_for_programs_has_the_claimed_names(figures: dict[str, Any]) -> None:
-    said = line(figures)
+def test_the_key_values_have_the_names_that_benchmarks_record(figures: dict[str, Any]) -> None:
+    values = key_values(figures)
     for name in ("federated", "local", "local_fleet_scaler", "pooled"):
         for figure in ("ap", "auroc"):
-            assert 0 < said[f"{name}_{figure}"] < 1
-            assert said[f"{name}_{figure}_spread"] >= 0
-    assert said["new_clients"]["federated_ap"] > 0
-    best = max(said[f"{name}_ap"] for name in ("local", "local_fleet_scaler", "pooled"))
-    assert said["margin_ap"] == pytest.approx(said["federated_ap"] - best, abs=2e-4)
+            assert 0 < values[f"{name}_{figure}"] < 1
+            assert values[f"{name}_{figure}_spread"] >= 0
+    assert values["new_clients"]["federated_ap"] > 0
+    best = max(values[f"{name}_ap"] for name in ("local", "local_fleet_scaler", "pooled"))
+    assert values["margin_ap"] == pytest.approx(values["federated_ap"] - best, abs=2e-4)
 
 
-def test_a_margin_is_against_the_best_rival_seed_by_seed() -> None:
-    def judged(value: float) -> list[Judged]:
+def test_a_margin_is_the_lead_over_the_best_other_method_averaged_over_seeds() -> None:
+    def results(value: float) -> list[ClientResult]:
         figures = dict.fromkeys(("average_precision", "auroc", "vus_pr"), value)
-        return [Judged("a", figures, np.zeros(1, np.float32), np.zeros(1, np.float32))]
+        return [ClientResult("a", figures, np.zeros(1, np.float32), np.zeros(1, np.float32))]
 
     runs = {
-        "federated": {0: judged(0.5), 1: judged(0.7)},
-        "pooled": {0: judged(0.4), 1: judged(0.65)},
-        "local_only": {0: judged(0.6), 1: judged(0.1)},
+        "federated": {0: results(0.5), 1: results(0.7)},
+        "pooled": {0: results(0.4), 1: results(0.65)},
+        "local_only": {0: results(0.6), 1: results(0.1)},
     }
     found = margins(runs, ["pooled", "local_only"])["auroc"]
     assert found["over"] == "pooled"
@@ -127,7 +127,7 @@ def test_a_margin_is_against_the_best_rival_seed_by_seed() -> None:
     assert found["spread"] == pytest.approx(np.std([0.1, 0.05], ddof=1))
 
 
-# What is wrong with the data is said before anything is worked out.
+# Wrong data is refused before any job runs.
 
 
 def file(folder: Path, name: str, labels: bool = True, features: tuple[str, ...] = ("a", "b")) -> None:
@@ -144,14 +144,14 @@ def settings(folder: Path | None) -> Settings:
 
 def test_a_folder_must_be_named() -> None:
     with pytest.raises(ConfigError, match=r"'evaluate\.data' is not set"):
-        labelled(settings(None))
+        read_clients(settings(None))
 
 
 def test_a_file_without_labels_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file(tmp_path / "data", "one")
     file(tmp_path / "data", "two", labels=False)
     with pytest.raises(DataError, match=r"two\.parquet: no labelled test rows; expected 'split' with 1"):
-        labelled(settings(tmp_path / "data"))
+        read_clients(settings(tmp_path / "data"))
     assert main(["evaluate", "--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs")]) == 2
     assert "two.parquet: no labelled test rows" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
@@ -160,17 +160,17 @@ def test_a_file_without_labels_is_named(tmp_path: Path, capsys: pytest.CaptureFi
 def test_clients_of_other_features_are_named_and_an_order_is_no_difference(tmp_path: Path) -> None:
     file(tmp_path / "data", "one")
     file(tmp_path / "data", "two", features=("b", "a"))
-    assert {c.partition.schema for c in labelled(settings(tmp_path / "data"))} == {Schema(("a", "b"))}
+    assert {c.partition.schema for c in read_clients(settings(tmp_path / "data"))} == {Schema(("a", "b"))}
     file(tmp_path / "data", "three", features=("a", "c"))
     with pytest.raises(SchemaError, match="client 'three'"):
-        labelled(settings(tmp_path / "data"))
+        read_clients(settings(tmp_path / "data"))
 
 
 def test_the_interval_is_the_settings_or_the_files_or_a_minute(tmp_path: Path) -> None:
     file(tmp_path / "data", "one")
-    assert [c.interval_s for c in labelled(settings(tmp_path / "data"))] == [INTERVAL_S]
+    assert [c.interval_s for c in read_clients(settings(tmp_path / "data"))] == [INTERVAL_S]
     chosen = settings(tmp_path / "data").with_values(threshold={"interval_s": 5.0})
-    assert [c.interval_s for c in labelled(chosen)] == [5.0]
+    assert [c.interval_s for c in read_clients(chosen)] == [5.0]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_the_interval_is_the_settings_or_the_files_or_a_minute(tmp_path: Path) -
         ("7", None),
     ],
 )
-def test_times_of_rows_say_how_far_they_are_apart(times: str, expected: float | None, tmp_path: Path) -> None:
+def test_time_stamps_give_the_interval(times: str, expected: float | None, tmp_path: Path) -> None:
     path = tmp_path / "one.csv"
     path.write_text("ts,a\n" + "".join(f"{time},1\n" for time in times.split(",")))
     assert read_interval_s(path, DataSettings()) == expected

@@ -24,7 +24,7 @@ from common.model.scoring import scores
 from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.settings import Settings
-from flockwatch.quality.stream import STEP, Scored, replayed, scored
+from flockwatch.quality.stream import STEP, StreamScores, replay_scores, score_stream
 from flockwatch.simulation import telemetry
 
 MINUTE_S = 60.0
@@ -55,7 +55,7 @@ def test_a_stream_is_scored_under_the_clients_scaling_from_its_first_window_on(
     by: str, machine: Partition
 ) -> None:
     manifest = version(machine, by)
-    found = scored(personalise(manifest, ClientRows(machine), TrainerCache()), machine)
+    found = score_stream(personalise(manifest, ClientRows(machine), TrainerCache()), machine)
     scaler = Scaler.of(manifest.moments if by == "fleet" else Moments.of(machine.rows))
     rows = scaler.apply(np.concatenate([machine.rows, machine.test_rows]))
     by_hand = scores(manifest.architecture, manifest.weights, rows)
@@ -64,7 +64,7 @@ def test_a_stream_is_scored_under_the_clients_scaling_from_its_first_window_on(
     np.testing.assert_allclose(np.concatenate([found.training[4:], found.test]), by_hand, rtol=1e-4)
 
 
-def test_a_replay_of_scores_is_what_the_detector_makes_of_the_rows_themselves(
+def test_a_replay_of_scores_gives_the_same_alerts_as_the_detector_on_the_rows(
     machine: Partition, tmp_path: Path
 ) -> None:
     settings = Settings().with_values(threshold={"interval_s": MINUTE_S, "budget": "4 per day"})
@@ -89,10 +89,10 @@ def test_a_replay_of_scores_is_what_the_detector_makes_of_the_rows_themselves(
         verdicts += detector.step(lines[start : start + STEP], 0.0).verdicts
         maintenance.tick(save=False)
 
-    found = replayed(scored(manifest, machine), settings, MINUTE_S)
+    found = replay_scores(score_stream(manifest, machine), settings, MINUTE_S)
     live = np.array([v.anomaly for v in verdicts[1200:]])
     assert live.any()
-    np.testing.assert_array_equal(found.flagged, live)
+    np.testing.assert_array_equal(found.alerts, live)
     np.testing.assert_allclose(found.thresholds, thresholds[-800:], rtol=1e-4)
     assert len({round(float(t), 6) for t in found.thresholds}) > 3  # it moved with the stream
 
@@ -101,14 +101,16 @@ def test_incidents_are_numbered_by_test_events() -> None:
     rng = np.random.default_rng(0)
     training, test = rng.random(3000, np.float32), rng.random(500, np.float32) / 2
     test[100:103] = test[300] = 1e4
-    found = replayed(Scored(training, test, ScoreSketch.of(rng.random(500))), Settings(), 300.0)
+    found = replay_scores(StreamScores(training, test, ScoreSketch.of(rng.random(500))), Settings(), 300.0)
     assert [(span.start, span.stop) for span in found.incidents] == [(100, 103), (300, 301)]
-    assert np.flatnonzero(found.flagged).tolist() == [100, 101, 102, 300]
+    assert np.flatnonzero(found.alerts).tolist() == [100, 101, 102, 300]
 
 
 def test_a_fixed_threshold_is_used_as_it_is() -> None:
     rng = np.random.default_rng(0)
-    stream = Scored(rng.random(500, np.float32), rng.random(200, np.float32), ScoreSketch.of(rng.random(100)))
-    found = replayed(stream, Settings().with_values(threshold={"value": 0.75}), 60.0)
+    stream = StreamScores(
+        rng.random(500, np.float32), rng.random(200, np.float32), ScoreSketch.of(rng.random(100))
+    )
+    found = replay_scores(stream, Settings().with_values(threshold={"value": 0.75}), 60.0)
     np.testing.assert_allclose(found.thresholds, 0.75)
-    np.testing.assert_array_equal(found.flagged, stream.test > 0.75)
+    np.testing.assert_array_equal(found.alerts, stream.test > 0.75)

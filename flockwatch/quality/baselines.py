@@ -1,0 +1,108 @@
+"""Detectors without an autoencoder, each fitted to the training rows of one client, for comparison.
+
+Their input is that of the autoencoder: windows of standardised events, oldest event first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.model.scoring import windows
+from common.model.sketch import ScoreSketch
+from common.settings import Settings
+from flockwatch.quality.autoencoders import ScaledRows
+from flockwatch.quality.stream import StreamScores
+
+Floats = NDArray[np.float32]
+Score = Callable[[Floats], NDArray[np.floating]]
+"""Scores windows: shape (n, inputs) to non-negative scores, shape (n,)."""
+Baseline = Callable[[Floats, Settings, int], Score]
+"""Fits a detector to training windows, under settings and a random seed."""
+
+SVM_WINDOWS = 2000
+"""Training windows of the one-class SVM, chosen at random: its time grows with their square."""
+
+
+def random(training: Floats, settings: Settings, seed: int) -> Score:
+    """Score at random."""
+    rng = np.random.default_rng(seed)
+    return lambda inputs: rng.random(len(inputs))
+
+
+def always(training: Floats, settings: Settings, seed: int) -> Score:
+    """Give every event the same score; `flockwatch.quality.jobs` counts each one as an alert."""
+    return lambda inputs: np.ones(len(inputs))
+
+
+def distance(training: Floats, settings: Settings, seed: int) -> Score:
+    """Score by the mean squared distance from the mean of the training rows, in standard deviations."""
+    centre = training.mean(axis=0)
+    return lambda inputs: np.square(inputs - centre).mean(axis=1)
+
+
+def pca(training: Floats, settings: Settings, seed: int) -> Score:
+    """Score by the reconstruction error of PCA with as many components as the narrowest layer has units."""
+    from sklearn.decomposition import PCA
+
+    components = min(*settings.model.hidden, *training.shape)
+    model = PCA(components, random_state=seed).fit(training)
+
+    def score(inputs: Floats) -> NDArray[np.floating]:
+        reconstruction = model.inverse_transform(model.transform(inputs))
+        return np.asarray(np.square(inputs - reconstruction).mean(axis=1))
+
+    return score
+
+
+def isolation_forest(training: Floats, settings: Settings, seed: int) -> Score:
+    """Score by an isolation forest. Source: Liu, Ting and Zhou 2008; scikit-learn."""
+    from sklearn.ensemble import IsolationForest
+
+    model = IsolationForest(random_state=seed).fit(training)
+    return lambda inputs: -np.asarray(model.score_samples(inputs))
+
+
+def one_class_svm(training: Floats, settings: Settings, seed: int) -> Score:
+    """Score by a one-class SVM. Source: Schoelkopf et al. 2001; scikit-learn."""
+    from sklearn.svm import OneClassSVM
+
+    sample = training
+    if len(training) > SVM_WINDOWS:
+        sample = training[np.random.default_rng(seed).choice(len(training), SVM_WINDOWS, replace=False)]
+    model: Any = OneClassSVM().fit(sample)
+    # A kernel is at most 1, so this is the largest value of the decision function.
+    largest = float(model.dual_coef_.sum())
+    return lambda inputs: np.maximum(largest - model.score_samples(inputs), 0.0)
+
+
+BASELINES: dict[str, Baseline] = {
+    "random": random,
+    "always": always,
+    "distance": distance,
+    "pca": pca,
+    "isolation_forest": isolation_forest,
+    "one_class_svm": one_class_svm,
+}
+
+
+def score_client(baseline: Baseline, client: ScaledRows, settings: Settings, seed: int) -> StreamScores:
+    """Fit a baseline to a client's training rows, and score its stream.
+
+    Args:
+        baseline: The detector.
+        client: The client's rows.
+        settings: Section `model` counts.
+        seed: Random seed.
+
+    Raises:
+        DataError: no whole window is held out.
+    """
+    window = settings.model.window
+    score = baseline(windows(client.training, window), settings, seed)
+    window_scores = score(windows(client.rows, window)).astype(np.float32)
+    training, held_out, test = client.split_scores(window_scores)
+    return StreamScores(training, test, ScoreSketch.of(held_out))

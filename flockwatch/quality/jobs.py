@@ -1,0 +1,223 @@
+"""Jobs of an evaluation: each fits one detection method under one seed and measures it on every client.
+
+Scalers, models and thresholds depend on training rows only. Test rows are scored once and in order, and
+labels are only compared with the results (`docs/quality.md`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.partition import Partition
+from client.training.client_rows import ClientRows
+from client.training.personalisation import personalise
+from client.training.worker import ClientWorker
+from common.model.architecture import Architecture
+from common.model.manifest import Manifest
+from common.model.moments import Scaler
+from common.settings import Settings
+from flockwatch.quality import baselines
+from flockwatch.quality.autoencoders import (
+    ScaledRows,
+    fleet_scaler,
+    own_scaler,
+    score_clients,
+    train_alone,
+    train_pooled,
+)
+from flockwatch.quality.federation import federate, shared_trainer
+from flockwatch.quality.metrics import METRICS, AlertMetrics, RankingMetrics
+from flockwatch.quality.stream import StreamScores, replay_scores, score_stream
+
+if TYPE_CHECKING:
+    from client.training.trainer import Trainer
+
+FEDERATED = "federated"
+TRAINED = ("local_only", "local_fleet_scaler", "pooled")
+"""Methods that train the same autoencoder without a federation, for as many epochs as the federation."""
+METHODS = (*baselines.BASELINES, *TRAINED, FEDERATED)
+"""All methods. Each is a row of the tables."""
+NEW_CLIENT_METHODS = ("local_only", "local_fleet_scaler", FEDERATED)
+"""Methods that are measured on clients that took part in no federation."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledClient:
+    """One client's data, with labels, and the time between its events."""
+
+    partition: Partition
+    interval_s: float
+
+    @property
+    def anomalies(self) -> NDArray[np.bool_]:
+        """Whether each test row is labelled as an anomaly, shape (test rows,)."""
+        assert self.partition.test_labels is not None  # noqa: S101  it was read as labelled
+        anomalies: NDArray[np.bool_] = self.partition.test_labels == 1
+        return anomalies
+
+
+@dataclass(frozen=True, eq=False)
+class ClientResult:
+    """The result of one method for one client's test rows under one seed."""
+
+    client: str
+    metrics: Mapping[str, float | None]
+    """By the names in `METRICS`; None where a metric has no value."""
+    scores: NDArray[np.float32]
+    """Shape (test rows,)."""
+    thresholds: NDArray[np.float32]
+    """The live detector's threshold at each test row, shape (test rows,)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method under one seed; with a fold, all of `NEW_CLIENT_METHODS` for the clients of the fold."""
+
+    method: str
+    seed: int
+    epochs: int = 0
+    """How long the methods in `TRAINED` train."""
+    fold: int | None = None
+    """Number of the group of clients that take part in no federation."""
+
+
+@dataclass(frozen=True, eq=False)
+class JobResult:
+    """The results of a job: for each method those of its clients, in the order of the fleet."""
+
+    job: Job
+    clients: Mapping[str, list[ClientResult]]
+    rounds: int = 0
+    """Rounds of the federation, if there was one."""
+
+
+def run_job(job: Job, clients: Sequence[LabelledClient], settings: Settings) -> JobResult:
+    """Run a job.
+
+    Raises:
+        DataError, SchemaError: the clients have too few rows, or different features.
+    """
+    settings = settings.with_values(training={"seed": job.seed})
+    if job.fold is not None:
+        return _run_new_clients(job, clients, settings)
+    parts = [client.partition for client in clients]
+    rounds = 0
+    if job.method == FEDERATED:
+        manifest = _federate(parts, settings)
+        streams = _score_federated(manifest, parts)
+        rounds = manifest.version
+    elif job.method in baselines.BASELINES:
+        baseline = baselines.BASELINES[job.method]
+        scaled = (ScaledRows.of(part, own_scaler(part, settings), settings) for part in parts)
+        streams = [baselines.score_client(baseline, client, settings, job.seed) for client in scaled]
+    elif job.method == "pooled":
+        streams = _score_pooled(parts, settings, job.epochs)
+    else:
+        fleet = fleet_scaler(parts, settings) if job.method == "local_fleet_scaler" else None
+        streams = [
+            _score_alone(part, fleet or own_scaler(part, settings), settings, job.epochs) for part in parts
+        ]
+    results = [_result(c, s, settings, job.method) for c, s in zip(clients, streams, strict=True)]
+    return JobResult(job, {job.method: results}, rounds)
+
+
+def _run_new_clients(job: Job, clients: Sequence[LabelledClient], settings: Settings) -> JobResult:
+    """Train a federation without the clients of a fold, and measure them with few rows of their own."""
+    assert job.fold is not None  # noqa: S101  the caller has checked it
+    rows, folds = settings.evaluate.new_client_rows, settings.evaluate.folds
+    assert rows is not None  # noqa: S101  there are such jobs only if it is set
+    new = [replace(c, partition=_newest(c.partition, rows)) for c in clients[job.fold :: folds]]
+    parts = [c.partition for c in new]
+    others = [c.partition for i, c in enumerate(clients) if i % folds != job.fold]
+    manifest = _federate(others, settings)
+    epochs = epochs_of(manifest.version, settings)
+    fleet = fleet_scaler(others, settings)
+    streams = {
+        "local_only": [_score_alone(p, own_scaler(p, settings), settings, epochs) for p in parts],
+        "local_fleet_scaler": [_score_alone(p, fleet, settings, epochs) for p in parts],
+        FEDERATED: _score_federated(manifest, parts),
+    }
+    results = {
+        method: [_result(c, s, settings, method) for c, s in zip(new, of_method, strict=True)]
+        for method, of_method in streams.items()
+    }
+    return JobResult(job, results, manifest.version)
+
+
+def epochs_of(rounds: int, settings: Settings) -> int:
+    """Return the number of epochs that a client trains in a federation of so many rounds."""
+    return max(1, rounds) * settings.training.epochs
+
+
+def _federate(parts: Sequence[Partition], settings: Settings) -> Manifest:
+    """Return the newest version of a federation."""
+    clients = [ClientWorker(part, part.name, get_trainer=shared_trainer) for part in parts]
+    with tempfile.TemporaryDirectory(prefix="flockwatch-evaluate-") as folder:
+        return federate(clients, settings, Path(folder))
+
+
+def _score_federated(manifest: Manifest, parts: Sequence[Partition]) -> list[StreamScores]:
+    """Score each client's stream by a version that the client has personalised."""
+    return [score_stream(personalise(manifest, ClientRows(p), shared_trainer), p) for p in parts]
+
+
+def _score_alone(part: Partition, scaler: Scaler, settings: Settings, epochs: int) -> StreamScores:
+    """Score a client's stream by a model that is trained on the client's rows.
+
+    Args:
+        part: The client's data.
+        scaler: The scaler of its rows.
+        settings: The settings of the training.
+        epochs: Number of passes over the rows.
+    """
+    trainer = _trainer(part, settings)
+    client = ScaledRows.of(part, scaler, settings)
+    weights = train_alone(client, trainer, epochs, settings.training.seed)
+    return score_clients([client], trainer, weights)[0]
+
+
+def _score_pooled(parts: Sequence[Partition], settings: Settings, epochs: int) -> list[StreamScores]:
+    """Score every client's stream by one model that is trained on all rows."""
+    trainer, scaler = _trainer(parts[0], settings), fleet_scaler(parts, settings)
+    clients = [ScaledRows.of(part, scaler, settings) for part in parts]
+    weights = train_pooled(clients, trainer, epochs, settings.training.seed)
+    return score_clients(clients, trainer, weights)
+
+
+def _trainer(part: Partition, settings: Settings) -> Trainer:
+    return shared_trainer(Architecture.from_settings(settings.model, len(part.schema)), settings.training)
+
+
+def _newest(part: Partition, rows: int) -> Partition:
+    """Return a client with only its newest training rows."""
+    count = len(part.rows)
+    return part.take(part.name, np.arange(max(0, count - rows), count), np.arange(len(part.test_rows)))
+
+
+def _result(client: LabelledClient, stream: StreamScores, settings: Settings, method: str) -> ClientResult:
+    """Return the metrics of a client's scores, and of the alerts that the live detector raises on them.
+
+    Args:
+        client: The client.
+        stream: The scores of its stream.
+        settings: Sections `threshold` and `live` count.
+        method: The method that made the scores.
+    """
+    labels = client.anomalies
+    if method == "always":
+        alerts, thresholds, incidents = np.ones(len(labels), np.bool_), np.zeros_like(stream.test), None
+    else:
+        replay = replay_scores(stream, settings, client.interval_s)
+        alerts, thresholds, incidents = replay.alerts, replay.thresholds, replay.incidents
+    ranking = RankingMetrics.of(labels, stream.test)
+    of_alerts = AlertMetrics.of(labels, alerts, incidents, client.interval_s)
+    metrics: dict[str, float | None] = dict.fromkeys(METRICS)
+    metrics |= asdict(ranking) if ranking is not None else {}
+    return ClientResult(client.partition.name, metrics | asdict(of_alerts), stream.test, thresholds)

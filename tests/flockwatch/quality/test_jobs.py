@@ -1,0 +1,172 @@
+"""Every method is fitted to training rows only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.data.partition import Partition
+from client.data.tables import DataError
+from client.training.worker import ClientWorker
+from common.settings import Settings
+from flockwatch.quality import autoencoders, jobs
+from flockwatch.quality.jobs import (
+    FEDERATED,
+    METHODS,
+    NEW_CLIENT_METHODS,
+    Job,
+    JobResult,
+    LabelledClient,
+    epochs_of,
+    run_job,
+)
+from flockwatch.simulation import telemetry
+
+ROUNDS = 5
+SETTINGS = Settings().with_values(
+    model={"window": 3, "hidden": (8, 4, 8)},
+    training={"batch_size": 64},
+    federation={"max_rounds": ROUNDS, "patience": 0},
+    threshold={"budget": "10 per day"},
+    evaluate={"new_client_rows": 100, "folds": 2},
+)
+MINUTE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def fleet() -> list[LabelledClient]:
+    """Machines with faults that can hardly be missed."""
+    rng = np.random.default_rng(0)
+    parts, found = telemetry.fleet(3, 400, 700, seed=1), []
+    spread = np.concatenate([part.rows for part in parts]).std(axis=0)
+    for part in parts:
+        test = part.test_rows.copy()
+        signs = rng.choice([-6, 6], test.shape)
+        faults = (part.rows.mean(axis=0) + signs * spread).astype(np.float32)
+        test[part.test_labels == 1] = faults[part.test_labels == 1]
+        found.append(LabelledClient(replace(part, test_rows=test), MINUTE_S))
+    return found
+
+
+def run_one(method: str, fleet: list[LabelledClient], **job: int) -> JobResult:
+    return run_job(Job(method, 0, **{"epochs": ROUNDS, **job}), fleet, SETTINGS)
+
+
+def with_other_test_rows(fleet: list[LabelledClient]) -> list[LabelledClient]:
+    """The same training rows; test rows in another order from event 100 on, and inverted labels."""
+    rng = np.random.default_rng(0)
+    found = []
+    for client in fleet:
+        part = client.partition
+        order = np.concatenate([np.arange(100), 100 + rng.permutation(len(part.test_rows) - 100)])
+        assert part.test_labels is not None
+        changed = replace(part, test_rows=part.test_rows[order], test_labels=1 - part.test_labels)
+        found.append(replace(client, partition=changed))
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_test_rows_and_labels_change_no_scaler_model_or_threshold(
+    method: str, fleet: list[LabelledClient]
+) -> None:
+    """Scores and thresholds up to event 100 are the same, whatever comes later and whatever labels say."""
+    before, after = (
+        run_one(method, fleet).clients[method],
+        run_one(method, with_other_test_rows(fleet)).clients[method],
+    )
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a.scores[:100], b.scores[:100])
+        np.testing.assert_array_equal(a.thresholds[:100], b.thresholds[:100])
+        if method not in ("random", "always"):
+            assert (a.scores[100:] != b.scores[100:]).any()
+
+
+def test_a_scaler_that_uses_test_rows_is_detected_by_this_comparison(
+    fleet: list[LabelledClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaking(partition: Partition, settings: Settings) -> object:
+        whole = replace(partition, rows=np.concatenate([partition.rows, partition.test_rows[300:]]))
+        return autoencoders.own_scaler(whole, settings)
+
+    monkeypatch.setattr(jobs, "own_scaler", leaking)
+    before, after = (
+        run_one("pca", fleet).clients["pca"],
+        run_one("pca", with_other_test_rows(fleet)).clients["pca"],
+    )
+    assert any((a.scores[:100] != b.scores[:100]).any() for a, b in zip(before, after, strict=True))
+
+
+def test_what_reaches_the_server_does_not_depend_on_test_rows_or_labels(fleet: list[LabelledClient]) -> None:
+    for a, b in zip(fleet, with_other_test_rows(fleet), strict=True):
+        described = [ClientWorker(c.partition, "one").describe().pack() for c in (a, b)]
+        assert described[0] == described[1]
+
+
+@pytest.mark.parametrize("method", ["pca", "local_only", "local_fleet_scaler", FEDERATED])
+def test_detectors_find_faults_and_seeds_matter_where_they_should(
+    method: str, fleet: list[LabelledClient]
+) -> None:
+    first = run_one(method, fleet)
+    assert np.mean([j.metrics["auroc"] for j in first.clients[method]]) > 0.9
+    again, other = run_one(method, fleet), run_job(Job(method, 1, ROUNDS), fleet, SETTINGS)
+    for a, b, c in zip(first.clients[method], again.clients[method], other.clients[method], strict=True):
+        np.testing.assert_array_equal(a.scores, b.scores)
+        assert method == "pca" or (a.scores != c.scores).any()
+
+
+def test_the_local_methods_and_pooled_training_give_different_scores(fleet: list[LabelledClient]) -> None:
+    methods = ("local_only", "local_fleet_scaler", "pooled")
+    own, shared, together = (run_one(method, fleet).clients[method][0].scores for method in methods)
+    assert (own != shared).any()
+    assert (shared != together).any()
+
+
+def test_random_scores_and_alerts_for_every_event_rank_nothing(fleet: list[LabelledClient]) -> None:
+    always = run_one("always", fleet).clients["always"]
+    for client, result in zip(fleet, always, strict=True):
+        share = client.anomalies.mean()
+        assert result.metrics["auroc"] == 0.5
+        assert result.metrics["average_precision"] == pytest.approx(share)
+        assert result.metrics["f1"] == pytest.approx(2 * share / (1 + share))
+        assert (result.metrics["event_recall"], result.metrics["delay_s"]) == (1.0, 0.0)
+    random = [j.metrics["auroc"] for j in run_one("random", fleet).clients["random"]]
+    assert np.mean(random) == pytest.approx(0.5, abs=0.1)
+
+
+def test_other_methods_train_for_as_many_epochs_as_the_federation(fleet: list[LabelledClient]) -> None:
+    assert run_one(FEDERATED, fleet).rounds == ROUNDS
+    assert epochs_of(3, SETTINGS.with_values(training={"epochs": 2})) == 6
+    assert epochs_of(0, SETTINGS) == 1
+
+
+def test_new_clients_are_measured_with_their_newest_rows_and_a_federation_of_the_others(
+    fleet: list[LabelledClient],
+) -> None:
+    result = run_one(FEDERATED, fleet, fold=0)
+    assert tuple(result.clients) == NEW_CLIENT_METHODS
+    names = [fleet[0].partition.name, fleet[2].partition.name]
+    assert all([r.client for r in results] == names for results in result.clients.values())
+    # Older rows of the new clients are not used.
+    older = [replace(c, partition=replace(c.partition, rows=c.partition.rows.copy())) for c in fleet]
+    for i in (0, 2):
+        older[i].partition.rows[:-100] *= 5
+    again = run_one(FEDERATED, older, fold=0)
+    for method in NEW_CLIENT_METHODS:
+        for a, b in zip(result.clients[method], again.clients[method], strict=True):
+            np.testing.assert_array_equal(a.scores, b.scores)
+    # The rows of the clients in the federation are.
+    older[1].partition.rows[:] *= 5
+    other = run_one(FEDERATED, older, fold=0)
+    assert (other.clients[FEDERATED][0].scores != result.clients[FEDERATED][0].scores).any()
+    np.testing.assert_array_equal(
+        other.clients["local_only"][0].scores, result.clients["local_only"][0].scores
+    )
+
+
+@pytest.mark.parametrize("method", ["pca", "pooled", FEDERATED])
+def test_too_few_rows_are_named(method: str, fleet: list[LabelledClient]) -> None:
+    few = [replace(c, partition=replace(c.partition, rows=c.partition.rows[:8])) for c in fleet]
+    with pytest.raises((DataError, RuntimeError), match=r"a window needs 3|without a version"):
+        run_one(method, few)
