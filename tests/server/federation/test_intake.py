@@ -28,7 +28,7 @@ from tests.server.replies import update
 
 ARCHITECTURE = Architecture(1, window=1, hidden=(2,))
 NEWEST = Manifest(
-    3, Schema(("f",)), ARCHITECTURE, ARCHITECTURE.first_weights(0), Moments.of(np.array([[0.0], [1.0]])),
+    3, Schema(("f",)), ARCHITECTURE, ARCHITECTURE.initial_weights(0), Moments.of(np.array([[0.0], [1.0]])),
     VersionSettings(),
 )  # fmt: skip
 STATE = State(clients={1: ConnectedClient("ready", 0.0, description("a", "i", ("f",)))})
