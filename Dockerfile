@@ -1,4 +1,4 @@
-# Three images of one tree: docker build --target server | edge | detector .
+# Builds three images: docker build --target server | edge | detector .
 FROM python:3.11-slim AS base
 ENV PATH=/opt/flockwatch/bin:$PATH PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1
 
@@ -15,13 +15,13 @@ COPY client client
 COPY common common
 COPY flockwatch flockwatch
 COPY server server
-# The same Python as in the images, so that the command names it; its libraries come by themselves.
+# Built with the interpreter of the images, whose path the command contains. Libraries are installed separately.
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && pip install --no-deps --no-index --prefix /code dist/*.whl
 
 FROM build AS server-libraries
 COPY deploy/server.lock ./
-# Tests of libraries, with keys in them, and headers are of no use in an image.
+# No image needs the tests of this library, which contain keys; nor, below, TensorFlow's headers.
 RUN pip install --require-hashes --requirement server.lock && pip uninstall --yes pip setuptools \
     && rm -r /opt/flockwatch/lib/python*/site-packages/Crypto/SelfTest
 
@@ -58,7 +58,7 @@ FROM runtime AS detector
 COPY --from=detector-libraries /opt/flockwatch /opt/flockwatch
 COPY --from=wheel /code /opt/flockwatch
 
-# Prepares the demo cluster: places where its volumes are filled.
+# Fills the volumes of the demo cluster.
 FROM server AS setup
 USER 0
 RUN install --directory --owner=flockwatch --group=flockwatch /volumes/pki /volumes/server /volumes/state \

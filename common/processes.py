@@ -1,4 +1,4 @@
-"""Child processes that are ended with everything they started, whatever happens in between."""
+"""Child processes that are ended together with all their descendants."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ import psutil
 from common.packages import SAFE_PATH
 
 MARKS = "FLOCKWATCH_PROCESSES"
-"""Environment variable that holds one mark for each family a process belongs to.
+"""Environment variable that identifies the descendants of a child process: they inherit it.
 
-Flower puts some of its children into sessions of their own, and they outlive a parent that is killed; the
-environment is what every descendant inherits.
+Flower starts some processes in sessions of their own, and these outlive a parent that is killed.
 """
 
-LOOK_EVERY_S = 0.05
+POLL_INTERVAL_S = 0.05
 LOG_TAIL_LINES = 8
 EXIT_GRACE_S = 15.0
-"""Time that a child has to stop by itself after its parent has gone."""
+"""Time in which a child has to end after its parent has ended."""
 NICENESS = 10
-"""Added to this process's own niceness for a child of lower priority."""
+"""Added to the niceness of this process for a child of lower priority."""
 LOWEST_PRIORITY = 19
 
 
 class Processes:
-    """Named processes with logs; leaving the block ends them and all their descendants.
+    """Named child processes; leaving the `with` block ends them and all their descendants.
 
     Args:
-        grace_s: Time that a process has to end by itself once it was asked to.
+        grace_s: Time in which a process has to end after SIGTERM, before it is killed.
     """
 
     def __init__(self, grace_s: float = 15.0) -> None:
@@ -55,7 +54,14 @@ class Processes:
         self.end()
 
     def start(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-        """Start a command in a session of its own; what it prints is appended to `log`."""
+        """Start a command in a session of its own.
+
+        Args:
+            name: Identifies the process.
+            command: The command and its arguments.
+            log: File to which the output is appended.
+            environment: Environment variables. `SAFE_PATH` is added.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._started[name] = subprocess.Popen(
@@ -70,41 +76,41 @@ class Processes:
 
     @property
     def names(self) -> list[str]:
-        """The children that were started and not yet ended by `end`."""
+        """Names of the processes that were started and not yet ended by `end` or `kill`."""
         return list(self._started)
 
     def pid(self, name: str) -> int:
-        """The process id of a child."""
+        """Return the id of a process."""
         return self._started[name].pid
 
     def exit_code(self, name: str) -> int | None:
-        """How a child ended; None while it runs."""
+        """Return the exit code of a process; None while it runs."""
         return self._started[name].poll()
 
     def kill(self, name: str) -> None:
-        """Kill a child, and it alone, as a crash would; it may be started again under its name."""
+        """Kill a process without its descendants, as a crash would; its name can be used again."""
         self._started[name].kill()
         self._started.pop(name).wait()
 
     def log_tail(self, name: str) -> str:
-        """The last lines that a child printed."""
+        """Return the last lines of a process's output."""
         return "\n".join(self._logs[name].read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
 
     def end(self, names: Iterable[str] | None = None) -> None:
-        """Ask children, all by default, to end; then kill what is left of them and their descendants."""
+        """End processes, all by default: send SIGTERM, then kill those that remain and their descendants."""
         chosen = list(self._started) if names is None else [name for name in names if name in self._started]
         try:
             for name in chosen:
                 self._started[name].terminate()
             deadline = time.monotonic() + self._grace_s
             while any(self.exit_code(name) is None for name in chosen) and time.monotonic() < deadline:
-                time.sleep(LOOK_EVERY_S)
+                time.sleep(POLL_INTERVAL_S)
         finally:
             while left := list(self._alive(chosen)):
                 for process in left:
                     with suppress(psutil.NoSuchProcess):
                         process.kill()
-                time.sleep(LOOK_EVERY_S)
+                time.sleep(POLL_INTERVAL_S)
             for name in chosen:
                 self._started.pop(name).wait()
 
@@ -113,7 +119,7 @@ class Processes:
 
     def _alive(self, names: Sequence[str]) -> Iterator[psutil.Process]:
         for name in names:
-            self._started[name].poll()  # reaps it, if it has ended
+            self._started[name].poll()  # reaps the process if it has ended
         marks = {self._mark(name) for name in names}
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -124,14 +130,14 @@ class Processes:
 
 
 def lower_priority(pid: int) -> None:
-    """Let a child run only where this process does not need the core."""
+    """Lower the priority of a child, so that this process runs first."""
     with suppress(OSError):
         own = os.getpriority(os.PRIO_PROCESS, 0)
         os.setpriority(os.PRIO_PROCESS, pid, min(own + NICENESS, LOWEST_PRIORITY))
 
 
 def end_with_parent(stop: Callable[[], None]) -> None:
-    """In the trainer: stop when standard input ends, as it does when the parent is gone, however it went."""
+    """Call `stop` when standard input ends, which is a pipe that closes when the parent process ends."""
 
     def wait() -> None:
         while os.read(0, 1024):

@@ -1,6 +1,6 @@
-"""Fills the demo cluster's volumes, once: certificates, keys, passwords, settings, and a week of history.
+"""Fills the volumes of the demo cluster once: certificates, keys, passwords, settings, training rows.
 
-Each volume goes to one service, which reads it and cannot write it; the CA's key goes to none.
+Each volume is mounted read-only by one service; the CA's key is in none of them.
 """
 
 from __future__ import annotations
@@ -22,62 +22,72 @@ VOLUMES = Path("/volumes")
 TRAINING = ("machine-1", "machine-2", "machine-3")
 DETECTING = "machine-4"
 SEED = 42
-"""Of the machines, as `flockwatch play` has it."""
+"""Random seed of the machines, the default of `flockwatch play`."""
 INSIDE = Path("/etc/flockwatch")
-"""Where a service finds its volume."""
+"""Where a service mounts its volume."""
 DONE = VOLUMES / "pki" / "done"
 ITERATIONS = 10_000
 
 
 def main() -> None:
-    """Make what is not there yet, all of it or nothing."""
+    """Fill all volumes, unless that has been done."""
     os.umask(0o077)
     if DONE.exists():
-        print("all is there already")
+        print("the volumes are filled already")
         return
     pki = VOLUMES / "pki"
     fleet, broker = Certificates(pki / "fleet"), Certificates(pki / "broker")
-    for made in (*fleet.make(["server"], TRAINING), *broker.make(["mqtt"], [])):
-        print(made)
+    for line in (*fleet.make(["server"], TRAINING), *broker.make(["mqtt"], [])):
+        print(line)
     passwords = {name: secrets.token_urlsafe(24) for name in (*TRAINING, DETECTING, "player")}
     token = secrets.token_urlsafe(24)
-    server(pki / "fleet", token)
-    mosquitto(pki / "broker", passwords)
-    player(pki / "broker", passwords["player"])
+    fill_server(pki / "fleet", token)
+    fill_broker(pki / "broker", passwords)
+    fill_player(pki / "broker", passwords["player"])
     files = write_history(len(TRAINING), SEED, pki / "history")
     for name, file in zip(TRAINING, files, strict=True):
         key = pki / "fleet" / "clients" / f"{name}.key"
-        copied(name, key, file)
+        copy(name, key, file)
         own = {"server": "server:8000", "tls_ca": f"{INSIDE}/ca.pem", "key": f"{INSIDE}/{key.name}"}
-        machine(name, own | {"data": f"{INSIDE}/{file.name}"}, pki, passwords[name], token)
-    machine(DETECTING, {}, pki, passwords[DETECTING], token)
+        fill_machine(name, own | {"data": f"{INSIDE}/{file.name}"}, pki, passwords[name], token)
+    fill_machine(DETECTING, {}, pki, passwords[DETECTING], token)
     DONE.touch()
 
 
-def server(certificates: Path, token: str) -> None:
-    """The server's certificate and its part of the settings; the machines' keys are registered."""
-    copied("server", certificates / "server.pem", certificates / "server.key")
+def fill_server(certificates: Path, token: str) -> None:
+    """Write the server's certificate and settings, and enroll the machines' keys."""
+    copy("server", certificates / "server.pem", certificates / "server.key")
     write("server", "settings.yaml", dump({"server": {"alerts_token": token}}))
     roster = Roster(VOLUMES / "state")
     for name in TRAINING:
         roster.enroll(name, read_public_key(certificates / "clients" / f"{name}.pub"))
 
 
-def mosquitto(certificates: Path, passwords: dict[str, str]) -> None:
-    """The broker's certificate, and whom it lets in."""
-    copied("broker", certificates / "server.pem", certificates / "server.key")
-    write("broker", "passwords", "".join(f"{name}:{hashed(word)}\n" for name, word in passwords.items()))
+def fill_broker(certificates: Path, passwords: dict[str, str]) -> None:
+    """Write the broker's certificate and its passwords."""
+    copy("broker", certificates / "server.pem", certificates / "server.key")
+    write(
+        "broker", "passwords", "".join(f"{name}:{hash_password(word)}\n" for name, word in passwords.items())
+    )
 
 
-def player(certificates: Path, password: str) -> None:
-    """The address of the broker, for who plays the machines."""
+def fill_player(certificates: Path, password: str) -> None:
+    """Write the broker's address for `flockwatch play`."""
     write("player", "broker", f"mqtts://player:{password}@mqtt/machines?ca={INSIDE}/ca.pem")
-    copied("player", certificates / "ca.pem")
+    copy("player", certificates / "ca.pem")
 
 
-def machine(name: str, client: dict[str, str], pki: Path, password: str, token: str) -> None:
-    """What every edge needs: whom it trusts, where its events come from, and where its alerts go."""
-    copied(name, pki / "fleet" / "ca.pem")
+def fill_machine(name: str, client: dict[str, str], pki: Path, password: str, token: str) -> None:
+    """Write the CAs and the settings of an edge.
+
+    Args:
+        name: The name of the edge.
+        client: Further settings of the section `client`.
+        pki: The folder of all certificates.
+        password: The edge's password at the broker.
+        token: The token with which it posts alerts to the server.
+    """
+    copy(name, pki / "fleet" / "ca.pem")
     shutil.copy(pki / "broker" / "ca.pem", VOLUMES / name / "broker-ca.pem")
     source = f"mqtts://{name}:{password}@mqtt/machines/{name}?ca={INSIDE}/broker-ca.pem&client_id={name}"
     alerts = f"https://{name}:{token}@server:8000/alerts"
@@ -88,19 +98,19 @@ def machine(name: str, client: dict[str, str], pki: Path, password: str, token: 
     write(name, "settings.yaml", dump(settings))
 
 
-def copied(volume: str, *files: Path) -> None:
+def copy(volume: str, *files: Path) -> None:
     """Copy files into a volume, with their modes."""
     for file in files:
         shutil.copy(file, VOLUMES / volume / file.name)
 
 
 def write(volume: str, name: str, content: str) -> None:
-    """A file that its service alone can read."""
+    """Write a file into a volume; only its service can read it."""
     (VOLUMES / volume / name).write_text(content)
 
 
-def hashed(password: str) -> str:
-    """A password as mosquitto keeps it: PBKDF2 with SHA-512."""
+def hash_password(password: str) -> str:
+    """Return a password as mosquitto stores it: PBKDF2 with SHA-512."""
     salt = secrets.token_bytes(12)
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, ITERATIONS)
     return f"$7${ITERATIONS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"

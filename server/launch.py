@@ -1,4 +1,4 @@
-"""The `server` process: SuperLink and one run, kept going until the run has come to its end."""
+"""The process of `flockwatch server`: starts SuperLink, and keeps a Flower run going to its end."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ from server.storage.lease import Lease
 
 log = logging.getLogger(__name__)
 
-WATCH_EVERY_S = 0.2
-APPEAR_WITHIN_S = 60.0
-"""A submitted ServerApp that does not begin within this time has failed to start."""
+SETTINGS_FILE = "settings.yaml"
+POLL_INTERVAL_S = 0.2
+START_TIMEOUT_S = 60.0
+"""A submitted ServerApp that does not start within this time has failed."""
 
 MAX_REFUSALS = 5
-"""Give up when a SuperLink that is up does not take the run this often in a row."""
+"""Consecutive times that a running SuperLink may refuse the run before the server gives up."""
 
 MAX_FRUITLESS_STARTS = 5
-"""Give up when the ServerApp dies this often in a row without a new version."""
+"""Consecutive times that the ServerApp may die without a new version before the server gives up."""
 
 
 def serve(settings: Settings, stop: threading.Event) -> str:
-    """Run a federation to its end, whatever dies on the way.
+    """Run a federation to its end; start SuperLink and the ServerApp again when they die.
 
     Args:
-        settings: What to run, and where.
-        stop: Set by another thread or a signal handler to end early.
+        settings: All sections.
+        stop: Set by another thread or a signal handler to end the run.
 
     Returns:
         Why the run ended.
 
     Raises:
-        ConfigError: it would listen to other machines without TLS.
-        CertificateError: the certificate cannot work.
-        DatabaseError: there is no way to the database.
-        LinkError: SuperLink cannot be started or the ServerApp cannot be kept alive.
-        ListenError: the address cannot be listened on.
+        ConfigError: the settings would allow other machines to connect without TLS. CertificateError: the
+        certificate cannot be used. DatabaseError: the database cannot be reached. SuperLinkError: SuperLink
+        cannot be started, the ServerApp dies again and again, or another server uses
+            the state folder.
+        ListenError: the server cannot listen on its address.
         TransferError: the version to start from cannot be read.
         OSError: the state folder cannot be written.
     """
@@ -55,64 +56,84 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         transfer_source(settings)
     folder = settings.server.state.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    config_file = folder / "settings.yaml"
-    save(settings, config_file)
+    # The ServerApp reads the settings of this process, with those from flags and environment.
+    save(settings, folder / SETTINGS_FILE)
     lease = Lease(folder)
     if lease.held:
-        raise SuperLinkError(f"{folder}: another server works on this state folder")
+        raise SuperLinkError(f"{folder}: another server uses this state folder")
     lease.clear()
-    entrance = ClientEndpoint(settings.server, folder)
-    link = SuperLinkProcess(folder, entrance.superlink_host, entrance.superlink_port)
+    endpoint = ClientEndpoint(settings.server, folder)
+    superlink = SuperLinkProcess(folder, endpoint.superlink_host, endpoint.superlink_port)
     history = History(settings.server.database or folder / "history.sqlite")
     history.check()
-    run_config = {"config": str(config_file), "state": str(folder)}
-    fruitless, newest, refusals = 0, "", 0
-    status = ServerStatus(folder, lambda: link.alive)
+    status = ServerStatus(folder, lambda: superlink.alive)
     with ExitStack() as closing:
         closing.callback(history.close)
         if settings.server.status is not None:
-            site = StatusServer(settings.server.status, status, history, settings.server.alerts_token)
-            closing.callback(site.close)
-        closing.callback(link.end)
-        closing.callback(entrance.close)
-        entrance.open()
-        while not stop.is_set() and lease.ended is None:
-            if not link.alive:
-                link.end()
-                link.start()
-            try:
-                link.submit(run_config)
-            except SuperLinkError as error:
-                # It died meanwhile and is started again, or it is busy with a fleet that returns all at once.
-                refusals += link.alive
-                if refusals >= MAX_REFUSALS:
-                    raise
-                log.warning("the run is not submitted yet attempt=%d reason=%s", refusals, error)
-                stop.wait(refusals)
-                continue
-            refusals = 0
-            _watch(link, lease, stop)
-            if stop.is_set() or lease.ended is not None:
-                break
-            version = _newest_version(folder)
-            fruitless, newest = (0 if version != newest else fruitless + 1), version
-            if fruitless >= MAX_FRUITLESS_STARTS:
-                raise SuperLinkError(
-                    f"the ServerApp died {fruitless} times without a new version; see {folder}/run.log"
-                )
-            log.warning("the run died and is resubmitted newest=%s", version or "none")
-            status.restarts += 1
-            stop.wait(fruitless)
+            status_server = StatusServer(
+                settings.server.status, status, history, settings.server.alerts_token
+            )
+            closing.callback(status_server.close)
+        closing.callback(superlink.end)
+        closing.callback(endpoint.close)
+        endpoint.open()
+        return _supervise(superlink, lease, status, folder, stop)
+
+
+def _supervise(
+    superlink: SuperLinkProcess, lease: Lease, status: ServerStatus, folder: Path, stop: threading.Event
+) -> str:
+    """Keep SuperLink and the ServerApp running until the run has ended; return why it ended.
+
+    Args:
+        superlink: Started here.
+        lease: Held by the ServerApp while it runs.
+        status: Counts the restarts of the ServerApp.
+        folder: The state folder.
+        stop: Set to end the run.
+
+    Raises:
+        SuperLinkError: SuperLink cannot be started, or the ServerApp dies again and again.
+    """
+    run_config = {"config": str(folder / SETTINGS_FILE), "state": str(folder)}
+    fruitless, newest, refusals = 0, "", 0
+    while not stop.is_set() and lease.ended is None:
+        if not superlink.alive:
+            superlink.end()
+            superlink.start()
+        try:
+            superlink.submit(run_config)
+        except SuperLinkError as error:
+            # SuperLink has died and will be started again, or is busy with clients that all return at once.
+            refusals += superlink.alive
+            if refusals >= MAX_REFUSALS:
+                raise
+            log.warning("run not submitted attempt=%d reason=%s", refusals, error)
+            stop.wait(refusals)
+            continue
+        refusals = 0
+        _wait_for_end(superlink, lease, stop)
+        if stop.is_set() or lease.ended is not None:
+            break
+        version = _newest_version(folder)
+        fruitless, newest = (0 if version != newest else fruitless + 1), version
+        if fruitless >= MAX_FRUITLESS_STARTS:
+            raise SuperLinkError(
+                f"the ServerApp died {fruitless} times without a new model version; see {folder}/run.log"
+            )
+        log.warning("run died and is resubmitted newest=%s", version or "none")
+        status.restarts += 1
+        stop.wait(fruitless)
     return lease.ended or "stopped by a signal"
 
 
-def _watch(link: SuperLinkProcess, lease: Lease, stop: threading.Event) -> None:
-    """Return when the run has ended or died, SuperLink has died, or `stop` is set."""
-    begun, deadline = False, time.monotonic() + APPEAR_WITHIN_S
-    while link.alive and lease.ended is None and not stop.wait(WATCH_EVERY_S):
+def _wait_for_end(superlink: SuperLinkProcess, lease: Lease, stop: threading.Event) -> None:
+    """Wait until the ServerApp has ended or died, SuperLink has died, or `stop` is set."""
+    started, deadline = False, time.monotonic() + START_TIMEOUT_S
+    while superlink.alive and lease.ended is None and not stop.wait(POLL_INTERVAL_S):
         held = lease.held
-        begun = begun or held
-        if (begun and not held) or (not begun and time.monotonic() > deadline):
+        started = started or held
+        if (started and not held) or (not started and time.monotonic() > deadline):
             return
 
 
