@@ -25,6 +25,6 @@ def test_rare_events_may_not_all_be_alerts() -> None:
 @pytest.mark.parametrize(
     "text", ["", "1", "1 a day", "one per day", "-1 per day", "0 per day", "1 per month", "1e3 per day"]
 )
-def test_anything_else_is_named(text: str) -> None:
+def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=f"'{text}' is not a budget; expected 'N per hour'"):
         Budget.parse(text)

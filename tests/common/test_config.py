@@ -28,7 +28,7 @@ def written(folder: Path, content: str | bytes) -> Path:
     return path
 
 
-def refusal(
+def error_of(
     path: Path | None = None, flags: tuple[str, ...] = (), environ: dict[str, str] | None = None
 ) -> str:
     with pytest.raises(ConfigError) as caught:
@@ -120,7 +120,7 @@ def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
     assert load(path, ["federation.min_improvement=5e-3"], {}).federation.min_improvement == 0.005
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path: Path) -> None:
     assert load(written(tmp_path, "\ufeffmodel: {window: 2}"), environ={}).model.window == 2
 
 
@@ -142,7 +142,7 @@ def test_a_flag_is_read_as_yaml(flag: str, expected: Any) -> None:
     assert getattr(getattr(load(None, [flag], {}), section), key) == expected
 
 
-# Mistakes. Each is named with where it was made, the key, and what was expected.
+# Invalid settings. The error names where it was set, the key, and what was expected.
 
 WRONG = [
     ("model.windw: 3", ["unknown key 'model.windw'", "did you mean 'model.window'?"]),
@@ -200,18 +200,20 @@ def as_yaml(setting: str) -> str:
     return f"{section}:\n  {name}: {value}\n"
 
 
-@pytest.mark.parametrize(("setting", "said"), WRONG, ids=[setting for setting, _ in WRONG])
-def test_a_mistake_is_named_wherever_it_is_made(tmp_path: Path, setting: str, said: list[str]) -> None:
+@pytest.mark.parametrize(("setting", "expected"), WRONG, ids=[setting for setting, _ in WRONG])
+def test_an_invalid_setting_is_named_wherever_it_is_set(
+    tmp_path: Path, setting: str, expected: list[str]
+) -> None:
     key, value = setting.split(": ", 1)
     path = written(tmp_path, as_yaml(setting))
     variable = "FLOCKWATCH_" + key.upper().replace(".", "__")
     for message, origin in [
-        (refusal(path), str(path)),
-        (refusal(environ={variable: value}), f"environment {variable}"),
-        (refusal(flags=(f"{key}={value}",)), f"--set {key}"),
+        (error_of(path), str(path)),
+        (error_of(environ={variable: value}), f"environment {variable}"),
+        (error_of(flags=(f"{key}={value}",)), f"--set {key}"),
     ]:
         assert message.startswith(f"{origin}: ")
-        for part in said:
+        for part in expected:
             assert part in message
 
 
@@ -219,7 +221,7 @@ def test_a_mistake_is_named_wherever_it_is_made(tmp_path: Path, setting: str, sa
 def test_a_setting_that_no_longer_exists_is_named_with_what_to_do(tmp_path: Path, setting: str) -> None:
     key, _, value = setting.partition(": ")
     path = written(tmp_path, as_yaml(f"{key}: {value or 'x'}"))
-    message = refusal(path)
+    message = error_of(path)
     assert message == f"{path}: '{setting}' no longer exists; {REMOVED_SETTINGS[setting]}"
 
 
@@ -236,29 +238,29 @@ IMPOSSIBLE = [
 ]
 
 
-@pytest.mark.parametrize(("values", "said"), IMPOSSIBLE, ids=str)
-def test_what_cannot_go_together_is_refused(
-    tmp_path: Path, values: dict[str, dict[str, Any]], said: list[str]
+@pytest.mark.parametrize(("values", "expected"), IMPOSSIBLE, ids=str)
+def test_settings_that_contradict_each_other_are_refused(
+    tmp_path: Path, values: dict[str, dict[str, Any]], expected: list[str]
 ) -> None:
     path = written(tmp_path, yaml.safe_dump(values))
-    message = refusal(path)
+    message = error_of(path)
     assert message.startswith(f"{path}: ")
-    for part in said:
+    for part in expected:
         assert part in message
 
 
 def test_an_impossible_combination_is_blamed_on_the_flag_that_made_it(tmp_path: Path) -> None:
     path = written(tmp_path, "scaling: {clip: 3}")
-    assert refusal(path, ("scaling.by=none",)).startswith("--set scaling.by: ")
+    assert error_of(path, ("scaling.by=none",)).startswith("--set scaling.by: ")
 
 
 def test_several_mistakes_are_counted(tmp_path: Path) -> None:
     path = written(tmp_path, "model: {window: 0, hidden: []}\nserver: {port: 0}")
-    assert refusal(path).endswith("(and 2 more)")
+    assert error_of(path).endswith("(and 2 more)")
 
 
 @pytest.mark.parametrize(
-    ("content", "line", "said"),
+    ("content", "line", "expected"),
     [
         ("model:\n  window: 1\n  window: 2\n", 3, "'window' is set twice"),
         ("model: {}\ntraining: {}\nmodel: {}\n", 3, "'model' is set twice"),
@@ -269,11 +271,11 @@ def test_several_mistakes_are_counted(tmp_path: Path) -> None:
         ("? [model]\n: 1\n", 1, "is not valid YAML"),
     ],
 )
-def test_broken_yaml_is_named_with_its_line(tmp_path: Path, content: str, line: int, said: str) -> None:
+def test_broken_yaml_is_named_with_its_line(tmp_path: Path, content: str, line: int, expected: str) -> None:
     path = written(tmp_path, content)
-    message = refusal(path)
+    message = error_of(path)
     assert message.startswith(f"{path}:{line}: ")
-    assert said in message
+    assert expected in message
 
 
 @pytest.mark.parametrize(
@@ -288,14 +290,14 @@ def test_broken_yaml_is_named_with_its_line(tmp_path: Path, content: str, line: 
         "model: {1: 2}",
     ],
 )
-def test_a_file_that_makes_no_sense_is_an_error_that_names_it(tmp_path: Path, content: str) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
     path = written(tmp_path, content)
-    assert refusal(path).startswith(f"{path}")
+    assert error_of(path).startswith(f"{path}")
 
 
 @pytest.mark.parametrize("text", ["2024-13-45", "0x_", "[1", "!!int ten", "{a: 1", "a: b: c"])
-def test_a_flag_that_makes_no_sense_is_an_error_that_names_it(text: str) -> None:
-    assert refusal(flags=(f"data.label={text}",)).startswith("--set data.label: ")
+def test_a_flag_that_cannot_be_read_is_named(text: str) -> None:
+    assert error_of(flags=(f"data.label={text}",)).startswith("--set data.label: ")
 
 
 @settings(max_examples=150, deadline=None)
@@ -319,37 +321,37 @@ def test_any_file_is_settings_or_a_named_error(
 @pytest.mark.parametrize("key", [".", "model.", ".window", "a.b.c", "model..window"])
 def test_a_key_with_dots_in_a_file_is_unknown_as_it_stands(tmp_path: Path, key: str) -> None:
     path = written(tmp_path, f"{key}: 3")
-    assert refusal(path).startswith(f"{path}: unknown key '{key}'; ")
+    assert error_of(path).startswith(f"{path}: unknown key '{key}'; ")
 
 
 @pytest.mark.parametrize(("content", "found"), [("- model\n", "list"), ("model", "str"), ("3", "int")])
 def test_a_file_without_sections_is_refused(tmp_path: Path, content: str, found: str) -> None:
     path = written(tmp_path, content)
-    assert refusal(path) == f"{path}: expected sections such as 'model:', found {found}"
+    assert error_of(path) == f"{path}: expected sections such as 'model:', found {found}"
 
 
-def test_a_section_that_is_no_section_is_refused(tmp_path: Path) -> None:
+def test_a_value_in_place_of_a_section_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "model: 5")
-    assert refusal(path).startswith(f"{path}: 'model' is 5: ")
-    message = refusal(path, ("model.window=3",))
+    assert error_of(path).startswith(f"{path}: 'model' is 5: ")
+    message = error_of(path, ("model.window=3",))
     assert message.startswith("--set model.window: ")
     assert "'model' is already set to 5, which is not a section" in message
 
 
 def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "client: {name: Käse}".encode("latin-1"))
-    assert refusal(path).startswith(f"{path}: is not UTF-8 text: ")
-    assert refusal(path).endswith("at byte 16")
+    assert error_of(path).startswith(f"{path}: is not UTF-8 text: ")
+    assert error_of(path).endswith("at byte 16")
 
 
 def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing.yaml"
-    assert refusal(missing) == f"{missing}: cannot be read: No such file or directory"
-    assert refusal(tmp_path) == f"{tmp_path}: cannot be read: Is a directory"
+    assert error_of(missing) == f"{missing}: cannot be read: No such file or directory"
+    assert error_of(tmp_path) == f"{tmp_path}: cannot be read: Is a directory"
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "expected"),
     [
         ("model.window", "--set model.window: expected section.key=value"),
         ("window=3", "--set window: expected a key such as federation.max_rounds, found 'window'"),
@@ -358,12 +360,12 @@ def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
         ("model.=3", "--set model.: unknown key 'model.'"),
     ],
 )
-def test_a_flag_that_names_no_setting_is_refused(flag: str, said: str) -> None:
-    assert refusal(flags=(flag,)).startswith(said)
+def test_a_flag_that_names_no_setting_is_refused(flag: str, expected: str) -> None:
+    assert error_of(flags=(flag,)).startswith(expected)
 
 
 def test_a_variable_that_names_no_setting_is_refused() -> None:
-    message = refusal(environ={"FLOCKWATCH_MODEL__WINDW": "3"})
+    message = error_of(environ={"FLOCKWATCH_MODEL__WINDW": "3"})
     assert message.startswith("environment FLOCKWATCH_MODEL__WINDW: ")
     assert "did you mean 'model.window'?" in message
 
@@ -436,4 +438,4 @@ def test_no_default_is_infinite() -> None:
     ["server.database=mysql://u:hidden@h/d", "server.alerts_token=hidden", 'server.alerts_token="hid den"'],
 )
 def test_a_secret_that_is_wrong_is_not_shown(flag: str) -> None:
-    assert "hid" not in refusal(flags=(flag,)).replace(flag.partition("=")[0], "")
+    assert "hid" not in error_of(flags=(flag,)).replace(flag.partition("=")[0], "")

@@ -40,7 +40,7 @@ def test_equal_seeds_give_equal_weights_and_others_do_not() -> None:
     assert not all(np.array_equal(again[name], other[name]) for name in first)
 
 
-def test_the_optimiser_starts_afresh_in_each_fit() -> None:
+def test_each_fit_starts_with_a_new_optimiser() -> None:
     one = trainer()
     first = SHAPE.initial_weights(0)
     before, _ = one.fit(first, ROWS, 1, 0)
@@ -49,7 +49,7 @@ def test_the_optimiser_starts_afresh_in_each_fit() -> None:
     assert all(np.array_equal(before[name], after[name]) for name in first)
 
 
-def test_starts_say_which_windows_are_trained_on() -> None:
+def test_only_the_windows_of_starts_are_trained_on() -> None:
     first = SHAPE.initial_weights(0)
     poisoned = ROWS.copy()
     poisoned[200:] = 1e6
@@ -68,7 +68,7 @@ def test_every_optimiser_and_loss_learns(optimizer: str, loss: str) -> None:
 
 
 @pytest.mark.parametrize("activation", get_args(Activation))
-def test_numpy_reconstructs_what_keras_does(activation: Activation) -> None:
+def test_numpy_and_keras_reconstruct_the_same(activation: Activation) -> None:
     shape = Architecture(3, 2, (8, 2, 8), activation, activation)
     model = Trainer(shape, TrainingSettings())._model
     weights = shape.initial_weights(3)
@@ -79,7 +79,7 @@ def test_numpy_reconstructs_what_keras_does(activation: Activation) -> None:
     )
 
 
-def test_one_epoch_is_what_keras_fit_does_with_the_same_order() -> None:
+def test_one_epoch_equals_keras_fit_in_the_same_order() -> None:
     first = SHAPE.initial_weights(0)
     ours, _ = trainer().fit(first, ROWS, 1, seed=5)
     inputs = windows(ROWS, 2)[np.random.default_rng(5).permutation(len(ROWS) - 1)]
@@ -97,7 +97,7 @@ def test_one_epoch_is_what_keras_fit_does_with_the_same_order() -> None:
         np.testing.assert_allclose(ours_array, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_the_proximal_term_keeps_weights_near_those_that_were_given() -> None:
+def test_the_proximal_term_keeps_weights_near_the_start() -> None:
     architecture = Architecture(3, window=1, hidden=(4,))
     given = architecture.initial_weights(0)
     rows = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float32)

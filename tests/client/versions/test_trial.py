@@ -16,85 +16,87 @@ from tests.client.sample_versions import rows, version
 NORMAL = np.full(500, 1.0, np.float32)
 
 
-def of(found: np.ndarray, threshold: float = 10.0, live_scores: np.ndarray = NORMAL) -> str | None:
-    return rejection_reason(found, threshold, 1, live_scores, 10.0)
+def of(result: np.ndarray, threshold: float = 10.0, live_scores: np.ndarray = NORMAL) -> str | None:
+    return rejection_reason(result, threshold, 1, live_scores, 10.0)
 
 
-def test_a_version_that_scores_as_before_is_taken() -> None:
+def test_a_version_that_scores_as_before_is_accepted() -> None:
     assert of(NORMAL * 1.5) is None
     assert of(NORMAL * 0.01) is None
 
 
-def test_an_error_much_larger_than_before_is_an_objection() -> None:
+def test_a_version_with_a_much_larger_error_is_rejected() -> None:
     wrong = of(NORMAL * 3)
     assert wrong is not None and "3.0 times that of version 1" in wrong
 
 
-def test_alerts_on_normal_events_are_an_objection_unless_they_came_before_too() -> None:
-    found = np.where(np.arange(500) < 25, 20.0, 0.5).astype(np.float32)
-    assert "alerts on 5.0%" in str(of(found))
-    assert of(found, live_scores=found) is None
+def test_alerts_on_normal_events_reject_a_version_unless_the_current_one_raises_them_too() -> None:
+    result = np.where(np.arange(500) < 25, 20.0, 0.5).astype(np.float32)
+    assert "alerts on 5.0%" in str(of(result))
+    assert of(result, live_scores=result) is None
 
 
-def test_too_few_events_are_no_ground_for_an_objection() -> None:
+def test_no_version_is_rejected_on_too_few_events() -> None:
     assert of(NORMAL[: MIN_WINDOWS - 1] * 100) is None
     assert of(NORMAL[:0]) is None
 
 
-def test_a_first_version_is_measured_alone() -> None:
+def test_a_first_version_is_tried_alone() -> None:
     assert of(NORMAL, 10.0, NORMAL[:0]) is None
     assert "alerts on 100.0%" in str(of(NORMAL, 0.5, NORMAL[:0]))
 
 
-def kept(number: int) -> BufferedRows:
+def normal_events(number: int) -> BufferedRows:
     return BufferedRows(rows(number), np.arange(number) == 0)
 
 
-def test_a_trial_finds_the_evidence_that_the_threshold_will_rest_on() -> None:
+def test_a_trial_returns_the_scores_that_the_threshold_is_set_by() -> None:
     given = version(2)
-    found = run_trial(given, kept(600), ThresholdRule(None, 1e-3), version(1), 10.0)
-    own = buffer_scores(given, kept(600))
-    assert (found.rejection, found.windows) == (None, 600)
-    assert found.scores.count == 600
-    assert found.scores.quantile(0.99) == pytest.approx(np.quantile(own, 0.99), rel=0.05)
-    assert not Drift(1e-6, found.calibration).drifted
+    result = run_trial(given, normal_events(600), ThresholdRule(None, 1e-3), version(1), 10.0)
+    own = buffer_scores(given, normal_events(600))
+    assert (result.rejection, result.windows) == (None, 600)
+    assert result.scores.count == 600
+    assert result.scores.quantile(0.99) == pytest.approx(np.quantile(own, 0.99), rel=0.05)
+    assert not Drift(1e-6, result.calibration).drifted
 
 
-def test_scores_that_are_not_finite_are_an_objection() -> None:
-    events = kept(200)
+def test_a_version_with_scores_that_are_not_finite_is_rejected() -> None:
+    events = normal_events(200)
     events.rows[3:5] = np.nan
     assert "2 of 200 recent scores are not finite" in str(
         run_trial(version(1), events, ThresholdRule(1.0, 1)).rejection
     )
 
 
-def test_without_any_score_there_is_no_threshold_to_work_with() -> None:
+def test_a_version_without_any_score_is_rejected_unless_the_threshold_is_fixed() -> None:
     silent = replace(version(1), scores=ScoreSketch())
-    assert run_trial(silent, kept(0), ThresholdRule(None, 1e-3)).rejection is not None
-    assert run_trial(silent, kept(0), ThresholdRule(2.5, 1e-3)).rejection is None
+    assert run_trial(silent, normal_events(0), ThresholdRule(None, 1e-3)).rejection is not None
+    assert run_trial(silent, normal_events(0), ThresholdRule(2.5, 1e-3)).rejection is None
 
 
 @pytest.mark.parametrize("window", [1, 4])
-def test_windows_across_a_break_are_not_rescored(window: int) -> None:
+def test_windows_across_a_break_are_not_scored(window: int) -> None:
     given, events = version(1, window=window), rows(50)
     breaks = np.zeros(50, np.bool_)
     breaks[[0, 20]] = True
-    found = buffer_scores(given, BufferedRows(events, breaks))
+    result = buffer_scores(given, BufferedRows(events, breaks))
     scaled = (events - given.moments.mean.astype(np.float32)) / np.sqrt(given.moments.variance).astype(
         np.float32
     )
     parts = [version_scores(given, scaled[a:b]) for a, b in ((0, 20), (20, 50))]
-    np.testing.assert_allclose(found, np.concatenate(parts), rtol=1e-3)
-    assert len(found) == 50 - 2 * (window - 1)
+    np.testing.assert_allclose(result, np.concatenate(parts), rtol=1e-3)
+    assert len(result) == 50 - 2 * (window - 1)
 
 
-def test_a_worse_version_is_an_objection_though_its_own_residuals_make_its_scores_small() -> None:
-    live, worse, normal = version(1), version(2, scale=8.0), kept(500)
+def test_a_worse_version_is_rejected_although_its_own_residuals_make_its_scores_small() -> None:
+    live, worse, normal = version(1), version(2, scale=8.0), normal_events(500)
     scaled = Scaler.of(worse.moments).apply(normal.rows)
     errors = score_windows(worse.architecture, worse.weights, scaled).residuals
     weighed = replace(worse, residuals=errors)
-    found = buffer_scores(weighed, normal)
-    assert found.mean() == pytest.approx(1, rel=0.1) and found.mean() < buffer_scores(live, normal).mean() * 2
+    result = buffer_scores(weighed, normal)
+    assert (
+        result.mean() == pytest.approx(1, rel=0.1) and result.mean() < buffer_scores(live, normal).mean() * 2
+    )
     live = replace(live, residuals=score_windows(live.architecture, live.weights, scaled).residuals)
     limit = ThresholdRule(value=1e9, rate=0.001)
     assert "times that of version 1" in str(run_trial(weighed, normal, limit, live, 1e9).rejection)

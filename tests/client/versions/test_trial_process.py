@@ -31,60 +31,60 @@ def trial_request(tmp_path: Path) -> TrialRequest:
     )
 
 
-def waited(trial: TrialProcess) -> TrialResult:
+def wait_for(trial: TrialProcess) -> TrialResult:
     deadline = time.monotonic() + 120
-    while (found := trial.result()) is None:
+    while (result := trial.result()) is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return found
+    return result
 
 
-def test_a_process_finds_what_this_one_would(trial_request: TrialRequest) -> None:
+def test_a_process_returns_the_same_result_as_an_inline_trial(trial_request: TrialRequest) -> None:
     trial = TrialProcess(trial_request)
     assert psutil.Process(trial._child.pid).nice() > psutil.Process().nice()
-    found, own = waited(trial), InlineTrial(trial_request).result()
+    result, own = wait_for(trial), InlineTrial(trial_request).result()
     trial.close()
-    assert (found.rejection, found.windows) == (own.rejection, own.windows) == (None, 800)
-    assert found.scores.quantile(0.9) == pytest.approx(own.scores.quantile(0.9), rel=0.05)
-    assert found.calibration and own.calibration
+    assert (result.rejection, result.windows) == (own.rejection, own.windows) == (None, 800)
+    assert result.scores.quantile(0.9) == pytest.approx(own.scores.quantile(0.9), rel=0.05)
+    assert result.calibration and own.calibration
 
 
-def test_an_objection_comes_back_in_words(trial_request: TrialRequest) -> None:
+def test_a_rejection_comes_back_with_its_reason(trial_request: TrialRequest) -> None:
     (trial_request.folder / "bad.safetensors").write_bytes(version(3, seed=1, scale=8.0).pack())
     trial = TrialProcess(replace(trial_request, new=trial_request.folder / "bad.safetensors"))
-    assert "times that of version 1" in str(waited(trial).rejection)
+    assert "times that of version 1" in str(wait_for(trial).rejection)
     trial.close()
 
 
-def test_a_fixed_threshold_and_a_first_version_travel_too(trial_request: TrialRequest) -> None:
+def test_a_fixed_threshold_and_a_first_version_reach_the_process(trial_request: TrialRequest) -> None:
     trial = TrialProcess(replace(trial_request, rule=ThresholdRule(1e9, 1e-3), current=None))
-    assert waited(trial).rejection is None
+    assert wait_for(trial).rejection is None
     trial.close()
 
 
-def test_other_features_are_an_objection_that_names_them(trial_request: TrialRequest) -> None:
+def test_a_version_of_other_features_is_rejected_with_their_names(trial_request: TrialRequest) -> None:
     assert "'c'" in str(
         run_request(replace(trial_request, schema=Schema(("a", "b", "x")), current=None)).rejection
     )
 
 
-def test_without_kept_events_nothing_is_scored(trial_request: TrialRequest) -> None:
+def test_without_buffered_events_nothing_is_scored(trial_request: TrialRequest) -> None:
     (trial_request.folder / "buffer.ring").unlink()
-    found = run_request(trial_request)
-    assert (found.rejection, found.windows, found.scores.count) == (None, 0, 0)
+    result = run_request(trial_request)
+    assert (result.rejection, result.windows, result.scores.count) == (None, 0, 0)
 
 
 def test_a_process_that_fails_is_a_failed_trial(trial_request: TrialRequest) -> None:
     trial = TrialProcess(replace(trial_request, new=trial_request.folder / "nothing"))
     with pytest.raises(TrialError, match="code 1"):
-        waited(trial)
+        wait_for(trial)
     trial.close()
 
 
-def test_a_trial_may_not_take_for_ever(trial_request: TrialRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_has_a_deadline(trial_request: TrialRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.versions.trial_process.MAX_S", 0.0)
     trial = TrialProcess(trial_request)
     with pytest.raises(TrialError, match="took longer"):
-        waited(trial)
+        wait_for(trial)
     trial.close()
     assert trial._child.returncode is not None

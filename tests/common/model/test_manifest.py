@@ -67,7 +67,9 @@ PACKED = manifest().pack()
 
 @settings(deadline=None)
 @given(NAMES, st.integers(0, 99), st.integers(0, 10**9), SETTINGS)
-def test_what_was_packed_comes_back(names: tuple[str, ...], seed: int, version: int, values: Any) -> None:
+def test_a_packed_manifest_unpacks_to_the_same(
+    names: tuple[str, ...], seed: int, version: int, values: Any
+) -> None:
     original = manifest(names, seed, version=version, settings=values)
     back = Manifest.unpack(original.pack())
     assert contents(back) == contents(original)

@@ -63,7 +63,7 @@ def test_a_small_spread_on_a_large_offset_is_not_lost() -> None:
     assert merged.variance == pytest.approx(rows.var(axis=0), rel=1e-6)
 
 
-def test_nothing_cannot_be_merged() -> None:
+def test_merging_no_parts_is_an_error() -> None:
     with pytest.raises(TypeError):
         Moments.merge_all([])
 
@@ -79,7 +79,7 @@ def test_nothing_cannot_be_merged() -> None:
         ({"m2": np.array([-1.0, 0.0])}, "'m2' is negative"),
     ],
 )
-def test_moments_that_no_rows_have_are_refused(changes: dict[str, Any], said: str) -> None:
+def test_impossible_moments_are_refused(changes: dict[str, Any], said: str) -> None:
     sound = Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]]))
     with pytest.raises(ValueError, match=said):
         replace(sound, **changes)
@@ -92,7 +92,7 @@ def test_rows_that_are_not_finite_have_no_moments(rows: Any) -> None:
 
 
 @given(ROWS, st.permutations(range(3)))
-def test_selected_features_are_those_of_the_selected_columns(rows: Rows, columns: list[int]) -> None:
+def test_taken_features_have_the_moments_of_their_columns(rows: Rows, columns: list[int]) -> None:
     assert same(Moments.of(rows).take(columns), Moments.of(rows[:, columns]))
     assert same(Moments.of(rows).take(columns[:1]), Moments.of(rows[:, columns[:1]]))
 
@@ -110,7 +110,7 @@ def test_scaled_rows_have_mean_zero_and_deviation_one(rows: Rows) -> None:
 
 
 @given(ROWS)
-def test_scaling_what_was_measured_is_always_finite(rows: Rows) -> None:
+def test_scaled_rows_are_always_finite(rows: Rows) -> None:
     scaled = Scaler.of(Moments.of(rows)).apply(rows)
     assert scaled.dtype == np.float32
     assert scaled.shape == rows.shape
@@ -131,7 +131,7 @@ def test_a_feature_that_never_varies_is_only_centred(value: float) -> None:
     assert scaler.apply(rows + np.float32(2.0))[0, 0] == pytest.approx(2.0, abs=1.0)
 
 
-def test_noise_of_rounding_is_not_blown_up() -> None:
+def test_rounding_noise_is_not_scaled_up() -> None:
     rows = np.float32(1e6) + np.array([[0.0], [0.0625]] * 20, np.float32)
     assert Scaler.of(Moments.of(rows)).std.tolist() == [1.0]
 
@@ -175,7 +175,7 @@ def test_settings_choose_whose_moments_scale(values: dict[str, Any], mean: float
     assert (scaler.mean.tolist(), scaler.std.tolist(), scaler.clip) == ([mean], [1.0], clip)
 
 
-def test_clients_that_work_at_different_points_spread_no_wider_than_each_of_them() -> None:
+def test_the_distance_between_the_means_of_clients_is_not_spread() -> None:
     rows = np.random.default_rng(0).standard_normal((2, 500, 3))
     rows[1] += 100
     here, there = map(Moments.of, rows)
@@ -189,7 +189,7 @@ def test_clients_that_work_at_different_points_spread_no_wider_than_each_of_them
 
 
 @pytest.mark.parametrize("size", [1e-6, 1e6])
-def test_a_client_of_another_size_is_not_measured_in_units_of_the_others(size: float) -> None:
+def test_a_client_of_another_magnitude_has_its_spread_adjusted(size: float) -> None:
     rng = np.random.default_rng(1)
     usual = [rng.normal(50, 2, (500, 3)).astype(np.float32) for _ in range(4)]
     other = (rng.normal(5, 2, (500, 3)) * size).astype(np.float32)
@@ -200,7 +200,7 @@ def test_a_client_of_another_size_is_not_measured_in_units_of_the_others(size: f
         assert (scaled.std(axis=0) < 20).all()
 
 
-def test_one_feature_that_hardly_moves_on_one_machine_keeps_the_fleets_unit() -> None:
+def test_a_feature_that_hardly_varies_on_one_client_keeps_the_fleets_spread() -> None:
     rng = np.random.default_rng(1)
     rows = rng.normal(0, 1, (2, 500, 3)).astype(np.float32)
     rows[0, :, 1] *= 1e-4

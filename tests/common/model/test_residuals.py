@@ -40,15 +40,15 @@ def test_a_usual_error_scores_one_and_a_constant_input_no_more_than_its_floor_al
 
 
 @pytest.mark.parametrize("nothing", [Residuals(), Residuals.of(np.zeros((5, 3)))])
-def test_where_nothing_is_known_all_inputs_weigh_the_same(nothing: Residuals) -> None:
+def test_without_residuals_all_inputs_weigh_the_same(nothing: Residuals) -> None:
     assert nothing.precision(3).tolist() == [1, 1, 1]
 
 
-def test_an_error_that_is_no_number_says_nothing() -> None:
+def test_errors_that_are_not_finite_are_left_out() -> None:
     assert Residuals.of(np.array([[1.0, np.inf], [1.0, 1.0]])).count == 0
 
 
-def test_few_windows_of_ones_own_weigh_little_beside_a_fleet() -> None:
+def test_a_few_own_windows_weigh_little_beside_the_fleets() -> None:
     own, fleet = Residuals.of(np.full((10, 2), 8.0)), Residuals.of(np.full((1000, 2), 2.0))
     mixed = own.blended_with(fleet, prior=30)
     # Each is lifted by its floor, and so is what comes of them.
@@ -58,7 +58,7 @@ def test_few_windows_of_ones_own_weigh_little_beside_a_fleet() -> None:
     assert Residuals().blended_with(fleet, 30) is fleet
 
 
-def test_an_input_that_never_varies_here_or_anywhere_leaves_numbers() -> None:
+def test_constant_inputs_leave_all_values_finite() -> None:
     own, fleet = Residuals.of(np.zeros((10, 2))), Residuals.of(np.array([[4.0, 0.0]]))
     for a in (own, fleet):
         for b in (own, fleet):
@@ -79,6 +79,6 @@ def test_an_input_that_never_varies_here_or_anywhere_leaves_numbers() -> None:
         np.array([1.0, 1.0], np.float32),
     ],
 )
-def test_arrays_that_are_no_residuals_are_refused(array: np.ndarray) -> None:
+def test_arrays_of_another_form_are_refused(array: np.ndarray) -> None:
     with pytest.raises(ValueError, match="residuals: expected"):
         Residuals.unpacked(array)

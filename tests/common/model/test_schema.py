@@ -22,7 +22,7 @@ def test_aligned_columns_stand_in_schema_order(names: list[str], random: object)
 
 
 @given(NAMES, NAMES)
-def test_the_hash_tells_schemas_apart(a: list[str], b: list[str]) -> None:
+def test_different_schemas_have_different_hashes(a: list[str], b: list[str]) -> None:
     assert (Schema(tuple(a)).hash == Schema(tuple(b)).hash) == (a == b)
 
 

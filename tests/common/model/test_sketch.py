@@ -14,7 +14,7 @@ SIZES = st.lists(st.integers(0, 5000), min_size=1, max_size=6)
 
 @settings(deadline=None, max_examples=40)
 @given(SIZES, st.integers(0, 99))
-def test_merged_parts_tell_the_tail_of_the_whole(sizes: list[int], seed: int) -> None:
+def test_merged_parts_have_the_tail_of_the_whole(sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     parts = [rng.lognormal(i, 1, size).astype(np.float32) for i, size in enumerate(sizes)]
     whole = np.concatenate(parts)
@@ -67,7 +67,7 @@ PACKED = [ScoreSketch.of(np.arange(float(size))).pack() for size in (0, 1, 3, 5,
 
 @settings(deadline=None, max_examples=500)
 @given(st.sampled_from(PACKED), st.data())
-def test_damaged_bytes_are_refused_or_a_sketch_that_works(packed: bytes, data: st.DataObject) -> None:
+def test_damaged_bytes_are_refused_or_still_a_valid_sketch(packed: bytes, data: st.DataObject) -> None:
     content = bytearray(packed[: data.draw(st.integers(0, len(packed)))])
     last = max(0, len(content) - 1)
     for position in data.draw(st.lists(st.integers(0, min(64, last)) | st.integers(0, last), max_size=4)):
@@ -105,6 +105,6 @@ def damaged(packed: bytes, position: int, content: bytes) -> bytes:
     ],
     ids=range(15),
 )
-def test_what_is_wrong_with_a_sketch_is_said(content: bytes, problem: str) -> None:
+def test_the_error_names_what_is_wrong_with_a_sketch(content: bytes, problem: str) -> None:
     with pytest.raises(SketchError, match=problem):
         ScoreSketch.unpack(content)

@@ -49,7 +49,7 @@ LOGNORMAL = np.random.default_rng(0).lognormal(0, 0.5, 20_000)
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.01, 0.002])
-def test_about_the_share_exceeds_what_was_seen(rate: float) -> None:
+def test_about_the_share_of_scores_exceeds_the_quantile(rate: float) -> None:
     limit = tail_quantile(ScoreSketch.of(LOGNORMAL), rate)
     assert (limit < LOGNORMAL).mean() == pytest.approx(rate, rel=0.1)
 
@@ -82,19 +82,19 @@ def test_equal_scores_give_their_value_or_the_smallest_threshold(value: float) -
         assert tail_quantile(sketch, rate) == pytest.approx(max(value, SMALLEST), rel=1e-5)
 
 
-def test_no_score_gives_no_threshold() -> None:
+def test_without_scores_there_is_no_threshold() -> None:
     with pytest.raises(SketchError):
         tail_quantile(ScoreSketch(), 0.1)
     with pytest.raises(SketchError):
         blended_threshold(ScoreSketch(), ClientScores(), 0.1)
 
 
-def test_without_own_scores_the_fleets_threshold_serves() -> None:
+def test_without_own_scores_the_fleets_threshold_is_used() -> None:
     fleet = ScoreSketch.of(LOGNORMAL)
     assert blended_threshold(fleet, ClientScores(), 0.001) == tail_quantile(fleet, 0.001)
 
 
-def test_the_more_own_scores_the_nearer_the_threshold_is_to_theirs() -> None:
+def test_more_own_scores_bring_the_threshold_nearer_to_theirs() -> None:
     fleet, rate = ScoreSketch.of(10 * LOGNORMAL), 0.01
     limits = [
         blended_threshold(fleet, ClientScores(ScoreSketch.of(LOGNORMAL[:n])), rate)
@@ -112,7 +112,7 @@ def test_alerts_are_counted_against_the_budget() -> None:
     assert none < some < all_
 
 
-def test_without_a_fleet_the_clients_own_scores_serve() -> None:
+def test_without_fleet_scores_the_own_scores_are_used() -> None:
     own, largest = ScoreSketch.of(LOGNORMAL[:50]), LOGNORMAL[:50].max()
     assert blended_threshold(ScoreSketch(), ClientScores(own), 1e-4) > largest
     assert blended_threshold(ScoreSketch(), ClientScores(own, alerts=3), 1e-4) == pytest.approx(

@@ -30,7 +30,7 @@ def test_the_same_features_in_another_order_and_by_other_names_are_the_same_func
     np.testing.assert_allclose(here, there[:, :, [1, 2, 0]], rtol=1e-5)
 
 
-def test_a_feature_that_the_other_fleet_has_not_is_drawn() -> None:
+def test_weights_of_a_feature_that_the_other_fleet_lacks_are_drawn() -> None:
     shape = Architecture(2, window=2, hidden=(4, 2, 4))
     weights = transfer_weights(source(), Schema(("fan", "cpu")), shape, {}, seed=1)
     drawn, theirs = shape.initial_weights(1), source().weights
@@ -57,7 +57,7 @@ def test_a_feature_that_the_other_fleet_has_not_is_drawn() -> None:
         ),
     ],
 )
-def test_what_cannot_be_gone_on_from_is_said(
+def test_a_model_that_cannot_be_a_start_is_named(
     features: tuple[str, ...], changes: dict[str, Any], names: dict[str, str], said: str
 ) -> None:
     shape = Architecture(**{"features": len(features), "window": 2, "hidden": (4, 2, 4), **changes})

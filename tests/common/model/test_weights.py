@@ -134,7 +134,7 @@ def test_the_mean_of_large_weights_does_not_overflow() -> None:
 
 
 @pytest.mark.parametrize("parts", [[], [(example(), 0.0)], [(example(), 1.0), (example(), -1.0)]])
-def test_a_mean_of_nothing_is_refused(parts: list[tuple[Weights, float]]) -> None:
+def test_a_mean_without_parts_or_factors_is_refused(parts: list[tuple[Weights, float]]) -> None:
     with pytest.raises(ValueError, match="more than zero"):
         weighted_mean(parts)
 
@@ -143,7 +143,7 @@ def test_a_mean_of_nothing_is_refused(parts: list[tuple[Weights, float]]) -> Non
 
 
 @given(WEIGHTS, WEIGHTS)
-def test_the_digest_tells_weights_apart(a: Weights, b: Weights) -> None:
+def test_different_weights_have_different_digests(a: Weights, b: Weights) -> None:
     same = all(a[n].tobytes() == b[n].tobytes() for n in a)
     assert (digest(a) == digest(b)) == same
 
