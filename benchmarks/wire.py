@@ -43,7 +43,7 @@ from flockwatch.quality.federation import federate, shared_trainer
 from flockwatch.quality.stream import score_stream
 from server.federation.task_options import SCORES_INTERVAL
 from server.storage.history import History
-from tests.scenarios.link import SERVER_SIDE, Network, why_not
+from tests.scenarios.link import SERVER_SIDE, Network, unavailable_reason
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
 SEEDS = (0, 1, 2)
@@ -131,7 +131,7 @@ def _alone(part: str) -> str:
 
 def _run(part: str, codecs: Sequence[str]) -> None:
     kind, model, seed = (*part.split("-"), "asd", "0")[:3]
-    if part == LINK and (reason := why_not()) is not None:
+    if part == LINK and (reason := unavailable_reason()) is not None:
         print(f"no link of 128 kbit/s: {reason}", file=sys.stderr)
         return
     for codec in codecs or (LINK_CODECS if part == LINK else CODECS[model]):
@@ -197,8 +197,8 @@ def _processes(
 ) -> fleet.Curve:
     """Run a server and clients until the last round; with a network the last client is on its far side."""
     sections = {name: chosen.dump()[name] for name in ("model", "training", "federation", "compression")}
-    near = network.inside(network.server) if network is not None else []
-    far = network.inside(network.far) if network is not None else []
+    near = network.command_prefix(network.server) if network is not None else []
+    far = network.command_prefix(network.client_side) if network is not None else []
 
     def command(number: int, data: Path, address: str) -> list[str]:
         return [

@@ -22,22 +22,22 @@ def processes() -> Iterator[Processes]:
 
 @pytest.fixture
 def federation(tmp_path: Path, processes: Processes) -> Callable[..., Federation]:
-    """Makes a federation with some settings changed: `federation({"federation.quorum": "0.5"})`."""
+    """Return a function that creates a federation: `federation({"federation.quorum": "0.5"})`."""
     tmp_path.joinpath("server").mkdir()
     return lambda settings=None: Federation(tmp_path, processes, settings or {})
 
 
 @pytest.fixture
 def secured(tmp_path: Path, processes: Processes) -> Callable[..., Secured]:
-    """As `federation`, over TLS: `secured({"server.host": "0.0.0.0"}, hosts=("198.18.99.1",))`."""
+    """Like `federation`, over TLS: `secured({"server.host": "0.0.0.0"}, hosts=("198.18.99.1",))`."""
     tmp_path.joinpath("server").mkdir()
     return lambda settings=None, hosts=(): Secured(tmp_path, processes, settings or {}, hosts)
 
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    if (reason := link.why_not()) is not None:
+    if (reason := link.unavailable_reason()) is not None:
         pytest.skip(reason)
-    made = Network()
-    yield made
-    made.close()
+    network = Network()
+    yield network
+    network.close()

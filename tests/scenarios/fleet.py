@@ -1,4 +1,4 @@
-"""A real federation for the scenario tests: real processes, real sockets, small data."""
+"""A federation for the scenario tests: real processes, real sockets, small data."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ SMALL = {
 
 
 PATIENCE_S = 240.0
-"""A dozen processes that each import TensorFlow take minutes on a core that others use."""
+"""A dozen processes that import TensorFlow take minutes on a busy core."""
 
 
-def eventually(true: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
-    """The first truthy value of `true()`; fails the test if there is none in time."""
+def eventually(condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
+    """Wait for a truthy value of `condition()` and return it; fail the test if there is none in time."""
     end = time.monotonic() + within_s
-    while not (value := true()):
+    while not (value := condition()):
         assert time.monotonic() < end, f"not within {within_s:.0f} s"
         time.sleep(0.05)
     return value
 
 
 class Federation:
-    """A server and clients as processes of their own, with their state under one folder."""
+    """A server and clients in separate processes, with their state under one folder."""
 
     def __init__(self, folder: Path, processes: Processes, settings: dict[str, str]) -> None:
         self.folder = folder
@@ -59,12 +59,12 @@ class Federation:
         self.overrides = ["=".join(item) for item in (SMALL | settings).items()]
         self._flags = [flag for item in self.overrides for flag in ("--set", item)]
         self.config: Path | None = None
-        """A settings file of the server."""
-        self.inside: dict[str, list[str]] = {}
-        """By process: the start of a command that runs it somewhere else, such as in a namespace."""
+        """Settings file of the server."""
+        self.command_prefixes: dict[str, list[str]] = {}
+        """By process: words before its command, such as those that run it in a network namespace."""
 
         self.flags: dict[str, list[str]] = {}
-        """By process: further flags."""
+        """By process: additional flags."""
 
     def start_server(self, name: str = "server") -> None:
         config = ["--config", str(self.config)] if self.config else []
@@ -79,7 +79,15 @@ class Federation:
         self._start(key, ["client", *flags, *(["--name", name] if name else [])])
 
     def rows(self, name: str, rows: int = 300, features: int = 3, seed: int = 0, prefix: str = "f") -> Path:
-        """A data file of random rows, a third of them test rows with labels."""
+        """Write a data file of random rows, a third of them test rows with labels; return it.
+
+        Args:
+            name: Name of the client.
+            rows: Number of training rows.
+            features: Number of features.
+            seed: Random seed.
+            prefix: Beginning of the features' names.
+        """
         rng = np.random.default_rng(seed)
         values = rng.standard_normal((rows, features)).astype(np.float32)
         test = rng.standard_normal((rows // 2, features)).astype(np.float32)
@@ -89,21 +97,21 @@ class Federation:
             Partition(name, schema, values, test, labels), self.folder / f"{name}.parquet", DataSettings()
         )
 
-    def below_server(self, program: str) -> list[psutil.Process]:
-        """The processes of a program that the server, or what it started, has started."""
+    def descendants_of_server(self, program: str) -> list[psutil.Process]:
+        """Return the processes below the server that run a program."""
         server = psutil.Process(self.processes.pid("server"))
         return [p for p in server.children(recursive=True) if any(program in word for word in p.cmdline())]
 
     def kill_server(self) -> None:
-        """Kill the server with all that it and its children have started."""
+        """Kill the server and all processes below it."""
         server = psutil.Process(self.processes.pid("server"))
         for process in [server, *server.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):  # some end by themselves once another is gone
+            with suppress(psutil.NoSuchProcess):  # some end when another one has ended
                 process.kill()
         eventually(lambda: self.processes.exit_code("server") is not None)
 
     def finish(self) -> None:
-        """Wait until the server has ended by itself, without an error."""
+        """Wait until the server has ended without an error."""
         eventually(lambda: self.processes.exit_code("server") is not None)
         assert self.processes.exit_code("server") == 0, self.log("server")
 
@@ -111,7 +119,7 @@ class Federation:
         try:
             with closing(History(self.state / "history.sqlite")) as history:
                 return history.rounds()
-        except DatabaseError:  # not there yet
+        except DatabaseError:  # it does not exist yet
             return []
 
     def notes(self) -> list[tuple[str, str]]:
@@ -122,26 +130,26 @@ class Federation:
             return []
 
     def clients(self) -> dict[str, dict[str, Any]]:
-        """What `/status` says of each client."""
+        """Return the clients of `/status`."""
         shown = status_file.read(self.state / "fleet.json")
         return shown["clients"] if shown else {}
 
-    def numbers(self) -> list[int]:
-        """The versions on disk."""
+    def stored_versions(self) -> list[int]:
+        """Return the numbers of the versions on disk."""
         return sorted(int(path.stem[1:]) for path in (self.state / "versions").glob("v*.safetensors"))
 
-    def whole(self) -> bool:
-        """Whether every version up to the newest is on disk; more may come meanwhile."""
+    def has_all_versions(self) -> bool:
+        """Return whether every version up to the newest is on disk; newer ones may be added meanwhile."""
         newest = self.version()
-        return self.numbers()[: newest + 1] == list(range(newest + 1))
+        return self.stored_versions()[: newest + 1] == list(range(newest + 1))
 
     def version(self) -> int:
         newest = self.newest()
         return -1 if newest is None else newest.version
 
     def newest(self) -> Manifest | None:
-        found = Registry(self.state / "versions", keep=10).latest()
-        return found[0] if found else None
+        newest = Registry(self.state / "versions", keep=10).latest()
+        return newest[0] if newest else None
 
     def log(self, name: str) -> str:
         path = self.folder / f"{name}.log"
@@ -149,6 +157,6 @@ class Federation:
 
     def _start(self, name: str, arguments: list[str]) -> None:
         environment = flower_environment(self.folder / f"{name}-flower")
-        command = [*self.inside.get(name, []), *python_module("flockwatch"), *arguments]
+        command = [*self.command_prefixes.get(name, []), *python_module("flockwatch"), *arguments]
         command += self.flags.get(name, [])
         self.processes.start(name, command, self.folder / f"{name}.log", environment)

@@ -1,4 +1,4 @@
-"""Live machines for the scenario tests: a stream over TCP, a detector, a trainer; all real processes."""
+"""Clients with live streams for the scenario tests: a stream over TCP, a detector and a trainer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,18 @@ MIX = np.random.default_rng(5).normal(size=(2, 4))
 
 
 class Machine:
-    """One client with a live stream that the test feeds, event by event."""
+    """A client with a live stream, to which the test sends events.
+
+    Args:
+        folder: Where its state, alerts and log are stored.
+        processes: Starts and ends its process.
+        name: The client's name.
+        server: Address of the server.
+        sinks: Sinks besides the file of alerts.
+        flags: Additional flags.
+        source: Its source, in place of TCP.
+        manifest: A version; with it, `flockwatch detect` is started in place of `flockwatch client`.
+    """
 
     def __init__(
         self,
@@ -53,7 +64,7 @@ class Machine:
             self._arguments = ["detect", "--manifest", str(manifest), *self._arguments]
 
     def start(self) -> None:
-        """Start the client; it serves its status once this returns."""
+        """Start the client, and wait until it serves its status."""
         environment = flower_environment(self.folder / f"{self.name}-flower")
         command = [*python_module("flockwatch"), *self._arguments]
         self.processes.start(self.name, command, self.folder / f"{self.name}.log", environment)
@@ -63,7 +74,7 @@ class Machine:
         self.processes.end([self.name])
 
     def kill(self) -> None:
-        """Without a word, as a power cut does."""
+        """Kill the client, as a power failure would."""
         os.kill(self.processes.pid(self.name), signal.SIGKILL)
         eventually(lambda: self.processes.exit_code(self.name) is not None)
         self.processes.end([self.name])
@@ -82,13 +93,13 @@ class Machine:
     def metric(self, name: str) -> float:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._status}/metrics", timeout=PATIENCE_S) as answer:
             text = answer.read().decode()
-        found = (line.split() for line in text.splitlines())
-        return next(float(parts[1]) for parts in found if parts[0] == f"flockwatch_{name}")
+        samples = (line.split() for line in text.splitlines())
+        return next(float(parts[1]) for parts in samples if parts[0] == f"flockwatch_{name}")
 
     def events(self, count: int, fault: bool = False) -> bytes:
-        """Normal events of correlated features, a minute apart, or those of a fault.
+        """Return normal events of correlated features, a minute apart, or events with a fault.
 
-        They have bounds, so that no normal one is ever as far off as a budget of false alerts allows for.
+        Their values are bounded, so that no normal event is a false alert.
         """
         causes, noise = self._rng.uniform(-1, 1, (count, 2)), self._rng.uniform(-0.1, 0.1, (count, 4))
         rows = causes @ MIX + noise
@@ -102,34 +113,34 @@ class Machine:
         return content
 
     def send(self, content: bytes) -> None:
-        """Send over a connection of its own."""
+        """Send bytes over a new connection."""
         with eventually(self._connect) as connection:
             connection.sendall(content)
 
     def feed(self, count: int, fault: bool = False) -> None:
-        """Send events, and wait until they were scored, or kept while there is no version."""
+        """Send events, and wait until they are scored, or stored if there is no version yet."""
         before = self.health()["events"]
         self.send(self.events(count, fault))
         eventually(lambda: self.health()["events"] == before + count)
 
-    def fault(self) -> None:
-        """Send a fault and what comes after it."""
+    def send_fault(self) -> None:
+        """Send events with a fault, and normal events after them."""
         self.feed(8, fault=True)
         self.feed(60)
 
     def notices(self) -> list[dict[str, Any]]:
-        """What has arrived in the file of alerts, whole."""
+        """Return the notices in the file of alerts."""
         if not self.alerts_file.exists():
             return []
         return [json.loads(line) for line in self.alerts_file.read_bytes().split(b"\n")[:-1]]
 
-    def told(self, incidents: int) -> None:
-        """Wait until so many incidents were told from start to end, each once."""
+    def expect_incidents(self, incidents: int) -> None:
+        """Wait for the start and the end of a number of incidents; each must be reported once."""
         eventually(lambda: len(self.notices()) >= 2 * incidents)
-        found = self.notices()
-        assert [n["kind"] for n in found] == ["incident_started", "incident_ended"] * incidents
-        assert len({n["id"] for n in found}) == incidents
-        assert all(n["alert"]["causes"][0]["feature"] == "f2" for n in found)
+        notices = self.notices()
+        assert [n["kind"] for n in notices] == ["incident_started", "incident_ended"] * incidents
+        assert len({n["id"] for n in notices}) == incidents
+        assert all(n["alert"]["causes"][0]["feature"] == "f2" for n in notices)
 
     def problems(self) -> str:
         return "; ".join(self.health()["problems"])
@@ -144,8 +155,8 @@ class Machine:
             return None
 
 
-def learned(federation: Federation, machines: list[Machine], rows: int = 800) -> None:
-    """Let machines gather events, train together, and take up the last version."""
+def train_together(federation: Federation, machines: list[Machine], rows: int = 800) -> None:
+    """Send events to clients, and wait until they have trained together and use the last version."""
     for machine in machines:
         machine.start()
         machine.feed(rows)

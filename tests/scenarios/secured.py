@@ -1,4 +1,4 @@
-"""A federation over TLS, whose clients the operator has registered."""
+"""A federation over TLS with enrolled clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS = {"certificate": "pem", "key": "key"}
 
 
 class Secured(Federation):
-    """A federation with certificates of its own in `certs`."""
+    """A federation with its own certificates in `certs`."""
 
     def __init__(
         self, folder: Path, processes: Processes, settings: dict[str, str], hosts: tuple[str, ...] = ()
@@ -30,22 +30,22 @@ class Secured(Federation):
         self.roster = Roster(self.state)
 
     def key(self, name: str) -> Path:
-        """A new key for a client that nobody has registered yet; the client uses it from now on."""
+        """Create a key that a client uses from now on, without enrolling it; return the public key."""
         list(Certificates(self.certs).make([], [name]))
         self.flags[name] = self.credentials(name)
         return self.certs / "clients" / f"{name}.pub"
 
-    def private(self, name: str) -> EllipticCurvePrivateKey:
+    def private_key(self, name: str) -> EllipticCurvePrivateKey:
         return read_private_key(self.certs / "clients" / f"{name}.key")
 
     def credentials(self, name: str) -> list[str]:
         return ["--ca", str(self.certs / "ca.pem"), "--key", str(self.certs / "clients" / f"{name}.key")]
 
     def enroll(self, name: str) -> None:
-        """Make a key, and register it as the operator does in this program."""
+        """Create a key for a client, and enroll it."""
         self.roster.enroll(name, read_public_key(self.key(name)))
 
-    def operate(self, *arguments: str) -> str:
-        """Run a command of the operator's."""
+    def run_command(self, *arguments: str) -> str:
+        """Run a flockwatch command on the server's state folder, and return its output."""
         command = [*python_module("flockwatch"), *arguments, "--state", str(self.state)]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout

@@ -62,12 +62,12 @@ def test_whatever_part_of_the_server_dies_the_run_ends_with_all_its_versions(fed
         run.processes.end(["server"])
         run.start_server()
     else:
-        for process in run.below_server(victim):
+        for process in run.descendants_of_server(victim):
             process.kill()
     counted = {name: admitted(run, name) for name in NAMES}
     run.finish()
     assert before < VERSIONS
-    assert run.numbers() == list(range(VERSIONS + 1))
+    assert run.stored_versions() == list(range(VERSIONS + 1))
     assert (run.state / "ended").read_text() == f"{VERSIONS} rounds done"
     assert {name: run.processes.pid(name) for name in NAMES} == clients
     assert all(run.processes.exit_code(name) is None for name in NAMES)
@@ -86,7 +86,7 @@ def test_a_killed_client_is_noticed_within_seconds_and_is_known_when_it_returns(
     run.processes.end(["c"])
     run.start_client(run.folder / "c.parquet")
     eventually(lambda: admitted(run, "c") > counted)
-    assert run.whole()
+    assert run.has_all_versions()
 
 
 def test_a_client_that_is_stopped_holds_nobody_up_and_goes_on_when_it_is_continued(federation) -> None:
@@ -103,7 +103,7 @@ def test_a_client_that_is_stopped_holds_nobody_up_and_goes_on_when_it_is_continu
     eventually(lambda: admitted(run, "c") > counted)
     eventually(lambda: run.clients()["c"]["behind"] <= 3)  # and is given the newest version
     assert run.processes.exit_code("c") is None
-    assert run.whole()
+    assert run.has_all_versions()
 
 
 def across(secured: Any, network: Network) -> Federation:
@@ -111,8 +111,8 @@ def across(secured: Any, network: Network) -> Federation:
     run: Secured = secured(STREAM | {"server.host": "0.0.0.0"}, hosts=(SERVER_SIDE,))
     for name in NAMES:
         run.enroll(name)
-    run.inside = dict.fromkeys(("server", "a", "b"), network.inside(network.server))
-    run.inside["c"] = network.inside(network.far)
+    run.command_prefixes = dict.fromkeys(("server", "a", "b"), network.command_prefix(network.server))
+    run.command_prefixes["c"] = network.command_prefix(network.client_side)
     run.start_server()
     for name in ("a", "b"):
         run.start_client(run.rows(name, rows=2000))
@@ -132,7 +132,7 @@ def test_a_network_that_is_cut_and_heals_costs_only_the_time_of_the_cut(secured,
     eventually(lambda: admitted(run, "c") > counted + 1)
     assert run.processes.pid("c") == client
     assert run.processes.exit_code("c") is None
-    assert run.whole()
+    assert run.has_all_versions()
 
 
 @pytest.mark.e2e
@@ -145,4 +145,4 @@ def test_over_a_slow_and_lossy_link_a_client_takes_part_at_its_own_pace(secured,
     assert sum(run.clients()["c"]["refused"].values()) == 0
     network.set()
     assert run.processes.exit_code("c") is None
-    assert run.whole()
+    assert run.has_all_versions()

@@ -15,7 +15,7 @@ ENDLESS = {"federation.max_rounds": "100000", "federation.deadline_s": "1.5", "f
 
 def serverapps(run: Federation) -> list[psutil.Process]:
     """The ServerApp processes below this federation's server."""
-    return run.below_server("flwr-serverapp")
+    return run.descendants_of_server("flwr-serverapp")
 
 
 def test_a_client_killed_in_mid_round_leaves_the_round_to_its_quorum(federation) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from common.processes import Processes
 from tests.scenarios.fleet import PATIENCE_S, Federation
-from tests.scenarios.live import Machine, learned
+from tests.scenarios.live import Machine, train_together
 from tests.scenarios.test_live import FLAGS, SERVER
 
 DECOY = "raise RuntimeError('imported from the working directory')\n"
@@ -64,13 +64,13 @@ def test_server_clients_and_detect_work(
     fleet = federation(SERVER)
     fleet.start_server()
     machines = [Machine(tmp_path, processes, name, fleet.address, flags=FLAGS) for name in ("one", "two")]
-    learned(fleet, machines)
+    train_together(fleet, machines)
     version = fleet.state / "versions" / "v000008.safetensors"
     detector = Machine(tmp_path, processes, "three", flags=FLAGS, manifest=version)
     detector.start()
     for machine in (*machines, detector):
-        machine.fault()
-        machine.told(1)
+        machine.send_fault()
+        machine.expect_incidents(1)
 
 
 @pytest.mark.parametrize("by", ["python -m", "PYTHONPATH"])

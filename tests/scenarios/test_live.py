@@ -21,7 +21,7 @@ from server.flower.superlink_process import free_port
 from server.storage.registry import Registry
 from tests.contracts.broker import Broker
 from tests.scenarios.fleet import Federation, eventually
-from tests.scenarios.live import Machine, learned
+from tests.scenarios.live import Machine, train_together
 
 FLAGS = ("--set", "threshold.budget=1 per week", "--set", "live.end_after=3", "--set", "live.quarantine=8")
 SERVER = {
@@ -41,10 +41,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         federation = Federation(folder, processes, SERVER)
         federation.start_server()
         machines = [Machine(folder, processes, n, federation.address, flags=FLAGS) for n in ("one", "two")]
-        learned(federation, machines)
+        train_together(federation, machines)
         for machine in machines:
-            machine.fault()
-            machine.told(1)
+            machine.send_fault()
+            machine.expect_incidents(1)
     newest = Registry(folder / "server" / "versions", keep=10).latest()
     assert newest is not None and newest[0].version == 8
     path = folder / "learned.safetensors"
@@ -79,8 +79,8 @@ def test_from_cold_boot_without_a_server_a_machine_detects(
     one = machine()
     one.start()
     one.feed(300)
-    one.fault()
-    one.told(1)
+    one.send_fault()
+    one.expect_incidents(1)
     assert one.health()["version"] == 8
     assert (one.state / "source.json").exists() or eventually((one.state / "source.json").exists)
 
@@ -99,14 +99,14 @@ def test_with_the_server_killed_detection_goes_on_and_learning_when_it_is_back(
     processes.end(["server"])
     for one in machines:
         one.feed(200)
-        one.fault()
-        one.told(1)
+        one.send_fault()
+        one.expect_incidents(1)
     reached = max(one.health()["version"] for one in machines)
     fleet.start_server()
     eventually(lambda: min(one.health()["version"] for one in machines) > reached)
     for one in machines:
-        one.fault()
-        one.told(2)
+        one.send_fault()
+        one.expect_incidents(2)
 
 
 def test_with_the_trainer_killed_in_mid_training_detection_goes_on_and_a_new_one_trains(
@@ -122,8 +122,8 @@ def test_with_the_trainer_killed_in_mid_training_detection_goes_on_and_a_new_one
     assert trainer is not None
     trainer.kill()
     one.feed(200)
-    one.fault()
-    one.told(1)
+    one.send_fault()
+    one.expect_incidents(1)
     eventually(lambda: "trainer ended with code -9; started again" in one.problems())
     reached = one.health()["version"]
     eventually(lambda: one.health()["version"] > reached)
@@ -145,8 +145,8 @@ def test_a_killed_detector_takes_its_trainer_with_it_and_starts_again_from_its_d
     one.start()
     eventually(lambda: one.health()["version"] == 8)
     one.feed(100)
-    one.fault()
-    one.told(1)
+    one.send_fault()
+    one.expect_incidents(1)
 
 
 class Hook:
@@ -184,14 +184,14 @@ def test_a_webhook_that_is_down_for_a_while_gets_every_notice_even_after_a_resta
     one = machine(sinks=(hook.url,))
     one.start()
     one.feed(300)
-    one.fault()
-    one.told(1)  # the other sink is not held up
+    one.send_fault()
+    one.expect_incidents(1)  # the other sink is not held up
     eventually(lambda: f"webhook {hook.url}: Connection refused; 2 notices wait" in one.problems())
     one.stop()
     one.start()
     one.feed(100)
-    one.fault()
-    one.told(2)
+    one.send_fault()
+    one.expect_incidents(2)
     hook.start()
     try:
         eventually(lambda: len(hook.received) == 4)
@@ -236,7 +236,7 @@ def test_a_broker_that_stops_and_starts_costs_no_event_and_no_alert(
         eventually(listener.is_connected)
         publish(one.events(8, fault=True))
         publish(one.events(60))
-        one.told(1)
+        one.expect_incidents(1)
         eventually(lambda: len(told) == 2)
         assert [json.loads(notice) for notice in told] == one.notices()
     finally:
@@ -279,7 +279,7 @@ def test_a_full_disk_costs_no_alert(
     one.feed(60)
     eventually(lambda: "No space left on device; 2 notices wait" in one.problems())
     filler.unlink()
-    one.told(1)
+    one.expect_incidents(1)
     eventually(lambda: not one.problems())
 
 
@@ -291,8 +291,8 @@ def test_a_corrupt_version_is_refused_and_the_one_at_work_goes_on(machine: Calla
     VersionStore(one.state).offer(content[: len(content) // 2])
     eventually(lambda: "refused a version on trial" in one.problems())
     assert list((one.state / "refused").glob("damaged-*.txt"))
-    one.fault()
-    one.told(1)
+    one.send_fault()
+    one.expect_incidents(1)
     assert one.health()["version"] == 8
     assert one.metric("version_refusals_total") == 1
 
@@ -314,8 +314,8 @@ def test_truncated_state_files_cost_what_they_held_and_no_more(
     one.feed(100)
     assert "buffer.ring" in one.problems()
     assert "000002-" in one.problems()
-    one.fault()
-    one.told(1)
+    one.send_fault()
+    one.expect_incidents(1)
 
 
 def test_a_clock_that_is_set_back_stops_nothing(machine: Callable[..., Machine]) -> None:
@@ -324,8 +324,8 @@ def test_a_clock_that_is_set_back_stops_nothing(machine: Callable[..., Machine])
     one.feed(300)
     one.sent -= 250  # the stream's own clock
     one.feed(200)
-    one.fault()
-    one.told(1)
+    one.send_fault()
+    one.expect_incidents(1)
     assert one.problems() == ""
 
 
@@ -345,8 +345,8 @@ def test_bad_events_are_counted_reported_and_cost_no_good_one(machine: Callable[
         "not_finite": 2, "not_utf8": 1, "too_long": 1,
     }  # fmt: skip
     eventually(lambda: "events refused counts=" in one.log())
-    one.fault()
-    one.told(1)
+    one.send_fault()
+    one.expect_incidents(1)
 
 
 def test_an_endless_line_does_not_fill_the_memory(
@@ -361,8 +361,8 @@ def test_an_endless_line_does_not_fill_the_memory(
     eventually(lambda: one.health()["refused"] == {"too_long": 1})
     assert process.memory_info().rss - before < 20 << 20
     one.feed(100)
-    one.fault()
-    one.told(1)
+    one.send_fault()
+    one.expect_incidents(1)
 
 
 def test_rolling_back_takes_effect_at_once(machine: Callable[..., Machine], manifest: Path) -> None:
@@ -373,8 +373,8 @@ def test_rolling_back_takes_effect_at_once(machine: Callable[..., Machine], mani
     eventually(lambda: len(VersionStore(one.state)._kept()) == 2)
     VersionStore(one.state).roll_back()
     eventually(lambda: one.health()["pinned"])
-    one.fault()
-    one.told(1)
+    one.send_fault()
+    one.expect_incidents(1)
 
 
 def test_this_machines_own_metrics_are_a_stream(tmp_path: Path, processes: Processes) -> None:

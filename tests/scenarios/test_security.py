@@ -86,7 +86,7 @@ class Node:
 
     def __init__(self, run: Secured, name: str) -> None:
         roots = (run.certs / "ca.pem").read_bytes()
-        self.connection = FleetConnection(run.address, roots, run.private(name))
+        self.connection = FleetConnection(run.address, roots, run.private_key(name))
 
     def __enter__(self) -> Node:
         self.connection.open()
@@ -148,9 +148,9 @@ def test_a_client_comes_in_once_it_is_registered_and_is_out_once_it_is_revoked(r
     eventually(lambda: re.search(r"the key SHA256:\S+ is not registered: flockwatch enroll", run.log("c")))
     eventually(lambda: re.search(r"refused peer=127.0.0.1 .* is not registered", run.log("server")))
     assert admitted(run, "c") == 0
-    assert "enrolled c" in run.operate("enroll", "c", str(public))
+    assert "enrolled c" in run.run_command("enroll", "c", str(public))
     eventually(lambda: admitted(run, "c") > 1)
-    assert "revoked key" in run.operate("revoke", "c")
+    assert "revoked key" in run.run_command("revoke", "c")
     eventually(lambda: re.search(r"of 'c' was revoked on 20", run.log("c")))
     eventually(lambda: re.search(r"refused peer=127.0.0.1 client=c .* was revoked on", run.log("server")))
     eventually(lambda: run.clients()["c"]["state"] == "gone")
@@ -158,7 +158,7 @@ def test_a_client_comes_in_once_it_is_registered_and_is_out_once_it_is_revoked(r
     eventually(lambda: admitted(run, "a") > others + 2)
     assert admitted(run, "c") == counted
     assert run.processes.exit_code("c") is None  # its detector would go on, too
-    anew = FleetConnection(run.address, (run.certs / "ca.pem").read_bytes(), run.private("c"))
+    anew = FleetConnection(run.address, (run.certs / "ca.pem").read_bytes(), run.private_key("c"))
     with pytest.raises(AccessDeniedError, match="was revoked on"):
         anew.open()
     anew.close()
@@ -192,7 +192,7 @@ def test_wrong_ca_and_plain_http_are_named_on_both_sides(run: Secured) -> None:
 @pytest.mark.parametrize("call", ["list-nodes", "register-node", "start-run"])
 def test_not_even_a_registered_client_reaches_the_control_api(run: Secured, call: str) -> None:
     path = f"/v1/control/{call}"
-    key = public_key_pem(run.private("a").public_key())
+    key = public_key_pem(run.private_key("a").public_key())
     answer = asked(run, path, {"flwr-public-key": b64encode(key).decode()})
     assert answer.status_code == 403
     assert "clients may only use the Fleet API" in answer.json()["detail"]
@@ -329,7 +329,7 @@ def test_a_server_does_not_listen_to_other_machines_without_tls(tmp_path: Path) 
 
 def test_from_an_edges_network_only_the_fleet_api_is_reached(secured, network: Network) -> None:
     run: Secured = secured(STREAM | {"server.host": "0.0.0.0"}, hosts=(SERVER_SIDE,))
-    run.inside["server"] = network.inside(network.server)
+    run.command_prefixes["server"] = network.command_prefix(network.server)
     run.start_server()
     eventually(lambda: "superlink ready" in run.log("server"))
     asked = f"""
@@ -346,7 +346,7 @@ try:
 except OSError as error:
     print("superlink", error)
 """
-    command = [*network.inside(network.far), sys.executable, "-c", asked]
+    command = [*network.command_prefix(network.client_side), sys.executable, "-c", asked]
     said = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=PATIENCE_S
     ).stdout.splitlines()
