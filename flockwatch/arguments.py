@@ -16,8 +16,8 @@ from flockwatch import commands
 Run = Callable[[Settings, argparse.Namespace], int]
 
 SETTINGS = (
-    "Each flag overrides the setting in brackets, which can also be given in the settings file\n"
-    "or in the environment, as in FLOCKWATCH_SERVER__PORT=8000. configs/default.yaml lists all settings."
+    "Each flag overrides the setting in brackets. Settings can also be given in the settings file\n"
+    "and in the environment, such as FLOCKWATCH_SERVER__PORT=8000; configs/default.yaml lists all."
 )
 
 
@@ -158,8 +158,9 @@ def _add_keys(add: Any) -> None:
     )
 
     enroll = _command(
-        add, commands.enroll, "register the public key of a client; without arguments, list all clients",
-        "flockwatch enroll edge-7 certs/clients/edge-7.pub",
+        add, commands.enroll, "register the public key of a client; without arguments, list all keys",
+        "flockwatch enroll edge-7 certs/clients/edge-7.pub\n"
+        "flockwatch enroll                              # lists all clients and keys",
     )  # fmt: skip
     enroll.add_argument("client", nargs="?", metavar="NAME", help="name of the client")
     enroll.add_argument("public_key", nargs="?", type=Path, metavar="FILE", help="its public key, NAME.pub")
@@ -181,7 +182,8 @@ def _add_simulation(add: Any) -> None:
         add, commands.local, "run a whole federation on this machine, each client in its own process",
         "flockwatch local                               # three generated machines\n"
         "flockwatch local --data FOLDER                 # a client for each file in FOLDER\n"
-        "flockwatch local --data FILE --clients 5       # one file divided among five clients",
+        "flockwatch local --data FILE --clients 5       # one file divided among five clients\n"
+        "flockwatch local --set local.live=true         # ends with live streams, one with a fault",
     )  # fmt: skip
     flag = _settings(local)
     flag(
@@ -264,7 +266,7 @@ def _command(add: Any, run: Run, summary: str, example: str = "") -> argparse.Ar
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (YAML)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
-        help="override any setting; may be repeated",
+        help="override any setting, as in --set server.port=8000; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--verbose", action="store_true", help="log debug messages, and print the traceback of an error"
@@ -281,8 +283,12 @@ def _settings(parser: argparse.ArgumentParser) -> Callable[..., None]:
     ) -> None:
         # A text is taken as it is, even if YAML would read a number or a list.
         kind = json.dumps if text else str
+        section, _, field = key.partition(".")
+        default = getattr(getattr(Settings(), section), field)
+        shown = default[0] if isinstance(default, tuple) else default
+        note = f"[{key}]" if shown is None else f"[{key}, default: {shown}]"
         group.add_argument(
-            name, dest=key, type=kind, metavar=metavar, action=action, help=f"{help_text} [{key}]"
+            name, dest=key, type=kind, metavar=metavar, action=action, help=f"{help_text} {note}"
         )
 
     return add_flag

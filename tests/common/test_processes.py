@@ -1,4 +1,4 @@
-"""Processes end with everything they started, however they try to stay."""
+"""Child processes end with all their descendants."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PARENT = (
 )
 
 
-def eventually(true: Callable[[], object]) -> object:
+def eventually(condition: Callable[[], object]) -> object:
     end = time.monotonic() + 20
-    while not (value := true()):
+    while not (value := condition()):
         assert time.monotonic() < end
         time.sleep(0.02)
     return value
@@ -43,11 +43,11 @@ def start(processes: Processes, folder: Path, program: str, name: str = "child")
 def alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # whoever adopted it may reap it at any moment
+    except psutil.NoSuchProcess:  # it can be reaped at any moment
         return False
 
 
-def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
+def test_a_child_that_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path) -> None:
     with Processes(grace_s=0.3) as processes:
         log = start(processes, tmp_path, STUBBORN)
         eventually(lambda: "up" in log.read_text())
@@ -91,7 +91,7 @@ def test_ending_one_leaves_the_others(tmp_path: Path) -> None:
         assert processes.names == ["two"]
 
 
-def test_exit_codes_and_the_last_lines_are_told(tmp_path: Path) -> None:
+def test_exit_codes_and_the_last_lines_are_available(tmp_path: Path) -> None:
     with Processes() as processes:
         start(processes, tmp_path, "for i in range(20): print('line', i)\nraise SystemExit(3)")
         assert eventually(lambda: processes.exit_code("child")) == 3

@@ -1,4 +1,4 @@
-"""The files of deployments, by the tools that know them: compose, hadolint, promtool, systemd."""
+"""The files for deployment, checked with Compose, hadolint, promtool and systemd."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ SUFFIXES = r"_(bucket|sum|count)$"
 
 
 def tool(name: str) -> str:
-    """A program of `make deploy-tools`, or one that this machine has."""
+    """Return a program installed by `make deploy-tools`, or on this machine; skip the test without it."""
     own = Path(sys.executable).parent / name
-    found = str(own) if own.is_file() else shutil.which(name)
-    if found is None:
+    program = str(own) if own.is_file() else shutil.which(name)
+    if program is None:
         pytest.skip(f"{name} is not installed: make deploy-tools")
-    return found
+    return program
 
 
-def run(*command: str | Path, **how: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=120, **how)
+def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=120, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
 def composed(*arguments: str) -> dict[str, Any]:
-    """The compose file as Compose itself reads it."""
+    """Return the compose file as Compose reads it."""
     package = importlib.util.find_spec("compose")  # its console script drops the exit code
     binary = Path(package.origin).parent / "docker-compose" if package and package.origin else None
     if binary is None or not binary.is_file():
@@ -61,7 +61,7 @@ def composed(*arguments: str) -> dict[str, Any]:
 
 
 def names(families: Any) -> set[str]:
-    """The names under which Prometheus knows metrics."""
+    """Return the names that Prometheus gives to metrics."""
     found: set[str] = set()
     for family in families:
         assert isinstance(family, Metric)
@@ -70,7 +70,7 @@ def names(families: Any) -> set[str]:
 
 
 def exposed() -> set[str]:
-    """Every metric that a client or a server has."""
+    """Return the names of all metrics of clients and servers."""
     edge = Status(
         client="a", version=1, pinned=False, threshold=1.0, score=0.5, events=1, refused={"not_json": 1},
         alerts=1, incidents=1, incident_open=False, drifted=False, swaps=1, refusals=0, trainer_restarts=0,
@@ -93,7 +93,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def expressions() -> list[str]:
-    """The queries of the dashboard."""
+    """Return the queries of the dashboard."""
     dashboard = json.loads(DASHBOARD.read_text())
     return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
@@ -101,7 +101,7 @@ def expressions() -> list[str]:
 # Containers.
 
 
-def test_the_compose_file_is_one_to_compose_itself_and_with_the_override_of_ci() -> None:
+def test_compose_accepts_the_compose_file_alone_and_with_the_override_of_ci() -> None:
     services = composed()["services"]
     assert {"server", "mqtt", "player", "prometheus", "grafana", "machine-4"} <= services.keys()
     override = ROOT / "tests" / "cluster" / "ci.override.yml"
@@ -118,7 +118,7 @@ def test_the_compose_file_is_one_to_compose_itself_and_with_the_override_of_ci()
     }
 
 
-def test_every_service_is_limited_watched_and_has_no_way_to_be_root() -> None:
+def test_every_service_has_limits_and_a_health_check_and_cannot_become_root() -> None:
     for name, service in composed()["services"].items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -131,7 +131,7 @@ def test_every_service_is_limited_watched_and_has_no_way_to_be_root() -> None:
             assert service["healthcheck"]["test"], name
 
 
-def test_only_the_operators_network_leads_out_and_ports_are_of_this_machine_alone() -> None:
+def test_only_the_operators_network_is_external_and_ports_are_local() -> None:
     found = composed()
     assert {name for name, n in found["networks"].items() if not n.get("internal")} == {"operator"}
     on_it = {name for name, s in found["services"].items() if "operator" in (s.get("networks") or {})}
@@ -140,7 +140,7 @@ def test_only_the_operators_network_leads_out_and_ports_are_of_this_machine_alon
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
 
 
-def test_the_settings_of_the_cluster_are_settings() -> None:
+def test_the_settings_of_the_cluster_are_valid() -> None:
     for name, service in composed()["services"].items():
         environ = service.get("environment") or {}
         if name.startswith("machine") or name == "server":
@@ -148,7 +148,7 @@ def test_the_settings_of_the_cluster_are_settings() -> None:
             assert loaded.threshold.budget == ("1 per hour" if name != "server" else "1 per day")
 
 
-def test_the_dockerfiles_please_hadolint() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     run(tool("hadolint"), "--failure-threshold", "style", ROOT / "Dockerfile")
 
 
@@ -161,31 +161,34 @@ def required(*lines: str) -> set[str]:
 
 
 @pytest.mark.parametrize("image", ["server", "edge", "detector", "build"])
-def test_what_an_image_is_made_of_is_what_is_tested(image: str) -> None:
+def test_images_have_the_tested_versions_of_libraries(image: str) -> None:
     tested, own = pins(ROOT / "requirements.lock"), pins(ROOT / "deploy" / f"{image}.lock")
     assert {name: version for name, version in own.items() if tested.get(name) != version} == {}
 
 
-def test_an_image_has_all_that_its_programs_ask_for() -> None:
+def test_images_have_all_required_libraries() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    always, extras = required(*project["dependencies"]), project["optional-dependencies"]
+    required_by_all, extras = required(*project["dependencies"]), project["optional-dependencies"]
     locks = {name: set(pins(ROOT / "deploy" / f"{name}.lock")) for name in ("server", "edge", "detector")}
-    assert always | required(*extras["postgres"]) <= locks["server"]
-    assert always | required(*extras["train"]) <= locks["edge"]
+    assert required_by_all | required(*extras["postgres"]) <= locks["server"]
+    assert required_by_all | required(*extras["train"]) <= locks["edge"]
     wanted = (ROOT / "deploy" / "detector.in").read_text().splitlines()
-    assert required(*(line for line in wanted if not line.startswith("#"))) <= always & locks["detector"]
+    assert (
+        required(*(line for line in wanted if not line.startswith("#")))
+        <= required_by_all & locks["detector"]
+    )
 
 
 # Prometheus and Grafana.
 
 
-def test_the_rules_do_what_they_say() -> None:
+def test_the_alert_rules_pass_their_tests() -> None:
     promtool = tool("promtool")
     run(promtool, "check", "config", PROMETHEUS / "prometheus.yml")
     run(promtool, "test", "rules", PROMETHEUS / "rules_test.yml")
 
 
-def test_the_dashboard_asks_in_promql(tmp_path: Path) -> None:
+def test_the_queries_of_the_dashboard_are_valid_promql(tmp_path: Path) -> None:
     recorded = [{"record": f"panel:{number}", "expr": expr} for number, expr in enumerate(expressions())]
     assert recorded
     file = tmp_path / "dashboard.yml"
@@ -203,14 +206,14 @@ def test_the_dashboard_is_provisioned_with_its_source() -> None:
     assert provider["options"]["path"] in mounted
 
 
-def test_rules_dashboard_and_guide_name_metrics_that_there_are_and_the_guide_names_all() -> None:
+def test_rules_dashboard_and_guide_name_existing_metrics_and_the_guide_names_all() -> None:
     known = exposed()
     asked = "\n".join([*expressions(), *(rule["expr"] for rule in rules())])
     assert {re.sub(SUFFIXES, "", name) for name in METRIC.findall(asked)} - known == set()
     assert set(METRIC.findall(OPERATE)) == known
 
 
-def test_the_guide_says_what_to_do_for_each_alert() -> None:
+def test_the_guide_has_a_row_for_each_alert_rule() -> None:
     told = re.findall(r"^\| ([A-Z][A-Za-z]+) \|", OPERATE.partition("## Alert rules")[2], re.MULTILINE)
     assert told == [rule["alert"] for rule in rules()]
 
@@ -218,7 +221,7 @@ def test_the_guide_says_what_to_do_for_each_alert() -> None:
 # systemd, and the guide.
 
 
-def test_the_settings_that_the_guide_shows_are_settings(tmp_path: Path) -> None:
+def test_the_settings_in_the_guide_are_valid(tmp_path: Path) -> None:
     shown = re.findall(r"```yaml\n(.*?)```", OPERATE, re.DOTALL)
     assert shown
     for number, text in enumerate(shown):
@@ -228,18 +231,18 @@ def test_the_settings_that_the_guide_shows_are_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
-def test_a_unit_is_one_to_systemd(unit: Path, tmp_path: Path) -> None:
+def test_systemd_accepts_a_unit(unit: Path, tmp_path: Path) -> None:
     program = tmp_path / "flockwatch"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     copy = tmp_path / unit.name
     copy.write_text(unit.read_text().replace("/opt/flockwatch/bin/flockwatch", str(program)))
-    said = run(tool("systemd-analyze"), "verify", "--man=no", copy)
-    assert said.stderr == ""
+    done = run(tool("systemd-analyze"), "verify", "--man=no", copy)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
-def test_a_unit_starts_a_command_that_there_is(unit: Path) -> None:
+def test_a_unit_starts_an_existing_command(unit: Path) -> None:
     (words,) = re.findall(r"^ExecStart=\S+ (.*)$", unit.read_text(), re.MULTILINE)
     (variable, value), *_ = re.findall(r"^Environment=(\w+)=(\S+)$", unit.read_text(), re.MULTILINE)
     section, key = variable.removeprefix("FLOCKWATCH_").lower().split("__")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from common.config import load
 from common.packages import python_module
+from flockwatch.arguments import overrides, parser
 from flockwatch.cli import main
 
 GOOD = "a,b\n" + "\n".join(f"{i},{i * i % 7}" for i in range(60)) + "\n"
@@ -119,6 +122,23 @@ def test_data_that_does_not_fit_the_flags_is_named(
 def test_wrong_input_creates_no_folder_for_results(capsys: pytest.CaptureFixture[str]) -> None:
     fails(capsys, "local", "--data", "nowhere.csv")
     assert not Path("runs").exists()
+
+
+def test_the_help_of_every_command_has_examples_that_can_be_parsed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    actions = next(action for action in parser()._actions if isinstance(action.choices, dict))
+    assert isinstance(actions.choices, dict)
+    for command in actions.choices:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        examples = re.findall(r"^  flockwatch (.*)$", capsys.readouterr().out, re.MULTILINE)
+        assert examples or command == "trainer"
+        for example in examples:
+            words = shlex.split(example.partition("<")[0], comments=True)
+            options = parser().parse_args(words)
+            assert options.run.__name__ == words[0] == command
+            load(None, overrides(options), {})
 
 
 def test_the_command_and_the_module_print_the_version() -> None:
