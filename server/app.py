@@ -1,7 +1,7 @@
 """The Flower ServerApp: reads the settings and runs the strategy.
 
-Its run configuration has two keys: `config`, a settings file on the server's machine (empty: the defaults),
-and `state`, the folder for versions and history (empty: `server.state` of the settings).
+Its run configuration has two keys: `config`, a settings file on the server's machine (empty for the
+defaults), and `state`, the folder for versions and history (empty for `server.state` of the settings).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An ASGI application, served in a thread of its own."""
+"""An HTTP server for an ASGI application, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ START_WITHIN_S = 10.0
 
 
 class WebServer:
-    """Listens from the moment it is made until it is closed.
+    """Serves an application from construction until it is closed.
 
     Args:
-        name: Of the thread.
-        app: Answers the requests.
-        host: To listen on.
-        port: To listen on; 0: any free one.
-        end_within_s: How long requests may go on once it is closed.
-        after: Awaited in the same loop when all is over.
-        **more: Of `uvicorn.Config`.
+        name: Name of the thread.
+        app: The application.
+        host: Address to listen on.
+        port: Port to listen on; 0 for any free port.
+        end_within_s: How long open requests may continue after `close`, in seconds.
+        on_end: Awaited in the server's event loop after the last request.
+        **options: Further options of `uvicorn.Config`.
 
     Raises:
-        OSError: the address is in use, or not this machine's.
+        OSError: the address is in use, or is not an address of this machine.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class WebServer:
         host: str,
         port: int,
         end_within_s: int,
-        after: Callable[[], Awaitable[None]] | None = None,
-        **more: Any,
+        on_end: Callable[[], Awaitable[None]] | None = None,
+        **options: Any,
     ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=1024)
         self.port = int(self._socket.getsockname()[1])
-        self._after = after
+        self._on_end = on_end
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -56,7 +56,7 @@ class WebServer:
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=end_within_s,
-                **more,
+                **options,
             )
         )
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -66,7 +66,7 @@ class WebServer:
         """Stop serving."""
         deadline = time.monotonic() + START_WITHIN_S
         while not self._server.started and self._thread.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.01)  # uvicorn does not end in order before it has begun
+            time.sleep(0.01)  # uvicorn ignores should_exit until it has started
         self._server.should_exit = True
         self._thread.join(START_WITHIN_S)
         self._socket.close()
@@ -79,5 +79,5 @@ class WebServer:
         try:
             await self._server.serve(sockets=[self._socket])
         finally:
-            if self._after is not None:
-                await self._after()
+            if self._on_end is not None:
+                await self._on_end()

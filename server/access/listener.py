@@ -55,7 +55,7 @@ class Listener:
                 host,
                 port,
                 END_WITHIN_S,
-                after=gateway.close,
+                on_end=gateway.close,
                 date_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=CLIENT_KEEP_ALIVE_S,

@@ -29,7 +29,7 @@ from server.coordination.actions import RequestDescription
 from server.coordination.state import Kind, NodeId
 from server.federation.heartbeats import HeartbeatMonitor
 from server.federation.version_chain import VersionChain
-from server.flower.grid import beats, public_keys, pull, push_inline
+from server.flower.grid import last_heartbeats, public_keys, pull_replies, push_inline
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class MessageExchange:
 
     def connected_nodes(self, now: float) -> frozenset[NodeId]:
         """Return the connected nodes that are alive."""
-        stamps = beats(self._grid)
+        stamps = last_heartbeats(self._grid)
         self._held_hashes = {n: h for n, h in self._held_hashes.items() if n in stamps}
         return self._heartbeats.alive(stamps, now)
 
@@ -176,7 +176,7 @@ class MessageExchange:
         """
         if not self._sent:
             return []
-        matched = [self._matched(message) for message in pull(self._grid, list(self._sent))]
+        matched = [self._matched(message) for message in pull_replies(self._grid, list(self._sent))]
         replies = [reply for reply in matched if reply is not None]
         return sorted(replies, key=lambda reply: isinstance(reply.answer, Description))
 

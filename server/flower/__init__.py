@@ -1,1 +1,1 @@
-"""Flower's SuperLink as a process, and the private names of Flower that only the server needs."""
+"""Flower's SuperLink as a child process, and the server's use of Flower's private names."""

@@ -1,4 +1,4 @@
-"""The server's side: Flower's grid, with messages that carry their content inside."""
+"""Sends and receives messages through Flower's grid, with their content inline instead of as objects."""
 
 from __future__ import annotations
 
@@ -25,13 +25,11 @@ from common.flower.packing import fetched, inline, is_whole
 MAX_REQUEST_BYTES = 16 * 2**20
 
 
-def beats(grid: Grid) -> dict[int, float | None]:
-    """The connected nodes, each with the time of its last heartbeat on the server's clock, if that is known.
-
-    SuperLink keeps until when a node counts as online: so many intervals after its last heartbeat.
-    """
+def last_heartbeats(grid: Grid) -> dict[int, float | None]:
+    """Return the time of each connected node's last heartbeat on the server's clock; None if not known."""
     if not isinstance(grid, HttpGrid):
         return dict.fromkeys(grid.get_node_ids())
+    # SuperLink stores the last heartbeat plus `HEARTBEAT_PATIENCE` intervals.
     return {
         int(node.node_id): node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval
         for node in grid.get_nodes()
@@ -39,15 +37,15 @@ def beats(grid: Grid) -> dict[int, float | None]:
 
 
 def public_keys(grid: Grid) -> dict[int, bytes]:
-    """The key of each connected node, in PEM."""
+    """Return the public key of each connected node, in PEM."""
     return {int(n.node_id): n.public_key for n in grid.get_nodes()} if isinstance(grid, HttpGrid) else {}
 
 
 def push_inline(grid: Grid, messages: list[Message]) -> list[str]:
-    """As `grid.push_messages`, with the content inside the messages; returns their ids.
+    """Send messages with their content inline, and return their ids.
 
-    For nodes with a `FleetConnection`: a stock SuperNode looks for objects. A grid that is not Flower's
-    HTTP grid sends as it always does.
+    The nodes must use `FleetConnection`; a stock SuperNode expects objects. A grid other than `HttpGrid`
+    sends the messages by its own `push_messages`.
     """
     if not isinstance(grid, HttpGrid):
         return list(grid.push_messages(messages))
@@ -56,21 +54,21 @@ def push_inline(grid: Grid, messages: list[Message]) -> list[str]:
     ids: list[str] = []
     for batch in _batches(packed):
         protos, trees = zip(*batch, strict=True)
-        answer = grid._runtime_client.PushMessages(
+        response = grid._runtime_client.PushMessages(
             PushAppMessagesRequest(messages_list=protos, message_object_trees=trees)
         )
-        ids += answer.message_ids
+        ids += response.message_ids
     return ids
 
 
-def pull(grid: Grid, message_ids: list[str]) -> list[Message]:
-    """As `grid.pull_messages`, for replies whose content is inline and for those with objects."""
+def pull_replies(grid: Grid, message_ids: list[str]) -> list[Message]:
+    """Return the replies that have arrived to these messages, with inline content or with objects."""
     if not isinstance(grid, HttpGrid):
         return list(grid.pull_messages(message_ids))
     client, node, run_id = grid._runtime_client, grid.node, grid.run.run_id
-    answer = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+    response = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
     replies: list[Message] = []
-    for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
+    for proto, tree in zip(response.messages_list, response.message_object_trees, strict=True):
         reply = message_from_proto(proto)
         if not is_whole(reply):
             try:
@@ -89,7 +87,7 @@ def pull(grid: Grid, message_ids: list[str]) -> list[Message]:
 def _batches(
     packed: list[tuple[ProtoMessage, ObjectTree]],
 ) -> Iterator[list[tuple[ProtoMessage, ObjectTree]]]:
-    """Runs of messages that are not too large together for one request."""
+    """Split messages into batches of at most `MAX_REQUEST_BYTES`; a larger message is a batch by itself."""
     batch: list[tuple[ProtoMessage, ObjectTree]] = []
     size = 0
     for proto, tree in packed:

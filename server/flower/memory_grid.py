@@ -1,4 +1,4 @@
-"""A Flower Grid within one process: real messages and real ClientApps, no network and no waiting."""
+"""A Flower grid in one process: real messages and ClientApps, without a network."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from common.flower.stamps import number
 
 
 class MemoryGrid(Grid):
-    """Hands messages to ClientApps in this process; a reply is there at the next pull.
+    """Calls a node's ClientApp when a message is pushed; the reply is available at once.
 
     The process must have taken a task (`common.flower.stamps.take_task`).
 
     Args:
-        apps: By the number of the node.
-        keep: Whether `log` keeps every message that is sent.
+        apps: The ClientApp of each node, by node id.
+        record: Whether to append each message to `sent`.
     """
 
-    def __init__(self, apps: dict[int, ClientApp], keep: bool = False) -> None:
+    def __init__(self, apps: dict[int, ClientApp], record: bool = False) -> None:
         self._apps = apps
-        self._keep = keep
-        self.log: list[Message] = []
+        self._record = record
+        self.sent: list[Message] = []
         self._replies: dict[str, Message] = {}
 
     def set_run(self, run: Any) -> None:
@@ -40,24 +40,24 @@ class MemoryGrid(Grid):
         raise AssertionError("deprecated in Flower")
 
     def get_node_ids(self) -> Iterable[int]:
-        """All of them."""
+        """Return the ids of all nodes."""
         return list(self._apps)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Have each message answered at once."""
+        """Compute the reply to each message, and return the messages' ids."""
         ids = []
         for message in messages:
             number(message)
             node = message.metadata.dst_node_id
             context = Context(1, node, {}, RecordDict(), {}, 1)
             self._replies[message.object_id] = self._apps[node](message, context)
-            if self._keep:
-                self.log.append(message)
+            if self._record:
+                self.sent.append(message)
             ids.append(message.object_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The answers, each given once."""
+        """Return the replies to these messages; each reply is returned once."""
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Any:

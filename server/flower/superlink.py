@@ -1,10 +1,8 @@
-"""Flower's SuperLink as flockwatch runs it.
+"""Flower's SuperLink with less work per request (docs/decisions/0015-lean-superlink.md).
 
-What it does and who may ask for what is Flower's. Three things are changed, since a fleet is limited by the
-processor time that SuperLink needs for a request (docs/decisions/0015-lean-superlink.md): its state is in
-memory, it keeps nothing of messages that have come and gone and only the end of a run's log, and a request
-passes only the checks that are meant for its kind. And it keeps connections open for as long as clients may
-be silent.
+Its API and its access checks are Flower's. Four things differ, since SuperLink's processor time per request
+limits the size of a fleet: state is in memory; delivered messages and all but the end of a run's log are
+deleted; a request passes only through the middleware of its API; idle connections stay open longer.
 """
 
 from __future__ import annotations
@@ -25,106 +23,108 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.packages import check_packages
 
-PATHS = {
+MIDDLEWARE_PATHS = {
     "flwr.superlink.routers.control": "/v1/control/",
     "flwr.superlink.routers.fleet": "/v1/fleet/",
 }
-"""By package: under which paths the requests are that its middleware is meant for."""
+"""The path prefix of the API that a package's middleware checks."""
 
 KEEP_ALIVE_S = 30
-"""How long a connection may be idle. Uvicorn's 5 s are shorter than the polls of a large fleet are apart."""
+"""How long a connection may be idle. Clients of a large fleet may poll less often than every 5 s."""
 
-MAX_LOGGED = 256
-"""Pieces of a run's log that are kept for `flwr log`; the state folder's `run.log` has all of it."""
+MAX_LOG_ENTRIES = 256
+"""Entries of a run's log that are kept for `flwr log`; the file `run.log` in the state folder is complete."""
 
 
-class Objects(InMemoryObjectStore):
-    """Flower's store, in which a message that has no objects is one piece."""
+class InlineObjectStore(InMemoryObjectStore):
+    """Flower's object store, which also accepts messages without objects."""
 
     def get_object_tree(self, object_id: str) -> ObjectTree:
-        """What a message consists of."""
+        """Return the tree of a message's objects; a message without objects is a tree of one node."""
         try:
             return super().get_object_tree(object_id)
         except NoObjectInStoreError:
             return ObjectTree(object_id=object_id)
 
 
-class State(InMemoryLinkState):
-    """Flower's state, which keeps of a run only what is still needed.
+class LeanLinkState(InMemoryLinkState):
+    """Flower's state without leftovers of delivered messages.
 
-    Flower forgets the objects of a message once they were fetched, and the session in which they are sent
-    once all are there. Where the content is inside the message neither happens: both would stay until the
-    run ends, so none are registered. And it would keep all that the ServerApp ever printed.
+    Flower deletes a message's objects when they are pulled, and its push session when all objects have
+    arrived. A message with inline content has neither event, so both would stay until the run ends; this
+    class does not register them. It also limits the run's log, which Flower keeps whole.
     """
 
     def store_message_and_object_tree(
         self, message: Message, object_tree: ObjectTree, session_id: str
     ) -> tuple[bool, list[str]]:
-        """Take a message in.
+        """Store a message.
 
         Returns:
-            Whether it was taken, and which of its objects are to be sent.
+            Whether it was stored, and the ids of the objects that the sender must push.
         """
         if not (message.has_content() and message.content):
             return super().store_message_and_object_tree(message, object_tree, session_id)
         is_reply = bool(message.metadata.reply_to_message_id)
-        taken = self.store_message_res(message) if is_reply else self.store_message_ins(message)
+        message_id = self.store_message_res(message) if is_reply else self.store_message_ins(message)
         self._cleanup_push_session(session_id, cleanup_messages=False)
-        return taken is not None, []
+        return message_id is not None, []
 
     def add_task_log(self, task_id: int, log_message: str) -> None:
-        """Take a piece of a task's log in: what it printed since the piece before."""
+        """Append an entry to a task's log, and delete the oldest entries beyond `MAX_LOG_ENTRIES`."""
         super().add_task_log(task_id, log_message)
         with self.log_lock:
-            del self.task_logs[task_id][:-MAX_LOGGED]
+            del self.task_logs[task_id][:-MAX_LOG_ENTRIES]
 
 
-class Under:
-    """A middleware that only requests under a path pass through.
+class PathMiddleware:
+    """Applies a middleware only to requests under a path.
 
     Args:
-        app: What comes after it.
-        path: How the paths begin.
-        made: The middleware.
+        app: The next application.
+        path: The path prefix.
+        middleware: The middleware to apply.
     """
 
-    def __init__(self, app: ASGIApp, path: str, made: Middleware) -> None:
+    def __init__(self, app: ASGIApp, path: str, middleware: Middleware) -> None:
         self._app, self._path = app, path
-        self._guarded: ASGIApp = made.cls(app, *made.args, **made.kwargs)
+        self._wrapped: ASGIApp = middleware.cls(app, *middleware.args, **middleware.kwargs)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-        meant = scope["type"] == "http" and scope["path"].startswith(self._path)
-        await (self._guarded if meant else self._app)(scope, receive, send)
+        """Handle a request, through the middleware if its path matches."""
+        matches = scope["type"] == "http" and scope["path"].startswith(self._path)
+        await (self._wrapped if matches else self._app)(scope, receive, send)
 
 
-def factories(
+def state_factories(
     database: str, federation_manager: FederationManager
 ) -> tuple[ObjectStoreFactory, LinkStateFactory]:
-    """What gives the store and the state, as Flower asks for it."""
+    """Return the factories of the object store and the state; replaces the function of Flower."""
     objects = ObjectStoreFactory(database)
-    objects.store_instance = Objects()
+    objects.store_instance = InlineObjectStore()
     state = LinkStateFactory(database, federation_manager, objects)
-    state.state_instance = State(federation_manager, objects.store_instance)
+    state.state_instance = LeanLinkState(federation_manager, objects.store_instance)
     return objects, state
 
 
-def middleware() -> list[Middleware]:
-    """Flower's, each only where it is meant for."""
-    found: list[Middleware] = []
-    for made in flower._get_middleware():
-        module = str(getattr(made.cls, "__module__", ""))
-        path = next((path for package, path in PATHS.items() if module.startswith(package)), None)
-        found.append(made if path is None else Middleware(Under, path=path, made=made))
-    return found
+def scoped_middleware() -> list[Middleware]:
+    """Return Flower's middleware, each limited to the path of the API that it checks."""
+    scoped: list[Middleware] = []
+    for middleware in flower._get_middleware():
+        module = str(getattr(middleware.cls, "__module__", ""))
+        path = next((path for package, path in MIDDLEWARE_PATHS.items() if module.startswith(package)), None)
+        if path is not None:
+            middleware = Middleware(PathMiddleware, path=path, middleware=middleware)
+        scoped.append(middleware)
+    return scoped
 
 
 def main() -> None:
     """Run SuperLink with the arguments of the process."""
     check_packages("server")
-    chosen = middleware()
-    flower.get_objectstore_linkstate_factories = factories  # type: ignore[attr-defined]
-    flower._get_middleware = lambda: chosen
+    middleware = scoped_middleware()
+    flower.get_objectstore_linkstate_factories = state_factories  # type: ignore[attr-defined]
+    flower._get_middleware = lambda: middleware
     uvicorn.run = partial(uvicorn.run, timeout_keep_alive=KEEP_ALIVE_S)
     flower_superlink()
 

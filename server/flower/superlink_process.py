@@ -1,4 +1,4 @@
-"""SuperLink as a child process: start it, know that it is ready, submit a run, end it with all it started."""
+"""SuperLink as a child process: starts it, submits runs to it, and ends it with all its child processes."""
 
 from __future__ import annotations
 
@@ -25,17 +25,21 @@ SUBMIT_WITHIN_S = 60.0
 END_WITHIN_S = 5.0
 
 ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
-"""glibc gives threads heaps of their own, and SuperLink has forty, each as large as the most it ever held."""
+"""Makes glibc use one heap: each of SuperLink's forty threads would have one that never shrinks."""
 
 
 class SuperLinkError(RuntimeError):
-    """SuperLink could not be started, or would not take the run."""
+    """SuperLink could not be started, or did not accept the run."""
 
 
 def flower_environment(home: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment for any Flower process: its own home, no telemetry, this Python's commands first.
+    """Return the environment of a Flower process: its own home, no telemetry, this Python's commands in PATH.
 
-    No Python below it imports from its working directory.
+    Python processes below it do not import from their working directory.
+
+    Args:
+        home: Folder for Flower's own files.
+        environ: The environment to extend.
     """
     return {
         **environ,
@@ -49,11 +53,11 @@ def flower_environment(home: Path, environ: Mapping[str, str] = os.environ) -> d
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody else is given while this process lives.
+    """Return a free TCP port of the loopback address, reserved on Linux while this process lives.
 
-    On Linux a socket stays bound to it and never listens. Who names the port, and sets SO_REUSEADDR as
-    servers do, may listen on it; who asks for any free port gets another. Elsewhere two sockets cannot be
-    bound to one port, and it was only free a moment ago.
+    On Linux a socket stays bound to the port without listening. A server that names the port and sets
+    SO_REUSEADDR can listen on it; a program that asks for any free port gets another. On other systems two
+    sockets cannot be bound to one port, so the port is not reserved.
     """
     probe = socket.socket()
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,10 +71,10 @@ def free_port() -> int:
 
 
 class SuperLinkProcess:
-    """One `server.flower.superlink`.
+    """A child process that runs `server.flower.superlink`.
 
     Args:
-        folder: Where its log and Flower's home are kept.
+        folder: Folder for its log and for Flower's home.
         host: Address to listen on.
         port: Port to listen on.
     """
@@ -88,10 +92,11 @@ class SuperLinkProcess:
         return self._started and self._processes.exit_code("superlink") is None
 
     def start(self) -> None:
-        """Start it, and return once it answers.
+        """Start the process and wait until it answers.
 
         Raises:
-            LinkError: the port is taken, or it does not become ready; the message has the end of its log.
+            SuperLinkError: the port is in use, or the process is not ready in time; the message ends with its
+                log.
         """
         self._check_port()
         home = self._folder / "flower"
@@ -112,7 +117,7 @@ class SuperLinkProcess:
         )  # fmt: skip
         self._started = True
         deadline = time.monotonic() + READY_WITHIN_S
-        while not self._answers():
+        while not self._is_ready():
             if not self.alive or time.monotonic() > deadline:
                 tail = self._processes.log_tail("superlink")
                 self.end()
@@ -125,7 +130,7 @@ class SuperLinkProcess:
         """Submit a run of the installed app.
 
         Raises:
-            LinkError: Flower refused it.
+            SuperLinkError: Flower refused it.
         """
         overrides = " ".join(f"{key}={json.dumps(value)}" for key, value in run_config.items())
         try:
@@ -135,12 +140,12 @@ class SuperLinkProcess:
                 timeout=SUBMIT_WITHIN_S, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise SuperLinkError(f"the run was not taken within {SUBMIT_WITHIN_S:.0f} s") from None
+            raise SuperLinkError(f"the run was not accepted within {SUBMIT_WITHIN_S:.0f} s") from None
         if done.returncode:
             raise SuperLinkError(f"Flower refused the run: {(done.stderr or done.stdout).strip()[-500:]}")
 
     def end(self) -> None:
-        """End SuperLink and every process that it started, politely and then by force."""
+        """End SuperLink and its child processes: SIGTERM, then SIGKILL after `END_WITHIN_S`."""
         self._processes.end()
         self._started = False
 
@@ -160,7 +165,7 @@ class SuperLinkProcess:
                     "set server.host and server.port to a free address"
                 ) from error
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             url = f"http://{self._dial_host}:{self._port}/health"
             with urllib.request.urlopen(url, timeout=1) as answer:
@@ -172,7 +177,7 @@ class SuperLinkProcess:
         return str(Path(sys.executable).parent / name)
 
     def _write_app(self) -> Path:
-        """An app bundle with no code in it: both sides run the flockwatch that is installed there."""
+        """Write a Flower app without code; server and clients run their installed flockwatch."""
         app, flower = self._folder / "flockwatch", version("flwr")
         app.mkdir(exist_ok=True)
         (app / "LICENSE").write_text("Apache-2.0\n")

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from server.flower import grid as grids
-from server.flower.grid import beats, public_keys, pull, push_inline
+from server.flower.grid import last_heartbeats, public_keys, pull_replies, push_inline
 from tests.flower_private.fake_superlink import FakeSuperLink, question
 
 
@@ -61,7 +61,7 @@ def test_another_grid_sends_as_it_always_does() -> None:
     grid, message = Recorder(), question()
     assert push_inline(grid, [message]) == ["id"]
     assert grid.pushed == [message]
-    assert pull(grid, ["id"]) == [message]
+    assert pull_replies(grid, ["id"]) == [message]
 
 
 def test_a_nodes_last_beat_is_told_from_how_long_it_counts_as_online(
@@ -69,7 +69,7 @@ def test_a_nodes_last_beat_is_told_from_how_long_it_counts_as_online(
 ) -> None:
     nodes = [NodeInfo(node_id=7, online_until=1000.0, heartbeat_interval=10.0)]
     monkeypatch.setattr(grid, "get_nodes", lambda: nodes)
-    assert beats(grid) == {7: 1000.0 - HEARTBEAT_PATIENCE * 10.0}
+    assert last_heartbeats(grid) == {7: 1000.0 - HEARTBEAT_PATIENCE * 10.0}
 
 
 def test_a_nodes_key_is_told(grid: HttpGrid, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,4 +81,4 @@ def test_a_nodes_key_is_told(grid: HttpGrid, monkeypatch: pytest.MonkeyPatch) ->
 def test_another_grid_tells_no_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = Recorder()
     monkeypatch.setattr(grid, "get_node_ids", lambda: [3, 4])
-    assert beats(grid) == {3: None, 4: None}
+    assert last_heartbeats(grid) == {3: None, 4: None}

@@ -24,7 +24,7 @@ from client.transport.sockets import _Metered
 from common.flower.packing import FIRST_BACKOFF_S
 from common.flower.stamps import TASK, number
 from common.protocol.traffic import Meter
-from server.flower.superlink import Objects, State, factories
+from server.flower.superlink import InlineObjectStore, LeanLinkState, state_factories
 
 ROOT = Path(__file__).parents[2]
 PRIVATE = [
@@ -120,13 +120,13 @@ def test_flower_keeps_a_task_and_a_messages_id_where_they_are_put(monkeypatch: p
 
 def test_what_our_superlink_changes_of_flowers_is_there_to_be_changed() -> None:
     for ours, theirs, name in [
-        (Objects, InMemoryObjectStore, "get_object_tree"),
-        (State, InMemoryLinkState, "store_message_and_object_tree"),
-        (State, InMemoryLinkState, "add_task_log"),
+        (InlineObjectStore, InMemoryObjectStore, "get_object_tree"),
+        (LeanLinkState, InMemoryLinkState, "store_message_and_object_tree"),
+        (LeanLinkState, InMemoryLinkState, "add_task_log"),
     ]:
         assert parameters(getattr(ours, name)) == parameters(getattr(theirs, name))
     assert callable(InMemoryCoreState._cleanup_push_session)
-    assert parameters(factories) == parameters(flower.get_objectstore_linkstate_factories)  # type: ignore[attr-defined]
+    assert parameters(state_factories) == parameters(flower.get_objectstore_linkstate_factories)  # type: ignore[attr-defined]
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:

@@ -13,7 +13,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 from client.transport.errors import RequestRefusedError, RunEndedError, UnreachableError
 from client.transport.fleet_connection import FleetConnection
-from server.flower.grid import pull, push_inline
+from server.flower.grid import pull_replies, push_inline
 from tests.flower_private.fake_superlink import FakeSuperLink, content, question, received, value_of
 
 
@@ -31,10 +31,10 @@ def test_a_message_and_its_reply_arrive_whole(
     assert connection.receive() is None
 
     connection.send(Message(content(b"answer"), reply_to=message), came_inline, 0.25)
-    replies = pull(grid, ids)
+    replies = pull_replies(grid, ids)
     assert [value_of(reply) for reply in replies] == [b"answer"]
     assert replies[0].metadata.reply_to_message_id == ids[0]
-    assert pull(grid, ids) == []
+    assert pull_replies(grid, ids) == []
 
 
 def test_an_inline_message_is_one_request_each_way(
@@ -44,7 +44,7 @@ def test_an_inline_message_is_one_request_each_way(
     ids = push_inline(grid, [question()])
     message, _ = received(connection)
     connection.send(Message(content(b"answer"), reply_to=message), True, 0.25)
-    pull(grid, ids)
+    pull_replies(grid, ids)
     assert superlink.paths() == ["push-messages", "pull-messages", "push-messages", "pull-messages"]
     assert superlink.objects == {}
 
@@ -66,7 +66,7 @@ def test_an_error_is_a_reply_too(
     ids = push_inline(grid, [question()])
     message, _ = received(connection)
     connection.send(Message(Error(2, "no such app"), reply_to=message), inline, 0.0)
-    (reply,) = pull(grid, ids)
+    (reply,) = pull_replies(grid, ids)
     assert reply.has_error()
     assert (reply.error.code, reply.error.reason) == (2, "no such app")
 
@@ -141,7 +141,7 @@ def test_a_reply_whose_objects_are_gone_is_an_error_and_the_others_arrive(
         message, _ = received(connection)
         connection.send(Message(content(b"answer"), reply_to=message), inline, 0.0)
     superlink.objects.clear()
-    lost, good = pull(grid, ids)
+    lost, good = pull_replies(grid, ids)
     assert lost.has_error()
     assert lost.error.code == ErrorCode.MESSAGE_UNAVAILABLE
     assert lost.metadata.reply_to_message_id == ids[0]

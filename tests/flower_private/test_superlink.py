@@ -15,20 +15,26 @@ from flwr.superlink.config_loader import get_federation_manager
 from starlette.middleware import Middleware
 
 from common.flower.stamps import number
-from server.flower.superlink import MAX_LOGGED, State, Under, factories, middleware
+from server.flower.superlink import (
+    MAX_LOG_ENTRIES,
+    LeanLinkState,
+    PathMiddleware,
+    scoped_middleware,
+    state_factories,
+)
 
 
 @pytest.fixture
-def state() -> State:
-    made = factories(":flwr-in-memory:", get_federation_manager())[1].state()
-    assert isinstance(made, State)
+def state() -> LeanLinkState:
+    made = state_factories(":flwr-in-memory:", get_federation_manager())[1].state()
+    assert isinstance(made, LeanLinkState)
     return made
 
 
 class Fleet:
     """A run and a node in a state, and messages between them."""
 
-    def __init__(self, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, state: LeanLinkState, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state = state
         self.run = state.create_run("app", "1", "hash", {}, NOOP_FEDERATION_ID, None, None, "serverapp")
         self.node = state.create_node("aid", "name", b"key", 10.0)
@@ -67,7 +73,7 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(state: State, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+def fleet(state: LeanLinkState, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     return Fleet(state, monkeypatch)
 
 
@@ -113,18 +119,18 @@ def test_of_a_runs_log_the_newest_pieces_are_kept(fleet: Fleet) -> None:
             fleet.state.add_task_log(task, f"{100 * hundred + piece}\n")
         kept.append(fleet.kept())
     assert kept[9] == kept[-1]
-    assert kept[-1]["in task_logs"] == MAX_LOGGED
+    assert kept[-1]["in task_logs"] == MAX_LOG_ENTRIES
     log, told = fleet.state.get_task_log(task, None)
-    assert log.split() == [str(piece) for piece in range(3000 - MAX_LOGGED, 3000)]
+    assert log.split() == [str(piece) for piece in range(3000 - MAX_LOG_ENTRIES, 3000)]
     fleet.state.add_task_log(task, "3000\n")
     assert fleet.state.get_task_log(task, told)[0] == "3000\n"
 
 
 def test_each_of_flowers_checks_stands_in_the_way_of_what_it_is_meant_for() -> None:
     found = {
-        str(made.kwargs["made"].cls.__name__): made.kwargs["path"]  # type: ignore[attr-defined]
-        for made in middleware()
-        if made.cls is Under
+        str(made.kwargs["middleware"].cls.__name__): made.kwargs["path"]  # type: ignore[attr-defined]
+        for made in scoped_middleware()
+        if made.cls is PathMiddleware
     }
     assert found == {
         "ControlSensitiveResponseMiddleware": "/v1/control/",
@@ -134,7 +140,7 @@ def test_each_of_flowers_checks_stands_in_the_way_of_what_it_is_meant_for() -> N
         "NodeAuthMiddleware": "/v1/fleet/",
         "FleetEventLogMiddleware": "/v1/fleet/",
     }
-    everywhere = [made.cls.__name__ for made in middleware() if made.cls is not Under]  # type: ignore[attr-defined]
+    everywhere = [made.cls.__name__ for made in scoped_middleware() if made.cls is not PathMiddleware]  # type: ignore[attr-defined]
     assert everywhere == ["BaseHTTPMiddleware", "ProtobufTranslationMiddleware"]
 
 
@@ -168,5 +174,5 @@ def test_only_requests_under_its_path_pass_through_a_middleware(
         return None
 
     passed = {**scope, "marks": []}
-    asyncio.run(Under(app, "/a/", Middleware(Marks, mark="a"))(passed, nothing, nothing))
+    asyncio.run(PathMiddleware(app, "/a/", Middleware(Marks, mark="a"))(passed, nothing, nothing))
     assert passed["marks"] == marks

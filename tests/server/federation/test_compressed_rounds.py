@@ -68,7 +68,7 @@ def settings(rounds: int = 6, **changes: Any) -> Settings:
 
 
 def run(folder: Path, chosen: Settings, edges: list[Recorded]) -> MemoryGrid:
-    grid = MemoryGrid({i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}, keep=True)
+    grid = MemoryGrid({i + 1: build(lambda _, edge=edge: edge) for i, edge in enumerate(edges)}, record=True)
     history = History(folder / "history.sqlite")
     strategy = FlockStrategy(
         aggregation.make_strategy(chosen),
@@ -99,7 +99,7 @@ def contents(messages: list[Message], kind: str) -> list[bytes]:
 
 
 def names(grid: MemoryGrid) -> list[str]:
-    return [name_in(c) for c in contents(grid.log, "train") + contents(grid.log, "evaluate")]
+    return [name_in(c) for c in contents(grid.sent, "train") + contents(grid.sent, "evaluate")]
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -230,7 +230,7 @@ def test_clients_that_lost_their_version_are_given_the_whole_one(tmp_path: Path)
     grid = run(tmp_path, settings(compression={"down": "int8"}), fleet)
     made = {manifest.version: manifest.hash for manifest in versions(tmp_path)}
     assert [t.manifest.hash for t in fleet[0].tasks] == [made[v] for v in range(6)]
-    to_a = [name_in(c) for c in contents([m for m in grid.log if m.metadata.dst_node_id == 1], "train")]
+    to_a = [name_in(c) for c in contents([m for m in grid.sent if m.metadata.dst_node_id == 1], "train")]
     change, whole = "VersionChange", "Task"
     assert to_a == [whole, change, change, change, whole, change, change]
     rounds = History(tmp_path / "history.sqlite").rounds()
@@ -256,7 +256,7 @@ def test_a_version_that_differs_by_one_bit_is_noticed_and_replaced(tmp_path: Pat
 def test_a_client_that_keeps_nothing_is_served_whole_versions_and_a_codec_it_has(tmp_path: Path) -> None:
     fleet = [Recorded("stock", 1, CompressionState(keeps=False)), Recorded("b", 2)]
     grid = run(tmp_path, settings(compression={"up": "sign", "down": "int8"}), fleet)
-    to_stock = [name_in(c) for c in contents([m for m in grid.log if m.metadata.dst_node_id == 1], "train")]
+    to_stock = [name_in(c) for c in contents([m for m in grid.sent if m.metadata.dst_node_id == 1], "train")]
     assert set(to_stock) == {"Task"}
     codecs = {
         (reply["client"], reply["codec"])
