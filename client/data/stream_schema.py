@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from common.model.schema import Schema
 from common.settings import DataSettings
+
+log = logging.getLogger(__name__)
 
 SchemaLookup = Callable[[], Schema | None]
 
@@ -77,6 +80,7 @@ class SchemaResolver:
             return schema
         for line in lines:
             if (schema := schema_of_object(line, self._data)) is not None:
+                log.info("features learned from the stream features=%s", ",".join(schema.features))
                 return schema
         self.skipped_lines += len(lines)
         return None
