@@ -30,11 +30,11 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 failed, 2 wrong settings, arguments or data, 130 interrupted.",
     )
     top.add_argument("--version", action="version", version=f"flockwatch {version('flockwatch')}")
-    commands_ = top.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    _add_server(commands_)
-    _add_client(commands_)
-    _add_keys(commands_)
-    _add_simulation(commands_)
+    subparsers = top.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    _add_server(subparsers)
+    _add_client(subparsers)
+    _add_keys(subparsers)
+    _add_simulation(subparsers)
     return top
 
 
@@ -44,13 +44,14 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return [f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in values.items()]
 
 
-def _add_server(add: Any) -> None:
+def _add_server(subparsers: Any) -> None:
     server = _command(
-        add, commands.server, "run the server of a federation until training has converged",
+        subparsers, commands.server,
+        "run the server of a federation until training has converged",
         "flockwatch server --host 0.0.0.0 --certificate certs/server.pem --key certs/server.key\n"
         "flockwatch server --status 127.0.0.1:8080      # serves a status page",
     )  # fmt: skip
-    flag = _settings(server)
+    flag = _flag_adder(server)
     flag("--host", "HOST", "server.host", "address to listen on")
     flag("--port", "PORT", "server.port", "port to listen on")
     flag("--state", "FOLDER", "server.state", "where model versions and history are stored", text=True)
@@ -59,17 +60,19 @@ def _add_server(add: Any) -> None:
     flag("--status", "HOST:PORT", "server.status", "serve the status page and /metrics here", text=True)
 
     status = _command(
-        add, commands.status, "print the status of a running server and its clients",
+        subparsers, commands.status,
+        "print the status of a running server and its clients",
         "flockwatch status --address 127.0.0.1:8080",
     )  # fmt: skip
-    _settings(status)(
+    _flag_adder(status)(
         "--address", "HOST:PORT", "server.status", "the --status address of the server", text=True
     )
 
 
-def _add_client(add: Any) -> None:
+def _add_client(subparsers: Any) -> None:
     client = _command(
-        add, commands.client, "train in a federation, and score a live stream of events if there is one",
+        subparsers, commands.client,
+        "train in a federation, and score a live stream of events if there is one",
         "flockwatch client --name edge-7 --server SERVER:8000 --ca ca.pem --key edge-7.key --source host:\n"
         "flockwatch client --data rows.parquet --server SERVER:8000      # only trains, on a file\n"
         "flockwatch client rollback --name edge-7                        # uses the previous model version\n"
@@ -84,10 +87,13 @@ def _add_client(add: Any) -> None:
         help="with rollback: the number of a version, or 'newest'; by default the previous one",
     )  # fmt: skip
     trainer = _command(
-        add, commands.trainer, "internal: the training process, which `flockwatch client` starts itself"
+        subparsers,
+        commands.trainer,
+        "internal: the training process, which `flockwatch client` starts itself",
     )
     detect = _command(
-        add, commands.detect, "score a live stream of events by one model version, without training",
+        subparsers, commands.detect,
+        "score a live stream of events by one model version, without training",
         "flockwatch detect --manifest v000060.safetensors --source tcp://127.0.0.1:7000\n"
         "flockwatch detect --manifest v000060.safetensors --source stdin: < events.jsonl",
     )  # fmt: skip
@@ -96,7 +102,7 @@ def _add_client(add: Any) -> None:
         help="file of the model version, from the folder `versions` of the server's state",
     )  # fmt: skip
     for command in (client, trainer, detect):
-        flag = _settings(command)
+        flag = _flag_adder(command)
         flag("--name", "NAME", "client.name", "name of this client, unique in the fleet", text=True)
         flag("--state", "FOLDER", "client.state", "where the client stores its state", text=True)
         if command is not detect:
@@ -120,15 +126,17 @@ def _add_client(add: Any) -> None:
             flag("--status", "HOST:PORT", "live.status", "serve /metrics and /healthz here", text=True)
 
     inspect = _plain_command(
-        add, commands.inspect, "print the contents of a model version: its shape, statistics and settings",
+        subparsers, commands.inspect,
+        "print the contents of a model version: its shape, statistics and settings",
         "flockwatch inspect runs/server/versions/v000060.safetensors",
     )  # fmt: skip
     inspect.add_argument("manifest", type=Path, metavar="FILE", help="file of the version")
 
 
-def _add_keys(add: Any) -> None:
+def _add_keys(subparsers: Any) -> None:
     certs = _plain_command(
-        add, commands.certs, "create or check a CA, the server's certificate and the keys of clients",
+        subparsers, commands.certs,
+        "create or check a CA, the server's certificate and the keys of clients",
         "flockwatch certs make certs --host flock.example --client edge-7 --client edge-8\n"
         "flockwatch certs check certs --host flock.example",
     )  # fmt: skip
@@ -158,14 +166,16 @@ def _add_keys(add: Any) -> None:
     )
 
     enroll = _command(
-        add, commands.enroll, "register the public key of a client; without arguments, list all keys",
+        subparsers, commands.enroll,
+        "register the public key of a client; without arguments, list all keys",
         "flockwatch enroll edge-7 certs/clients/edge-7.pub\n"
         "flockwatch enroll                              # lists all clients and keys",
     )  # fmt: skip
     enroll.add_argument("client", nargs="?", metavar="NAME", help="name of the client")
     enroll.add_argument("public_key", nargs="?", type=Path, metavar="FILE", help="its public key, NAME.pub")
     revoke = _command(
-        add, commands.revoke, "revoke the keys of a client: the server refuses it from its next request on",
+        subparsers, commands.revoke,
+        "revoke the keys of a client: the server refuses it from its next request on",
         "flockwatch revoke edge-7",
     )  # fmt: skip
     revoke.add_argument("client", metavar="NAME", help="name of the client")
@@ -174,18 +184,19 @@ def _add_keys(add: Any) -> None:
         help="revoke only the key with this fingerprint, as `flockwatch enroll` lists it: SHA256:...",
     )  # fmt: skip
     for command in (enroll, revoke):
-        _settings(command)("--state", "FOLDER", "server.state", "the server's state folder", text=True)
+        _flag_adder(command)("--state", "FOLDER", "server.state", "the server's state folder", text=True)
 
 
-def _add_simulation(add: Any) -> None:
+def _add_simulation(subparsers: Any) -> None:
     local = _command(
-        add, commands.local, "run a whole federation on this machine, each client in its own process",
+        subparsers, commands.local,
+        "run a whole federation on this machine, each client in its own process",
         "flockwatch local                               # three generated machines\n"
         "flockwatch local --data FOLDER                 # a client for each file in FOLDER\n"
         "flockwatch local --data FILE --clients 5       # one file divided among five clients\n"
         "flockwatch local --set local.live=true         # ends with live streams, one with a fault",
     )  # fmt: skip
-    flag = _settings(local)
+    flag = _flag_adder(local)
     flag(
         "--data",
         "PATH",
@@ -201,10 +212,11 @@ def _add_simulation(add: Any) -> None:
     flag("--runs", "FOLDER", "local.runs", "where a folder for the results of this run is created", text=True)
 
     evaluate = _command(
-        add, commands.evaluate, "measure how well a fleet detects anomalies in labelled files",
+        subparsers, commands.evaluate,
+        "measure how well a fleet detects anomalies in labelled files",
         "flockwatch evaluate --data FOLDER",
     )  # fmt: skip
-    flag = _settings(evaluate)
+    flag = _flag_adder(evaluate)
     flag("--data", "FOLDER", "evaluate.data", "folder with a labelled file for each client", text=True)
     flag("--seeds", "N", "evaluate.seeds", "number of runs, each with another random seed")
     flag(
@@ -215,7 +227,8 @@ def _add_simulation(add: Any) -> None:
     flag("--runs", "FOLDER", "evaluate.runs", "where a folder for the results is created", text=True)
 
     play = _plain_command(
-        add, commands.play, "publish the telemetry of generated machines, with faults, to an MQTT broker",
+        subparsers, commands.play,
+        "publish the telemetry of generated machines, with faults, to an MQTT broker",
         "flockwatch play mqtt://127.0.0.1/plant --machines 4      # publishes to plant/machine-1 ...",
     )  # fmt: skip
     play.add_argument("broker", metavar="mqtt://HOST/TOPIC", help="machine NAME publishes to TOPIC/NAME")
@@ -240,16 +253,16 @@ def _add_simulation(add: Any) -> None:
     play.add_argument("--seed", type=int, default=42, metavar="N", help="random seed (default: 42)")
 
 
-def _plain_command(add: Any, run: Run, summary: str, example: str = "") -> argparse.ArgumentParser:
+def _plain_command(subparsers: Any, run: Run, summary: str, example: str = "") -> argparse.ArgumentParser:
     """Add a command that has no settings.
 
     Args:
-        add: The subparsers.
+        subparsers: Where the command is added.
         run: The command's function; the command has its name.
         summary: What the command does, in one line, without a full stop.
         example: Command lines to show.
     """
-    parser: argparse.ArgumentParser = add.add_parser(
+    parser: argparse.ArgumentParser = subparsers.add_parser(
         run.__name__,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.",
@@ -260,9 +273,9 @@ def _plain_command(add: Any, run: Run, summary: str, example: str = "") -> argpa
     return parser
 
 
-def _command(add: Any, run: Run, summary: str, example: str = "") -> argparse.ArgumentParser:
+def _command(subparsers: Any, run: Run, summary: str, example: str = "") -> argparse.ArgumentParser:
     """Add a command that reads settings; the arguments are those of `_plain_command`."""
-    parser = _plain_command(add, run, summary, example)
+    parser = _plain_command(subparsers, run, summary, example)
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (YAML)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
@@ -274,7 +287,7 @@ def _command(add: Any, run: Run, summary: str, example: str = "") -> argparse.Ar
     return parser
 
 
-def _settings(parser: argparse.ArgumentParser) -> Callable[..., None]:
+def _flag_adder(parser: argparse.ArgumentParser) -> Callable[..., None]:
     """Add a group of flags that override settings; return the function that adds a flag to it."""
     group = parser.add_argument_group("settings", SETTINGS)
 
