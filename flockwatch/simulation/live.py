@@ -141,8 +141,8 @@ def show(
     fault = _fault(rows.index(faulty), faulty.stream)
     feature = faulty.stream.features[fault.feature]
     console.print(
-        f"\nLive: {len(rows)} clients score {RATE:.0f} events per second each; "
-        f"soon, '{feature}' goes wrong on {faulty.stream.name}."
+        f"\nLive: {len(rows)} clients score {RATE:.0f} events per second each. "
+        f"Soon, {faulty.stream.name} has a fault in '{feature}'."
     )
     with Live(console=console, auto_refresh=False) as screen:
         with ExitStack() as closing:
@@ -167,8 +167,8 @@ def show(
     slowest = max(row.health["latency_us"]["p99"] for row in rows)
     typical = max(row.health["latency_us"]["p50"] for row in rows)
     console.print(
-        f"Latency from the arrival of an event to its verdict: {typical:.0f} us (median), "
-        f"{slowest:.0f} us (99th percentile), of the slowest client."
+        f"Latency of the slowest client, from the arrival of an event to its verdict: {typical:.0f} us "
+        f"(median), {slowest:.0f} us (99th percentile)."
     )
     return {
         "fault": {"client": faulty.stream.name, "feature": feature},
@@ -254,7 +254,7 @@ def _print_notice(notice: dict[str, Any], console: Console) -> None:
         return
     console.print(
         f"[bold red]{notice['client']}[/]: ALERT, score {alert['score']:.3g} above the threshold "
-        f"{alert['threshold']:.3g} of version {alert['version']}, because of:"
+        f"{alert['threshold']:.3g} of model version {alert['version']}, because of:"
     )
     for cause in alert["causes"][:3]:
         console.print(

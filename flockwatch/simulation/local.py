@@ -97,7 +97,7 @@ def run(settings: Settings) -> int:
         ]
         comparisons = _compare(partitions, manifest, settings, console)
         results = report(settings, rounds, reason, manifest, evaluations, comparisons, wall_s)
-        _print_results(results, console)
+        _print_results(results, settings, console)
         if clients:
             results["live"] = live.show(clients, manifest.version, settings, console)
     write_atomic(folder / "report.json", json.dumps(results, indent=1).encode())
@@ -218,10 +218,17 @@ def _compare(
         return compare(partitions, manifest, settings, lambda step: status.update(f"for comparison: {step}"))
 
 
-def _print_results(results: dict[str, Any], console: Console) -> None:
-    totals = results["totals"]
+def _print_results(results: dict[str, Any], settings: Settings, console: Console) -> None:
+    totals, fixed = results["totals"], settings.threshold.value
+    scored = sum(client["events_scored"] for client in results["clients"])
+    threshold = (
+        f"the {settings.threshold.quantile:g} quantile of each client's scores on held-out rows"
+        if fixed is None
+        else f"{fixed:g}"
+    )
     console.print(table(results))
     console.print(f"Anomalies detected: {totals['anomalies_detected']}")
+    console.print(f"Scored: {scored} events. Threshold: {threshold}.")
     console.print(
         f"{totals['rounds']} rounds in {totals['wall_s']:.1f} s, {totals['seconds_per_round']:.2f} s each "
         f"(median); ended: {results['reason']}"
