@@ -71,9 +71,9 @@ def test_a_second_client_of_the_same_name_is_refused_until_the_first_has_left(fe
         run.start_client(run.rows(name))
     eventually(lambda: run.version() >= 1)
     run.start_client(run.rows("other"), name="a", state="impostor")
-    eventually(lambda: "the name 'a' is taken" in run.log("impostor"))
-    said = ("refused", "the name 'a' is in use by another connected client")
-    eventually(lambda: said in run.notes())
+    eventually(lambda: "the name 'a' is in use" in run.log("impostor"))
+    note = ("refused", "the name 'a' is in use by another connected client")
+    eventually(lambda: note in run.notes())
     assert run.processes.exit_code("impostor") is None
     run.processes.end(["a"])
     version = run.version()
