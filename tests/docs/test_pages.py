@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.settings import Settings
+from common.settings import REMOVED_SETTINGS, Settings
 from flockwatch.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +92,11 @@ def code_of(page: Path) -> str:
     """Everything on a page that is set as code."""
     text = page.read_text()
     return "\n".join([*FENCE.findall(text), *CODE.findall(FENCE.sub("", text))])
+
+
+def test_the_changes_name_each_setting_that_was_removed() -> None:
+    changes = (ROOT / PAST).read_text()
+    assert [name for name in REMOVED_SETTINGS if f"`{name.partition(':')[0]}`" not in changes] == []
 
 
 def test_the_readme_has_at_most_120_lines() -> None:
