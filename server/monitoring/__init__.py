@@ -1,1 +1,1 @@
-"""The status page, `/metrics`, `/healthz`, and the alerts that clients post."""
+"""The status server: status page, metrics, health check, and the notices that clients post."""

@@ -1,7 +1,7 @@
-"""What edges tell of incidents, as the server takes it: `POST /alerts`, from the `webhook` sink of an edge.
+"""Receives notices of incidents at `POST /alerts`, stores them, and lists incidents.
 
-Whether anything is told is the operator's choice, on both sides: an alert holds values of the features that
-explain it, and these leave the edge in no other way.
+Clients post notices through their webhook sink. Both sides have to be configured for it: a notice contains
+values of features, which leave the edge in no other way.
 """
 
 from __future__ import annotations
@@ -18,65 +18,70 @@ from common.protocol.alerts import Notice
 from server.storage.history import History
 
 MAX_BYTES = 256 * 1024
+"""Maximum size of a posted notice."""
 MAX_CAUSES = 16
-"""That are kept of a notice: the largest."""
-MAX_FEATURE = 200
-"""Letters of a feature's name that are kept."""
+"""Causes that are stored of a notice: the first ones, which have the largest shares."""
+MAX_FEATURE_LENGTH = 200
+"""Characters that are stored of a feature's name."""
 
 
 def truncated(notice: Notice) -> Notice:
-    """Return the notice as it is stored: at most `MAX_CAUSES` causes, with names of at most `MAX_FEATURE`."""
+    """Return the notice as it is stored, with at most `MAX_CAUSES` causes and shortened feature names."""
     causes = tuple(
-        replace(cause, feature=cause.feature[:MAX_FEATURE]) for cause in notice.alert.causes[:MAX_CAUSES]
+        replace(cause, feature=cause.feature[:MAX_FEATURE_LENGTH])
+        for cause in notice.alert.causes[:MAX_CAUSES]
     )
     return replace(notice, alert=replace(notice.alert, causes=causes))
 
 
-def admits(token: str, authorization: str) -> bool:
-    """Whether a request's `Authorization` has the token: as a bearer's, or as the password of any user.
+def is_authorized(token: str, authorization: str) -> bool:
+    """Return whether an `Authorization` header has the token, as bearer token or as a user's password.
 
-    >>> admits("secret", "Bearer secret"), admits("secret", "Basic ZWRnZTpzZWNyZXQ="), admits("secret", "")
-    (True, True, False)
+    >>> is_authorized("secret", "Bearer secret"), is_authorized("secret", "Basic ZWRnZTpzZWNyZXQ=")
+    (True, True)
+    >>> is_authorized("secret", "")
+    False
     """
     scheme, _, value = authorization.partition(" ")
-    given = value.strip().encode()
+    credentials = value.strip().encode()
     if scheme.lower() == "basic":
         try:
-            given = base64.b64decode(given, validate=True).partition(b":")[2]
+            credentials = base64.b64decode(credentials, validate=True).partition(b":")[2]
         except ValueError:
             return False
     elif scheme.lower() != "bearer":
         return False
-    return hmac.compare_digest(given, token.encode())
+    return hmac.compare_digest(credentials, token.encode())
 
 
 def record(history: History, notice: Notice) -> bool:
-    """Keep a notice; False if it is known already.
+    """Store a notice; return False if it was stored before.
 
     Raises:
-        DatabaseError: it is not kept, and is to be posted again.
+        DatabaseError: the notice was not stored; the client has to post it again.
     """
     return history.add_notice(notice.client, notice.id, notice.kind, truncated(notice).pack().decode())
 
 
 def incidents(notices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Notices of the same incident together, newest first.
+    """Merge the notices of each incident.
 
     Args:
         notices: Rows of the table, newest first.
 
     Returns:
-        Of each incident: what its last notice says (see `Notice`), whether it is `open`, and when the server
-        heard of it first and last, `received_at` and `heard_at`, in seconds since 1970.
+        The incidents, newest first: the fields of the last notice (see `Notice`), whether the incident is
+        `open`, and when its first and its last notice were received, `received_at` and `heard_at`, in seconds
+        since 1970.
     """
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    incidents: dict[tuple[str, str], dict[str, Any]] = {}
     for row in notices:
         key = (row["client"], row["incident"])
         ended = row["kind"] == "incident_ended"
-        known = found.setdefault(key, {"open": True, "heard_at": row["received_at"]})
-        if ended or "id" not in known:
+        incident = incidents.setdefault(key, {"open": True, "heard_at": row["received_at"]})
+        if ended or "id" not in incident:
             content = msgspec.json.decode(row["content"])
             del content["kind"]
-            known |= {**content, "open": known["open"] and not ended}
-        known["received_at"] = min(known.get("received_at", row["received_at"]), row["received_at"])
-    return list(found.values())
+            incident |= {**content, "open": incident["open"] and not ended}
+        incident["received_at"] = min(incident.get("received_at", row["received_at"]), row["received_at"])
+    return list(incidents.values())

@@ -1,7 +1,7 @@
-"""The state of a federation as the `server` process shows it: `/status`, `/metrics` and `/healthz`.
+"""The status of a federation for `/status`, `/metrics` and `/healthz`.
 
-Not by the ServerApp, which may be dead, or on its way up, when somebody asks: what it wrote last is read from
-disk, and how old that is tells whether it still does its work.
+The server process reads it from the status file, since the ServerApp may be dead or starting. The age of the
+file shows whether the ServerApp works.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from prometheus_client.exposition import generate_latest
 from server.federation import status_file
 
 STALE_S = 60.0
-"""A ServerApp that has shown nothing for so long is stuck, and `/healthz` fails; a new start takes less."""
+"""If the status file is older, the ServerApp is stuck and `/healthz` fails; a restart takes less time."""
 
-STATES = ("working", "late", "idle", "resting", "asked", "refused", "gone")
+CLIENT_STATES = ("working", "late", "idle", "resting", "asked", "refused", "gone")
 
 
 class ServerStatus:
-    """What is known of a run from its files.
+    """The status of a run.
 
     Args:
         folder: The state folder.
-        alive: Whether SuperLink runs.
+        alive: Returns whether SuperLink runs.
     """
 
     def __init__(self, folder: Path, alive: Callable[[], bool]) -> None:
@@ -37,73 +37,75 @@ class ServerStatus:
         self._alive = alive
         self._started = time.time()
         self.restarts = 0
-        """Times the run was submitted again."""
+        """How often the run was submitted again."""
         self.notices: Counter[str] = Counter()
-        """Of alerts, that edges have posted since the process began, by kind."""
+        """Notices received since the process started, by kind."""
 
     def status(self) -> dict[str, Any]:
-        """The body of `/status`."""
-        shown = status_file.read(self._path) or {
+        """Return the content of `/status`."""
+        run_status = status_file.read(self._path) or {
             "clients": {},
             "version": None,
             "waiting": "",
             "stopped": None,
         }
-        at = shown.get("at")
+        at = run_status.get("at")
         return {
             "superlink": "up" if self._alive() else "down",
             "restarts": self.restarts,
             "silent_s": round(time.time() - (at if at is not None else self._started), 3),
             "notices": dict(self.notices),
-            **shown,
+            **run_status,
         }
 
     def health(self) -> tuple[HTTPStatus, dict[str, Any]]:
-        """The answer of `/healthz`: 503 where a restart may help."""
+        """Return status and content of `/healthz`: 503 if the ServerApp is stuck."""
         status = self.status()
         silent_s = min(status["silent_s"], time.time() - self._started)
-        sound = silent_s < STALE_S or status["stopped"] is not None
-        named = ("superlink", "restarts", "silent_s", "version", "waiting", "stopped")
-        body = {"status": "ok" if sound else "stuck", **{key: status.get(key) for key in named}}
-        return HTTPStatus.OK if sound else HTTPStatus.SERVICE_UNAVAILABLE, body
+        healthy = silent_s < STALE_S or status["stopped"] is not None
+        keys = ("superlink", "restarts", "silent_s", "version", "waiting", "stopped")
+        body = {"status": "ok" if healthy else "stuck", **{key: status.get(key) for key in keys}}
+        return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE, body
 
 
 def metrics(status: Mapping[str, Any]) -> Iterable[Metric]:
-    """The status as Prometheus metrics."""
+    """Return the status as Prometheus metrics."""
     clients: Mapping[str, Mapping[str, Any]] = status["clients"]
     gauges = {
-        "version": ("Newest global version", status.get("version")),
-        "error": ("Reconstruction error of the fleet, weighted by rows", status.get("error")),
-        "updates_held": ("Admitted updates that wait to be folded", status.get("held")),
-        "silent_seconds": ("Since the ServerApp last showed its state", status["silent_s"]),
-        "superlink_up": ("1 while SuperLink runs", float(status["superlink"] == "up")),
+        "version": ("Newest model version", status.get("version")),
+        "error": (
+            "Mean reconstruction error on held-out rows, weighted by rows",
+            status.get("error"),
+        ),
+        "updates_held": ("Admitted updates that wait for aggregation", status.get("held")),
+        "silent_seconds": ("Seconds since the ServerApp last wrote its status", status["silent_s"]),
+        "superlink_up": ("1 if SuperLink is running, else 0", float(status["superlink"] == "up")),
     }
     for name, (text, value) in gauges.items():
         if value is not None:
             yield GaugeMetricFamily(f"flockwatch_server_{name}", text, value=value)
-    text = "Times the run was submitted again"
+    text = "Restarts of the run after the ServerApp or SuperLink died"
     yield CounterMetricFamily("flockwatch_server_restarts", text, value=status["restarts"])
-    told = CounterMetricFamily("flockwatch_server_notices", "Of alerts, posted by edges", labels=["kind"])
+    text = "Notices of incidents received from clients, by kind"
+    notices = CounterMetricFamily("flockwatch_server_notices", text, labels=["kind"])
     for kind, number in status["notices"].items():
-        told.add_metric([kind], number)
-    yield told
+        notices.add_metric([kind], number)
+    yield notices
     count = Counter(client["state"] for client in clients.values())
-    states = GaugeMetricFamily(
-        "flockwatch_server_clients", "Clients by what they are doing", labels=["state"]
-    )
-    for state in STATES:
+    states = GaugeMetricFamily("flockwatch_server_clients", "Clients by state", labels=["state"])
+    for state in CLIENT_STATES:
         states.add_metric([state], count[state])
     yield states
-    yield from _by_client(clients)
+    yield from _client_metrics(clients)
 
 
-def _by_client(clients: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
+def _client_metrics(clients: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
     for key, text in {
-        "error": "Newest reconstruction error",
-        "behind": "Versions since the one that its newest update started from",
-        "mean_s": "Mean seconds from task to update",
-        "cosine": "Of its updates with the fleet's direction",
-        "distance": "Of its scores from the fleet's (Kolmogorov and Smirnov)",
+        "error": "Newest reconstruction error of the client on its held-out rows",
+        "behind": "Newer versions than the one that the client's newest update started from",
+        "mean_s": "Mean time from a task to its update, in seconds",
+        "cosine": "Smoothed cosine of the client's updates with the fleet's mean direction, -1 to 1",
+        "distance": "Kolmogorov-Smirnov distance of the client's scores from the fleet's, 0 to 1",
     }.items():
         name = key.removesuffix("_s") + ("_seconds" if key.endswith("_s") else "")
         gauge = GaugeMetricFamily(f"flockwatch_client_{name}", text, labels=["client"])
@@ -112,17 +114,19 @@ def _by_client(clients: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
                 gauge.add_metric([client], values[key])
         yield gauge
     for key, text in {
-        "admitted": "Updates folded",
-        "clipped": "Of these, clipped",
-        "dropped": "Too late",
+        "admitted": "Updates aggregated",
+        "clipped": "Aggregated updates that the norm gate clipped",
+        "dropped": "Updates dropped as stale, or because their round failed",
     }.items():
         counter = CounterMetricFamily(f"flockwatch_client_updates_{key}", text, labels=["client"])
         for client, values in clients.items():
             counter.add_metric([client], values.get(key, 0))
         yield counter
-    yield from _traffic(clients)
+    yield from _traffic_metrics(clients)
     refused = CounterMetricFamily(
-        "flockwatch_client_updates_refused", "Replies that were not used", labels=["client", "reason"]
+        "flockwatch_client_updates_refused",
+        "Replies rejected, by reason",
+        labels=["client", "reason"],
     )
     for client, values in clients.items():
         for reason, number in values.get("refused", {}).items():
@@ -130,31 +134,31 @@ def _by_client(clients: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
     yield refused
 
 
-def _traffic(clients: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
-    moved = CounterMetricFamily(
+def _traffic_metrics(clients: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
+    http_bytes = CounterMetricFamily(
         "flockwatch_client_http_bytes",
-        "HTTP on the client's sockets, as it counts it",
+        "HTTP bytes on the client's sockets, as the client reports them",
         labels=["client", "direction"],
     )
-    spent = CounterMetricFamily(
+    codec_seconds = CounterMetricFamily(
         "flockwatch_client_codec_seconds",
-        "What encoding and decoding took the client",
+        "Time in which the client encoded and decoded weights, in seconds",
         labels=["client", "work"],
     )
     for client, values in clients.items():
         for direction, key in {"up": "sent_bytes", "down": "received_bytes"}.items():
-            moved.add_metric([client, direction], values.get(key, 0))
+            http_bytes.add_metric([client, direction], values.get(key, 0))
         for work, key in {"encode": "encode_s", "decode": "decode_s"}.items():
-            spent.add_metric([client, work], values.get(key, 0.0))
-    yield moved
-    yield spent
+            codec_seconds.add_metric([client, work], values.get(key, 0.0))
+    yield http_bytes
+    yield codec_seconds
 
 
-class Scrape:
-    """`/metrics` as text.
+class MetricsCollector:
+    """Writes `/metrics` in Prometheus' text format.
 
     Args:
-        status: Of the run.
+        status: The status of the run.
     """
 
     def __init__(self, status: ServerStatus) -> None:
@@ -163,9 +167,9 @@ class Scrape:
         self._registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """The status at this moment, for Prometheus' library."""
+        """Return the current metrics; called by the Prometheus client library."""
         return metrics(self._status.status())
 
     def text(self) -> bytes:
-        """In Prometheus' text format 0.0.4."""
+        """Return the current metrics in Prometheus' text format 0.0.4."""
         return generate_latest(self._registry)

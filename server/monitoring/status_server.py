@@ -1,4 +1,4 @@
-"""The server's pages over HTTP: the status page and what it is made of, probes, and the alerts of edges."""
+"""The status server: serves the status page, its data, metrics and probes over HTTP, and receives notices."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common.protocol.alerts import AlertError, Notice
 from server.monitoring import alerts
 from server.monitoring.alerts import MAX_BYTES
-from server.monitoring.status import Scrape, ServerStatus
+from server.monitoring.status import MetricsCollector, ServerStatus
 from server.storage.database import NOTICES, ROUNDS, DatabaseError
 from server.storage.history import History
 from server.web import WebServer
 
 PAGE = Path(__file__).parent / "page"
 MAX_ROUNDS = 2000
-"""That `/rounds` gives at once: the newest."""
-MAX_SHOWN = 100
-"""Notices of incidents that go on, and of those that have ended, that `/incidents` is made of."""
+"""Rounds that `/rounds` returns: the newest."""
+MAX_NOTICES = 100
+"""Notices that `/incidents` reads, for open and for ended incidents each."""
 POST_WITHIN_S = 10.0
 MAX_CONNECTIONS = 256
 END_WITHIN_S = 2
@@ -49,16 +49,16 @@ HEADERS = {
 
 
 class StatusServer:
-    """Serves a run's pages at `HOST:PORT` until closed.
+    """Serves the status of a run from construction until it is closed.
 
     Args:
-        address: To listen on; port 0: any free one.
-        status: Of the run.
-        history: Where rounds and incidents are read, and alerts are kept.
-        token: That an edge shows to post alerts. None: none are taken.
+        address: `HOST:PORT` to listen on; port 0 for any free port.
+        status: The status of the run.
+        history: Contains the rounds and notices, and stores new notices.
+        token: The token that clients must send with a notice; None refuses notices.
 
     Raises:
-        OSError: the address is in use, or not this machine's.
+        OSError: the address is in use, or is not an address of this machine.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class StatusServer:
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         self._web = WebServer(
-            "site",
+            "status server",
             _application(status, history, token),
             host,
             int(port),
@@ -82,7 +82,7 @@ class StatusServer:
 
 
 def _application(status: ServerStatus, history: History, token: str | None) -> Starlette:
-    scrape, process = Scrape(status), secrets.token_hex(4)
+    collector, process_id = MetricsCollector(status), secrets.token_hex(4)
 
     def page(request: Request) -> Response:
         return FileResponse(PAGE / "index.html")
@@ -95,37 +95,37 @@ def _application(status: ServerStatus, history: History, token: str | None) -> S
         return _json(body, code)
 
     def metrics(request: Request) -> Response:
-        return Response(scrape.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(collector.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     def rounds(request: Request) -> Response:
         try:
             after = int(request.query_params.get("after", "0"))
         except ValueError:
-            return PlainTextResponse("after: expected the id of a round\n", 400)
-        found = history.newest_rounds(MAX_ROUNDS, min(max(after, 0), 2**62))
-        return _json({"newest": history.newest_id(ROUNDS), "rounds": found})
+            return PlainTextResponse("after: expected the rowid of a round\n", 400)
+        newest = history.newest_rounds(MAX_ROUNDS, min(max(after, 0), 2**62))
+        return _json({"newest": history.newest_id(ROUNDS), "rounds": newest})
 
     def incidents(request: Request) -> Response:
-        tag = f'"{process}-{history.newest_id(NOTICES)}"'
+        tag = f'"{process_id}-{history.newest_id(NOTICES)}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
-        found = alerts.incidents(history.notices(MAX_SHOWN))
-        return _json({"taken": token is not None, "incidents": found}, headers={"ETag": tag})
+        merged = alerts.incidents(history.notices(MAX_NOTICES))
+        return _json({"taken": token is not None, "incidents": merged}, headers={"ETag": tag})
 
-    async def take_alert(request: Request) -> Response:
+    async def receive_notice(request: Request) -> Response:
         if token is None:
-            return PlainTextResponse("this server takes no alerts: server.alerts_token is not set\n", 403)
-        if not alerts.admits(token, request.headers.get("authorization", "")):
-            text = "this is not the server's server.alerts_token\n"
+            return PlainTextResponse("this server accepts no alerts: server.alerts_token is not set\n", 403)
+        if not alerts.is_authorized(token, request.headers.get("authorization", "")):
+            text = "wrong or missing token: expected the value of server.alerts_token\n"
             return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
         try:
             async with asyncio.timeout(POST_WITHIN_S):
                 content = await _body(request)
             if content is None:
-                return PlainTextResponse(f"more than {MAX_BYTES} bytes\n", 413)
+                return PlainTextResponse(f"the body has more than {MAX_BYTES} bytes\n", 413)
             notice = Notice.unpack(content)
         except TimeoutError:
-            return PlainTextResponse(f"not whole after {POST_WITHIN_S:.0f} s\n", 408)
+            return PlainTextResponse(f"the body is incomplete after {POST_WITHIN_S:.0f} s\n", 408)
         except ClientDisconnect:
             return Response(status_code=400)
         except AlertError as error:
@@ -140,33 +140,33 @@ def _application(status: ServerStatus, history: History, token: str | None) -> S
     routes = [
         Route("/", page), Route("/status", state), Route("/healthz", health), Route("/metrics", metrics),
         Route("/rounds", rounds), Route("/incidents", incidents),
-        Route("/alerts", take_alert, methods=["POST"]),
+        Route("/alerts", receive_notice, methods=["POST"]),
         Mount("/page", StaticFiles(directory=PAGE)),
     ]  # fmt: skip
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_Guarded)],
+        middleware=[Middleware(_SecurityHeaders)],
         exception_handlers={DatabaseError: unavailable},
     )
 
 
-class _Guarded:
-    """Every answer says what a browser may do with it: nothing but what comes from here."""
+class _SecurityHeaders:
+    """Middleware that adds `HEADERS` to each response: browsers load nothing from other origins."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        await self._app(scope, receive, guarded)
+        await self._app(scope, receive, send_with_headers)
 
 
 async def _body(request: Request) -> bytes | None:
-    """All that was posted; None if it is too much."""
+    """Return the request's body; None if it is larger than `MAX_BYTES`."""
     content = bytearray()
     async for part in request.stream():
         content += part
@@ -176,14 +176,14 @@ async def _body(request: Request) -> bytes | None:
 
 
 def _json(values: Mapping[str, Any], code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    text = json.dumps(_plain(values), indent=1, allow_nan=False)
+    text = json.dumps(_finite(values), indent=1, allow_nan=False)
     return Response(text, code, headers, "application/json")
 
 
-def _plain(value: Any) -> Any:
-    """Values that JSON has: a number that is not finite becomes null."""
+def _finite(value: Any) -> Any:
+    """Replace numbers that are not finite, which JSON does not have, by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -101,9 +101,9 @@ def test_a_run_is_seen_as_it_goes(
         # The server is started again: the page says so meanwhile, and goes on from what was.
         before = version(page)
         processes.end(["server"])
-        expect(page.locator("#lost")).to_contain_text("The server cannot be reached")
+        expect(page.locator("#disconnected")).to_contain_text("The server does not answer")
         fleet.start_server()
-        expect(page.locator("#lost")).to_be_hidden(timeout=60_000)
+        expect(page.locator("#disconnected")).to_be_hidden(timeout=60_000)
         eventually(lambda: version(page) > before)
         opened.errors.clear()
         page.reload()

@@ -1,18 +1,18 @@
-// The error of each round as a line, the bytes of each as bars below it; one cursor for both.
+// A chart of the rounds: the error as a line, the bytes as bars below it, and a cursor over both.
 
-import { draw, say } from "./dom.js";
-import { bytes, count, moment, number, seconds } from "./format.js";
+import { draw, setText } from "./dom.js";
+import { bytes, count, number, seconds, timestamp } from "./format.js";
 
 const LEFT = 52, RIGHT = 12, TOP = 10, BOTTOM = 22, GAP = 20, BARS = 56;
-const LOGARITHMIC = 20;  // times that the largest error is the smallest, from which the scale is logarithmic
+const LOGARITHMIC_RATIO = 20;  // ratio of the largest to the smallest error above which the scale is logarithmic
 
-/** A chart in `box` that tells of the round under its cursor in `readout`. */
+/** A chart in `box`; describes the round under its cursor in `readout`. */
 export class Chart {
   constructor(box, readout) {
     this.box = box;
     this.readout = readout;
     this.rounds = [];
-    this.at = null;  // index under the cursor; null: the newest
+    this.at = null;  // index of the round under the cursor; null for the newest
     new ResizeObserver(() => this.redraw()).observe(box);
     box.addEventListener("pointermove", (event) => this.point(event));
     box.addEventListener("pointerleave", () => this.move(null));
@@ -22,7 +22,7 @@ export class Chart {
   set(rounds) {
     if (this.at >= rounds.length) this.at = null;
     this.rounds = rounds;
-    if (!rounds.length) say(this.readout, "No round has ended yet.");
+    if (!rounds.length) setText(this.readout, "No round has ended yet.");
     this.redraw();
   }
 
@@ -40,14 +40,14 @@ export class Chart {
     this.box.replaceChildren(
       draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" },
         ...this.errors(), ...this.traffic(), ...this.labels(), this.cursor, this.mark));
-    this.tell();
+    this.describe();
   }
 
   errors() {
     const known = this.rounds.map((r) => r.error).filter((e) => e !== null);
     if (!known.length) return [];
     const low = Math.min(...known), high = Math.max(...known);
-    const logarithmic = low > 0 && high / low > LOGARITHMIC;
+    const logarithmic = low > 0 && high / low > LOGARITHMIC_RATIO;
     const at = logarithmic ? Math.log10 : (e) => e;
     const bottom = logarithmic ? at(low) : 0, top = at(high) === bottom ? bottom + 1 : at(high);
     this.y = (e) => this.floor - ((at(e) - bottom) / (top - bottom)) * (this.floor - TOP - 6);
@@ -68,26 +68,26 @@ export class Chart {
   }
 
   traffic() {
-    const most = Math.max(1, ...this.rounds.map((r) => r.bytes_up + r.bytes_down));
-    const room = (this.width - LEFT - RIGHT) / this.rounds.length;
-    const wide = Math.max(0.5, Math.min(10, room * 0.7));
-    const tall = (value) => (value / most) * BARS;
+    const highest = Math.max(1, ...this.rounds.map((r) => r.bytes_up + r.bytes_down));
+    const spacing = (this.width - LEFT - RIGHT) / this.rounds.length;
+    const width = Math.max(0.5, Math.min(10, spacing * 0.7));
+    const height = (value) => (value / highest) * BARS;
     const bars = { up: "", down: "" };
     this.rounds.forEach((r, i) => {
-      const x = (this.x(i) - wide / 2).toFixed(1), up = tall(r.bytes_up), down = tall(r.bytes_down);
-      bars.up += `M${x},${this.bottom}h${wide}v${-up}h${-wide}z`;
-      bars.down += `M${x},${this.bottom - up}h${wide}v${-down}h${-wide}z`;
+      const x = (this.x(i) - width / 2).toFixed(1), up = height(r.bytes_up), down = height(r.bytes_down);
+      bars.up += `M${x},${this.bottom}h${width}v${-up}h${-width}z`;
+      bars.down += `M${x},${this.bottom - up}h${width}v${-down}h${-width}z`;
     });
     return [
       draw("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: this.bottom, y2: this.bottom }),
-      draw("text", { class: "tick", x: LEFT - 8, y: this.bottom - BARS + 9, "text-anchor": "end" }, bytes(most)),
+      draw("text", { class: "tick", x: LEFT - 8, y: this.bottom - BARS + 9, "text-anchor": "end" }, bytes(highest)),
       draw("path", { class: "up", d: bars.up }), draw("path", { class: "down", d: bars.down }),
     ];
   }
 
   labels() {
-    const room = Math.max(1, Math.ceil(this.rounds.length / Math.max(2, Math.floor(this.width / 70))));
-    const step = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].find((s) => s >= room) ?? 2000;
+    const minStep = Math.max(1, Math.ceil(this.rounds.length / Math.max(2, Math.floor(this.width / 70))));
+    const step = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].find((s) => s >= minStep) ?? 2000;
     const shapes = [];
     this.rounds.forEach((r, i) => {
       if (i % step === 0) shapes.push(draw("text", { class: "tick", x: this.x(i), y: this.bottom + 16, "text-anchor": "middle" }, String(r.number)));
@@ -112,13 +112,13 @@ export class Chart {
 
   move(index) {
     this.at = index;
-    this.tell();
+    this.describe();
   }
 
-  tell() {
+  describe() {
     if (!this.rounds.length) return;
     const index = this.at ?? this.rounds.length - 1, round = this.rounds[index];
-    say(this.readout, described(round));
+    setText(this.readout, description(round));
     this.box.setAttribute("aria-valuemax", this.rounds.length - 1);
     this.box.setAttribute("aria-valuenow", index);
     this.box.setAttribute("aria-valuetext", this.readout.textContent);
@@ -133,13 +133,13 @@ export class Chart {
   }
 }
 
-function described(round) {
+function description(round) {
   const failed = Object.entries(round.failed);
   const parts = [
-    round.kind === "evaluate" ? "Final measurement" : `Round ${round.number}`,
+    round.kind === "evaluate" ? "Final evaluation" : `Round ${round.number}`,
     round.error === null ? "failed" : `error ${number(round.error)}`,
     `${round.answered} of ${round.sampled} answered`,
-    seconds(round.wall_s), `${bytes(round.bytes_up)} up, ${bytes(round.bytes_down)} down`, moment(round.ended_at),
+    seconds(round.wall_s), `${bytes(round.bytes_up)} up, ${bytes(round.bytes_down)} down`, timestamp(round.ended_at),
   ];
   return parts.join(" · ") + failed.slice(0, 3).map(([name, why]) => `; ${name.slice(0, 64)}: ${why.slice(0, 200)}`).join("")
     + (failed.length > 3 ? `; and ${count(failed.length - 3)} more` : "");
@@ -148,14 +148,14 @@ function described(round) {
 function ticks(low, high) {
   const rough = (high - low) / 4 || 1, power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((m) => m * power >= rough);
-  const found = [];
-  for (let i = Math.ceil(low / step); i * step <= high * (1 + 1e-9); i++) found.push(i * step);
-  return found;
+  const values = [];
+  for (let i = Math.ceil(low / step); i * step <= high * (1 + 1e-9); i++) values.push(i * step);
+  return values;
 }
 
 function decades(low, high) {
-  const found = [];
+  const values = [];
   for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p++)
-    for (const m of [1, 3]) if (m * 10 ** p >= low && m * 10 ** p <= high) found.push(m * 10 ** p);
-  return found;
+    for (const m of [1, 3]) if (m * 10 ** p >= low && m * 10 ** p <= high) values.push(m * 10 ** p);
+  return values;
 }

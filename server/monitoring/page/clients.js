@@ -1,44 +1,52 @@
-// The table of clients: a row for each, kept and changed in place; buttons that show those of one state.
+// The table of clients, with buttons that filter it by state. Rows are updated in place.
 
-import { arrange, byId, make, say, show } from "./dom.js";
-import { brief, bytes, count, fixed, number, seconds } from "./format.js";
+import { arrange, byId, make, setText, setVisible } from "./dom.js";
+import { bytes, count, fixed, number, seconds, truncate } from "./format.js";
 
-const STATES = ["working", "late", "idle", "resting", "asked", "refused", "gone"];
+const STATES = {
+  working: "Works on a task",
+  late: "Has not answered its task in time",
+  idle: "Is ready and has no task",
+  resting: "Is ready; its next task is not due yet",
+  asked: "Is connected and has not described itself yet",
+  refused: "Is connected and cannot take part",
+  gone: "Is not connected",
+};
 const COLUMNS = [
-  ["Client", "The client's name", (c, name) => brief(name)],
-  ["State", "What it is doing", (c) => c.state + (c.drifted ? ", drifted" : "")],
-  ["Version", "That its newest update started from", (c) => count(c.version)],
-  ["Behind", "Versions since the one that its newest update started from", (c) => count(c.behind)],
-  ["Staleness", "Versions that its newest folded update was behind", (c) => count(c.staleness)],
-  ["Admitted", "Updates folded", (c) => count(c.admitted ?? 0)],
-  ["Refused", "Replies that were not used, and updates clipped or dropped", refused],
-  ["Error", "Newest reconstruction error on rows held out", (c) => number(c.error)],
-  ["Direction", "Cosine of its updates with the fleet's direction; a liar's is below the others'", (c) => fixed(c.cosine, 2)],
-  ["Distance", "Of its scores from the fleet's, 0 to 1; a broken sensor's is near 1", (c) => fixed(c.distance, 2)],
-  ["Update", "Mean time from task to update", (c) => seconds(c.mean_s)],
-  ["Up", "HTTP on its sockets", (c) => bytes(c.sent_bytes)],
-  ["Down", "HTTP on its sockets", (c) => bytes(c.received_bytes)],
+  ["Client", "Name of the client", (c, name) => truncate(name)],
+  ["State", "What the client is doing", (c) => c.state + (c.drifted ? ", drifted" : "")],
+  ["Version", "Model version that its newest reply is about", (c) => count(c.version)],
+  ["Behind", "Newer versions than that one", (c) => count(c.behind)],
+  ["Staleness", "Versions that its newest aggregated update was behind", (c) => count(c.staleness)],
+  ["Admitted", "Updates aggregated", (c) => count(c.admitted ?? 0)],
+  ["Rejected", "Replies rejected, by reason; updates clipped; updates dropped as stale or with a failed round", rejected],
+  ["Error", "Newest reconstruction error on held-out rows", (c) => number(c.error)],
+  ["Direction", "Cosine of its updates with the fleet's mean direction; lower than the others' for a client that attacks", (c) => fixed(c.cosine, 2)],
+  ["Distance", "Distance of its scores from the fleet's, 0 to 1; near 1 for a broken sensor", (c) => fixed(c.distance, 2)],
+  ["Update", "Mean time from a task to its update", (c) => seconds(c.mean_s)],
+  ["Up", "HTTP bytes that it sent", (c) => bytes(c.sent_bytes)],
+  ["Down", "HTTP bytes that it received", (c) => bytes(c.received_bytes)],
 ];
 
-/** The section of clients. */
+/** The section with the table of clients. */
 export class Clients {
   constructor() {
     this.rows = new Map();
-    this.chosen = null;
+    this.selected = null;  // state to filter by; null for all
     this.clients = {};
     this.table = byId("client-table");
     this.body = this.table.tBodies[0];
     this.table.tHead.rows[0].append(
       ...COLUMNS.map(([title, help]) => make("th", { scope: "col", role: "columnheader", title: help }, title)));
-    this.buttons = new Map([null, ...STATES].map((state) => [state, this.button(state)]));
+    this.buttons = new Map([null, ...Object.keys(STATES)].map((state) => [state, this.button(state)]));
     byId("filters").append(...this.buttons.values());
   }
 
   set(clients) {
     this.clients = clients;
     const names = Object.keys(clients);
-    show(byId("clients-none"), !names.length);
-    show(this.table, names.length > 0);
+    setVisible(byId("clients-none"), !names.length);
+    setVisible(this.table, names.length > 0);
     for (const name of this.rows.keys()) if (!(name in clients)) this.rows.delete(name);
     for (const name of names) {
       if (!this.rows.has(name)) this.rows.set(name, row());
@@ -48,28 +56,28 @@ export class Clients {
   }
 
   filter() {
-    const counts = new Map(STATES.map((state) => [state, 0]));
+    const counts = new Map(Object.keys(STATES).map((state) => [state, 0]));
     const all = Object.entries(this.clients);
     for (const [, client] of all) counts.set(client.state, (counts.get(client.state) ?? 0) + 1);
-    if (this.chosen && !counts.get(this.chosen)) this.chosen = null;
+    if (this.selected && !counts.get(this.selected)) this.selected = null;
     for (const [state, button] of this.buttons) {
-      const found = state === null ? all.length : counts.get(state);
-      show(button, found > 0);
-      say(button, `${state ?? "all"} ${count(found)}`);
-      button.setAttribute("aria-pressed", String(state === this.chosen));
+      const matching = state === null ? all.length : counts.get(state);
+      setVisible(button, matching > 0);
+      setText(button, `${state ?? "all"} ${count(matching)}`);
+      button.setAttribute("aria-pressed", String(state === this.selected));
     }
-    const shown = all.filter(([, client]) => this.chosen === null || client.state === this.chosen);
-    shown.sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true }));
-    arrange(this.body, shown.map(([name]) => this.rows.get(name)));
+    const visible = all.filter(([, client]) => this.selected === null || client.state === this.selected);
+    visible.sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true }));
+    arrange(this.body, visible.map(([name]) => this.rows.get(name)));
   }
 
   button(state) {
-    const made = make("button", { type: "button", "aria-pressed": "false" });
-    made.addEventListener("click", () => {
-      this.chosen = state;
+    const button = make("button", { type: "button", "aria-pressed": "false", title: STATES[state] ?? "" });
+    button.addEventListener("click", () => {
+      this.selected = state;
       this.filter();
     });
-    return made;
+    return button;
   }
 }
 
@@ -85,12 +93,13 @@ function row() {
 
 function fill(row, name, client) {
   row.dataset.state = client.state;
-  COLUMNS.forEach(([, , text], i) => say(row.cells[i].firstChild, text(client, name)));
-  say(row.cells[1].lastChild, brief(client.why ?? "", 200));
+  COLUMNS.forEach(([, , text], i) => setText(row.cells[i].firstChild, text(client, name)));
+  row.cells[1].title = STATES[client.state] ?? "";
+  setText(row.cells[1].lastChild, truncate(client.why ?? "", 200));
 }
 
-function refused(client) {
-  const reasons = Object.entries(client.refused ?? {}).map(([reason, n]) => `${count(n)} ${brief(reason, 40)}`);
+function rejected(client) {
+  const reasons = Object.entries(client.refused ?? {}).map(([reason, n]) => `${count(n)} ${truncate(reason, 40)}`);
   const others = ["clipped", "dropped"].filter((key) => client[key]).map((key) => `${count(client[key])} ${key}`);
   return [...reasons, ...others].join(", ") || "0";
 }

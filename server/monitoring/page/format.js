@@ -1,15 +1,15 @@
-// Values as people read them. What is not known is a dash.
+// Formats values for people. An unknown value is a dash.
 
 const NONE = "–";
-const LONGEST = 120;
+const MAX_LENGTH = 120;
 
-/** Text from outside, of a length that fits. */
-export function brief(text, most = LONGEST) {
-  const all = String(text);
-  return all.length > most ? `${all.slice(0, most - 1)}…` : all;
+/** Shorten a text to at most `maxLength` characters. */
+export function truncate(text, maxLength = MAX_LENGTH) {
+  const whole = String(text);
+  return whole.length > maxLength ? `${whole.slice(0, maxLength - 1)}…` : whole;
 }
 
-/** Four significant digits, three from 1000 on. */
+/** Format a number with four significant digits, or with `digits`. */
 export function number(value, digits = 4) {
   if (typeof value !== "number") return NONE;
   const size = Math.abs(value);
@@ -46,11 +46,11 @@ export function percent(share) {
   return typeof share === "number" ? `${Math.round(share * 100)} %` : NONE;
 }
 
-/** A moment, in seconds since 1970: the time, and the day if it is not today. */
-export function moment(at) {
-  const date = new Date(at * 1000);
+/** Format a time in seconds since 1970: the time of day, and the date if it is not today. */
+export function timestamp(time) {
+  const date = new Date(time * 1000);
   if (Number.isNaN(date.getTime())) return NONE;
-  const time = date.toLocaleTimeString("en-GB");
+  const clock = date.toLocaleTimeString("en-GB");
   const day = date.toDateString() === new Date().toDateString() ? "" : `${date.toLocaleDateString("sv")} `;
-  return day + time;
+  return day + clock;
 }

@@ -1,32 +1,33 @@
-// Incidents, newest first: each opens to what explains it.
+// Incidents, newest first; each expands to the features that explain it.
 
-import { arrange, byId, make, say, show } from "./dom.js";
-import { brief, count, moment, number, percent, seconds } from "./format.js";
+import { arrange, byId, make, setText, setVisible } from "./dom.js";
+import { count, number, percent, seconds, timestamp, truncate } from "./format.js";
 
-/** The section of incidents. */
+/** The section with the incidents. */
 export class Incidents {
   constructor() {
     this.items = new Map();
-    this.opened = false;
+    this.expanded = false;  // whether an incident was ever expanded automatically
   }
 
+  /** Show the incidents of an answer of `/incidents`; return how many are open. */
   set({ incidents, taken }) {
     const none = byId("incidents-none");
-    say(none, taken ? "No edge has told of an incident." :
-      "This server takes no alerts: server.alerts_token is not set. The edges tell their own sinks.");
-    show(none, !incidents.length);
-    const wanted = [...incidents].sort((a, b) => b.open - a.open || b.heard_at - a.heard_at);
-    const kept = new Map();
-    for (const incident of wanted) {
-      const key = JSON.stringify([incident.client, incident.id]), said = JSON.stringify(incident);
+    setText(none, taken ? "No incident has been reported." :
+      "This server accepts no notices, because server.alerts_token is not set. Clients send them to their other sinks.");
+    setVisible(none, !incidents.length);
+    const sorted = [...incidents].sort((a, b) => b.open - a.open || b.heard_at - a.heard_at);
+    const items = new Map();
+    for (const incident of sorted) {
+      const key = JSON.stringify([incident.client, incident.id]), content = JSON.stringify(incident);
       const item = this.items.get(key) ?? { element: make("details") };
-      if (item.said !== said) fill(item.element, incident);
-      kept.set(key, { ...item, said });
+      if (item.content !== content) fill(item.element, incident);
+      items.set(key, { ...item, content });
     }
-    this.items = kept;
-    const elements = [...kept.values()].map((item) => item.element);
-    if (!this.opened && elements.length) {
-      elements[0].open = this.opened = true;
+    this.items = items;
+    const elements = [...items.values()].map((item) => item.element);
+    if (!this.expanded && elements.length) {
+      elements[0].open = this.expanded = true;
     }
     arrange(byId("incident-list"), elements);
     return incidents.filter((incident) => incident.open).length;
@@ -41,26 +42,26 @@ function fill(element, incident) {
   element.replaceChildren(
     make("summary", {},
       make("span", { class: "chip" }, incident.open ? "open" : "ended"),
-      make("strong", {}, brief(incident.client, 64)),
-      make("span", { class: "cause" }, first ? `${brief(first.feature, 60)} ${percent(first.share)}` : "no cause named"),
-      make("time", {}, moment(incident.received_at))),
+      make("strong", {}, truncate(incident.client, 64)),
+      make("span", { class: "cause" }, first ? `${truncate(first.feature, 60)} ${percent(first.share)}` : "no cause"),
+      make("time", {}, timestamp(incident.received_at))),
     make("p", { class: "facts" }, [
       ratio, `score ${number(alert.score)}, threshold ${number(alert.threshold)}`, `version ${count(alert.version)}`,
-      `${count(incident.events)} ${incident.events === 1 ? "event" : "events"}`, span(incident),
+      `${count(incident.events)} ${incident.events === 1 ? "alert" : "alerts"}`, duration(incident),
     ].filter(Boolean).join(" · ")),
     make("table", {},
-      make("thead", {}, make("tr", {}, ...["Feature", "Share", "Seen", "Expected"].map((title) => make("th", { scope: "col" }, title)))),
+      make("thead", {}, make("tr", {}, ...["Feature", "Share of error", "Value", "Expected"].map((title) => make("th", { scope: "col" }, title)))),
       make("tbody", {}, ...alert.causes.map(cause))));
 }
 
 function cause({ feature, share, value, expected }) {
   return make("tr", {},
-    make("th", { scope: "row" }, brief(feature)),
+    make("th", { scope: "row" }, truncate(feature)),
     make("td", { class: "share" }, make("meter", { min: 0, max: 1, value: share ?? 0, "aria-hidden": "true" }), make("span", {}, percent(share))),
     make("td", {}, number(value)), make("td", {}, number(expected)));
 }
 
-function span({ open, started, ended }) {
-  if (open) return `since ${moment(started)} of the stream`;
-  return `${moment(started)} of the stream, lasted ${seconds(Math.max(0, ended - started))}`;
+function duration({ open, started, ended }) {
+  if (open) return `since ${timestamp(started)} in the stream's time`;
+  return `${timestamp(started)} in the stream's time, lasted ${seconds(Math.max(0, ended - started))}`;
 }

@@ -9,7 +9,7 @@ import pytest
 
 from common.protocol.alerts import Notice
 from server.monitoring import alerts
-from server.monitoring.alerts import MAX_CAUSES, MAX_FEATURE
+from server.monitoring.alerts import MAX_CAUSES, MAX_FEATURE_LENGTH
 from server.storage.history import History
 
 
@@ -37,7 +37,7 @@ def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
         (row,) = history.notices(1)
     (found,) = alerts.incidents([row])
     assert len(found["alert"]["causes"]) == MAX_CAUSES
-    assert found["alert"]["causes"][0]["feature"] == "f" * MAX_FEATURE
+    assert found["alert"]["causes"][0]["feature"] == "f" * MAX_FEATURE_LENGTH
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ def test_an_incident_is_open_until_its_end_has_come(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_the_token_does_not_pass(header: str) -> None:
-    assert not alerts.admits("sesame", header)
+    assert not alerts.is_authorized("sesame", header)
 
 
 @pytest.mark.parametrize(
     "header", ["Bearer sesame", "bearer  sesame", "Basic ZWRnZTpzZXNhbWU=", "Basic OnNlc2FtZQ=="]
 )
 def test_the_token_passes_as_a_bearers_and_as_a_password(header: str) -> None:
-    assert alerts.admits("sesame", header)
+    assert alerts.is_authorized("sesame", header)

@@ -61,7 +61,7 @@ def test_before_anything_has_happened_the_page_says_so(served: Served, opened: T
     visit(opened, served)
     expect(opened.page.locator("#run")).to_have_text("starting")
     expect(opened.page.locator("#clients-none")).to_be_visible()
-    expect(opened.page.locator("#incidents-none")).to_have_text("No edge has told of an incident.")
+    expect(opened.page.locator("#incidents-none")).to_have_text("No incident has been reported.")
     expect(opened.page.locator("#readout")).to_have_text("No round has ended yet.")
 
 
@@ -88,7 +88,7 @@ def test_every_clients_figures_are_shown_as_people_read_them(
         ["edge-10", "idle", "3", "0", "0", "3", "0", "0.5", "0.75", "0.25", "1.5 s", "12 kB", "3.4 MB"],
     ]  # fmt: skip
     assert opened.text("#figures").split("\n")[:8] == [
-        "Version", "3", "Error", "0.125", "best 0.0625", "Clients", "2", "of 3 known",
+        "Model version", "3", "Error", "0.125", "best 0.0625", "Clients", "2", "of 3 known",
     ]  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def test_what_a_person_has_opened_stays_when_there_is_news(
     older = opened.page.locator("details", has_text="edge-7")
     expect(older.locator(".chip")).to_have_text("ended")
     expect(older).to_have_attribute("open", "")
-    expect(older.locator(".facts")).to_contain_text("7 events")
+    expect(older.locator(".facts")).to_contain_text("7 alerts")
 
 
 def test_a_server_that_is_gone_and_one_that_is_back_are_told(tmp_path: Path) -> None:
@@ -194,11 +194,11 @@ def test_a_server_that_is_gone_and_one_that_is_back_are_told(tmp_path: Path) -> 
         expect(opened.page.locator("#updated")).to_contain_text("live ·")
         assert opened.errors == []
         served.close()
-        expect(opened.page.locator("#lost")).to_contain_text("The server cannot be reached")
+        expect(opened.page.locator("#disconnected")).to_contain_text("The server does not answer")
         expect(opened.page.locator("#updated")).to_have_text("not live")
         assert all("ERR_CONNECTION" in error or "ERR_EMPTY" in error for error in opened.errors)
         with closing(Served(tmp_path, port=port)):
-            expect(opened.page.locator("#lost")).to_be_hidden()
+            expect(opened.page.locator("#disconnected")).to_be_hidden()
             expect(opened.page.locator("#updated")).to_contain_text("live ·")
 
 
