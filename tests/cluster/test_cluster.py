@@ -1,4 +1,4 @@
-"""The demo cluster on a real Docker Engine, as `tests/cluster/run` has started it: one story, in order."""
+"""The demo cluster on a real Docker Engine, started by `tests/cluster/run`; the tests run in order."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def inspect(service: str) -> dict[str, Any]:
 
 
 def get(path: str, port: int = 8080) -> Any:
-    """What an operator sees at the published ports."""
+    """Return the JSON at a path of a published port."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
         return json.load(answer)
 
 
 def eventually(true: Callable[[], Any], within_s: float, otherwise: str = "") -> Any:
-    """The first truthy value of `true()`; a server that is away for a moment has none."""
+    """Return the first truthy value of `true()`, which may also raise OSError."""
     end = time.monotonic() + within_s
     while True:
         try:
@@ -76,7 +76,7 @@ def states() -> dict[str, str]:
 
 
 def client(value: str, name: str) -> Any:
-    """What the server knows of a client; None before it knows it."""
+    """Return a value of a client's status; None if the server does not have it."""
     return get("/status")["clients"].get(name, {}).get(value)
 
 
@@ -86,7 +86,7 @@ def version() -> int:
 
 
 def inside(service: str, program: str) -> str:
-    """What a Python program prints in a service's container."""
+    """Run a Python program in a service's container and return what it prints."""
     return compose("exec", "-T", service, "python", "-c", program).stdout.strip()
 
 
@@ -231,7 +231,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
     if open(f"/proc/{pid}/stat").read().rpartition(") ")[2].split()[1] == "1":
         os.kill(int(pid), 9)
 """
-"""Ends what the container's init process has started."""
+"""Kills the processes that the container's init process started."""
 
 
 def test_an_edge_that_dies_is_started_again() -> None:
@@ -284,7 +284,7 @@ def test_no_secret_is_in_a_log() -> None:
 
 
 def layers(image: str) -> Iterator[tuple[str, bytes]]:
-    """Every file of every layer, with its content."""
+    """Yield the name and content of every file in every layer."""
     with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saving:
         assert saving.stdout is not None
         with tarfile.open(fileobj=saving.stdout, mode="r|") as whole:
