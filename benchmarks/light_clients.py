@@ -9,6 +9,7 @@ import sys
 import threading
 
 import numpy as np
+from msgspec.structs import asdict
 
 from client.app import build
 from client.transport.compression_state import CompressionState
@@ -17,7 +18,8 @@ from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
-from common.protocol.messages import Description, Evaluation, Task, Update
+from common.protocol.messages import Description, Evaluation, Update
+from common.protocol.tasks import Task
 
 FEATURES = 16
 
@@ -53,7 +55,7 @@ class LightWorker:
             name: (0.001 * self._rng.standard_normal(shape)).astype(np.float32)
             for name, shape in task.manifest.architecture.shapes.items()
         }
-        measured = vars(self.evaluate(task))
+        measured = asdict(self.evaluate(task))
         return Update(**measured, loss=0.1, train_s=0.001, difference=difference)
 
 

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from msgspec.structs import replace
 
 from client.training.worker import ClientWorker
 from client.transport.compression_state import CompressionState
 from common import config
 from common.packages import check_packages
-from common.protocol.changes import VersionMissing
-from common.protocol.messages import CONTENT, RECORD, Describe, Description, Evaluation, ProtocolError, Task
+from common.protocol import wire
+from common.protocol.messages import Describe, Description, Evaluation
+from common.protocol.tasks import Task, VersionMissing
 from common.protocol.traffic import COUNTED, Traffic
+from common.protocol.wire import CONTENT, RECORD, ProtocolError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ def build(edge_of: Callable[[Context], ClientWorker]) -> ClientApp:
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        request = Describe.unpack(_content(message))
+        request = wire.unpack(_content(message), Describe)
         if request.refused is not None:
             log.error("the server has no work for this client reason=%s", request.refused)
         return _reply(edge_of(context).describe(), message)
@@ -77,7 +79,7 @@ def _counted(answer: Evaluation, edge: ClientWorker, context: Context) -> Evalua
 
 
 def _reply(answer: Description | Evaluation | VersionMissing, message: Message) -> Message:
-    return Message(RecordDict({RECORD: ConfigRecord({CONTENT: answer.pack()})}), reply_to=message)
+    return Message(RecordDict({RECORD: ConfigRecord({CONTENT: wire.pack(answer)})}), reply_to=message)
 
 
 @cache

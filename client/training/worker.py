@@ -19,7 +19,8 @@ from common.model.residuals import Residuals
 from common.model.scoring import ErrorSummary, ScoredWindows
 from common.model.sketch import ScoreSketch
 from common.model.weights import subtract
-from common.protocol.messages import Description, Evaluation, Task, Update
+from common.protocol.messages import Description, Evaluation, Update
+from common.protocol.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +115,8 @@ class ClientWorker:
             version=manifest.version,
             rows=prepared.training,
             error=ErrorSummary.of(held_out.errors),
-            scores=ScoreSketch.of(held_out.scores) if task.terms.scores else ScoreSketch(),
-            residuals=_shared_residuals(held_out, manifest) if task.terms.scores else Residuals(),
+            scores=ScoreSketch.of(held_out.scores) if task.options.scores else ScoreSketch(),
+            residuals=_shared_residuals(held_out, manifest) if task.options.scores else Residuals(),
             drifted=self._drifted,
             loss=loss,
             train_s=time.perf_counter() - started,

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from client.transport import feedback_file
 from common.compression.choice import NAMES, NONE, STATELESS, Block, rng_of, supported
 from common.formats.files import write_atomic
 from common.model.manifest import Manifest, ManifestError
 from common.model.weights import is_finite
-from common.protocol.changes import VersionChange, VersionMismatchError, VersionMissing
-from common.protocol.messages import Task, Update
+from common.protocol.messages import Update
+from common.protocol.tasks import Task, VersionChange, VersionMismatchError, VersionMissing, WholeVersion
 from common.protocol.traffic import Traffic
-from common.protocol.wire import name_in
+from common.protocol.wire import unpack
 
 log = logging.getLogger(__name__)
 
@@ -55,26 +57,27 @@ class CompressionState:
         Raises:
             ProtocolError: it is neither.
         """
+        message: WholeVersion | VersionChange = unpack(content, WholeVersion, VersionChange)
         task: Task | VersionMissing
-        if name_in(content) == VersionChange.__name__:
+        if isinstance(message, VersionChange):
             started = time.perf_counter()
-            task = self._changed(VersionChange.unpack(content), client)
+            task = self._changed(message, client)
             self._decode_s += time.perf_counter() - started
         else:
-            task = Task.unpack(content)
-        if isinstance(task, Task) and task.terms.keep and self._keeps:
+            task = message.task()
+        if isinstance(task, Task) and task.options.keep and self._keeps:
             self._hold(task.manifest)
         return task
 
     def packed(self, update: Update, task: Task) -> Update:
         """The update as it shall travel, with the error of earlier ones, and its own error kept."""
-        codec = supported(task.terms.codec, self.codecs)
+        codec = supported(task.options.codec, self.codecs)
         kept = self._kept.fitting(_model(task.manifest), task.manifest.version)
-        owed = kept.feedback.settled(task.terms.used, task.terms.waiting)
+        owed = kept.feedback.settled(task.options.used, task.options.waiting)
         difference = owed.carried(update.difference)
         if not is_finite(difference) or (codec == NONE and not owed.error):
             # Whether it can be used is for the server to say. Nothing is left out.
-            self._kept = replace(kept, feedback=owed)
+            self._kept = dataclasses.replace(kept, feedback=owed)
             return update
         started = time.perf_counter()
         serial = kept.serial + 1
@@ -82,11 +85,11 @@ class CompressionState:
         if self._keeps:
             decoded = block.decoded(task.manifest.architecture.shapes)
             owed = owed.after(serial, update.difference, decoded, MAX_PENDING)
-            self._kept = replace(kept, serial=serial, feedback=owed)
+            self._kept = dataclasses.replace(kept, serial=serial, feedback=owed)
             # Before it is sent: an update that was sent and forgotten would be owed a second time.
             feedback_file.write(self._error_path, self._kept)
         self._encode_s += time.perf_counter() - started
-        return replace(update, serial=serial, block=block)
+        return replace(update, serial=serial, block=block, difference={})
 
     def traffic(self, of_sockets: Traffic) -> Traffic:
         """With the seconds that encoding and decoding took here."""

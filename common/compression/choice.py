@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
+from common.bounds import CodecName
 from common.compression.codec import Codec, CompressionError
 from common.compression.float16 import Float16
 from common.compression.float32 import Float32
@@ -41,16 +42,15 @@ FALLBACKS = ("int8", "float16", NONE)
 """What a client is asked for that lacks the codec that was chosen, the first one that it has."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """An encoded update: by which codec, and the bytes."""
+class Block(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An encoded update: the name of its codec, and the bytes."""
 
-    codec: str
+    codec: CodecName
     content: bytes
 
     @classmethod
     def of(cls, codec: str, values: Weights, rng: np.random.Generator) -> Block:
-        """The values, encoded.
+        """Encode the values.
 
         Raises:
             CompressionError: there is no such codec.
@@ -58,7 +58,7 @@ class Block:
         return cls(codec, named(codec).encode(values, rng))
 
     def decoded(self, shapes: Shapes) -> Weights:
-        """The update.
+        """Return the values.
 
         Raises:
             CompressionError: there is no such codec, or these are not its bytes.

@@ -29,7 +29,7 @@ def pack(fields: Mapping[str, Any], arrays: Arrays) -> bytes:
     >>> unpack(pack({"version": 3}, {}))
     ({'version': 3}, {})
     """
-    header = {_FIELDS: json.dumps(fields, sort_keys=True, allow_nan=False)}
+    header = {_FIELDS: json.dumps(fields, sort_keys=True, allow_nan=False, separators=(",", ":"))}
     return save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata=header)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import Self
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from common.bounds import PositiveCount
 from common.settings import ScalingSettings
 
 MIN_STD = 1e-6
@@ -19,8 +22,7 @@ MAX_SPREAD_RATIO = 10.0
 """Largest ratio of a client's median spread to the fleet's, or the inverse, at which both share a scale."""
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
+class Moments(msgspec.Struct, frozen=True, eq=False, array_like=True, forbid_unknown_fields=True):
     """Count, mean, spread and range of each feature over a set of rows.
 
     >>> rows = np.array([[1.0], [2.0], [4.0]])
@@ -29,7 +31,7 @@ class Moments:
     True
     """
 
-    count: int
+    count: PositiveCount
     mean: NDArray[np.float64]
     """Shape (features,), as all arrays here."""
     m2: NDArray[np.float64]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import reduce
 from typing import Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from common.bounds import Total
 
 FLOOR = 0.01
 """Share of the mean over all inputs that is added to each input's usual error, so that none is near 0."""
@@ -16,8 +18,7 @@ FLOOR = 0.01
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-@dataclass(frozen=True, eq=False)
-class Residuals:
+class Residuals(msgspec.Struct, frozen=True, eq=False, array_like=True, forbid_unknown_fields=True):
     """Squared reconstruction errors of normal windows, summed for each input. They can be merged.
 
     >>> both = Residuals.of(np.array([[1.0, 4.0], [3.0, 0.0]])).merge(Residuals())
@@ -25,8 +26,8 @@ class Residuals:
     (2, [4.0, 4.0])
     """
 
-    count: int = 0
-    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    count: Total = 0
+    squares: NDArray[np.float64] = msgspec.field(default_factory=lambda: np.zeros(0))
     """Shape (inputs,); (0,) if `count` is 0."""
 
     def __post_init__(self) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
+
+from common.bounds import FeatureNames
 from common.errors import UserError
 
 
@@ -15,15 +17,14 @@ class SchemaError(UserError):
     """Columns do not match the schema; the message names those that differ."""
 
 
-@dataclass(frozen=True)
-class Schema:
+class Schema(msgspec.Struct, frozen=True, dict=True, array_like=True, forbid_unknown_fields=True):
     """An ordered set of feature names.
 
     >>> Schema(("cpu", "memory")).align(["memory", "cpu"])
     [1, 0]
     """
 
-    features: tuple[str, ...]
+    features: FeatureNames
 
     def __post_init__(self) -> None:
         if not self.features:

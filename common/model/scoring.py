@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from common.bounds import NonNegative, PositiveCount
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
@@ -21,16 +23,15 @@ BLOCK = 4096
 """Windows that are scored at a time, so that memory does not grow with the number of rows."""
 
 
-@dataclass(frozen=True)
-class ErrorSummary:
+class ErrorSummary(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The distribution of the reconstruction error over a set of windows, in squared scaled units."""
 
-    count: int
-    mean: float
-    p50: float
-    p95: float
-    p99: float
-    max: float
+    count: PositiveCount
+    mean: NonNegative
+    p50: NonNegative
+    p95: NonNegative
+    p99: NonNegative
+    max: NonNegative
 
     @classmethod
     def of(cls, errors: NDArray[np.floating]) -> ErrorSummary:

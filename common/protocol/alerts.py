@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 import msgspec
 from msgspec import Meta
 
-from common.protocol.bounds import MAX_FEATURES, ClientName, Count, FeatureName, Finite, Share
+from common.bounds import MAX_FEATURES, ClientName, Count, FeatureName, Finite, Share
 
 NoticeKind = Literal["incident_started", "incident_ended"]
 

@@ -1,110 +1,168 @@
-"""What all messages share: one block of bytes, squeezed where it helps, and a version that is checked."""
+"""How messages travel: each as one block of bytes, because Flower sends each part of a message by itself.
+
+A message is the number of the protocol in one byte, then the message as a MessagePack array, compressed by
+Zstandard where that makes it smaller. Field names do not travel; arrays travel as raw bytes.
+
+`Describe` and `Description` open a conversation, so that a peer of any protocol must be able to read which
+protocol they are of. They are safetensors files without arrays, whose JSON metadata names the message and the
+protocol, and holds the same array of fields (`common.formats.bundle`), compressed in the same way.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+import base64
+import re
+from typing import Any, TypeVar, cast, get_args, overload
 
-from numpy.typing import NDArray
+import msgspec
+import numpy as np
 
-from common.formats.bundle import BundleError, checked, pack, unpack
+from common.formats import bundle
+from common.formats.bundle import BundleError
 from common.formats.zstd import MAGIC, ZstdError, compress, decompress
+from common.model.sketch import ScoreSketch
+from common.protocol.messages import Describe, Description, Evaluation, Message, Update
+from common.protocol.tasks import VersionChange, VersionMissing, WholeVersion
 
-PROTOCOL = 5
+PROTOCOL = 6
 
 REFUSED_HEADER = b"flockwatch-refused"
 """HTTP header that marks a refusal by the server's gateway, as opposed to one by SuperLink."""
 
 RECORD, CONTENT = "flockwatch", "content"
-"""A Flower message holds one record with one value: a message, packed."""
+"""A Flower message holds one record with one value: a packed message."""
 
 MAX_COMPRESSED_BYTES = 64 * 1024
-"""Larger messages are weights, which hardly shrink. So a squeezed one never needs more memory than this."""
+"""Larger messages are weights, which hardly shrink: they are not compressed.
 
-ZSTD_DICTIONARY = b"".join([
-    rb'{"__metadata__":{"flockwatch":"{\"again\": 0, \"hash\": \"\", \"message\": \"Change\", ',
-    rb'\"protocol\": 5, \"steps\": [[1, \"ternary:0.1\"]], \"terms\": {\"codec\": \"ternary:0.1\", ',
-    rb'\"keep\": true, \"scores\": false, \"used\": [], \"waiting\": []}, \"version\": 1}"},"step/1":',
-    rb'{"dtype":"U8","shape":[2',
-    rb'{"__metadata__":{"flockwatch":"{\"client\": \"client-1\", \"codec\": \"ternary:0.1\", ',
-    rb'\"drifted\": false, \"error\": {\"count\": 1, \"max\": 0.0, \"mean\": 0.0, \"p50\": 0.0, ',
-    rb'\"p95\": 0.0, \"p99\": 0.0}, \"loss\": 0.0, \"message\": \"Update\", \"protocol\": 5, \"rows\": 1, ',
-    rb'\"serial\": 1, \"traffic\": {\"decode_s\": 0.0, \"encode_s\": 0.0, \"received_bytes\": 1, ',
-    rb'\"replies_bytes\": 1, \"sent_bytes\": 1, \"timed_bytes\": 0, \"timed_s\": 0.0}, \"train_s\": 0.0, ',
-    rb'\"version\": 1}"},"block":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},',
-    rb'"scores":{"dtype":"U8","shape":[8],"data_offsets":[2,10]}}      ',
-])  # fmt: skip
-"""How changes and updates are worded: what they say so need not be sent. Part of the protocol."""
+Decompression therefore never needs more memory than this.
+"""
 
-Fields = dict[str, Any]
-Arrays = dict[str, NDArray[Any]]
+Introduction = Describe | Description
+TaskOrAnswer = Evaluation | Update | WholeVersion | VersionChange | VersionMissing
+
+M = TypeVar("M", bound=Message)
+N = TypeVar("N", bound=Message)
+
+_KINDS: dict[Any, type[Message]] = {
+    kind.__struct_config__.tag: kind for kind in (*get_args(Introduction), *get_args(TaskOrAnswer))
+}
+
+# No safetensors file begins with this byte: there it is part of a length that is a multiple of 8.
+_FIRST = bytes([PROTOCOL])
 
 
 class ProtocolError(ValueError):
-    """A message cannot be understood; says which message, and whether one side is too old."""
+    """A message cannot be understood; names the message, the field, or the side that is too old."""
 
 
-@dataclass(frozen=True)
-class Packed:
-    """A message that packs its fields as JSON and its arrays as safetensors."""
+def pack(message: Message) -> bytes:
+    """Return a message as bytes.
 
-    introduces: ClassVar[bool] = False
-    """Whether it is among the first that two sides exchange: a side of another protocol shall read it too."""
-
-    def pack(self) -> bytes:
-        """The message as bytes."""
-        fields, arrays = self._parts()
-        content = pack({**fields, "message": type(self).__name__, "protocol": PROTOCOL}, arrays)
-        if len(content) > MAX_COMPRESSED_BYTES:
-            return content
-        return min(content, compress(content, b"" if self.introduces else ZSTD_DICTIONARY), key=len)
-
-    @classmethod
-    def unpack(cls, content: bytes) -> Self:
-        """The message in `content`.
-
-        Raises:
-            ProtocolError: the bytes are damaged, another message, or of another protocol version.
-        """
-        try:
-            fields, arrays = unpack(decompressed(content))
-            protocol, name = fields.pop("protocol"), fields.pop("message")
-        except (BundleError, ZstdError, KeyError) as error:
-            raise ProtocolError(f"not a {cls.__name__}: {error}") from error
-        if protocol != PROTOCOL:
-            raise ProtocolError(
-                f"{name} of protocol {protocol}, but this program speaks {PROTOCOL}: upgrade the older side"
-            )
-        if name != cls.__name__:
-            raise ProtocolError(f"expected a {cls.__name__}, received a {name}")
-        try:
-            return cls._of_parts(fields, arrays)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ProtocolError(f"{name} is incomplete or wrong: {error}") from error
-
-    def _parts(self) -> tuple[Fields, Arrays]:
-        return dataclasses.asdict(self), {}
-
-    @classmethod
-    def _of_parts(cls, fields: Fields, arrays: Arrays) -> Self:
-        return checked(cls, fields)
+    >>> unpack(pack(Describe("no work")), Describe)
+    Describe(refused='no work')
+    """
+    if isinstance(message, Update):
+        message = message.encoded()
+    if isinstance(message, Introduction):
+        fields = msgspec.to_builtins(message, enc_hook=_encode_value)
+        header = {"message": type(message).__name__, "protocol": PROTOCOL, "fields": fields}
+        return _compressed(bundle.pack(header, {}))
+    return _FIRST + _compressed(_ENCODER.encode(message))
 
 
-def decompressed(content: bytes) -> bytes:
-    """The bundle of a message, whether or not it was squeezed.
+@overload
+def unpack(content: bytes, kind: type[M], /) -> M: ...
+@overload
+def unpack(content: bytes, kind: type[M], other: type[N], /) -> M | N: ...
+def unpack(content: bytes, *kinds: type[Message]) -> Message:
+    """Return the message in bytes that were received.
+
+    Args:
+        content: Any bytes.
+        kinds: Messages that may be received.
 
     Raises:
-        ZstdError: it was, and cannot be opened, or is larger than any message that is.
+        ProtocolError: the bytes are damaged, another message, or of another protocol, or a field is outside
+            its bounds.
     """
-    return (
-        decompress(content, MAX_COMPRESSED_BYTES, ZSTD_DICTIONARY) if content.startswith(MAGIC) else content
-    )
-
-
-def name_in(content: bytes) -> str:
-    """Which message `content` says it is; empty if it says nothing that can be read."""
+    expected = " or a ".join(kind.__name__ for kind in kinds)
     try:
-        return str(unpack(decompressed(content))[0].get("message", ""))
-    except (BundleError, ZstdError):
-        return ""
+        message = _decode_message(content)
+    except (BundleError, ZstdError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"not a {expected}: {error}") from error
+    if type(message) not in kinds:  # an update is an evaluation, but not where one is expected
+        raise ProtocolError(f"expected a {expected}, received a {type(message).__name__}")
+    return message
+
+
+def _decode_message(content: bytes) -> Introduction | TaskOrAnswer:
+    if content.startswith(_FIRST):
+        body = _decompressed(content[len(_FIRST) :])
+        try:
+            return cast(TaskOrAnswer, _DECODER.decode(body))
+        except msgspec.ValidationError as error:
+            raise _named(error, msgspec.msgpack.decode(body)) from error
+    header, _ = bundle.unpack(_decompressed(content))
+    name, protocol, fields = (header.get(key) for key in ("message", "protocol", "fields"))
+    if name is not None and protocol != PROTOCOL:
+        raise ProtocolError(
+            f"{name} of protocol {protocol}, but this program speaks {PROTOCOL}: upgrade the older side"
+        )
+    try:
+        return cast(Introduction, msgspec.convert(fields, Introduction, dec_hook=_decode_value))
+    except msgspec.ValidationError as error:
+        raise _named(error, fields) from error
+
+
+def _named(error: msgspec.ValidationError, fields: Any) -> ProtocolError | msgspec.ValidationError:
+    """Return the error with the names of the message and the field; as it is if the kind is unknown.
+
+    msgspec describes a field of an array by its index: `$[4][1]` is `error.mean` of an update.
+    """
+    problem, _, path = str(error).partition(" - at `$")
+    number = fields[0] if isinstance(fields, list) and fields and isinstance(fields[0], int) else None
+    kind = _KINDS.get(number)
+    if kind is None or path.startswith("[0]"):
+        return error
+    name, struct, offset = "", cast("type[msgspec.Struct] | None", kind), 1
+    for step in map(int, re.findall(r"\[(\d+)\]", path)):
+        if struct is None:
+            name += f"[{step}]"
+            continue
+        field = msgspec.structs.fields(struct)[step - offset]
+        name += f".{field.name}"
+        nested = (field.type, *get_args(field.type))
+        struct = next((t for t in nested if isinstance(t, type) and issubclass(t, msgspec.Struct)), None)
+        offset = 0
+    return ProtocolError(f"{kind.__name__} is incomplete or wrong: {name[1:]}: {problem}")
+
+
+def _compressed(content: bytes) -> bytes:
+    if len(content) > MAX_COMPRESSED_BYTES:
+        return content
+    return min(content, compress(content), key=len)
+
+
+def _decompressed(content: bytes) -> bytes:
+    return decompress(content, MAX_COMPRESSED_BYTES) if content.startswith(MAGIC) else content
+
+
+def _encode_value(value: Any) -> bytes:
+    """Return a field that MessagePack does not have as bytes."""
+    if isinstance(value, ScoreSketch):
+        return value.pack()
+    return np.asarray(value, "<f8").tobytes()
+
+
+def _decode_value(kind: Any, value: Any) -> Any:
+    """Return the field of `_encode_value`; in the JSON of an introduction bytes are in base64."""
+    if isinstance(value, str):
+        value = base64.b64decode(value, validate=True)
+    if not isinstance(value, bytes):
+        raise TypeError(f"Expected `bytes`, got `{type(value).__name__}`")
+    return ScoreSketch.unpack(value) if kind is ScoreSketch else np.frombuffer(value, "<f8")
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encode_value)
+_DECODER = msgspec.msgpack.Decoder(TaskOrAnswer, dec_hook=_decode_value)

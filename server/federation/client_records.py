@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from msgspec.structs import asdict
 
 from common.model.residuals import Residuals
 from common.model.sketch import ScoreSketch
@@ -107,7 +108,7 @@ class ClientRecords:
         changes: dict[str, Any] = {
             "version": answer.version, "rows": answer.rows, "error": answer.error.mean,
             "drifted": answer.drifted, "last_reply_at": time.time(),
-            "traffic": dataclasses.asdict(answer.traffic),
+            "traffic": asdict(answer.traffic),
             **{name: getattr(record, name) + getattr(traffic, name) for name in SUMMED_TRAFFIC},
         }  # fmt: skip
         if isinstance(answer, Update):

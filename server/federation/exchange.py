@@ -11,19 +11,10 @@ from functools import partial
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from common.protocol.changes import VersionChange, VersionMissing, VersionStep
-from common.protocol.messages import (
-    CONTENT,
-    RECORD,
-    Describe,
-    Description,
-    Evaluation,
-    ProtocolError,
-    Task,
-    TaskOptions,
-    Update,
-)
-from common.protocol.wire import name_in
+from common.compression.choice import NONE
+from common.protocol.messages import Describe, Description, Evaluation, Update
+from common.protocol.tasks import Task, TaskOptions, VersionChange, VersionMissing, VersionStep, WholeVersion
+from common.protocol.wire import CONTENT, RECORD, ProtocolError, pack, unpack
 from server.access.roster import Roster, RosterError
 from server.coordination.actions import RequestDescription
 from server.coordination.state import Kind, NodeId
@@ -96,7 +87,7 @@ class Reply:
     def codec(self) -> str | None:
         """The codec of the update; None for plain arrays and for other answers."""
         block = self.answer.block if isinstance(self.answer, Update) else None
-        return block.codec if block is not None else None
+        return block.codec if block is not None and block.codec != NONE else None
 
 
 class MessageExchange:
@@ -153,16 +144,18 @@ class MessageExchange:
             task = outgoing.task
             steps = self._steps(outgoing)
             versions = None if steps is None else tuple(step.version for step in steps)
-            key = (task.manifest.version, task.again, task.terms, versions)
+            key = (task.manifest.version, task.again, task.options, versions)
             if key not in contents:
-                contents[key] = _content(task if steps is None else VersionChange.of(task, steps))
+                contents[key] = _content(
+                    WholeVersion.of(task) if steps is None else VersionChange.of(task, steps)
+                )
             sent = SentMessage(
                 node=outgoing.node,
                 number=outgoing.number,
                 kind=outgoing.kind,
                 inline=outgoing.description.inline,
                 version=task.manifest.version,
-                kept_hash=task.manifest.hash if task.terms.keep else "",
+                kept_hash=task.manifest.hash if task.options.keep else "",
                 ttl_s=ttl_s,
                 whole_task=None if steps is None else task,
             )
@@ -192,7 +185,7 @@ class MessageExchange:
     def _steps(self, outgoing: OutgoingTask) -> tuple[VersionStep, ...] | None:
         """Return the steps from the version that a client holds to the task's; None if it needs the whole."""
         held = self._held_hashes.get(outgoing.node)
-        if not held or not outgoing.task.terms.keep:
+        if not held or not outgoing.task.options.keep:
             return None
         return self._chain.path(held, outgoing.task.manifest, outgoing.description.codecs)
 
@@ -230,9 +223,9 @@ class MessageExchange:
             return Reply(sent, None, message.error.reason or "error without a reason", "failed", message, 0)
         try:
             content = _packed(message.content)
-            if name_in(content) == VersionMissing.__name__:
-                return self._sent_whole(sent, VersionMissing.unpack(content), message)
             answer = _unpack(content, sent.kind)
+            if isinstance(answer, VersionMissing):
+                return self._sent_whole(sent, answer, message)
             owner = self._owner(sent.node) if isinstance(answer, Description) else None
         except (ProtocolError, RosterError) as error:
             return Reply(sent, None, f"{type(error).__name__}: {error}", "protocol", message, 0)
@@ -254,18 +247,18 @@ class MessageExchange:
             error = f"it cannot read a whole version: {missing.reason}"
             return Reply(sent, None, error, "protocol", message, 0)
         log.warning("sending the whole version client=%s reason=%s", missing.client, missing.reason)
-        self._push_tasks([(replace(sent, whole_task=None), _content(sent.whole_task))])
+        self._push_tasks([(replace(sent, whole_task=None), _content(WholeVersion.of(sent.whole_task)))])
         return None
 
 
-def _unpack(content: bytes, kind: Kind | None) -> Description | Update | Evaluation:
+def _unpack(content: bytes, kind: Kind | None) -> Description | Update | Evaluation | VersionMissing:
     match kind:
         case None:
-            return Description.unpack(content)
+            return unpack(content, Description)
         case "train":
-            return Update.unpack(content)
+            return unpack(content, Update, VersionMissing)
         case "evaluate":
-            return Evaluation.unpack(content)
+            return unpack(content, Evaluation, VersionMissing)
 
 
 def _task_message(sent: SentMessage, content: RecordDict) -> Message:
@@ -273,8 +266,8 @@ def _task_message(sent: SentMessage, content: RecordDict) -> Message:
     return Message(content, sent.node, message_type, ttl=sent.ttl_s, group_id=str(sent.version))
 
 
-def _content(message: Describe | Task | VersionChange) -> RecordDict:
-    return RecordDict({RECORD: ConfigRecord({CONTENT: message.pack()})})
+def _content(message: Describe | WholeVersion | VersionChange) -> RecordDict:
+    return RecordDict({RECORD: ConfigRecord({CONTENT: pack(message)})})
 
 
 def _packed(content: RecordDict) -> bytes:

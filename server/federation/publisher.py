@@ -10,8 +10,8 @@ from typing import Any
 from common.compression.codec import size_of
 from common.model.manifest import Manifest
 from common.model.weights import Weights
-from common.protocol.changes import VersionStep
 from common.protocol.messages import Description
+from common.protocol.tasks import VersionStep
 from common.settings import Settings
 from server.coordination.actions import Aggregate, CreateFirstVersion, Publish
 from server.coordination.events import Aggregated, AggregationFailed

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from common.compression.choice import NAMES, NONE, STATELESS, automatic, name_of, spec_of, supported
 from common.compression.codec import size_of
 from common.model.manifest import Manifest
-from common.protocol.messages import Description, Task, TaskOptions
+from common.protocol.messages import Description
+from common.protocol.tasks import Task, TaskOptions
 from common.settings import CompressionSettings
 from server.federation.admitted_replies import AdmittedReplies
 from server.federation.client_records import ClientRecords

@@ -19,7 +19,7 @@ from common.compression.feedback import Feedback
 from common.formats.bundle import BundleError
 from common.model.manifest import Manifest
 from common.model.weights import Weights, add, is_finite, shapes, subtract
-from common.protocol.changes import VersionStep
+from common.protocol.tasks import VersionStep
 
 log = logging.getLogger(__name__)
 

@@ -10,22 +10,15 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import app, build
 from client.data.partition import Partition
 from client.training.worker import ClientWorker
-from common.formats.bundle import pack
+from common.formats import bundle
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
-from common.protocol.messages import (
-    CONTENT,
-    RECORD,
-    Describe,
-    Description,
-    Evaluation,
-    ProtocolError,
-    Task,
-    Update,
-)
+from common.protocol.messages import Describe, Description, Evaluation, Update
+from common.protocol.tasks import Task, WholeVersion
+from common.protocol.wire import CONTENT, RECORD, ProtocolError, pack, unpack
 
 ROWS = np.random.default_rng(0).standard_normal((100, 2)).astype(np.float32)
 CONTEXT = Context(1, 1, {}, RecordDict(), {}, 1)
@@ -56,34 +49,35 @@ def answer():
 def task() -> bytes:
     shape = Architecture(2, 1, (2,))
     moments, settings = Moments.of(ROWS), VersionSettings()
-    return Task(Manifest(0, Schema(("a", "b")), shape, shape.initial_weights(0), moments, settings)).pack()
+    manifest = Manifest(0, Schema(("a", "b")), shape, shape.initial_weights(0), moments, settings)
+    return pack(WholeVersion.of(Task(manifest)))
 
 
 def test_a_query_is_answered_with_a_description(answer) -> None:
-    described = Description.unpack(answer(MessageType.QUERY, Describe().pack()))
+    described = unpack(answer(MessageType.QUERY, pack(Describe())), Description)
     assert (described.client, described.inline) == ("edge", True)
 
 
 def test_a_refused_client_says_why(answer, caplog: pytest.LogCaptureFixture) -> None:
-    answer(MessageType.QUERY, Describe("the name is taken").pack())
+    answer(MessageType.QUERY, pack(Describe("the name is taken")))
     assert "the name is taken" in caplog.text
 
 
 def test_a_task_to_train_is_answered_with_an_update(answer) -> None:
-    assert Update.unpack(answer(MessageType.TRAIN, task())).rows == 90
+    assert unpack(answer(MessageType.TRAIN, task()), Update).rows == 90
 
 
 def test_a_task_to_evaluate_is_answered_with_an_evaluation(answer) -> None:
-    assert Evaluation.unpack(answer(MessageType.EVALUATE, task())).error.count == 10
+    assert unpack(answer(MessageType.EVALUATE, task()), Evaluation).error.count == 10
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (task()[:-5], "Task"),
-        (b"", "Task"),
-        (Describe().pack(), "expected a Task, received a Describe"),
-        (pack({"message": "Task", "protocol": 1}, {}), "protocol 1, but this program speaks 5"),
+        (task()[:-5], "not a WholeVersion or a VersionChange"),
+        (b"", "not a WholeVersion or a VersionChange"),
+        (pack(Describe()), "expected a WholeVersion or a VersionChange, received a Describe"),
+        (bundle.pack({"message": "Task", "protocol": 1}, {}), "protocol 1, but this program speaks 6"),
         ("text", "is str, expected bytes"),
     ],
 )
@@ -100,6 +94,6 @@ def test_a_message_of_another_program_is_refused(answer) -> None:
 
 
 def test_a_stock_supernode_without_data_is_told_how_to_name_it() -> None:
-    message = Message(RecordDict({RECORD: ConfigRecord({CONTENT: Describe().pack()})}), 1, MessageType.QUERY)
+    message = Message(RecordDict({RECORD: ConfigRecord({CONTENT: pack(Describe())})}), 1, MessageType.QUERY)
     with pytest.raises(ValueError, match="--node-config 'data="):
         app(message, CONTEXT)

@@ -15,7 +15,7 @@ from common.model.schema import Schema
 from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.model.weights import Weights, add
-from common.protocol.changes import VersionStep
+from common.protocol.tasks import VersionStep
 
 SHAPE = Architecture(2, window=1, hidden=(3,))
 

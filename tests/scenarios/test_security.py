@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from flwr.app import Context, Message, MessageType, RecordDict
+from msgspec.structs import asdict
 
 from client.app import build
 from client.transport.compression_state import CompressionState
@@ -29,7 +30,8 @@ from common.model.sketch import ScoreSketch
 from common.packages import python_module
 from common.processes import Processes
 from common.protocol import wire
-from common.protocol.messages import Description, Evaluation, Task, Update
+from common.protocol.messages import Description, Evaluation, Update
+from common.protocol.tasks import Task
 from common.security.keys import public_key_pem
 from flockwatch.certs import Certificates
 from server.flower.superlink_process import flower_environment
@@ -78,7 +80,7 @@ class Edge:
 
     def train(self, task: Task) -> Update:
         nothing = {n: np.zeros(shape, np.float32) for n, shape in task.manifest.architecture.shapes.items()}
-        return Update(**vars(self.evaluate(task)), loss=0.1, train_s=0.001, difference=nothing)
+        return Update(**asdict(self.evaluate(task)), loss=0.1, train_s=0.001, difference=nothing)
 
 
 class Node:

@@ -17,7 +17,8 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.scoring import score_windows
 from common.model.weights import norm
-from common.protocol.messages import Task, TaskOptions
+from common.protocol.tasks import Task, TaskOptions
+from common.protocol.wire import pack
 from common.settings import ScalingSettings
 from tests.client.training.samples import ROWS, SCHEMA, expected_scores, partition, personal_version, version
 
@@ -36,7 +37,7 @@ def test_a_description_holds_moments_and_no_row() -> None:
     described = worker().describe()
     assert (described.client, described.instance, described.schema) == ("edge", "instance", SCHEMA)
     np.testing.assert_allclose(described.moments.mean, ROWS.mean(axis=0), rtol=1e-5)
-    packed = described.pack()
+    packed = pack(described)
     assert not any(row.tobytes() in packed or row.astype(float).tobytes() in packed for row in ROWS)
 
 
@@ -61,7 +62,7 @@ def test_an_update_is_a_difference_and_carries_the_error_before_training() -> No
 def test_an_update_carries_its_scores_only_if_they_are_asked_for() -> None:
     given = task()
     assert worker().train(given).scores.count == 8
-    silent = worker().train(Task(given.manifest, terms=TaskOptions(scores=False)))
+    silent = worker().train(Task(given.manifest, options=TaskOptions(scores=False)))
     assert (silent.scores.count, silent.error.count) == (0, 8)
 
 
@@ -145,8 +146,8 @@ def test_residuals_travel_as_sums_over_windows_and_no_row_does() -> None:
         found = score_windows(given.manifest.architecture, given.manifest.weights, scaler.apply(ROWS[90:]))
         assert answer.residuals.count == 8
         np.testing.assert_allclose(answer.residuals.squares, found.residuals.squares, rtol=1e-4)
-        packed, scaled = answer.pack(), scaler.apply(ROWS)
+        packed, scaled = pack(answer), scaler.apply(ROWS)
         for row in [*ROWS, *scaled]:
             assert row.tobytes() not in packed and row.astype(float).tobytes() not in packed
-    assert worker().train(Task(given.manifest, terms=TaskOptions(scores=False))).residuals.count == 0
+    assert worker().train(Task(given.manifest, options=TaskOptions(scores=False))).residuals.count == 0
     assert worker().evaluate(task()).residuals.count == 0

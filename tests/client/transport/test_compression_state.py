@@ -16,20 +16,28 @@ from common.model.manifest import Manifest
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
 from common.model.weights import Weights, add, norm, subtract
-from common.protocol.changes import VersionChange, VersionMissing
-from common.protocol.messages import Task, TaskOptions, Update
+from common.protocol.messages import Update
+from common.protocol.tasks import Task, TaskOptions, VersionChange, VersionMissing, WholeVersion
 from common.protocol.traffic import Traffic
+from common.protocol.wire import pack
 from tests.common.sample_chains import SHAPE, chain, manifest
 
 ERROR = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
 
 
 def update(seed: int = 1, version: int = 3) -> Update:
-    return Update("a", version, 10, ERROR, ScoreSketch(), False, 0.1, 0.1, SHAPE.initial_weights(seed))
+    return Update(
+        client="a", version=version, rows=10, error=ERROR, scores=ScoreSketch(), drifted=False, loss=0.1,
+        train_s=0.1, difference=SHAPE.initial_weights(seed),
+    )  # fmt: skip
 
 
-def task(held: Manifest | None = None, **terms: Any) -> Task:
-    return Task(held or manifest(), terms=TaskOptions(**terms))
+def task(held: Manifest | None = None, **options: Any) -> Task:
+    return Task(held or manifest(), options=TaskOptions(**options))
+
+
+def whole(task: Task) -> bytes:
+    return pack(WholeVersion.of(task))
 
 
 def decoded(sent: Update) -> Weights:
@@ -120,10 +128,10 @@ def test_a_file_whose_arrays_do_not_fit_is_a_fresh_start(tmp_path: Path) -> None
 
 def test_a_version_to_keep_is_held_over_a_restart_and_changed(tmp_path: Path) -> None:
     made, steps = chain()
-    CompressionState(tmp_path).opened(Task(made[0], terms=TaskOptions(keep=True)).pack(), "a")
+    CompressionState(tmp_path).opened(whole(Task(made[0], options=TaskOptions(keep=True))), "a")
     wire = CompressionState(tmp_path)
     assert wire.held == made[0].hash
-    change = VersionChange.of(Task(made[-1], terms=TaskOptions(keep=True)), tuple(steps)).pack()
+    change = pack(VersionChange.of(Task(made[-1], options=TaskOptions(keep=True)), tuple(steps)))
     found = wire.opened(change, "a")
     assert isinstance(found, Task)
     assert found.manifest.hash == wire.held == made[-1].hash
@@ -132,19 +140,19 @@ def test_a_version_to_keep_is_held_over_a_restart_and_changed(tmp_path: Path) ->
 
 def test_a_version_that_nobody_asked_to_keep_is_not() -> None:
     wire = CompressionState()
-    wire.opened(task().pack(), "a")
+    wire.opened(whole(task()), "a")
     assert wire.held == ""
 
 
 def test_a_change_of_nothing_is_answered_with_missing() -> None:
     made, steps = chain()
-    change = VersionChange.of(Task(made[-1]), tuple(steps)).pack()
+    change = pack(VersionChange.of(Task(made[-1]), tuple(steps)))
     assert CompressionState().opened(change, "a") == VersionMissing("a", "no version is held")
 
 
 def test_a_client_that_keeps_nothing_says_so() -> None:
     wire = CompressionState(keeps=False)
-    wire.opened(task(keep=True).pack(), "a")
+    wire.opened(whole(task(keep=True)), "a")
     sent = wire.packed(update(), task(codec="sign"))
     assert wire.held == ""
     assert sent.block is not None

@@ -51,7 +51,7 @@ def test_settings_describe_an_architecture() -> None:
 
 
 @given(ARCHITECTURES, st.integers(0, 2**32))
-def test_the_seed_decides_the_first_weights(architecture: Architecture, seed: int) -> None:
+def test_the_seed_decides_the_initial_weights(architecture: Architecture, seed: int) -> None:
     first = architecture.initial_weights(seed)
     assert shapes(first) == architecture.shapes
     assert list(first) == list(architecture.shapes)

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from safetensors.numpy import load
 
 from common.formats.bundle import pack, unpack
@@ -53,7 +54,7 @@ def contents(m: Manifest) -> dict[str, Any]:
         "features": m.schema.features,
         "architecture": asdict(m.architecture),
         "weights": digest(m.weights),
-        "moments": {n: v.tolist() if n != "count" else v for n, v in vars(m.moments).items()},
+        "moments": {n: v.tolist() if n != "count" else v for n, v in structs.asdict(m.moments).items()},
         "settings": m.settings.values,
         "scores": m.scores.pack().hex(),
         "residuals": m.residuals.packed().tolist(),
@@ -103,7 +104,7 @@ def test_a_packed_manifest_is_a_safetensors_file() -> None:
         manifest(settings=VersionSettings()),
         manifest(weights=manifest(seed=1).weights),
         manifest(moments=manifest(seed=1).moments),
-        manifest(moments=replace(manifest().moments, count=10)),
+        manifest(moments=structs.replace(manifest().moments, count=10)),
         manifest(architecture=Architecture(2, window=2, hidden=(3,), activation="tanh")),
         manifest(scores=ScoreSketch.of(np.arange(301.0))),
     ],
@@ -210,9 +211,9 @@ def resealed(**parts: Any) -> bytes:
     [
         lambda: resealed(schema=Schema(("one", "two", "three"))),
         lambda: resealed(moments=manifest(("a", "b", "c")).moments),
-        lambda: resealed(moments=replace(manifest().moments, mean=np.array([np.nan, 0.0]))),
-        lambda: resealed(moments=replace(manifest().moments, m2=np.array([-1.0, 0.0]))),
-        lambda: resealed(moments=replace(manifest().moments, count=0)),
+        lambda: resealed(moments=structs.replace(manifest().moments, mean=np.array([np.nan, 0.0]))),
+        lambda: resealed(moments=structs.replace(manifest().moments, m2=np.array([-1.0, 0.0]))),
+        lambda: resealed(moments=structs.replace(manifest().moments, count=0)),
         lambda: resealed(architecture=Architecture(2, 2, (3,), activation="gelu")),  # type: ignore[arg-type]
     ],
     ids=["schema", "moments of 3", "moments of NaN", "negative spread", "no rows", "activation"],

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from msgspec.structs import astuple
 
 from common.model.architecture import Architecture
 from common.model.scoring import BLOCK, ErrorSummary, Floats, reconstruct, scores, windows
@@ -139,7 +140,7 @@ def test_a_summary_is_that_of_the_errors(errors: Floats) -> None:
         position = share * (len(ordered) - 1)
         low, high = ordered[math.floor(position)], ordered[math.ceil(position)]
         assert found == pytest.approx(low + (high - low) * (position % 1), rel=1e-5)
-    assert {type(v) for v in vars(summary).values()} == {int, float}
+    assert {type(v) for v in astuple(summary)} == {int, float}
 
 
 def test_a_mean_over_many_errors_does_not_drift() -> None:

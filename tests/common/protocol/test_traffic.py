@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 
-from common.protocol.traffic import TIMED_BYTES, Meter, Traffic
+from common.protocol.traffic import MIN_TIMED_BYTES, Meter, Traffic
 
 
 def test_threads_are_counted_together_and_each_for_itself() -> None:
@@ -22,9 +22,9 @@ def test_a_reply_is_counted_and_only_a_large_request_is_timed() -> None:
     meter.request(before, 0.5, reply=True)
     assert meter.traffic == Traffic(100, 20, 100)
     before = meter.own
-    meter.count(received=TIMED_BYTES)
+    meter.count(received=MIN_TIMED_BYTES)
     meter.request(before, 0.5)
-    assert (meter.traffic.timed_bytes, meter.traffic.timed_s) == (TIMED_BYTES, 0.5)
+    assert (meter.traffic.timed_bytes, meter.traffic.timed_s) == (MIN_TIMED_BYTES, 0.5)
 
 
 def test_a_process_that_begins_anew_counts_from_nothing() -> None:

@@ -10,6 +10,7 @@ import pytest
 from client.data.partition import Partition
 from client.data.tables import DataError
 from client.training.worker import ClientWorker
+from common.protocol.wire import pack
 from common.settings import Settings
 from flockwatch.quality import autoencoders, jobs
 from flockwatch.quality.jobs import (
@@ -100,7 +101,7 @@ def test_a_scaler_that_uses_test_rows_is_detected_by_this_comparison(
 
 def test_what_reaches_the_server_does_not_depend_on_test_rows_or_labels(fleet: list[LabelledClient]) -> None:
     for a, b in zip(fleet, with_other_test_rows(fleet), strict=True):
-        described = [ClientWorker(c.partition, "one").describe().pack() for c in (a, b)]
+        described = [pack(ClientWorker(c.partition, "one").describe()) for c in (a, b)]
         assert described[0] == described[1]
 
 

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -68,7 +67,7 @@ def evaluation(**changes: Any) -> Evaluation:
         evaluation(),
         update(rows=1),
         update(difference=difference(0.0)),
-        update(error=replace(SUMMARY, mean=0.0)),
+        update(error=msgspec.structs.replace(SUMMARY, mean=0.0)),
         update(difference=dict(reversed(difference().items()))),
         update(residuals=Residuals.of(np.ones((3, ARCHITECTURE.inputs)))),
     ],
@@ -84,11 +83,6 @@ def test_a_sound_answer_is_admitted(answer: Update | Evaluation) -> None:
     [
         ({"version": 2}, "about version 2, not 3"),
         ({"version": 4}, "about version 4, not 3"),
-        ({"rows": 0}, "0 rows"),
-        ({"rows": -5}, "-5 rows"),
-        ({"error": replace(SUMMARY, mean=math.nan)}, "error is nan"),
-        ({"error": replace(SUMMARY, mean=math.inf)}, "error is inf"),
-        ({"error": replace(SUMMARY, mean=-0.1)}, "error is -0.1"),
         ({"residuals": Residuals.of(np.ones((3, 5)))}, "of 5 inputs, the model has 2"),
         ({"residuals": Residuals(1, np.full(2, 1e300))}, "mean over 1 windows is too large"),
         ({"residuals": Residuals(10**13, np.ones(2))}, "they count 10000000000000 windows"),
@@ -100,14 +94,6 @@ def test_an_answer_that_cannot_be_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(AdmissionError, match=said):
         admit(make(**changes), 3, asked())
-
-
-@pytest.mark.parametrize("make", [update, evaluation])
-@pytest.mark.parametrize("rows", [10**30, 10**400], ids=["10^30", "10^400"])
-def test_a_count_of_rows_that_no_machine_holds_is_refused(make: Any, rows: int) -> None:
-    """It would drown all other clients in the mean, or be too large for a float."""
-    with pytest.raises(AdmissionError, match="rows"):
-        admit(make(rows=rows), 3, asked())
 
 
 @pytest.mark.parametrize(
@@ -134,13 +120,6 @@ def test_one_value_that_is_not_finite_is_refused(name: str, value: float) -> Non
     changed[name].flat[-1] = value
     with pytest.raises(AdmissionError, match="NaN or an infinity"):
         admit(update(difference=changed), 3, asked())
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.int32, np.bool_, np.complex64])
-def test_arrays_of_another_type_are_refused(dtype: Any) -> None:
-    """They would become the type of the next version, and of all after it."""
-    with pytest.raises(AdmissionError, match=np.dtype(dtype).name):
-        admit(update(difference=difference(dense_0__bias=np.zeros(3, dtype))), 3, asked())
 
 
 def test_a_difference_that_overflows_the_weights_is_refused() -> None:

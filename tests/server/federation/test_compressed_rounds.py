@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
+from msgspec.structs import replace
 
 from benchmarks.light_clients import FEATURES, LightWorker
 from client.app import build
@@ -22,9 +22,9 @@ from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.sketch import ScoreSketch
 from common.model.weights import Weights, add, norm, scale, subtract
-from common.protocol.changes import VersionMissing
-from common.protocol.messages import CONTENT, RECORD, Task, Update
-from common.protocol.wire import name_in
+from common.protocol.messages import Update
+from common.protocol.tasks import Task, VersionChange, WholeVersion
+from common.protocol.wire import CONTENT, RECORD, unpack
 from common.settings import Settings
 from server.federation import aggregation
 from server.federation.strategy import FlockStrategy
@@ -99,7 +99,11 @@ def contents(messages: list[Message], kind: str) -> list[bytes]:
 
 
 def names(grid: MemoryGrid) -> list[str]:
-    return [name_in(c) for c in contents(grid.sent, "train") + contents(grid.sent, "evaluate")]
+    return [name_of(c) for c in contents(grid.sent, "train") + contents(grid.sent, "evaluate")]
+
+
+def name_of(content: bytes) -> str:
+    return type(unpack(content, WholeVersion, VersionChange)).__name__
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -119,7 +123,7 @@ def test_clients_hold_exactly_the_servers_versions_under_every_codec(
         assert all(task.manifest.hash == made[task.manifest.version] for task in edge.tasks)
     # After the first version only changes are sent, unless several together are longer than the whole.
     told = names(grid)
-    assert told.count("Task") == len(fleet) or (codec, mode) == ("float16", "asynchronous")
+    assert told.count("WholeVersion") == len(fleet) or (codec, mode) == ("float16", "asynchronous")
     assert set(told[len(fleet) + 1 :]) >= {"VersionChange"}
 
 
@@ -138,7 +142,7 @@ def test_thresholds_of_a_young_fleet_come_from_young_versions(
 
         def train(self, task: Task) -> Update:
             update, version = super().train(task), float(task.manifest.version)
-            if not task.terms.scores:
+            if not task.options.scores:
                 return replace(update, scores=ScoreSketch(), residuals=Residuals())
             residuals = Residuals.of(np.full((1, FEATURES), version))
             return replace(update, scores=ScoreSketch.of(np.array([version])), residuals=residuals)
@@ -214,8 +218,8 @@ def test_a_restart_of_both_sides_goes_on_with_changes(tmp_path: Path) -> None:
     assert versions(tmp_path)[-1].version == 6
     # What the first run folded is not owed again, and what it left out is not forgotten.
     first = fleet[0].tasks[0]
-    assert len(first.terms.used) == 3
-    assert len(first.terms.waiting) == 0
+    assert len(first.options.used) == 3
+    assert len(first.options.waiting) == 0
 
 
 def test_clients_that_lost_their_version_are_given_the_whole_one(tmp_path: Path) -> None:
@@ -230,8 +234,8 @@ def test_clients_that_lost_their_version_are_given_the_whole_one(tmp_path: Path)
     grid = run(tmp_path, settings(compression={"down": "int8"}), fleet)
     made = {manifest.version: manifest.hash for manifest in versions(tmp_path)}
     assert [t.manifest.hash for t in fleet[0].tasks] == [made[v] for v in range(6)]
-    to_a = [name_in(c) for c in contents([m for m in grid.sent if m.metadata.dst_node_id == 1], "train")]
-    change, whole = "VersionChange", "Task"
+    to_a = [name_of(c) for c in contents([m for m in grid.sent if m.metadata.dst_node_id == 1], "train")]
+    change, whole = "VersionChange", "WholeVersion"
     assert to_a == [whole, change, change, change, whole, change, change]
     rounds = History(tmp_path / "history.sqlite").rounds()
     assert all(not r["failed"] for r in rounds)
@@ -256,8 +260,8 @@ def test_a_version_that_differs_by_one_bit_is_noticed_and_replaced(tmp_path: Pat
 def test_a_client_that_keeps_nothing_is_served_whole_versions_and_a_codec_it_has(tmp_path: Path) -> None:
     fleet = [Recorded("stock", 1, CompressionState(keeps=False)), Recorded("b", 2)]
     grid = run(tmp_path, settings(compression={"up": "sign", "down": "int8"}), fleet)
-    to_stock = [name_in(c) for c in contents([m for m in grid.sent if m.metadata.dst_node_id == 1], "train")]
-    assert set(to_stock) == {"Task"}
+    to_stock = [name_of(c) for c in contents([m for m in grid.sent if m.metadata.dst_node_id == 1], "train")]
+    assert set(to_stock) == {"WholeVersion"}
     codecs = {
         (reply["client"], reply["codec"])
         for r in History(tmp_path / "history.sqlite").rounds()
@@ -325,10 +329,3 @@ def test_another_history_of_the_same_number_is_not_mistaken(tmp_path: Path) -> N
     run(tmp_path, settings(rounds=5, compression=compression), fleet)
     made = {m.version: m.hash for m in versions(tmp_path)}
     assert all(t.manifest.hash == made[t.manifest.version] for t in fleet[0].tasks[before:])
-
-
-def test_messages_of_changes_come_back() -> None:
-    missing = VersionMissing("a", "no version is held")
-    assert VersionMissing.unpack(missing.pack()) == missing
-    assert name_in(missing.pack()) == "VersionMissing"
-    assert name_in(b"noise") == ""

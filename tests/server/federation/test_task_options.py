@@ -90,7 +90,7 @@ def test_scores_are_asked_for_now_and_then_where_updates_are_small(
     if scored is not None:
         records.record_reply(update("a", version=scored, scores=[1.0]))
     builder = TaskBuilder(CompressionSettings(up=codec), records, AdmittedReplies(), AppliedUpdates())
-    assert builder.task(manifest(20), 0, described(NAMES)).terms.scores is asked
+    assert builder.task(manifest(20), 0, described(NAMES)).options.scores is asked
 
 
 def test_a_client_without_new_scores_keeps_its_last_ones() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from sqlalchemy.exc import DBAPIError
 
 from common.model.scoring import ErrorSummary
@@ -76,7 +77,8 @@ def test_a_round_comes_back_with_its_replies(history: History) -> None:
     for each in expected:
         traffic = each.pop("traffic")
         told = ("sent_bytes", "received_bytes", "replies_bytes", "encode_s", "decode_s")
-        each.update({name: traffic[name] for name in told})
+        each.update({name: getattr(traffic, name) for name in told})
+        each["error"] = structs.asdict(each["error"])
     assert found.pop("replies") == expected
     assert found == {**asdict(finished(1, failed={"c": "out of memory"}, sampled=3)), "answered": 2}
 

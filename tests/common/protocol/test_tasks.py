@@ -4,6 +4,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,27 +12,34 @@ from hypothesis import strategies as st
 
 from common.compression.choice import Block
 from common.formats.bundle import BundleError
-from common.model.manifest import Manifest
+from common.model.manifest import Manifest, ManifestError
 from common.model.version_settings import VersionSettings
-from common.protocol.changes import VersionChange, VersionMismatchError, VersionMissing, VersionStep
-from common.protocol.messages import Task, TaskOptions
-from common.protocol.wire import ProtocolError, name_in
+from common.protocol.tasks import (
+    Task,
+    TaskOptions,
+    VersionChange,
+    VersionMismatchError,
+    VersionMissing,
+    VersionStep,
+    WholeVersion,
+)
+from common.protocol.wire import ProtocolError, pack, unpack
 from tests.common.sample_chains import chain, manifest
 
-TERMS = TaskOptions("sign", True, (3, 4), (5,))
+OPTIONS = TaskOptions("topk:0.1", True, (3, 4), (5,))
 
 
 def change(**changes: Any) -> VersionChange:
     made, steps = chain()
-    return replace(VersionChange.of(Task(made[-1], 2, TERMS), tuple(steps)), **changes)
+    return msgspec.structs.replace(VersionChange.of(Task(made[-1], 2, OPTIONS), tuple(steps)), **changes)
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3])
 def test_who_holds_any_version_of_the_chain_gets_the_last(start: int) -> None:
     made, _ = chain()
-    task = VersionChange.unpack(change().pack()).applied(made[start])
+    task = unpack(pack(change()), VersionChange).applied(made[start])
     assert task.manifest.hash == made[-1].hash
-    assert (task.again, task.terms) == (2, TERMS)
+    assert (task.again, task.options) == (2, OPTIONS)
 
 
 def test_who_holds_the_version_needs_no_steps() -> None:
@@ -57,12 +65,25 @@ def test_what_leads_to_nothing_sound_is_said(held: Manifest, changes: dict[str, 
         change(**changes).applied(held)
 
 
+def test_a_whole_version_is_a_task() -> None:
+    sent = WholeVersion.of(Task(manifest(), 4, OPTIONS))
+    task = unpack(pack(sent), WholeVersion).task()
+    assert (task.manifest.hash, task.again, task.options) == (manifest().hash, 4, OPTIONS)
+
+
+def test_a_damaged_manifest_in_a_whole_version_is_refused() -> None:
+    content = bytearray(manifest().pack())
+    content[content.index(manifest().weights["dense_0/kernel"].tobytes())] ^= 1
+    with pytest.raises(ManifestError, match="hash is"):
+        WholeVersion(bytes(content), 0, OPTIONS).task()
+
+
 def test_a_step_comes_back_from_its_file() -> None:
     _, steps = chain(1)
     assert VersionStep.unpack(steps[0].pack()) == steps[0]
 
 
-@pytest.mark.parametrize("content", [b"", b"noise", VersionMissing("a", "b").pack(), manifest().pack()])
+@pytest.mark.parametrize("content", [b"", b"noise", pack(VersionMissing("a", "b")), manifest().pack()])
 def test_what_is_no_step_is_refused(content: bytes) -> None:
     with pytest.raises(BundleError):
         VersionStep.unpack(content)
@@ -71,9 +92,8 @@ def test_what_is_no_step_is_refused(content: bytes) -> None:
 @settings(deadline=None)
 @given(st.data())
 def test_any_bytes_are_a_change_or_refused(data: st.DataObject) -> None:
-    packed = change().pack()
+    packed = pack(change())
     at, noise = data.draw(st.integers(0, len(packed) - 1)), data.draw(st.binary(min_size=1, max_size=8))
     for content in (noise, packed[:at], packed[:at] + noise + packed[at + len(noise) :]):
-        name_in(content)
         with suppress(ProtocolError, VersionMismatchError):
-            assert VersionChange.unpack(content).applied(manifest()).manifest.hash == chain()[0][-1].hash
+            assert unpack(content, VersionChange).applied(manifest()).manifest.hash == chain()[0][-1].hash
