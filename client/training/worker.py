@@ -105,7 +105,7 @@ class ClientWorker:
         self._remember(manifest)
         settings = manifest.settings.training
         trainer = self._get_trainer(manifest.architecture, settings)
-        repetition = f"/{task.again}" if task.again else ""
+        repetition = f"/{task.repeats}" if task.repeats else ""
         seed = zlib.crc32(f"{self.name}/{manifest.version}/{settings.seed}{repetition}".encode())
         trained, loss = trainer.fit(
             manifest.weights, prepared.rows, settings.epochs, seed, prepared.training_starts

@@ -81,7 +81,7 @@ class CompressionState:
             return update
         started = time.perf_counter()
         serial = kept.serial + 1
-        block = Block.of(codec, difference, rng_of(update.client, update.version, task.again))
+        block = Block.of(codec, difference, rng_of(update.client, update.version, task.repeats))
         if self._keeps:
             decoded = block.decoded(task.manifest.architecture.shapes)
             owed = owed.after(serial, update.difference, decoded, MAX_PENDING)

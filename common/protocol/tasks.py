@@ -51,8 +51,8 @@ class Task:
     """
 
     manifest: Manifest
-    again: int = 0
-    """How often the client was given this version before: it trains in another order each time."""
+    repeats: int = 0
+    """How many tasks of this version the client had before: it trains in another order each time."""
     options: TaskOptions = field(default_factory=TaskOptions)
 
 
@@ -61,13 +61,13 @@ class WholeVersion(Message, tag=5, frozen=True):
 
     manifest: bytes
     """The packed manifest."""
-    again: Count
+    repeats: Count
     options: TaskOptions
 
     @classmethod
     def of(cls, task: Task) -> WholeVersion:
         """Return the message of a task."""
-        return cls(task.manifest.pack(), task.again, task.options)
+        return cls(task.manifest.pack(), task.repeats, task.options)
 
     def task(self) -> Task:
         """Return the task.
@@ -75,7 +75,7 @@ class WholeVersion(Message, tag=5, frozen=True):
         Raises:
             ManifestError: the manifest is damaged.
         """
-        return Task(Manifest.unpack(self.manifest), self.again, self.options)
+        return Task(Manifest.unpack(self.manifest), self.repeats, self.options)
 
 
 class VersionStep(msgspec.Struct, frozen=True):
@@ -124,7 +124,7 @@ class VersionChange(Message, tag=6, frozen=True, eq=False):
     """Scores of the version that results."""
     residuals: Residuals
     """Residuals of the version that results."""
-    again: Count
+    repeats: Count
     options: TaskOptions
 
     @classmethod
@@ -137,7 +137,7 @@ class VersionChange(Message, tag=6, frozen=True, eq=False):
             steps=tuple((step.version, step.block) for step in steps),
             scores=manifest.scores,
             residuals=manifest.residuals,
-            again=task.again,
+            repeats=task.repeats,
             options=task.options,
         )
 
@@ -165,7 +165,7 @@ class VersionChange(Message, tag=6, frozen=True, eq=False):
             raise VersionMismatchError(
                 f"version {held.version} became {manifest.hash[:12]}, not {self.hash[:12]}"
             )
-        return Task(manifest, self.again, self.options)
+        return Task(manifest, self.repeats, self.options)
 
 
 class VersionMissing(Message, tag=7, frozen=True):

@@ -144,7 +144,7 @@ class MessageExchange:
             task = outgoing.task
             steps = self._steps(outgoing)
             versions = None if steps is None else tuple(step.version for step in steps)
-            key = (task.manifest.version, task.again, task.options, versions)
+            key = (task.manifest.version, task.repeats, task.options, versions)
             if key not in contents:
                 contents[key] = _content(
                     WholeVersion.of(task) if steps is None else VersionChange.of(task, steps)

@@ -162,7 +162,7 @@ BOUNDS: dict[str, list[tuple[tuple[int, ...], list[Any], str]]] = {
     ],
     "WholeVersion": [
         ((1,), WRONG_BYTES, "manifest"),
-        ((2,), WRONG_COUNTS, "again"),
+        ((2,), WRONG_COUNTS, "repeats"),
         ((3,), [None, 3, {}, ""], "options"),
         ((3, 2), [None, 3, [-1], ["x"], [MAX_SERIAL + 1], [1] * 70_000], "options.used"),
     ],
@@ -171,7 +171,7 @@ BOUNDS: dict[str, list[tuple[tuple[int, ...], list[Any], str]]] = {
         ((2,), [None, "", "0" * 63, b"0" * 64], "hash"),
         ((3,), [None, 3, {}, [3], [[4]], [[4, ["int8"]]], [[-4, ["int8", b""]]]], "steps"),
         ((4,), [*WRONG_BYTES, b"no sketch"], "scores"),
-        ((6,), WRONG_COUNTS, "again"),
+        ((6,), WRONG_COUNTS, "repeats"),
     ],
     "VersionMissing": [((1,), [*WRONG_TEXTS, ""], "client"), ((2,), [*WRONG_TEXTS, LONG_TEXT], "reason")],
 }  # fmt: skip

@@ -39,7 +39,7 @@ def test_who_holds_any_version_of_the_chain_gets_the_last(start: int) -> None:
     made, _ = chain()
     task = unpack(pack(change()), VersionChange).applied(made[start])
     assert task.manifest.hash == made[-1].hash
-    assert (task.again, task.options) == (2, OPTIONS)
+    assert (task.repeats, task.options) == (2, OPTIONS)
 
 
 def test_who_holds_the_version_needs_no_steps() -> None:
@@ -68,7 +68,7 @@ def test_what_leads_to_nothing_sound_is_said(held: Manifest, changes: dict[str, 
 def test_a_whole_version_is_a_task() -> None:
     sent = WholeVersion.of(Task(manifest(), 4, OPTIONS))
     task = unpack(pack(sent), WholeVersion).task()
-    assert (task.manifest.hash, task.again, task.options) == (manifest().hash, 4, OPTIONS)
+    assert (task.manifest.hash, task.repeats, task.options) == (manifest().hash, 4, OPTIONS)
 
 
 def test_a_damaged_manifest_in_a_whole_version_is_refused() -> None:

@@ -8,9 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
-from common.flower.stamps import TASK
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
 from common.protocol.messages import Update
@@ -24,12 +22,6 @@ from server.federation.aggregation import (
 
 SUMMARY = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
 CURRENT = {"w": np.array([1.0, 2.0], np.float32)}
-
-
-@pytest.fixture(autouse=True)
-def a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in TASK.items():
-        monkeypatch.setattr(TaskIdentity, name, value, raising=False)
 
 
 def part(difference: Sequence[float], rows: int = 1, factor: float = 1.0) -> WeightedUpdate:

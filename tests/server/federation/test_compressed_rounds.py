@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Message
-from flwr.supercore.task_identity import TaskIdentity
 from msgspec.structs import replace
 
 from benchmarks.light_clients import FEATURES, LightWorker
 from client.app import build
 from client.transport.compression_state import CompressionState
 from common.compression.choice import Block
-from common.flower.stamps import TASK
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.sketch import ScoreSketch
@@ -33,12 +31,6 @@ from server.storage.history import History
 from server.storage.registry import Registry
 
 CODECS = ["float16", "int8", "sign", "topk", "topk_int8", "ternary", "lowrank", "auto"]
-
-
-@pytest.fixture(autouse=True)
-def a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in TASK.items():
-        monkeypatch.setattr(TaskIdentity, name, value, raising=False)
 
 
 class Recorded(LightWorker):

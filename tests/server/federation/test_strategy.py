@@ -15,14 +15,12 @@ import pytest
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
-from flwr.supercore.task_identity import TaskIdentity
 
 from benchmarks.light_clients import LightWorker
 from client.app import build
 from client.data.partition import Partition
 from client.training.trainer import Trainer
 from client.training.worker import ClientWorker
-from common.flower.stamps import TASK
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
@@ -37,12 +35,6 @@ from server.storage.history import History
 from server.storage.registry import Registry
 
 SCHEMA = Schema(("a", "b", "c"))
-
-
-@pytest.fixture(autouse=True)
-def a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in TASK.items():
-        monkeypatch.setattr(TaskIdentity, name, value, raising=False)
 
 
 def settings(**changes: Any) -> Settings:
