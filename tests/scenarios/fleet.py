@@ -124,7 +124,7 @@ class Federation:
 
     def notes(self) -> list[tuple[str, str]]:
         try:
-            with sqlite3.connect(self.state / "history.sqlite") as database:
+            with closing(sqlite3.connect(self.state / "history.sqlite")) as database:
                 return database.execute("SELECT kind, text FROM notes").fetchall()
         except sqlite3.OperationalError:
             return []

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from server.storage.history import History
 from tests.contracts.postgres import Postgres
+
+
+@pytest.fixture(autouse=True)
+def _close_histories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the connections that a test leaves open: sqlite3 warns of them from Python 3.13 on."""
+    opened: list[History] = []
+    initialise = History.__init__
+
+    def remember(self: History, *arguments: Any, **options: Any) -> None:
+        initialise(self, *arguments, **options)
+        opened.append(self)
+
+    monkeypatch.setattr(History, "__init__", remember)
+    yield
+    for history in opened:
+        history._engine.dispose()  # `close` would try to reach a database that a test has stopped
 
 
 @pytest.fixture(scope="session")

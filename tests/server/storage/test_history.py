@@ -249,7 +249,7 @@ def test_rounds_outlive_a_process_that_is_killed(path: Path) -> None:
 
 
 def test_a_database_of_an_earlier_flockwatch_is_gone_on_with(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "old.sqlite") as old:
+    with closing(sqlite3.connect(tmp_path / "old.sqlite")) as old, old:
         old.execute(
             "CREATE TABLE rounds (number INTEGER, kind TEXT, version INTEGER, ended_at REAL, wall_s REAL, "
             "sampled INTEGER, answered INTEGER, error REAL, bytes_up INTEGER, bytes_down INTEGER, "
