@@ -1,1 +1,1 @@
-"""What outlives the server process: versions, history and the lease on the state folder."""
+"""Files and database of the server: versions, history, and the lease of the state folder."""

@@ -48,8 +48,8 @@ def container(service: str) -> str:
 
 
 def inspect(service: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(docker("inspect", container(service)))[0]
-    return found
+    details: dict[str, Any] = json.loads(docker("inspect", container(service)))[0]
+    return details
 
 
 def get(path: str, port: int = 8080) -> Any:
@@ -81,8 +81,8 @@ def client(value: str, name: str) -> Any:
 
 
 def version() -> int:
-    found = get("/status")["version"]
-    return -1 if found is None else int(found)
+    newest = get("/status")["version"]
+    return -1 if newest is None else int(newest)
 
 
 def inside(service: str, program: str) -> str:
@@ -104,7 +104,7 @@ except OSError as error:
 """
 
 
-def test_everything_that_shall_run_is_healthy_and_what_prepares_it_has_ended() -> None:
+def test_all_services_are_healthy_and_setup_has_ended() -> None:
     rows = [json.loads(line) for line in compose("ps", "--all", "--format", "json").stdout.splitlines()]
     running = {row["Service"]: row for row in rows}
     assert running.keys() == LONG_RUNNING | {"setup"}
@@ -113,7 +113,7 @@ def test_everything_that_shall_run_is_healthy_and_what_prepares_it_has_ended() -
     assert {running[name]["Health"] for name in LONG_RUNNING - {"player"}} == {"healthy"}
 
 
-def test_the_three_machines_learn_together() -> None:
+def test_the_three_machines_train_together() -> None:
     eventually(lambda: version() >= 3, 180, "three versions")
     eventually(lambda: set(states()) == set(TRAINING), 60, "all machines known")
     eventually(lambda: all(client("admitted", name) for name in TRAINING), 60, "an update of each")
@@ -122,17 +122,17 @@ def test_the_three_machines_learn_together() -> None:
     assert errors[-1] < errors[0]
 
 
-def test_an_injected_fault_becomes_an_alert_that_names_its_cause() -> None:
+def test_a_fault_raises_an_incident_that_names_its_feature() -> None:
     def explained() -> bool:
         played = compose("logs", "--no-log-prefix", "player").stdout
         faults = set(re.findall(r"fault begins machine=(\S+) metric=(\S+)", played))
-        told = get("/incidents")["incidents"]
-        return any((i["client"], i["alert"]["causes"][0]["feature"]) in faults for i in told)
+        incidents = get("/incidents")["incidents"]
+        return any((i["client"], i["alert"]["causes"][0]["feature"]) in faults for i in incidents)
 
     eventually(explained, 300, "an incident of a faulty machine, with the faulty metric first")
 
 
-def test_prometheus_sees_the_server_and_every_edge_and_its_rules_fire() -> None:
+def test_prometheus_scrapes_all_targets_and_its_rules_fire() -> None:
     def scraped() -> set[tuple[str, str]]:
         up = get("/api/v1/query?query=up", 9090)["data"]["result"]
         return {(r["metric"]["instance"], r["value"][1]) for r in up}
@@ -148,10 +148,10 @@ def test_prometheus_sees_the_server_and_every_edge_and_its_rules_fire() -> None:
 
 
 @pytest.mark.parametrize("service", sorted(LONG_RUNNING))
-def test_no_service_has_more_than_it_needs(service: str) -> None:
-    found = inspect(service)
-    host = found["HostConfig"]
-    assert found["Config"]["User"].split(":")[0] not in ("", "0", "root")
+def test_services_have_no_unneeded_privileges(service: str) -> None:
+    details = inspect(service)
+    host = details["HostConfig"]
+    assert details["Config"]["User"].split(":")[0] not in ("", "0", "root")
     assert host["ReadonlyRootfs"] is True
     assert host["CapDrop"] == ["ALL"]
     assert host["Privileged"] is False
@@ -160,7 +160,7 @@ def test_no_service_has_more_than_it_needs(service: str) -> None:
     assert docker("exec", container(service), "cat", "/proc/1/status").count("CapEff:\t0000000000000000") == 1
 
 
-def test_a_volume_of_secrets_belongs_to_one_service() -> None:
+def test_each_volume_of_secrets_is_mounted_by_one_service() -> None:
     users: dict[str, set[str]] = {}
     for service in LONG_RUNNING:
         for mount in inspect(service)["Mounts"]:
@@ -186,18 +186,18 @@ def test_a_volume_of_secrets_belongs_to_one_service() -> None:
         ("https://prometheus:9090/", "SSLError"),
     ],
 )
-def test_an_edge_reaches_the_fleet_listener_and_nothing_else_of_the_server(url: str, answer: str) -> None:
+def test_an_edge_reaches_only_the_gateway_of_the_server(url: str, answer: str) -> None:
     assert re.fullmatch(answer, inside("machine-1", ASK.format(url=url)))
 
 
-def test_no_machine_reaches_out_of_the_cluster() -> None:
+def test_machines_cannot_connect_to_other_networks() -> None:
     # 192.0.2.0/24 is for documentation: nobody has it.
     program = ASK.format(url="http://192.0.2.1:80/")
     assert inside("machine-1", program) == "OSError"
     assert inside("player", program) == "OSError"
 
 
-def test_an_edge_that_is_cut_off_scores_on_and_is_missed_and_comes_back() -> None:
+def test_a_disconnected_edge_keeps_scoring_and_reconnects() -> None:
     name = "machine-2"
     network = next(n for n in inspect(name)["NetworkSettings"]["Networks"] if n.endswith("_fleet"))
     docker("network", "disconnect", network, container(name))
@@ -216,7 +216,7 @@ def test_an_edge_that_is_cut_off_scores_on_and_is_missed_and_comes_back() -> Non
     eventually(lambda: client("admitted", name) > admitted, 120, "an update of it")
 
 
-def test_a_server_that_is_restarted_goes_on_from_its_last_version() -> None:
+def test_a_restarted_server_continues_from_its_newest_version() -> None:
     before = version()
     compose("restart", "--timeout", "20", "server")
     eventually(lambda: version() > before, 180, "a later version")
@@ -234,7 +234,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 """Kills the processes that the container's init process started."""
 
 
-def test_an_edge_that_dies_is_started_again() -> None:
+def test_a_killed_edge_is_restarted() -> None:
     compose("exec", "-T", "machine-3", "python", "-c", KILL, check=False)
     eventually(lambda: inspect("machine-3")["RestartCount"] == 1, 60)
     eventually(lambda: inspect("machine-3")["State"]["Health"]["Status"] == "healthy", 120)
@@ -242,7 +242,7 @@ def test_an_edge_that_dies_is_started_again() -> None:
     eventually(lambda: client("admitted", "machine-3") > admitted, 120, "an update of it")
 
 
-def test_a_machine_that_only_detects_works_with_a_version_that_was_carried_to_it() -> None:
+def test_a_detector_uses_a_version_that_was_copied_to_it() -> None:
     folder = "/var/lib/flockwatch/versions"
     newest = inside("server", f"import os; print(max(f for f in os.listdir({folder!r}) if f.endswith('rs')))")
     compose("cp", f"server:{folder}/{newest}", "version.safetensors")
@@ -255,13 +255,13 @@ def test_a_machine_that_only_detects_works_with_a_version_that_was_carried_to_it
     eventually(lambda: json.loads(inside("machine-4", health))["events"] > 20, 60)
     assert json.loads(inside("machine-4", health))["version"] == int(re.sub(r"\D", "", newest))
 
-    def told() -> bool:
+    def received() -> bool:
         return any(i["client"] == "machine-4" for i in get("/incidents")["incidents"])
 
-    eventually(told, 180, "its own alerts")
+    eventually(received, 180, "its own alerts")
 
 
-def test_a_revoked_machine_is_shut_out_while_its_detector_goes_on() -> None:
+def test_a_revoked_machine_is_refused_and_its_detector_continues() -> None:
     compose("exec", "-T", "server", "flockwatch", "revoke", "machine-3", "--state", "/var/lib/flockwatch")
     eventually(lambda: states()["machine-3"] == "gone", 120)
     health = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9100/healthz').status)"
@@ -269,15 +269,15 @@ def test_a_revoked_machine_is_shut_out_while_its_detector_goes_on() -> None:
 
 
 def test_no_secret_is_in_a_log() -> None:
-    said = compose("--profile", "*", "logs", "--no-color").stdout
+    logs = compose("--profile", "*", "logs", "--no-color").stdout
     program = (
         "import re, pathlib; t = pathlib.Path('/etc/flockwatch/settings.yaml').read_text(); "
         "print(*re.findall(r'//[^/:]+:([^@]+)@', t), *re.findall(r'alerts_token: (\\S+)', t))"
     )
     secrets = [s for name in (*TRAINING, "server") for s in inside(name, program).split()]
     assert len(secrets) == 2 * len(TRAINING) + 1
-    assert [secret for secret in secrets if secret in said] == []
-    assert "PRIVATE KEY" not in said
+    assert [secret for secret in secrets if secret in logs] == []
+    assert "PRIVATE KEY" not in logs
 
 
 # What the images hold.
@@ -304,16 +304,16 @@ def distributions(image: str) -> set[str]:
     return set(docker("run", "--rm", "--entrypoint", "python", image, "-c", program).split())
 
 
-def test_each_image_has_what_it_needs_and_no_more() -> None:
+def test_images_contain_only_the_packages_they_need() -> None:
     server, edge, detector = (distributions(f"flockwatch-{name}") for name in ("server", "edge", "detector"))
     assert {"flockwatch", "flwr", "uvicorn", "psycopg"} <= server
     assert {"flockwatch", "flwr", "keras"} <= edge
     assert {"flockwatch", "numpy", "paho-mqtt"} <= detector
-    for found in (server, detector):
-        assert not found & {"tensorflow", "tensorflow-cpu", "keras"}
+    for installed in (server, detector):
+        assert not installed & {"tensorflow", "tensorflow-cpu", "keras"}
     assert not detector & {"flwr", "pyarrow", "grpcio"}
-    for found in (server, edge, detector):
-        assert not found & {"pip", "setuptools", "hatchling", "pytest", "scikit-learn"}
+    for installed in (server, edge, detector):
+        assert not installed & {"pip", "setuptools", "hatchling", "pytest", "scikit-learn"}
 
 
 def test_the_detectors_image_is_small() -> None:
@@ -322,15 +322,15 @@ def test_the_detectors_image_is_small() -> None:
 
 
 @pytest.mark.parametrize("image", OURS)
-def test_an_image_runs_as_nobody_in_particular(image: str) -> None:
+def test_images_run_as_an_unprivileged_user(image: str) -> None:
     assert docker("image", "inspect", "--format", "{{.Config.User}}", image).strip() == "10001:10001"
 
 
 @pytest.mark.parametrize("image", OURS)
 def test_no_image_has_a_compiler(image: str) -> None:
     program = "import shutil; print([p for p in ('gcc', 'cc', 'g++', 'make', 'git') if shutil.which(p)])"
-    found = docker("run", "--rm", "--network", "none", "--entrypoint", "python", image, "-c", program)
-    assert found.strip() == "[]"
+    output = docker("run", "--rm", "--network", "none", "--entrypoint", "python", image, "-c", program)
+    assert output.strip() == "[]"
 
 
 def test_no_secret_is_in_a_layer_of_an_image() -> None:
@@ -347,7 +347,7 @@ def test_no_secret_is_in_a_layer_of_an_image() -> None:
     assert wrong == []
 
 
-def test_down_takes_everything_away() -> None:
+def test_down_removes_everything() -> None:
     compose("--profile", "*", "down", "--volumes", "--timeout", "20")
     ours = ("--quiet", "--filter", f"label=com.docker.compose.project={Path(PROJECT).name}")
     assert docker("ps", "--all", *ours) + docker("volume", "ls", *ours) + docker("network", "ls", *ours) == ""

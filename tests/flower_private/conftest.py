@@ -1,4 +1,4 @@
-"""A SuperLink that only moves messages, a node's connection to it, and the server's grid."""
+"""Fixtures: a SuperLink that only moves messages, a node's connection to it, and the server's grid."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def connection(superlink: FakeSuperLink) -> Iterator[FleetConnection]:
 
 @pytest.fixture(autouse=True)
 def _in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flower makes messages only in a process that works for a run."""
+    """Set a run: Flower creates messages only in a process that works for one."""
     for name, value in {"_run_id": RUN_ID, "_node_id": SUPERLINK_NODE_ID, "_task_id": 3}.items():
         monkeypatch.setattr(TaskIdentity, name, value)
 

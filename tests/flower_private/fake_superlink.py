@@ -40,7 +40,7 @@ NODE_ID, RUN_ID = 7, 11
 
 
 class FakeSuperLink:
-    """Holds messages and objects as SuperLink does; any path can be made to answer something else."""
+    """Stores messages and objects as SuperLink does; each path can be set to answer something else."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, bytes]] = []
@@ -49,7 +49,7 @@ class FakeSuperLink:
         self.to_server: list[tuple[ProtoMessage, ObjectTree]] = []
         self.objects: dict[str, bytes] = {}
         self.not_yet: dict[str, int] = {}
-        """How often an object is still on its way when it is asked for."""
+        """How many requests for an object are answered with "not available yet"."""
         self.known = True
         link = self
 

@@ -13,7 +13,7 @@ from server.flower.grid import push_inline
 from tests.flower_private.fake_superlink import NODE_ID, RUN_ID, FakeSuperLink, content, question, received
 
 
-def test_a_node_registers_lives_and_signs_off(superlink: FakeSuperLink) -> None:
+def test_a_node_registers_sends_heartbeats_and_unregisters(superlink: FakeSuperLink) -> None:
     connection = FleetConnection(superlink.address)
     assert connection.node_id == 0
     connection.open()
@@ -27,8 +27,8 @@ def test_a_node_registers_lives_and_signs_off(superlink: FakeSuperLink) -> None:
     ]  # fmt: skip
 
 
-def test_little_travels_around_a_reply(superlink: FakeSuperLink, grid: HttpGrid) -> None:
-    """1,160 bytes with Flower's own choice of keys and the headers that httpx adds."""
+def test_the_overhead_of_a_reply_is_small(superlink: FakeSuperLink, grid: HttpGrid) -> None:
+    """With Flower's keys and the headers of httpx it would be 1,160 bytes."""
     meter = Meter()
     connection = FleetConnection(superlink.address, meter=meter)
     connection.open()
@@ -71,21 +71,19 @@ def test_a_key_that_is_in_use_is_tried_again_later(superlink: FakeSuperLink) -> 
     new.close()
 
 
-def test_a_run_tells_its_app(connection: FleetConnection) -> None:
+def test_a_run_names_its_app(connection: FleetConnection) -> None:
     run = connection.run(RUN_ID)
     assert (run.run_id, run.fab_id, run.series_id) == (RUN_ID, "flockwatch/flockwatch", 5)
 
 
-def test_closing_without_a_server_is_quiet(superlink: FakeSuperLink) -> None:
+def test_closing_without_a_server_raises_nothing(superlink: FakeSuperLink) -> None:
     connection = FleetConnection(superlink.address)
     connection.open()
     superlink.answers["/v1/fleet/deactivate-node"] = (503, b"")
     connection.close()
 
 
-def test_a_heartbeat_of_an_unknown_node_is_forgotten(
-    superlink: FakeSuperLink, connection: FleetConnection
-) -> None:
+def test_a_heartbeat_of_an_unknown_node_raises(superlink: FakeSuperLink, connection: FleetConnection) -> None:
     superlink.known = False
     with pytest.raises(UnknownNodeError, match=f"node {NODE_ID}"):
         connection.heartbeat()

@@ -29,7 +29,7 @@ from tests.flower_private.fake_superlink import RUN_ID, FakeSuperLink, content, 
         (504, UnreachableError, "504"),
     ],
 )
-def test_a_status_says_what_to_do(
+def test_each_http_status_raises_its_exception(
     superlink: FakeSuperLink, connection: FleetConnection, status: int, kind: type[Exception], said: str
 ) -> None:
     for name in ("pull-messages", "send-node-heartbeat", "get-run", "register-node", "push-messages"):
@@ -59,7 +59,7 @@ def test_a_long_answer_is_cut_in_the_error(superlink: FakeSuperLink, connection:
     assert len(str(caught.value)) < 300
 
 
-def test_nobody_listening_is_unreachable() -> None:
+def test_a_closed_port_is_unreachable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         connection = FleetConnection(f"127.0.0.1:{free.getsockname()[1]}")

@@ -35,7 +35,7 @@ def test_large_messages_are_spread_over_requests(
     assert counts == [2, 1, 1, 2]
 
 
-def test_no_messages_are_no_request(superlink: FakeSuperLink, grid: HttpGrid) -> None:
+def test_no_request_is_sent_without_messages(superlink: FakeSuperLink, grid: HttpGrid) -> None:
     assert push_inline(grid, []) == []
     assert superlink.requests == []
 
@@ -57,14 +57,14 @@ class Recorder(Grid):
     set_run = run = create_message = get_node_ids = get_nodes = send_and_receive = None  # type: ignore
 
 
-def test_another_grid_sends_as_it_always_does() -> None:
+def test_another_grid_uses_its_own_push_messages() -> None:
     grid, message = Recorder(), question()
     assert push_inline(grid, [message]) == ["id"]
     assert grid.pushed == [message]
     assert pull_replies(grid, ["id"]) == [message]
 
 
-def test_a_nodes_last_beat_is_told_from_how_long_it_counts_as_online(
+def test_the_last_heartbeat_follows_from_online_until(
     grid: HttpGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = [NodeInfo(node_id=7, online_until=1000.0, heartbeat_interval=10.0)]
@@ -72,13 +72,13 @@ def test_a_nodes_last_beat_is_told_from_how_long_it_counts_as_online(
     assert last_heartbeats(grid) == {7: 1000.0 - HEARTBEAT_PATIENCE * 10.0}
 
 
-def test_a_nodes_key_is_told(grid: HttpGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_keys_of_nodes(grid: HttpGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "get_nodes", lambda: [NodeInfo(node_id=7, public_key=b"key")])
     assert public_keys(grid) == {7: b"key"}
     assert public_keys(Recorder()) == {}
 
 
-def test_another_grid_tells_no_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_grid_has_no_heartbeat_times(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = Recorder()
     monkeypatch.setattr(grid, "get_node_ids", lambda: [3, 4])
     assert last_heartbeats(grid) == {3: None, 4: None}

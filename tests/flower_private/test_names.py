@@ -1,4 +1,4 @@
-"""Which private names of Flower an upgrade must still have."""
+"""The private names of Flower that flockwatch uses, which an upgrade must still have."""
 
 from __future__ import annotations
 
@@ -82,13 +82,11 @@ def used(name: str) -> Any:
         ("NodeAuthHttpInterceptor", ["private", "public"], []),
     ],
 )
-def test_flowers_functions_take_what_they_are_given(
-    function: str, given: list[str], named: list[str]
-) -> None:
+def test_flowers_functions_accept_our_arguments(function: str, given: list[str], named: list[str]) -> None:
     inspect.signature(used(function)).bind(*given, **dict.fromkeys(named))
 
 
-def test_flowers_client_takes_what_it_is_given() -> None:
+def test_flowers_client_accepts_our_arguments() -> None:
     make = inspect.signature(used("FleetHttpClient").from_server_address)
     make.bind("127.0.0.1:1", True, None, interceptors=[])
     for method in (
@@ -108,7 +106,7 @@ def test_flowers_wait_for_an_object_can_be_shortened() -> None:
     assert FIRST_BACKOFF_S < PULL_INITIAL_BACKOFF / 10
 
 
-def test_flower_keeps_a_task_and_a_messages_id_where_they_are_put(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flower_stores_a_task_and_a_messages_id_where_we_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in TASK.items():
         assert hasattr(TaskIdentity, name)
         monkeypatch.setattr(TaskIdentity, name, value)
@@ -118,7 +116,7 @@ def test_flower_keeps_a_task_and_a_messages_id_where_they_are_put(monkeypatch: p
     assert message.metadata.message_id == "id"
 
 
-def test_what_our_superlink_changes_of_flowers_is_there_to_be_changed() -> None:
+def test_the_methods_that_our_superlink_overrides_exist() -> None:
     for ours, theirs, name in [
         (InlineObjectStore, InMemoryObjectStore, "get_object_tree"),
         (LeanLinkState, InMemoryLinkState, "store_message_and_object_tree"),
@@ -133,8 +131,8 @@ def parameters(function: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def test_a_connection_finds_the_sockets_to_count() -> None:
-    """By private names of httpx and httpcore too."""
+def test_a_connection_meters_its_sockets() -> None:
+    """Uses private names of httpx and httpcore."""
     connection = FleetConnection("127.0.0.1:1", meter=Meter())
     pool = connection._client._client._transport._pool  # type: ignore[attr-defined]
     assert isinstance(pool._network_backend, _Metered)

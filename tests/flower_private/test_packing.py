@@ -1,4 +1,4 @@
-"""Messages, from the server's grid to the node and back."""
+"""Messages from the server's grid to the node and back."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_error_is_a_reply_too(
     assert (reply.error.code, reply.error.reason) == (2, "no such app")
 
 
-def test_an_object_that_is_on_its_way_is_awaited_briefly(
+def test_a_missing_object_is_retried_after_a_short_delay(
     superlink: FakeSuperLink,
     connection: FleetConnection,
     grid: HttpGrid,
@@ -93,7 +93,7 @@ def test_an_object_that_is_on_its_way_is_awaited_briefly(
     assert (value_of(message), inline) == (b"question", False)
 
 
-def test_a_message_whose_content_did_not_come_is_tried_again(
+def test_a_message_without_its_content_is_retried(
     superlink: FakeSuperLink, connection: FleetConnection, grid: HttpGrid
 ) -> None:
     grid.push_messages([question()])

@@ -31,7 +31,7 @@ class Backend(httpcore.NetworkBackend):
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_what_a_socket_carries_is_counted(tls: bool) -> None:
+def test_the_bytes_of_a_socket_are_counted(tls: bool) -> None:
     meter = Meter()
     stream = _Metered(Backend(), meter).connect_tcp("h", 1)
     if tls:

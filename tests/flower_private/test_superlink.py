@@ -1,4 +1,4 @@
-"""Is our SuperLink Flower's, except where it says so? (That real processes can use it: tests/scenarios.)"""
+"""Our changes to Flower's SuperLink, in process; tests/scenarios uses it as a real process."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from server.flower.superlink import (
 
 @pytest.fixture
 def state() -> LeanLinkState:
-    made = state_factories(":flwr-in-memory:", get_federation_manager())[1].state()
-    assert isinstance(made, LeanLinkState)
-    return made
+    state = state_factories(":flwr-in-memory:", get_federation_manager())[1].state()
+    assert isinstance(state, LeanLinkState)
+    return state
 
 
 class Fleet:
@@ -60,16 +60,16 @@ class Fleet:
         session = self.state.start_session(self.run)
         return self.state.store_message_and_object_tree(message, get_object_tree(message), session)
 
-    def kept(self) -> dict[str, int]:
-        """How much of each thing the state holds."""
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of all collections in the state."""
         parts = {**vars(self.state), **{f"objects.{n}": v for n, v in vars(self.state.object_store).items()}}
-        found = {name: value for name, value in parts.items() if isinstance(value, dict | list | set)}
+        collections = {name: value for name, value in parts.items() if isinstance(value, dict | list | set)}
         inside = {
             f"in {name}": sum(len(held) for held in value.values() if isinstance(held, dict | list | set))
-            for name, value in found.items()
+            for name, value in collections.items()
             if isinstance(value, dict)
         }
-        return {name: len(value) for name, value in found.items()} | inside
+        return {name: len(value) for name, value in collections.items()} | inside
 
 
 @pytest.fixture
@@ -77,24 +77,24 @@ def fleet(state: LeanLinkState, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     return Fleet(state, monkeypatch)
 
 
-def test_nothing_is_left_of_messages_with_their_content_inside(fleet: Fleet) -> None:
-    kept = []
+def test_nothing_is_stored_of_delivered_inline_messages(fleet: Fleet) -> None:
+    sizes = []
     for _ in range(3):
         task = fleet.task()
         assert fleet.push(task) == (True, [])
-        (given,) = fleet.state.get_message_ins(fleet.node, 1)
-        assert fleet.state.object_store.get_object_tree(given.metadata.message_id).children == []
-        reply = fleet.reply(given)
+        (delivered,) = fleet.state.get_message_ins(fleet.node, 1)
+        assert fleet.state.object_store.get_object_tree(delivered.metadata.message_id).children == []
+        reply = fleet.reply(delivered)
         assert fleet.push(reply) == (True, [])
         (answer,) = fleet.state.get_message_res({task.metadata.message_id}, fleet.run)
         assert answer.content["r"]["c"] == b"done"
         fleet.state.delete_messages({task.metadata.message_id})
-        kept.append(fleet.kept())
-    assert kept[0] == kept[1] == kept[2]
-    assert kept[0]["objects.store"] == kept[0]["_object_push_sessions"] == 0
+        sizes.append(fleet.sizes())
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert sizes[0]["objects.store"] == sizes[0]["_object_push_sessions"] == 0
 
 
-def test_a_message_by_objects_is_announced_with_them_as_ever(fleet: Fleet) -> None:
+def test_a_message_with_objects_is_stored_as_in_flower(fleet: Fleet) -> None:
     message = fleet.task()
     tree = get_object_tree(message)
     message.__dict__["_content"] = RecordDict()
@@ -110,29 +110,29 @@ def test_a_message_that_flower_refuses_is_refused(fleet: Fleet) -> None:
     assert fleet.push(fleet.task()) == (False, [])
 
 
-def test_of_a_runs_log_the_newest_pieces_are_kept(fleet: Fleet) -> None:
+def test_the_newest_entries_of_a_runs_log_are_kept(fleet: Fleet) -> None:
     task = fleet.state.get_run_info(run_ids=[fleet.run])[0].primary_task_id
     assert task is not None
-    kept = []
+    sizes = []
     for hundred in range(30):
         for piece in range(100):
             fleet.state.add_task_log(task, f"{100 * hundred + piece}\n")
-        kept.append(fleet.kept())
-    assert kept[9] == kept[-1]
-    assert kept[-1]["in task_logs"] == MAX_LOG_ENTRIES
-    log, told = fleet.state.get_task_log(task, None)
+        sizes.append(fleet.sizes())
+    assert sizes[9] == sizes[-1]
+    assert sizes[-1]["in task_logs"] == MAX_LOG_ENTRIES
+    log, position = fleet.state.get_task_log(task, None)
     assert log.split() == [str(piece) for piece in range(3000 - MAX_LOG_ENTRIES, 3000)]
     fleet.state.add_task_log(task, "3000\n")
-    assert fleet.state.get_task_log(task, told)[0] == "3000\n"
+    assert fleet.state.get_task_log(task, position)[0] == "3000\n"
 
 
-def test_each_of_flowers_checks_stands_in_the_way_of_what_it_is_meant_for() -> None:
-    found = {
-        str(made.kwargs["middleware"].cls.__name__): made.kwargs["path"]  # type: ignore[attr-defined]
-        for made in scoped_middleware()
-        if made.cls is PathMiddleware
+def test_each_middleware_of_flower_is_limited_to_its_api() -> None:
+    paths = {
+        str(middleware.kwargs["middleware"].cls.__name__): middleware.kwargs["path"]  # type: ignore[attr-defined]
+        for middleware in scoped_middleware()
+        if middleware.cls is PathMiddleware
     }
-    assert found == {
+    assert paths == {
         "ControlSensitiveResponseMiddleware": "/v1/control/",
         "ControlAuthenticationMiddleware": "/v1/control/",
         "ControlLicenseMiddleware": "/v1/control/",
@@ -140,12 +140,12 @@ def test_each_of_flowers_checks_stands_in_the_way_of_what_it_is_meant_for() -> N
         "NodeAuthMiddleware": "/v1/fleet/",
         "FleetEventLogMiddleware": "/v1/fleet/",
     }
-    everywhere = [made.cls.__name__ for made in scoped_middleware() if made.cls is not PathMiddleware]  # type: ignore[attr-defined]
-    assert everywhere == ["BaseHTTPMiddleware", "ProtobufTranslationMiddleware"]
+    unscoped = [m.cls.__name__ for m in scoped_middleware() if m.cls is not PathMiddleware]  # type: ignore[attr-defined]
+    assert unscoped == ["BaseHTTPMiddleware", "ProtobufTranslationMiddleware"]
 
 
 class Marks:
-    """A middleware that leaves a mark."""
+    """A middleware that appends a mark."""
 
     def __init__(self, app: Any, mark: str) -> None:
         self.app, self.mark = app, mark

@@ -48,7 +48,7 @@ def test_a_public_key_is_read_from_its_line_and_from_pem(tmp_path: Path) -> None
     assert parse_public_pem(public_key_pem(public)) == public
 
 
-def test_the_fingerprint_is_what_ssh_keygen_says(tmp_path: Path) -> None:
+def test_the_fingerprint_equals_that_of_ssh_keygen(tmp_path: Path) -> None:
     file = written(tmp_path / "k.pub", f"{public_key_line(KEY.public_key())} edge-7\n".encode())
     try:
         said = subprocess.run(["ssh-keygen", "-lf", file], capture_output=True, text=True, check=True).stdout
@@ -68,13 +68,13 @@ OTHER_KINDS = {
 
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_what_is_no_key_of_a_client_is_named(tmp_path: Path, kind: str) -> None:
+def test_other_private_keys_are_refused_with_a_reason(tmp_path: Path, kind: str) -> None:
     file = written(tmp_path / "k", OTHER_KINDS[kind])
     with pytest.raises(KeyFileError, match=f"{file}: expected an? "):
         read_private_key(file)
 
 
-def test_a_key_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
+def test_a_key_that_other_users_can_read_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path / "k", encode_private_key(KEY), 0o644)
     with pytest.raises(KeyFileError, match="every user of this machine can read this private key"):
         read_private_key(file)
@@ -82,26 +82,26 @@ def test_a_key_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
         read_tls_private_key(file)
 
 
-def test_a_certificates_key_may_be_of_another_kind_but_not_in_opensshs_form(tmp_path: Path) -> None:
+def test_a_certificates_key_may_be_of_any_type_but_not_in_openssh_format(tmp_path: Path) -> None:
     assert read_tls_private_key(written(tmp_path / "rsa", OTHER_KINDS["rsa"]))
     with pytest.raises(KeyFileError, match="not in OpenSSH format"):
         read_tls_private_key(written(tmp_path / "ssh", encode_private_key(KEY)))
 
 
-def test_an_absent_file_and_a_huge_one_are_named(tmp_path: Path) -> None:
+def test_a_missing_and_a_huge_file_are_reported(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="cannot be read: No such file"):
         read_private_key(tmp_path / "k")
     with pytest.raises(KeyFileError, match="larger than any key"):
         read_private_key(written(tmp_path / "big", b"x" * (2 << 20)))
 
 
-def test_a_private_key_is_not_taken_for_a_public_one(tmp_path: Path) -> None:
+def test_a_private_key_is_refused_as_public_key(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="is a private key") as caught:
         read_public_key(written(tmp_path / "k", encode_private_key(KEY)))
     assert encode_private_key(KEY).splitlines()[1].decode() not in str(caught.value)
 
 
-def test_another_kind_of_public_key_is_named(tmp_path: Path) -> None:
+def test_other_public_keys_are_refused(tmp_path: Path) -> None:
     other = ed25519.Ed25519PrivateKey.generate().public_key()
     text = other.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     with pytest.raises(KeyFileError, match=r"k\.pub: expected a line 'ecdsa-.*', found Ed25519PublicKey"):

@@ -1,4 +1,4 @@
-"""The gateway over real sockets and real TLS, before a SuperLink that only tells what it was asked."""
+"""The gateway over real sockets and TLS, with an upstream server that records its requests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FLEET = "/v1/fleet/pull-messages"
 
 
 class Upstream:
-    """Stands where SuperLink does: echoes bodies, and keeps what it was asked."""
+    """A stand-in for SuperLink that echoes bodies and records requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, str]]] = []
@@ -111,16 +111,16 @@ class Front:
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
-    made = Upstream()
-    yield made
-    made.close()
+    server = Upstream()
+    yield server
+    server.close()
 
 
 @pytest.fixture
 def front(tmp_path: Path, upstream: Upstream) -> Iterator[Front]:
-    made = Front(tmp_path, upstream)
-    yield made
-    made.listener.close()
+    gateway = Front(tmp_path, upstream)
+    yield gateway
+    gateway.listener.close()
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def reason(answer: tuple[int, bytes]) -> str:
     return str(json.loads(answer[1])["detail"])
 
 
-def test_a_registered_clients_message_goes_through_whole_with_its_headers(enrolled: Front) -> None:
+def test_a_registered_clients_request_is_forwarded_with_its_headers(enrolled: Front) -> None:
     body = bytes(range(256)) * 40_000  # 10 MB, in many pieces
     assert enrolled.ask(headers=HEADERS | {"flwr-signature": "s"}, body=body) == (200, body)
     ((path, headers),) = enrolled.upstream.asked
@@ -144,7 +144,7 @@ def test_a_registered_clients_message_goes_through_whole_with_its_headers(enroll
     assert headers["host"] == "127.0.0.1"
 
 
-def test_a_body_is_passed_on_before_it_is_whole(enrolled: Front) -> None:
+def test_a_body_is_streamed(enrolled: Front) -> None:
     context = ssl.create_default_context(cafile=str(enrolled.ca))
     connection = HTTPSConnection("127.0.0.1", enrolled.listener.port, context=context, timeout=10)
     connection.putrequest("POST", FLEET)
@@ -171,7 +171,7 @@ def test_a_body_is_passed_on_before_it_is_whole(enrolled: Front) -> None:
         "http://127.0.0.1/v1/control/start-run", "/v1/fleet;/v1/control",
     ],
 )  # fmt: skip
-def test_whatever_is_not_the_fleet_api_stays_on_the_servers_side(enrolled: Front, path: str) -> None:
+def test_paths_other_than_the_fleet_api_are_refused(enrolled: Front, path: str) -> None:
     answer = enrolled.ask(path)
     # A query is no part of the path: SuperLink never hears of it.
     if answer[0] == 200:
@@ -181,7 +181,7 @@ def test_whatever_is_not_the_fleet_api_stays_on_the_servers_side(enrolled: Front
         assert enrolled.upstream.paths == []
 
 
-def test_alerts_go_to_the_status_address_and_nothing_else_of_it_is_reached(tmp_path: Path) -> None:
+def test_alerts_are_forwarded_to_the_status_server_and_its_other_paths_are_refused(tmp_path: Path) -> None:
     superlink, status = Upstream(), Upstream()
     front = Front(tmp_path, superlink, alerts=("127.0.0.1", status.port))
     try:
@@ -199,7 +199,7 @@ def test_alerts_go_to_the_status_address_and_nothing_else_of_it_is_reached(tmp_p
         status.close()
 
 
-def test_a_status_address_that_does_not_answer_is_called_so(tmp_path: Path, upstream: Upstream) -> None:
+def test_a_status_server_that_does_not_answer_is_reported(tmp_path: Path, upstream: Upstream) -> None:
     front = Front(tmp_path, upstream, alerts=("127.0.0.1", free_port()))
     try:
         code, body = front.ask("/alerts")
@@ -209,7 +209,7 @@ def test_a_status_address_that_does_not_answer_is_called_so(tmp_path: Path, upst
     assert "the status server does not answer" in json.loads(body)["detail"]
 
 
-def test_without_a_place_for_alerts_they_are_refused(enrolled: Front) -> None:
+def test_alerts_are_refused_without_a_status_server(enrolled: Front) -> None:
     assert enrolled.ask("/alerts")[0] == 403
     assert enrolled.upstream.paths == []
 
@@ -219,7 +219,7 @@ def test_another_method_is_refused(enrolled: Front) -> None:
     assert enrolled.upstream.paths == []
 
 
-def test_no_key_an_unknown_key_and_a_revoked_one_are_called_so(
+def test_a_missing_an_unknown_and_a_revoked_key_are_refused_with_a_reason(
     enrolled: Front, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "server.gateway")
@@ -230,14 +230,14 @@ def test_no_key_an_unknown_key_and_a_revoked_one_are_called_so(
     enrolled.roster.revoke("a")
     assert re.search(r"of 'a' was revoked on 20", reason(enrolled.ask()))
     assert enrolled.upstream.paths == []
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 4
-    assert all("refused peer=127.0.0.1" in line for line in said)
-    assert "client=a" in said[3]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 4
+    assert all("refused peer=127.0.0.1" in line for line in messages)
+    assert "client=a" in messages[3]
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_revoked_client_does_not_come_in_behind_the_key_of_another(enrolled: Front, order: int) -> None:
+def test_a_revoked_client_cannot_add_the_key_of_another(enrolled: Front, order: int) -> None:
     enrolled.roster.enroll("b", OTHER.public_key())
     enrolled.roster.revoke("b")
     context = ssl.create_default_context(cafile=str(enrolled.ca))
@@ -253,14 +253,14 @@ def test_a_revoked_client_does_not_come_in_behind_the_key_of_another(enrolled: F
     assert enrolled.upstream.paths == []
 
 
-def test_a_refusal_that_comes_again_is_logged_once(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_repeated_refusal_is_logged_once(front: Front, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "server.gateway")
     for _ in range(5):
         front.ask()
     assert len(caplog.records) == 1
 
 
-def test_a_revoked_client_is_refused_on_the_connection_that_it_holds(enrolled: Front) -> None:
+def test_a_revoked_client_is_refused_on_its_open_connection(enrolled: Front) -> None:
     context = ssl.create_default_context(cafile=str(enrolled.ca))
     connection = HTTPSConnection("127.0.0.1", enrolled.listener.port, context=context, timeout=10)
     codes = []
@@ -274,27 +274,27 @@ def test_a_revoked_client_is_refused_on_the_connection_that_it_holds(enrolled: F
     assert codes == [200, 403]
 
 
-def test_a_refusal_is_heard_though_a_large_body_comes_with_it(front: Front) -> None:
+def test_a_refusal_reaches_a_client_that_sends_a_large_body(front: Front) -> None:
     assert "not registered" in reason(front.ask(body=b"x" * 5_000_000))
 
 
-def test_nobody_registers_a_key_but_the_operator(enrolled: Front) -> None:
+def test_a_client_cannot_register_a_key(enrolled: Front) -> None:
     for path in ("/v1/fleet/register-node", "/v1/fleet/unregister-node"):
         assert "only the operator registers keys" in reason(enrolled.ask(path))
 
 
-def test_superlink_is_told_of_a_registered_key_before_its_node_is_activated(enrolled: Front) -> None:
+def test_a_key_is_registered_with_superlink_before_its_node_is_activated(enrolled: Front) -> None:
     assert enrolled.ask("/v1/fleet/activate-node")[0] == 200
     assert enrolled.upstream.paths == ["/v1/control/register-node", "/v1/fleet/activate-node"]
 
 
-def test_a_damaged_roster_lets_nobody_in(enrolled: Front, tmp_path: Path) -> None:
+def test_a_damaged_roster_refuses_all_clients(enrolled: Front, tmp_path: Path) -> None:
     (tmp_path / "roster.json").write_bytes(b"{")
     status, body = enrolled.ask()
     assert (status, json.loads(body)["detail"]) == (503, "the server cannot read its roster")
 
 
-def test_without_superlink_clients_are_told_to_come_again(enrolled: Front) -> None:
+def test_without_superlink_clients_get_status_503(enrolled: Front) -> None:
     enrolled.upstream.close()
     for path in (FLEET, "/v1/fleet/activate-node"):
         status, body = enrolled.ask(path)
@@ -302,7 +302,7 @@ def test_without_superlink_clients_are_told_to_come_again(enrolled: Front) -> No
         assert "SuperLink does not answer" in json.loads(body)["detail"]
 
 
-def test_a_client_that_hangs_up_in_the_midst_costs_nothing(enrolled: Front) -> None:
+def test_a_client_may_disconnect_within_a_request(enrolled: Front) -> None:
     with socket.create_connection(("127.0.0.1", enrolled.listener.port)) as plain:
         context = ssl.create_default_context(cafile=str(enrolled.ca))
         with context.wrap_socket(plain, server_hostname="127.0.0.1") as channel:
@@ -311,7 +311,7 @@ def test_a_client_that_hangs_up_in_the_midst_costs_nothing(enrolled: Front) -> N
     assert enrolled.ask() == (200, b"x")
 
 
-# What either side says of the other's mistakes.
+# TLS errors, as client and server report them.
 
 
 def opened(front: Front, ca: Path | None, address: str | None = None) -> FleetConnection:
@@ -331,18 +331,18 @@ def heard(caplog: pytest.LogCaptureFixture, words: str) -> None:
         time.sleep(0.01)
 
 
-def test_an_unregistered_client_hears_why(front: Front) -> None:
+def test_an_unregistered_client_gets_the_reason(front: Front) -> None:
     with pytest.raises(AccessDeniedError, match=r"the key SHA256:\S+ is not registered: flockwatch enroll"):
         opened(front, front.ca)
 
 
-def test_plain_http_is_named_on_both_sides(enrolled: Front, caplog: pytest.LogCaptureFixture) -> None:
+def test_both_sides_report_plain_http(enrolled: Front, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UnreachableError, match=r"set client\.tls_ca and client\.key"):
         opened(enrolled, None)
     heard(caplog, "TLS handshake failed reason=the client uses plain HTTP")
 
 
-def test_another_ca_is_named_on_both_sides(
+def test_both_sides_report_another_ca(
     enrolled: Front, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     list(Certificates(tmp_path / "other").make([], []))
@@ -351,7 +351,7 @@ def test_another_ca_is_named_on_both_sides(
     heard(caplog, "the client does not trust the CA of this server's certificate")
 
 
-def test_an_expired_certificate_is_named_on_both_sides(
+def test_both_sides_report_an_expired_certificate(
     tmp_path: Path, upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     front = Front(tmp_path, upstream, days=-1)
@@ -363,7 +363,7 @@ def test_an_expired_certificate_is_named_on_both_sides(
         front.listener.close()
 
 
-def test_a_name_that_the_certificate_lacks_is_named(tmp_path: Path, upstream: Upstream) -> None:
+def test_the_client_reports_a_certificate_for_another_host(tmp_path: Path, upstream: Upstream) -> None:
     front = Front(tmp_path, upstream, host="127.0.0.2")
     try:
         with pytest.raises(UnreachableError, match="the server's certificate is for other names"):
@@ -372,15 +372,15 @@ def test_a_name_that_the_certificate_lacks_is_named(tmp_path: Path, upstream: Up
         front.listener.close()
 
 
-def test_tls_to_a_server_of_plain_http_is_named(enrolled: Front) -> None:
+def test_the_client_reports_tls_to_a_plain_http_server(enrolled: Front) -> None:
     with pytest.raises(UnreachableError, match="the server speaks plain HTTP, and this client TLS"):
         opened(enrolled, enrolled.ca, f"127.0.0.1:{enrolled.upstream.port}")
 
 
-# Where clients come in.
+# The endpoint.
 
 
-def test_other_machines_are_not_listened_to_without_tls_unless_one_insists(
+def test_without_tls_other_machines_need_the_setting_insecure(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ConfigError, match=r"'server.host' is 0\.0\.0\.0, .*TLS is off: .*insecure"):
@@ -390,14 +390,14 @@ def test_other_machines_are_not_listened_to_without_tls_unless_one_insists(
     assert entrance.superlink_host == "127.0.0.1"
 
 
-def test_on_this_machine_alone_superlink_itself_is_reached(tmp_path: Path) -> None:
+def test_on_the_loopback_address_clients_connect_to_superlink(tmp_path: Path) -> None:
     entrance = ClientEndpoint(ServerSettings(port=8123), tmp_path)
     entrance.open()
     assert (entrance.superlink_host, entrance.superlink_port) == ("127.0.0.1", 8123)
     entrance.close()
 
 
-def test_a_certificate_that_cannot_work_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_an_unusable_certificate_is_refused_before_anything_starts(tmp_path: Path) -> None:
     list(Certificates(tmp_path).make([], [], days=-1))
     settings = ServerSettings(
         host="10.1.2.3", tls_certificate=tmp_path / "server.pem", tls_key=tmp_path / "server.key"
@@ -408,7 +408,7 @@ def test_a_certificate_that_cannot_work_is_refused_before_anything_starts(tmp_pa
     assert "is not for '10.1.2.3'" in str(caught.value)
 
 
-def test_an_insecure_gateway_keeps_the_control_api_to_itself(tmp_path: Path, upstream: Upstream) -> None:
+def test_an_insecure_gateway_refuses_the_control_api(tmp_path: Path, upstream: Upstream) -> None:
     port = free_port()
     settings = ServerSettings(host="0.0.0.0", port=port, insecure=True, superlink_port=upstream.port)
     entrance = ClientEndpoint(settings, tmp_path)
@@ -429,7 +429,7 @@ def test_an_insecure_gateway_keeps_the_control_api_to_itself(tmp_path: Path, ups
         HTTPConnection("127.0.0.1", port, timeout=10).request("POST", FLEET, b"x")
 
 
-def test_an_address_in_use_is_named() -> None:
+def test_an_address_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ListenError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):

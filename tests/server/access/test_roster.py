@@ -20,18 +20,18 @@ def header(key: EllipticCurvePublicKey) -> bytes:
     return b64encode(public_key_pem(key))
 
 
-def test_a_key_counts_from_its_registration_to_its_revocation_without_a_restart(tmp_path: Path) -> None:
+def test_registration_and_revocation_take_effect_without_a_restart(tmp_path: Path) -> None:
     reader, operator = Roster(tmp_path), Roster(tmp_path)
     assert reader.find(header(A)) is None
     operator.enroll("a", A)
     operator.enroll("b", B)
-    found = reader.find(header(A))
-    assert found is not None
-    assert (found.client, found.revoked) == ("a", None)
+    entry = reader.find(header(A))
+    assert entry is not None
+    assert (entry.client, entry.revoked) == ("a", None)
     operator.revoke("a")
-    found = reader.find(header(A))
-    assert found is not None
-    assert found.revoked is not None
+    entry = reader.find(header(A))
+    assert entry is not None
+    assert entry.revoked is not None
     other = reader.find(header(B))
     assert other is not None
     assert other.revoked is None
@@ -39,7 +39,7 @@ def test_a_key_counts_from_its_registration_to_its_revocation_without_a_restart(
     assert reader.owner(public_key_pem(C)) is None
 
 
-def test_a_client_may_have_its_next_key_beside_the_old_one(tmp_path: Path) -> None:
+def test_a_client_may_have_two_keys(tmp_path: Path) -> None:
     roster = Roster(tmp_path)
     roster.enroll("a", A)
     roster.enroll("a", B)
@@ -54,13 +54,13 @@ def test_enrolling_twice_changes_nothing(tmp_path: Path) -> None:
     assert len(roster.entries()) == 1
 
 
-def test_revoking_twice_keeps_the_first_time(tmp_path: Path) -> None:
+def test_revoking_twice_keeps_the_time_of_the_first(tmp_path: Path) -> None:
     roster = Roster(tmp_path)
     roster.enroll("a", A)
     assert roster.revoke("a") == roster.revoke("a")
 
 
-def test_a_key_has_one_name_and_never_returns(tmp_path: Path) -> None:
+def test_a_key_belongs_to_one_client_and_a_revoked_key_cannot_return(tmp_path: Path) -> None:
     roster = Roster(tmp_path)
     roster.enroll("a", A)
     with pytest.raises(RosterError, match="is already the key of 'a'"):
@@ -70,7 +70,7 @@ def test_a_key_has_one_name_and_never_returns(tmp_path: Path) -> None:
         roster.enroll("a", A)
 
 
-def test_revoking_what_is_not_there_names_what_is(tmp_path: Path) -> None:
+def test_revoking_an_unknown_key_lists_the_registered_ones(tmp_path: Path) -> None:
     roster = Roster(tmp_path)
     with pytest.raises(RosterError, match="no key of 'a' is registered; registered clients: none"):
         roster.revoke("a")
@@ -82,7 +82,7 @@ def test_revoking_what_is_not_there_names_what_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b'[{"client": "a"}]', b"[3]"])
-def test_a_damaged_roster_lets_nobody_in(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_roster_refuses_all_clients(tmp_path: Path, content: bytes) -> None:
     roster = Roster(tmp_path)
     roster.enroll("a", A)
     assert roster.find(header(A)) is not None
@@ -94,7 +94,7 @@ def test_a_damaged_roster_lets_nobody_in(tmp_path: Path, content: bytes) -> None
     assert (tmp_path / "roster.json").read_bytes() == content
 
 
-def test_a_key_in_the_roster_that_is_none_is_named(tmp_path: Path) -> None:
+def test_an_invalid_key_in_the_roster_is_reported(tmp_path: Path) -> None:
     Roster(tmp_path).enroll("a", A)
     file = tmp_path / "roster.json"
     file.write_text(file.read_text().replace(public_key_line(A), "ecdsa-sha2-nistp384 AAAA"))
@@ -102,7 +102,7 @@ def test_a_key_in_the_roster_that_is_none_is_named(tmp_path: Path) -> None:
         Roster(tmp_path).find(header(A))
 
 
-def test_many_who_enroll_at_once_are_all_there(tmp_path: Path) -> None:
+def test_concurrent_registrations_are_all_kept(tmp_path: Path) -> None:
     keys = [new_private_key().public_key() for _ in range(12)]
     threads = [
         threading.Thread(target=lambda i=i: Roster(tmp_path).enroll(f"c{i}", keys[i])) for i in range(12)

@@ -30,44 +30,44 @@ def packed(**changes: Any) -> bytes:
     return json.dumps(notice(**changes)).encode()
 
 
-def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
+def test_stored_notices_are_bounded(tmp_path: Path) -> None:
     cause = {"feature": "f" * 1000, "share": 0.5, "value": 1.0, "expected": 1.0}
     with closing(History(tmp_path / "history.sqlite")) as history:
         assert alerts.record(history, Notice.unpack(packed(alert={"causes": [cause] * 100})))
         (row,) = history.notices(1)
-    (found,) = alerts.incidents([row])
-    assert len(found["alert"]["causes"]) == MAX_CAUSES
-    assert found["alert"]["causes"][0]["feature"] == "f" * MAX_FEATURE_LENGTH
+    (incident,) = alerts.incidents([row])
+    assert len(incident["alert"]["causes"]) == MAX_CAUSES
+    assert incident["alert"]["causes"][0]["feature"] == "f" * MAX_FEATURE_LENGTH
 
 
 @pytest.mark.parametrize(
     "order", [("incident_started", "incident_ended"), ("incident_ended", "incident_started")]
 )
-def test_start_and_end_are_one_incident_whichever_comes_first(tmp_path: Path, order: tuple[str, str]) -> None:
-    said = {
+def test_start_and_end_are_merged_in_either_order(tmp_path: Path, order: tuple[str, str]) -> None:
+    notices = {
         "incident_started": packed(),
         "incident_ended": packed(kind="incident_ended", ended=1e9 + 60, events=9, alert={"score": 8.0}),
     }
     with closing(History(tmp_path / "history.sqlite")) as history:
         for kind in order:
-            assert alerts.record(history, Notice.unpack(said[kind]))
-            assert not alerts.record(history, Notice.unpack(said[kind]))
-        (found,) = alerts.incidents(history.notices(10))
-    assert (found["open"], found["ended"], found["events"], found["alert"]["score"]) == (
+            assert alerts.record(history, Notice.unpack(notices[kind]))
+            assert not alerts.record(history, Notice.unpack(notices[kind]))
+        (incident,) = alerts.incidents(history.notices(10))
+    assert (incident["open"], incident["ended"], incident["events"], incident["alert"]["score"]) == (
         False,
         1e9 + 60,
         9,
         8.0,
     )
-    assert found["received_at"] <= found["heard_at"]
+    assert incident["received_at"] <= incident["heard_at"]
 
 
-def test_an_incident_is_open_until_its_end_has_come(tmp_path: Path) -> None:
+def test_an_incident_is_open_until_its_end_is_received(tmp_path: Path) -> None:
     with closing(History(tmp_path / "history.sqlite")) as history:
         alerts.record(history, Notice.unpack(packed()))
         alerts.record(history, Notice.unpack(packed(client="edge-8")))
-        found = alerts.incidents(history.notices(10))
-    assert [(i["client"], i["open"]) for i in found] == [("edge-8", True), ("edge-7", True)]
+        incidents = alerts.incidents(history.notices(10))
+    assert [(i["client"], i["open"]) for i in incidents] == [("edge-8", True), ("edge-7", True)]
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_an_incident_is_open_until_its_end_has_come(tmp_path: Path) -> None:
         "Basic c2VzYW1lOng=", "Digest sesame", "sesame", "Bearer s\u00e9same",
     ],
 )  # fmt: skip
-def test_what_is_not_the_token_does_not_pass(header: str) -> None:
+def test_other_credentials_are_refused(header: str) -> None:
     assert not alerts.is_authorized("sesame", header)
 
 
 @pytest.mark.parametrize(
     "header", ["Bearer sesame", "bearer  sesame", "Basic ZWRnZTpzZXNhbWU=", "Basic OnNlc2FtZQ=="]
 )
-def test_the_token_passes_as_a_bearers_and_as_a_password(header: str) -> None:
+def test_the_token_is_accepted_as_bearer_token_and_as_password(header: str) -> None:
     assert alerts.is_authorized("sesame", header)

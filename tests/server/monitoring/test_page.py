@@ -1,4 +1,4 @@
-"""The status page in a real Chromium, over a state that a test writes."""
+"""The status page in Chromium, with a status file that the test writes."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def opened() -> Iterator[Tab]:
-    with tab() as found:
-        yield found
-        assert found.errors == []
+    with tab() as browser_tab:
+        yield browser_tab
+        assert browser_tab.errors == []
 
 
 def visit(opened: Tab, served: Served) -> None:
     opened.page.goto(f"http://127.0.0.1:{served.site.port}/")
 
 
-def test_before_anything_has_happened_the_page_says_so(served: Served, opened: Tab) -> None:
+def test_the_page_of_a_new_server(served: Served, opened: Tab) -> None:
     visit(opened, served)
     expect(opened.page.locator("#run")).to_have_text("starting")
     expect(opened.page.locator("#clients-none")).to_be_visible()
@@ -65,9 +65,7 @@ def test_before_anything_has_happened_the_page_says_so(served: Served, opened: T
     expect(opened.page.locator("#readout")).to_have_text("No round has ended yet.")
 
 
-def test_every_clients_figures_are_shown_as_people_read_them(
-    served: Served, opened: Tab, tmp_path: Path
-) -> None:
+def test_the_table_of_clients(served: Served, opened: Tab, tmp_path: Path) -> None:
     odd = client(
         state="late", why="trains version 1 for 9 s, 3 s past its time", refused={"not finite": 2}, clipped=1,
         behind=2, drifted=True, cosine=-0.5, mean_s=None,
@@ -92,7 +90,7 @@ def test_every_clients_figures_are_shown_as_people_read_them(
     ]  # fmt: skip
 
 
-def test_what_clients_send_is_shown_and_not_obeyed(served: Served, opened: Tab, tmp_path: Path) -> None:
+def test_markup_from_clients_is_shown_as_text(served: Served, opened: Tab, tmp_path: Path) -> None:
     clients = {HOSTILE: client(state="refused", why=HOSTILE, refused={HOSTILE: 1}), "x" * 5000: client()}
     status_file.write(tmp_path / "fleet.json", shown(clients, waiting=HOSTILE, strategy=HOSTILE))
     served.history.add_round(finished(1, error=None, failed={HOSTILE: HOSTILE}), [])
@@ -113,7 +111,7 @@ def test_what_clients_send_is_shown_and_not_obeyed(served: Served, opened: Tab, 
     assert opened.overflow() <= 0
 
 
-def test_a_narrower_window_holds_the_page_before_the_chart_is_drawn_anew(served: Served, opened: Tab) -> None:
+def test_a_narrower_window_does_not_overflow_before_the_chart_is_redrawn(served: Served, opened: Tab) -> None:
     served.history.add_round(finished(1), [])
     opened.page.add_init_script("window.ResizeObserver = class { observe() {} };")
     visit(opened, served)
@@ -122,9 +120,9 @@ def test_a_narrower_window_holds_the_page_before_the_chart_is_drawn_anew(served:
     assert opened.overflow() <= 0
 
 
-def test_the_browser_itself_refuses_what_is_not_from_here(served: Served, opened: Tab) -> None:
+def test_the_browser_blocks_other_origins(served: Served, opened: Tab) -> None:
     visit(opened, served)
-    with opened.page.expect_console_message(lambda said: "Content Security Policy" in said.text):
+    with opened.page.expect_console_message(lambda message: "Content Security Policy" in message.text):
         opened.page.evaluate(
             """() => {
                 const script = document.createElement("script");
@@ -137,7 +135,7 @@ def test_the_browser_itself_refuses_what_is_not_from_here(served: Served, opened
     opened.errors.clear()
 
 
-def test_all_of_it_is_reached_by_the_keyboard(served: Served, opened: Tab, tmp_path: Path) -> None:
+def test_the_page_can_be_used_by_keyboard(served: Served, opened: Tab, tmp_path: Path) -> None:
     status_file.write(tmp_path / "fleet.json", shown({"a": client(), "b": client(state="gone")}))
     for number in range(1, 13):
         served.history.add_round(finished(number, error=2.0**-number), [])
@@ -167,7 +165,7 @@ def test_all_of_it_is_reached_by_the_keyboard(served: Served, opened: Tab, tmp_p
     expect(page.locator("#client-table tbody tr")).to_have_count(1)
 
 
-def test_what_a_person_has_opened_stays_when_there_is_news(
+def test_expanded_incidents_stay_expanded_when_others_arrive(
     served: Served, opened: Tab, tmp_path: Path
 ) -> None:
     status_file.write(tmp_path / "fleet.json", shown({"a": client()}))
@@ -185,7 +183,7 @@ def test_what_a_person_has_opened_stays_when_there_is_news(
     expect(older.locator(".facts")).to_contain_text("7 alerts")
 
 
-def test_a_server_that_is_gone_and_one_that_is_back_are_told(tmp_path: Path) -> None:
+def test_the_page_reports_a_server_that_stops_and_returns(tmp_path: Path) -> None:
     status_file.write(tmp_path / "fleet.json", shown({"a": client()}))
     with tab() as opened:
         port = free_port()  # that nobody takes while there is no server
@@ -202,7 +200,7 @@ def test_a_server_that_is_gone_and_one_that_is_back_are_told(tmp_path: Path) -> 
             expect(opened.page.locator("#updated")).to_contain_text("live ·")
 
 
-def test_a_history_that_cannot_be_read_is_told_beside_the_clients(tmp_path: Path) -> None:
+def test_the_page_reports_an_unreadable_history_and_shows_the_clients(tmp_path: Path) -> None:
     status_file.write(tmp_path / "fleet.json", shown({"a": client()}))
     url = "postgresql://u:hidden@127.0.0.1:1/d"
     with tab() as opened, closing(Served(tmp_path, url)) as served:
@@ -212,7 +210,7 @@ def test_a_history_that_cannot_be_read_is_told_beside_the_clients(tmp_path: Path
         assert "hidden" not in opened.text("body")
 
 
-def test_another_database_replaces_what_was_shown(served: Served, opened: Tab) -> None:
+def test_a_replaced_database_replaces_the_rounds(served: Served, opened: Tab) -> None:
     for number in (1, 2, 3):
         served.history.add_round(finished(number), [])
     visit(opened, served)

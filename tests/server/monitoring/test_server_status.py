@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_client_is_shown_with_what_it_does_and_why(folder: Path) -> None:
+def test_the_status_has_each_clients_state_and_reason(folder: Path) -> None:
     clients = ServerStatus(folder, lambda: True).status()["clients"]
     assert {name: client["state"] for name, client in clients.items()} == {
         "a": "working", "b": "late", "c": "refused", "d": "gone",
@@ -64,7 +64,7 @@ def test_each_client_is_shown_with_what_it_does_and_why(folder: Path) -> None:
     assert [clients[name].get("behind") for name in "abcd"] == [0, 2, None, 6]
 
 
-def test_the_run_says_what_it_waits_for(folder: Path) -> None:
+def test_the_status_has_what_the_run_waits_for(folder: Path) -> None:
     status = ServerStatus(folder, lambda: False).status()
     assert status["superlink"] == "down"
     assert status["waiting"].startswith("version 8: 0 of 3 updates received after 5 s; working: a")
@@ -76,7 +76,7 @@ def get(port: int, path: str) -> bytes:
         return bytes(answer.read())
 
 
-def test_prometheus_reads_every_clients_figures(folder: Path) -> None:
+def test_metrics_of_each_client(folder: Path) -> None:
     server = StatusServer(
         "127.0.0.1:0", ServerStatus(folder, lambda: True), History(folder / "history.sqlite")
     )
@@ -102,9 +102,7 @@ def test_prometheus_reads_every_clients_figures(folder: Path) -> None:
     assert health["status"] == "ok"
 
 
-def test_a_serverapp_that_is_silent_for_long_is_not_healthy(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_serverapp_is_not_healthy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     status, now = ServerStatus(folder, lambda: True), time.time()
     monkeypatch.setattr(time, "time", lambda: now + STALE_S / 2)
     assert status.health()[0] == 200
@@ -116,7 +114,7 @@ def test_a_serverapp_that_is_silent_for_long_is_not_healthy(
     assert status.health()[0] == 200
 
 
-def test_before_the_first_run_there_is_a_status_too(tmp_path: Path) -> None:
+def test_the_status_before_the_first_run(tmp_path: Path) -> None:
     status = ServerStatus(tmp_path, lambda: False)
     assert status.status()["clients"] == {}
     assert status.health()[0] == 200
@@ -137,7 +135,7 @@ def test_the_command_prints_a_row_for_each_client(folder: Path, capsys: Any) -> 
         assert part in printed
 
 
-def test_where_nothing_answers_the_command_says_so(capsys: Any) -> None:
+def test_the_command_reports_a_server_that_does_not_answer(capsys: Any) -> None:
     with pytest.raises(StatusUnavailableError):
         fetch("127.0.0.1:1")
     assert cli.main(["status", "--address", "127.0.0.1:1"]) == 1

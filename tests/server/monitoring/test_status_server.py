@@ -25,7 +25,7 @@ TOKEN = "open-sesame-open-sesame"
 
 
 class Served:
-    """A site on a free port."""
+    """A status server on a free port."""
 
     def __init__(
         self, folder: Path, where: Path | str | None = None, token: str | None = TOKEN, port: int = 0
@@ -60,7 +60,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         yield running
 
 
-def test_the_page_and_its_parts_come_from_here_alone(served: Served) -> None:
+def test_the_page_refers_to_no_other_host(served: Served) -> None:
     answer, text = served.ask("/")
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -69,11 +69,11 @@ def test_the_page_and_its_parts_come_from_here_alone(served: Served) -> None:
     for name in {*named, *(f"page/{path.name}" for path in PAGE.iterdir())}:
         assert served.ask(f"/{name}")[0].status == 200
     for path in PAGE.iterdir():
-        found = re.findall(r"https?://[^\s\"'<>]+", path.read_text())
-        assert set(found) <= {"http://www.w3.org/2000/svg"}, path.name
+        hosts = re.findall(r"https?://[^\s\"'<>]+", path.read_text())
+        assert set(hosts) <= {"http://www.w3.org/2000/svg"}, path.name
 
 
-def test_nothing_inline_is_needed_and_nothing_inline_is_allowed(served: Served) -> None:
+def test_inline_scripts_and_styles_are_neither_used_nor_allowed(served: Served) -> None:
     answer, text = served.ask("/")
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", text)
     for path in PAGE.glob("*.js"):
@@ -85,7 +85,7 @@ def test_nothing_inline_is_needed_and_nothing_inline_is_allowed(served: Served) 
 
 
 @pytest.mark.parametrize("path", ["/", "/status", "/page/app.js", "/page/none.js", "/none", "/incidents"])
-def test_every_answer_is_guarded(served: Served, path: str) -> None:
+def test_each_response_has_the_security_headers(served: Served, path: str) -> None:
     headers = served.ask(path)[0].headers
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
@@ -94,11 +94,11 @@ def test_every_answer_is_guarded(served: Served, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/page/../site.py", "/page/%2e%2e/site.py", "/page//etc/passwd", "/../site.py"]
 )
-def test_no_other_file_is_given_away(served: Served, path: str) -> None:
+def test_other_files_are_not_served(served: Served, path: str) -> None:
     assert served.ask(path)[0].status == 404
 
 
-def test_numbers_that_json_has_not_become_null(served: Served, tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_become_null(served: Served, tmp_path: Path) -> None:
     status_file.write(tmp_path / "fleet.json", {"clients": {"a": {"error": float("nan")}}, "stopped": None})
     served.history.add_round(finished(1, error=float("inf")), [])
 
@@ -111,7 +111,7 @@ def test_numbers_that_json_has_not_become_null(served: Served, tmp_path: Path) -
     assert rounds["rounds"][0]["error"] is None
 
 
-def test_rounds_are_given_from_where_the_page_is(served: Served) -> None:
+def test_rounds_after_a_known_one(served: Served) -> None:
     assert served.json("/rounds") == {"newest": 0, "rounds": []}
     for number in (1, 2, 3):
         served.history.add_round(finished(number), [reply("a")])
@@ -124,7 +124,7 @@ def test_rounds_are_given_from_where_the_page_is(served: Served) -> None:
     assert served.ask(f"/rounds?after={10**30}")[0].status == 200
 
 
-def test_alerts_of_an_edge_are_kept_once_and_counted(served: Served) -> None:
+def test_a_notice_posted_twice_is_stored_and_counted_once(served: Served) -> None:
     assert served.post(packed()) == (204, "")
     assert served.post(packed()) == (204, "")
     assert served.post(packed(kind="incident_ended", ended=1e9 + 5)) == (204, "")
@@ -135,7 +135,7 @@ def test_alerts_of_an_edge_are_kept_once_and_counted(served: Served) -> None:
     assert 'flockwatch_server_notices_total{kind="incident_ended"} 1.0' in served.ask("/metrics")[1]
 
 
-def test_the_webhook_sink_of_an_edge_delivers_here(served: Served) -> None:
+def test_a_webhook_sink_delivers_to_the_server(served: Served) -> None:
     address = f"http://edge-7:{TOKEN}@127.0.0.1:{served.site.port}/alerts"
     WebhookSink.at(Address.parse(address)).deliver(packed())
     assert [i["client"] for i in served.json("/incidents")["incidents"]] == ["edge-7"]
@@ -154,20 +154,20 @@ def test_incidents_that_have_not_changed_are_not_sent_again(served: Served) -> N
 
 
 @pytest.mark.parametrize("token", ["", "guessed", TOKEN[:-1], f"{TOKEN}x"])
-def test_without_the_token_nothing_is_taken(served: Served, token: str) -> None:
+def test_a_wrong_token_is_refused(served: Served, token: str) -> None:
     status, text = served.post(packed(), token)
     assert (status, TOKEN in text) == (401, False)
     assert served.json("/incidents")["incidents"] == []
 
 
-def test_a_server_without_a_token_takes_no_alerts(tmp_path: Path) -> None:
+def test_a_server_without_a_token_refuses_alerts(tmp_path: Path) -> None:
     with closing(Served(tmp_path, token=None)) as served:
         status, text = served.post(packed())
         assert (status, served.json("/incidents")) == (403, {"taken": False, "incidents": []})
         assert "server.alerts_token" in text
 
 
-def test_what_is_no_alert_is_refused_with_a_reason(served: Served) -> None:
+def test_an_invalid_notice_is_refused_with_a_reason(served: Served) -> None:
     assert served.post(b"{")[0] == 422
     status, text = served.post(packed(events=-1))
     assert (status, text.split(":")[0]) == (422, "events")
@@ -177,7 +177,7 @@ def test_what_is_no_alert_is_refused_with_a_reason(served: Served) -> None:
     assert served.json("/incidents")["incidents"] == []
 
 
-def test_a_body_that_does_not_come_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_body_times_out(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.monitoring.status_server.POST_WITHIN_S", 0.2)
     with socket.create_connection(("127.0.0.1", served.site.port), 20) as slow:
         lines = ["POST /alerts HTTP/1.1", "Host: x", f"Authorization: Bearer {TOKEN}", "Content-Length: 9"]
@@ -185,7 +185,7 @@ def test_a_body_that_does_not_come_is_given_up(served: Served, monkeypatch: pyte
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
 
 
-def test_a_database_that_cannot_be_read_leaves_the_status_alone(tmp_path: Path) -> None:
+def test_an_unreadable_database_does_not_affect_the_status(tmp_path: Path) -> None:
     with closing(Served(tmp_path, "postgresql://u:hidden@127.0.0.1:1/d")) as served:
         for path in ("/rounds", "/incidents"):
             answer, text = served.ask(path)
@@ -196,7 +196,7 @@ def test_a_database_that_cannot_be_read_leaves_the_status_alone(tmp_path: Path) 
         assert served.ask("/healthz")[0].status == 200
 
 
-def test_what_was_kept_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_stored_notices_survive_a_restart(tmp_path: Path) -> None:
     with closing(Served(tmp_path)) as served:
         served.history.add_round(finished(1), [reply("a")])
         served.post(packed())
@@ -207,6 +207,6 @@ def test_what_was_kept_is_there_after_a_restart(tmp_path: Path) -> None:
         assert len(served.json("/incidents")["incidents"]) == 1
 
 
-def test_an_address_that_is_taken_is_an_error(served: Served, tmp_path: Path) -> None:
+def test_an_address_in_use_is_an_error(served: Served, tmp_path: Path) -> None:
     with pytest.raises(OSError), closing(History(tmp_path / "other.sqlite")) as history:
         StatusServer(f"127.0.0.1:{served.site.port}", served.status, history)

@@ -20,7 +20,7 @@ from tests.server.storage.test_history import finished, reply
 
 @pytest.fixture
 def own() -> Iterator[Postgres]:
-    """A cluster that the test may stop."""
+    """Yield a PostgreSQL server that the test may stop."""
     running = Postgres()
     yield running
     running.remove()
@@ -36,7 +36,7 @@ def test_a_wrong_url_is_refused_without_its_password(url: str) -> None:
     assert "hid" not in str(refused.value)
 
 
-def test_a_wrong_password_is_named_and_not_shown(postgres: Postgres) -> None:
+def test_a_wrong_password_is_reported_without_the_password(postgres: Postgres) -> None:
     opened = History(postgres.url(password="guessed"))
     with pytest.raises(DatabaseError, match="password authentication failed") as refused:
         opened.check()
@@ -45,13 +45,13 @@ def test_a_wrong_password_is_named_and_not_shown(postgres: Postgres) -> None:
     assert "guessed" not in str(refused.value)
 
 
-def test_without_the_driver_it_is_said_which_extra_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(DatabaseError, match="extra 'postgres'"):
         History("postgresql://user@host/name")
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_accepts_and_does_not_answer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "CONNECT_WITHIN_S", 2)  # the shortest that PostgreSQL's library knows
     with socket.create_server(("127.0.0.1", 0)) as silent:
         opened = History(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d")
@@ -60,7 +60,7 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up(monkeypatch: pytest.
         opened.close()
 
 
-def test_tables_of_an_earlier_flockwatch_get_the_columns_they_lack(postgres: Postgres) -> None:
+def test_missing_columns_are_added_to_tables_of_an_earlier_version(postgres: Postgres) -> None:
     url = postgres.new_database()
     with closing(History(url)) as opened:
         opened.add_round(finished(1), [reply("a")])
@@ -73,7 +73,7 @@ def test_tables_of_an_earlier_flockwatch_get_the_columns_they_lack(postgres: Pos
         assert opened.notices(1) == []
 
 
-def test_many_may_begin_with_an_empty_database_at_once(postgres: Postgres) -> None:
+def test_several_processes_may_create_the_tables_at_once(postgres: Postgres) -> None:
     url = postgres.new_database()
     code = (
         "import sys; from server.storage.history import History\n"
@@ -86,7 +86,7 @@ def test_many_may_begin_with_an_empty_database_at_once(postgres: Postgres) -> No
         assert connection.execute("SELECT count(*) FROM notes").fetchone() == (4,)
 
 
-def test_what_happens_while_the_database_is_away_is_written_when_it_is_back(
+def test_records_are_written_after_an_outage_of_the_database(
     own: Postgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(history, "RETRY_S", 0.0)
@@ -102,14 +102,14 @@ def test_what_happens_while_the_database_is_away_is_written_when_it_is_back(
             opened.add_notice("a", "1", "incident_started", "{}")
         own.start()
         opened.add_round(finished(3), [reply("b")])
-        found = [(row["number"], [r["client"] for r in row["replies"]]) for row in opened.rounds()]
-        assert found == [(1, ["a"]), (2, ["a", "b"]), (3, ["b"])]
+        rounds = [(row["number"], [r["client"] for r in row["replies"]]) for row in opened.rounds()]
+        assert rounds == [(1, ["a"]), (2, ["a", "b"]), (3, ["b"])]
         assert opened.last_note() == ("waiting", "for b")
     assert "history not written pending=2" in caplog.text
     assert PASSWORD not in caplog.text
 
 
-def test_a_database_that_is_away_is_not_asked_again_at_once(
+def test_an_unavailable_database_is_retried_after_a_delay(
     own: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "RETRY_S", 3600.0)  # longer than PostgreSQL takes to start
@@ -123,7 +123,7 @@ def test_a_database_that_is_away_is_not_asked_again_at_once(
         assert opened.last_note() == ("waiting", "second")
 
 
-def test_what_is_never_written_is_counted(own: Postgres, caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_records_are_counted_in_the_log(own: Postgres, caplog: pytest.LogCaptureFixture) -> None:
     opened = History(own.url())
     own.stop()
     opened.note("waiting", "x")

@@ -42,7 +42,7 @@ def finished(number: int, **changes: Any) -> RoundRow:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    """A database that is empty: a file, or the URL of one in a real PostgreSQL."""
+    """Return an empty database: a file, or the URL of one in a real PostgreSQL server."""
     if request.param == "sqlite":
         return tmp_path / "history.sqlite"
     postgres: Postgres = request.getfixturevalue("postgres")
@@ -67,31 +67,31 @@ def test_a_new_history_is_empty(history: History) -> None:
     assert history.last_note() is None
 
 
-def test_a_round_comes_back_with_its_replies(history: History) -> None:
+def test_a_round_is_read_with_its_replies(history: History) -> None:
     started = time.time()
     replies = [reply("a", 0.25), reply("b", 0.75, rows=300)]
     history.add_round(finished(1, failed={"c": "out of memory"}, sampled=3), replies)
-    (found,) = history.rounds()
-    assert started - 1 <= found.pop("ended_at") <= time.time() + 1
+    (row,) = history.rounds()
+    assert started - 1 <= row.pop("ended_at") <= time.time() + 1
     expected = [asdict(each) for each in replies]
     for each in expected:
         traffic = each.pop("traffic")
-        told = ("sent_bytes", "received_bytes", "replies_bytes", "encode_s", "decode_s")
-        each.update({name: getattr(traffic, name) for name in told})
+        names = ("sent_bytes", "received_bytes", "replies_bytes", "encode_s", "decode_s")
+        each.update({name: getattr(traffic, name) for name in names})
         each["error"] = structs.asdict(each["error"])
-    assert found.pop("replies") == expected
-    assert found == {**asdict(finished(1, failed={"c": "out of memory"}, sampled=3)), "answered": 2}
+    assert row.pop("replies") == expected
+    assert row == {**asdict(finished(1, failed={"c": "out of memory"}, sampled=3)), "answered": 2}
 
 
-def test_rounds_come_oldest_first_and_each_has_its_own_replies(history: History) -> None:
+def test_rounds_are_ordered_oldest_first_with_their_replies(history: History) -> None:
     for number in (1, 2, 3):
         history.add_round(finished(number), [reply(f"edge-{number}", version=number - 1)])
-    found = history.rounds()
-    assert [row["number"] for row in found] == [1, 2, 3]
-    assert [[r["client"] for r in row["replies"]] for row in found] == [["edge-1"], ["edge-2"], ["edge-3"]]
+    rounds = history.rounds()
+    assert [row["number"] for row in rounds] == [1, 2, 3]
+    assert [[r["client"] for r in row["replies"]] for row in rounds] == [["edge-1"], ["edge-2"], ["edge-3"]]
 
 
-def test_a_measurement_and_a_training_of_one_number_are_kept_apart(history: History) -> None:
+def test_evaluate_and_train_rounds_of_one_number_are_separate(history: History) -> None:
     history.add_round(finished(2), [reply("trained")])
     history.add_round(finished(2, kind="evaluate"), [reply("measured", loss=None, train_s=None)])
     trained, measured = history.rounds()
@@ -109,15 +109,13 @@ def test_a_round_that_failed_has_no_replies_and_no_error(history: History) -> No
 
 
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
-def test_a_round_that_is_done_again_after_a_restart_keeps_its_own_replies(
-    where: Path | str, kind: str
-) -> None:
+def test_a_round_repeated_after_a_restart_has_its_own_replies(where: Path | str, kind: str) -> None:
     for client in ("before", "after"):
         with closing(History(where)) as history:
             history.add_round(finished(5, kind=kind), [reply(client)])
     with closing(History(where)) as history:
-        found = [[r["client"] for r in row["replies"]] for row in history.rounds()]
-    assert found == [["before"], ["after"]]
+        rounds = [[r["client"] for r in row["replies"]] for row in history.rounds()]
+    assert rounds == [["before"], ["after"]]
 
 
 def test_the_newest_round_is_the_one_recorded_last(history: History) -> None:
@@ -144,7 +142,7 @@ def test_any_text_can_be_noted(history: History) -> None:
     assert history.rounds()[0]["replies"][0]["client"] == text
 
 
-def test_what_no_database_takes_is_replaced(history: History) -> None:
+def test_characters_that_a_database_refuses_are_replaced(history: History) -> None:
     history.note("not used", "a\0b\ud800c")
     history.add_round(finished(1, failed={"x\0": "\ud800"}), [reply("n\0")])
     assert history.last_note() == ("not used", "a\N{REPLACEMENT CHARACTER}b?c")
@@ -160,7 +158,7 @@ def test_numbers_of_any_size_are_kept(history: History) -> None:
     assert row["replies"][0]["rows"] == 2**40
 
 
-def test_newest_rounds_are_those_after_one_that_is_known(history: History) -> None:
+def test_newest_rounds_can_start_after_a_known_one(history: History) -> None:
     for number in range(1, 6):
         history.add_round(finished(number), [reply("a")])
     everything = history.newest_rounds(100)
@@ -170,7 +168,7 @@ def test_newest_rounds_are_those_after_one_that_is_known(history: History) -> No
     assert history.newest_rounds(100, history.newest_id(ROUNDS)) == []
 
 
-def test_a_notice_is_kept_once(history: History) -> None:
+def test_a_notice_is_stored_once(history: History) -> None:
     assert history.newest_id(NOTICES) == 0
     assert history.add_notice("a", "1", "incident_started", "{}")
     assert not history.add_notice("a", "1", "incident_started", "{}")
@@ -181,7 +179,7 @@ def test_a_notice_is_kept_once(history: History) -> None:
     ]  # fmt: skip
 
 
-def test_an_incident_that_goes_on_is_not_pushed_out_by_others(history: History) -> None:
+def test_an_open_incident_is_listed_however_many_have_ended(history: History) -> None:
     history.add_notice("a", "open", "incident_started", "{}")
     for number in range(5):
         history.add_notice("b", str(number), "incident_started", "{}")
@@ -189,7 +187,7 @@ def test_an_incident_that_goes_on_is_not_pushed_out_by_others(history: History) 
     assert [n["incident"] for n in history.notices(3)] == ["4", "4", "3", "open"]
 
 
-def test_the_oldest_notices_are_let_go(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_notices_are_deleted(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.storage.history.MAX_NOTICES", 3)
     for number in range(6):
         history.add_notice("a", str(number), "incident_started", "{}")
@@ -205,7 +203,7 @@ def test_a_round_is_recorded_whole_or_not_at_all(history: History) -> None:
     assert [r["client"] for r in history.rounds()[1]["replies"]] == ["b"]
 
 
-def test_a_restart_goes_on_with_what_is_there(where: Path | str) -> None:
+def test_a_restart_continues_the_history(where: Path | str) -> None:
     for number in (1, 2):
         with closing(History(where)) as history:
             history.add_round(finished(number), [reply("a")])
@@ -215,14 +213,14 @@ def test_a_restart_goes_on_with_what_is_there(where: Path | str) -> None:
         assert history.last_note() == ("stopped", "2")
 
 
-def test_others_read_while_it_grows(history: History, where: Path | str) -> None:
+def test_other_processes_can_read_while_it_is_written(history: History, where: Path | str) -> None:
     with closing(History(where)) as reader:
         for number in range(1, 6):
             history.add_round(finished(number), [reply("a")])
             assert len(reader.rounds()) == number
 
 
-def test_an_open_reader_does_not_lock_the_writer_out(path: Path) -> None:
+def test_an_open_reader_does_not_block_the_writer(path: Path) -> None:
     with closing(History(path)) as history:
         history.add_round(finished(5), [reply("a")])
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as plain:
@@ -234,7 +232,7 @@ def test_an_open_reader_does_not_lock_the_writer_out(path: Path) -> None:
             assert plain.execute("SELECT count(*) FROM rounds").fetchone() == (2,)
 
 
-def test_rounds_outlive_a_process_that_is_killed(path: Path) -> None:
+def test_rounds_survive_a_killed_process(path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
         "from server.storage.history import History, RoundRow\n"
@@ -248,7 +246,7 @@ def test_rounds_outlive_a_process_that_is_killed(path: Path) -> None:
         assert [row["number"] for row in history.rounds()] == [1, 2, 3]
 
 
-def test_a_database_of_an_earlier_flockwatch_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_database_of_an_earlier_version_can_be_used(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "old.sqlite")) as old, old:
         old.execute(
             "CREATE TABLE rounds (number INTEGER, kind TEXT, version INTEGER, ended_at REAL, wall_s REAL, "

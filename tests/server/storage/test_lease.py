@@ -20,7 +20,7 @@ HOLD = (
 
 @contextmanager
 def another_process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that holds the lease of the folder until its input ends."""
+    """Run a process that holds the lease of the folder until its input ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)],
         cwd=Path(__file__).parents[3],
@@ -62,23 +62,23 @@ def test_two_folders_are_two_leases(tmp_path: Path) -> None:
             assert Lease(second).held
 
 
-def test_a_second_holder_is_refused_by_the_folders_name(tmp_path: Path) -> None:
+def test_a_second_holder_is_refused_with_the_folders_name(tmp_path: Path) -> None:
     with Lease(tmp_path) as lease:
         lease.finish("60 rounds done")
         with pytest.raises(LeaseTakenError, match=f"{tmp_path}: another run"), Lease(tmp_path):
             pass
         assert lease.held, "the first holder still has it"
-        assert lease.ended == "60 rounds done", "and what it said still stands"
+        assert lease.ended == "60 rounds done", "the earlier reason is kept"
 
 
-def test_another_process_holds_it_too(tmp_path: Path) -> None:
+def test_a_lease_held_by_another_process_is_refused(tmp_path: Path) -> None:
     with another_process(tmp_path):
         assert Lease(tmp_path).held
         with pytest.raises(LeaseTakenError), Lease(tmp_path):
             pass
 
 
-def test_a_holder_that_is_killed_holds_it_no_longer(tmp_path: Path) -> None:
+def test_a_killed_process_releases_the_lease(tmp_path: Path) -> None:
     with another_process(tmp_path) as process:
         process.kill()
         process.wait()
@@ -88,14 +88,14 @@ def test_a_holder_that_is_killed_holds_it_no_longer(tmp_path: Path) -> None:
             assert lease.ended is None
 
 
-def test_asking_does_not_take_it(tmp_path: Path) -> None:
+def test_held_does_not_take_the_lease(tmp_path: Path) -> None:
     lease = Lease(tmp_path)
     assert [lease.held, lease.held] == [False, False]
     with Lease(tmp_path):
         assert [lease.held, lease.held] == [True, True]
 
 
-def test_whoever_asks_is_never_in_the_way_of_who_takes(tmp_path: Path) -> None:
+def test_held_never_prevents_taking_the_lease(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from server.storage.lease import Lease\n"
         "lease = Lease(Path(sys.argv[1])); print('asking', flush=True)\n"
@@ -121,13 +121,13 @@ def test_a_run_that_did_not_end_has_no_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reason", ["60 rounds done", "gave up: Käse \N{SNOWMAN}", "two\nlines"])
-def test_the_reason_outlives_the_holder(tmp_path: Path, reason: str) -> None:
+def test_the_reason_survives_the_holder(tmp_path: Path, reason: str) -> None:
     with Lease(tmp_path) as lease:
         lease.finish(reason)
     assert Lease(tmp_path).ended == reason
 
 
-def test_the_next_run_forgets_how_the_last_one_ended(tmp_path: Path) -> None:
+def test_taking_the_lease_clears_the_reason_of_the_last_run(tmp_path: Path) -> None:
     with Lease(tmp_path) as lease:
         lease.finish("60 rounds done")
     with Lease(tmp_path) as lease:
@@ -135,7 +135,7 @@ def test_the_next_run_forgets_how_the_last_one_ended(tmp_path: Path) -> None:
     assert Lease(tmp_path).ended is None
 
 
-def test_it_can_be_forgotten_without_a_run(tmp_path: Path) -> None:
+def test_the_reason_can_be_cleared_without_a_run(tmp_path: Path) -> None:
     with Lease(tmp_path) as lease:
         lease.finish("60 rounds done")
     lease.clear()

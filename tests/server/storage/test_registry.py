@@ -42,9 +42,9 @@ def filled(folder: Path, versions: int, keep: int = 10) -> Registry:
 
 
 def newest(folder: Path) -> tuple[str, dict[str, Any]] | None:
-    """Hash and progress of the newest version, as a server that starts anew finds it."""
-    found = Registry(folder, 10).latest()
-    return (found[0].hash, found[1]) if found else None
+    """Return hash and progress of the newest version, as a restarted server reads them."""
+    newest_version = Registry(folder, 10).latest()
+    return (newest_version[0].hash, newest_version[1]) if newest_version else None
 
 
 def test_an_empty_registry_has_no_version(tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ def test_what_is_written_is_a_packed_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [2, 3])
 def test_only_the_newest_versions_stay(tmp_path: Path, keep: int) -> None:
     filled(tmp_path, 9, keep)
-    kept = [Manifest.unpack(path.read_bytes()).version for path in sorted(tmp_path.glob("*.safetensors"))]
-    assert kept == list(range(9 - keep, 9))
+    versions = [Manifest.unpack(path.read_bytes()).version for path in sorted(tmp_path.glob("*.safetensors"))]
+    assert versions == list(range(9 - keep, 9))
     assert len(list(tmp_path.iterdir())) == 2 * keep, "nothing else stays"
 
 
