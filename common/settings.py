@@ -286,9 +286,9 @@ class LiveSettings(Section):
     explain: PositiveInt = 5
     """Number of causes, the features with the largest shares of the error, that an alert names."""
     keep_rows: Annotated[int, Field(ge=100)] = 50_000
-    """Normal events in the training buffer on disk, the newest ones. 50,000 events of 40 features are 8 MB."""
+    """Normal events in the training buffer on disk, the newest ones. 50,000 of 40 features are 8 MB."""
     quarantine: PositiveInt = 32
-    """Events before and after an incident that are never trained on, as a fault may begin before its alert."""
+    """Events before and after an incident that are not trained on: a fault may begin before its alert."""
     drift_p: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     """The p-value below which recent scores count as drifted. It is small: every 1,000 events are tested."""
     trainer_memory_mb: Annotated[int, Field(ge=256)] = 2048

@@ -100,7 +100,8 @@ def _decode_message(content: bytes) -> Introduction | TaskOrAnswer:
     if content.startswith(_FIRST):
         body = _decompressed(content[len(_FIRST) :])
         try:
-            return cast(TaskOrAnswer, _DECODER.decode(body))
+            message: TaskOrAnswer = _DECODER.decode(body)
+            return message
         except msgspec.ValidationError as error:
             raise _named(error, msgspec.msgpack.decode(body)) from error
     header, _ = bundle.unpack(_decompressed(content))
