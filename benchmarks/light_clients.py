@@ -27,10 +27,10 @@ FEATURES = 16
 class LightWorker:
     """A stand-in for `ClientWorker` that replies with random updates."""
 
-    def __init__(self, name: str, seed: int, wire: CompressionState | None = None) -> None:
+    def __init__(self, name: str, seed: int, compression: CompressionState | None = None) -> None:
         self._rng = np.random.default_rng(seed)
         self.name = name
-        self.wire = wire or CompressionState()
+        self.compression = compression or CompressionState()
         rows = self._rng.standard_normal((200, FEATURES)).astype(np.float32)
         self._moments = Moments.of(rows)
         self._errors = np.square(rows).mean(axis=1)
@@ -40,7 +40,14 @@ class LightWorker:
         """Describe this client."""
         schema = Schema(tuple(f"f{i:02d}" for i in range(FEATURES)))
         return Description(
-            self.name, self.name, schema, self._moments, True, False, self.wire.codecs, self.wire.held
+            self.name,
+            self.name,
+            schema,
+            self._moments,
+            True,
+            False,
+            self.compression.codecs,
+            self.compression.held_hash,
         )
 
     def evaluate(self, task: Task) -> Evaluation:

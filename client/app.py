@@ -1,8 +1,8 @@
-"""The Flower ClientApp: unpacks a message, asks the edge, packs the reply. Nothing is decided here.
+"""The Flower ClientApp: unpacks a message, has the worker answer it, and packs the reply.
 
-`app` works under a stock `flower-supernode`, whose `--node-config` then holds the client's settings:
-`data="FILE"`, and optionally `config="FILE"`, `name="NAME"`. The resident client
-(`client.transport.resident_node`) runs the same app around a worker that stays warm.
+`app` also runs in a stock `flower-supernode`, whose `--node-config` then holds the client's settings:
+`data="FILE"`, and optionally `config="FILE"` and `name="NAME"`. The resident node
+(`client.transport.resident_node`) runs the same app with a worker that it keeps in memory.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from common.protocol.wire import CONTENT, RECORD, ProtocolError
 log = logging.getLogger(__name__)
 
 
-def build(edge_of: Callable[[Context], ClientWorker]) -> ClientApp:
-    """A ClientApp that answers with the edge that `edge_of` gives for a context."""
+def build(get_worker: Callable[[Context], ClientWorker]) -> ClientApp:
+    """Return a ClientApp that answers with the worker that `get_worker` returns for a context."""
     app = ClientApp()
 
     @app.query()
@@ -38,24 +38,26 @@ def build(edge_of: Callable[[Context], ClientWorker]) -> ClientApp:
         request = wire.unpack(_content(message), Describe)
         if request.refused is not None:
             log.error("the server has no work for this client reason=%s", request.refused)
-        return _reply(edge_of(context).describe(), message)
+        return _reply(get_worker(context).describe(), message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return answered(message, context, lambda edge, task: edge.wire.packed(edge.train(task), task))
+        return run_task(
+            message, context, lambda worker, task: worker.compression.encode(worker.train(task), task)
+        )
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return answered(message, context, lambda edge, task: edge.evaluate(task))
+        return run_task(message, context, lambda worker, task: worker.evaluate(task))
 
-    def answered(
-        message: Message, context: Context, work: Callable[[ClientWorker, Task], Evaluation]
+    def run_task(
+        message: Message, context: Context, run: Callable[[ClientWorker, Task], Evaluation]
     ) -> Message:
-        content, edge = _content(message), edge_of(context)
-        task = edge.wire.opened(content, edge.name)
+        content, worker = _content(message), get_worker(context)
+        task = worker.compression.unpack_task(content, worker.name)
         if isinstance(task, VersionMissing):
             return _reply(task, message)
-        return _reply(_counted(work(edge, task), edge, context), message)
+        return _reply(_with_traffic(run(worker, task), worker, context), message)
 
     return app
 
@@ -72,10 +74,11 @@ def _content(message: Message) -> bytes:
     return content
 
 
-def _counted(answer: Evaluation, edge: ClientWorker, context: Context) -> Evaluation:
-    """The answer with what the client's messages have cost so far, as the link counts it."""
+def _with_traffic(answer: Evaluation, worker: ClientWorker, context: Context) -> Evaluation:
+    """Return the answer with the client's traffic so far, which the resident node puts in the context."""
     counted = {name: context.node_config.get(name, 0) for name in COUNTED}
-    return replace(answer, traffic=edge.wire.traffic(Traffic(**counted)))  # type: ignore[arg-type]
+    traffic = worker.compression.traffic(Traffic(**counted))  # type: ignore[arg-type]
+    return replace(answer, traffic=traffic)
 
 
 def _reply(answer: Description | Evaluation | VersionMissing, message: Message) -> Message:
@@ -83,20 +86,20 @@ def _reply(answer: Description | Evaluation | VersionMissing, message: Message) 
 
 
 @cache
-def _edge(data: str, config_file: str, name: str) -> ClientWorker:
+def _worker(data: str, config_file: str, name: str) -> ClientWorker:
     check_packages("client")
-    from client.data.partition import read_partition  # pyarrow: not needed where an edge is given
+    from client.data.partition import read_partition  # pyarrow: not needed by the resident node's app
 
     settings = config.load(Path(config_file) if config_file else None)
     partition = read_partition(Path(data), settings.data, name or settings.client.name)
-    return ClientWorker(partition, instance="supernode", wire=CompressionState(keeps=False))
+    return ClientWorker(partition, instance="supernode", compression=CompressionState(keeps=False))
 
 
-def _edge_of_node_config(context: Context) -> ClientWorker:
-    given = {key: str(context.node_config.get(key, "")) for key in ("data", "config", "name")}
-    if not given["data"]:
+def _worker_of_node_config(context: Context) -> ClientWorker:
+    options = {key: str(context.node_config.get(key, "")) for key in ("data", "config", "name")}
+    if not options["data"]:
         raise ValueError("node config has no 'data': start the SuperNode with --node-config 'data=\"FILE\"'")
-    return _edge(given["data"], given["config"], given["name"])
+    return _worker(options["data"], options["config"], options["name"])
 
 
-app = build(_edge_of_node_config)
+app = build(_worker_of_node_config)

@@ -132,9 +132,12 @@ def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) ->
     with suppress(ImportError):
         import client.training.trainer  # noqa: F401
     live = settings.live.source is not None
-    wire = CompressionState(folder)
     worker = ClientWorker(
-        partition, identity.instance, inline=True, folder=folder if live else None, wire=wire
+        partition,
+        identity.instance,
+        inline=True,
+        folder=folder if live else None,
+        compression=CompressionState(folder),
     )
     node = ResidentNode(settings.client.server, build(lambda _: worker), roots, key, worker.offer_version)
     try:

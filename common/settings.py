@@ -21,7 +21,7 @@ from common.budget import Budget
 Strategy = Literal[
     "fedavg", "fedprox", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum", "multikrum"
 ]
-Codec = Literal["none", "float16", "int8", "sign", "topk", "topk_int8", "ternary", "lowrank", "auto"]
+Codec = Literal["none", "int8", "topk", "ternary", "auto"]
 Activation = Literal["relu", "tanh", "sigmoid", "elu", "linear"]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -36,6 +36,16 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 REMOVED_SETTINGS = {
     "scoring.combine": "remove it: a client always blends the weights of the fleet's network and its own",
     "live.settle": "it is now 'live.quarantine'",
+    "compression.up: float16": "use int8, which is half as large",
+    "compression.up: sign": "use ternary",
+    "compression.up: topk_int8": "use ternary",
+    "compression.up: lowrank": "use ternary",
+    "compression.up_rank": "remove it: sparse codecs have 'compression.up_share'",
+    "compression.down: float16": "use int8, which is half as large",
+    "compression.down: sign": "use ternary",
+    "compression.down: topk_int8": "use ternary",
+    "compression.down: lowrank": "use ternary",
+    "compression.down_rank": "remove it: sparse codecs have 'compression.down_share'",
 }
 """Settings that no longer exist, each with what to do about it.
 
@@ -207,15 +217,11 @@ class CompressionSettings(Section):
     up: Codec = "int8"
     """Codec of updates. int8 costs no measurable quality. auto: by the size of the model and each link."""
     up_share: Fraction = 0.08
-    """topk, topk_int8, ternary: share of the values in an update; the rest is added to the next one."""
-    up_rank: Annotated[int, Field(ge=1, le=4)] = 2
-    """lowrank: directions of each matrix that an update keeps."""
+    """topk, ternary: share of the values in an update; the rest is added to the next one."""
     down: Codec = "none"
     """Codec of new versions for clients that hold an earlier one. none: whole versions."""
     down_share: Fraction = 0.2
-    """topk, topk_int8, ternary: share of the values that a new version changes."""
-    down_rank: Annotated[int, Field(ge=1, le=4)] = 4
-    """lowrank: directions of each matrix that a new version changes."""
+    """topk, ternary: share of the values that a new version changes."""
     zstd: bool = True
     """Whether encoded differences are also compressed by zstd, without loss."""
 

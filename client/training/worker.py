@@ -38,7 +38,7 @@ class ClientWorker:
         inline: Whether messages may carry their content inside (see `common.flower.packing`).
         folder: The state folder of this client's detector: its normal events are trained on too, and versions
             are offered to it. None: there is no detector.
-        wire: The state that compressed messages need. None: a new one, in memory.
+        compression: The state that compressed messages need. None: a new one, in memory.
         get_trainer: Makes the trainer. None: a `TrainerCache` of this worker.
     """
 
@@ -48,12 +48,12 @@ class ClientWorker:
         instance: str,
         inline: bool = False,
         folder: Path | None = None,
-        wire: CompressionState | None = None,
+        compression: CompressionState | None = None,
         get_trainer: TrainerFactory | None = None,
     ) -> None:
         self.name = partition.name
         self.instance = instance
-        self.wire = wire or CompressionState()
+        self.compression = compression or CompressionState()
         self._inline = inline
         self._rows = ClientRows(partition, folder)
         self._get_trainer = get_trainer or TrainerCache()
@@ -66,7 +66,7 @@ class ClientWorker:
         """Describe the client: its features, and their moments over its training rows."""
         return Description(
             self.name, self.instance, self._rows.partition.schema, self._rows.moments, self._inline,
-            self._drifted, self.wire.codecs, self.wire.held,
+            self._drifted, self.compression.codecs, self.compression.held_hash,
         )  # fmt: skip
 
     def evaluate(self, task: Task) -> Evaluation:

@@ -1,1 +1,1 @@
-"""The connection to the server: polling, TLS, byte counts, and the state that compression needs."""
+"""The connection to the server: polling, TLS, byte counts, and the state of compression."""

@@ -1,4 +1,4 @@
-"""What a client needs for TLS: whom it trusts, and by which key the server knows it."""
+"""A client's credentials for TLS: the CA that it trusts, and its private key."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ log = logging.getLogger(__name__)
 
 
 def credentials(settings: ClientSettings) -> tuple[bytes | None, EllipticCurvePrivateKey | None]:
-    """The CA to verify the server with, and the client's key; both None for plain HTTP.
+    """Return the CA certificates to verify the server with, and the client's key; both None for plain HTTP.
 
     Raises:
-        CertificateError: the CA's file cannot be used.
+        CertificateError: the file of the CA cannot be used.
         KeyFileError: the key cannot be used.
     """
     if settings.tls_ca is None or settings.key is None:
         host = settings.server.rpartition(":")[0]
         if not is_loopback(host):
             log.warning(
-                "what is learned travels in the clear: set client.tls_ca and client.key host=%s", host
+                "updates are not encrypted on their way: set client.tls_ca and client.key host=%s", host
             )
         return None, None
     key = read_private_key(settings.key)

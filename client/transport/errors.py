@@ -1,4 +1,4 @@
-"""What can go wrong between a client and the server, in kinds that a caller can act on, and in words."""
+"""Errors between a client and the server, one class for each reaction of the caller."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from common.protocol.wire import REFUSED_HEADER
 
 
 class UnreachableError(ConnectionError):
-    """No answer from the server, or only a passing error: try again later."""
+    """The server did not answer, or answered with a temporary error: try again later."""
 
 
 class UnknownNodeError(ConnectionError):
-    """The server does not know this node (any more): connect anew."""
+    """The server does not know this node, or no longer: register again."""
 
 
 class AccessDeniedError(Exception):
-    """The server does not let this client in: its key is unknown or revoked, or it asked for too much."""
+    """The gateway refuses this client: its key is unknown or revoked, or the request is not allowed."""
 
 
 class RunEndedError(Exception):
-    """The run that a message belongs to has ended: the message is void."""
+    """The run of a message has ended: drop the message."""
 
 
 class RequestRefusedError(Exception):
-    """The server answered, and will not do what was asked, now or later."""
+    """The server refuses the request for good: do not repeat it."""
 
 
 class translated_errors:
-    """Turns errors of HTTP and of Flower into the kinds that a caller can act on."""
+    """Context manager that raises errors of HTTP and of Flower as the classes of this module."""
 
     def __enter__(self) -> None:
         pass
@@ -48,19 +48,19 @@ class translated_errors:
                     case 403:
                         raise RunEndedError from error
                     case 429 | 500 | 502 | 503 | 504:
-                        said = f"the server answered {response.status_code} {_detail(response)}"
-                        raise UnreachableError(said.strip()) from error
+                        reason = f"the server answered {response.status_code} {_detail(response)}"
+                        raise UnreachableError(reason.strip()) from error
                     case _:
                         raise RequestRefusedError(f"{response.status_code}: {response.text[:200]}") from error
             case httpx.TransportError():
-                raise UnreachableError(_in_words(error)) from error
+                raise UnreachableError(_explain(error)) from error
             case ObjectPullError() | ObjectPushError():
                 raise UnreachableError(str(error)) from error
             case ValueError():
                 raise UnreachableError(f"the answer is not Flower's: {error}") from error
 
 
-TLS_IN_WORDS = {
+TLS_CAUSES = {
     "certificate has expired": "the server's certificate has expired",
     "not yet valid": "the server's certificate is not valid yet, or this machine's clock is behind",
     "unable to get local issuer": "the server's certificate is from another CA than client.tls_ca",
@@ -70,21 +70,23 @@ TLS_IN_WORDS = {
     "WRONG_VERSION_NUMBER": "the server speaks plain HTTP, and this client TLS: unset client.tls_ca, or set "
     "server.tls_certificate",
 }
-"""What went wrong, by a part of how OpenSSL calls it."""
+"""Causes of a failed TLS connection, by a part of the message of OpenSSL."""
 
 
-def _in_words(error: httpx.TransportError) -> str:
-    """A failure of the connection, with what is known of its cause."""
-    said = str(error) or type(error).__name__
-    for part, words in TLS_IN_WORDS.items():
-        if part in said:
-            return f"{words} ({said})"
+def _explain(error: httpx.TransportError) -> str:
+    """Return the message of a connection error, with its cause if that is known."""
+    message = str(error) or type(error).__name__
+    for part, cause in TLS_CAUSES.items():
+        if part in message:
+            return f"{cause} ({message})"
     if isinstance(error, httpx.ProtocolError | httpx.ReadError):
-        return f"{said}; a server that speaks TLS does this to plain HTTP: set client.tls_ca and client.key"
-    return said
+        return (
+            f"{message}; a server that speaks TLS does this to plain HTTP: set client.tls_ca and client.key"
+        )
+    return message
 
 
 def _detail(response: httpx.Response) -> str:
-    """The reason that an answer gives; empty if it gives none."""
+    """Return the reason that Flower gives in a response; empty if there is none."""
     error = FlowerError.from_json(response.text)
     return str(error.message) if error is not None else ""

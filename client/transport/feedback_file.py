@@ -1,4 +1,4 @@
-"""This client's error feedback on disk: what its encodings left out outlives the process."""
+"""A client's error feedback on disk, so that it survives the process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.compression.feedback import Feedback
-from common.formats.bundle import BundleError, checked, pack, unpack
+from common.formats.bundle import BundleError, as_dataclass, pack, unpack
 from common.formats.files import write_atomic
 from common.model.weights import Weights, is_finite, shapes
 
@@ -29,58 +29,58 @@ class _Header:
 
 @dataclass(frozen=True, eq=False)
 class FeedbackState:
-    """The error, of which model it is, and how far the numbering of updates has come."""
+    """Error feedback, the model that it belongs to, and the serial number of the last update."""
 
     model: str = ""
-    """What the weights mean: features and architecture. An error of another model says nothing."""
+    """Features and architecture. Feedback of another model cannot be used."""
     version: int = -1
-    """That the last update started from: an older one belongs to another history."""
+    """Version that the last update started from. An earlier version belongs to another run."""
     serial: int = field(default_factory=lambda: secrets.randbits(40))
-    """Of the last update. It starts anywhere, so that a lost file is not taken for updates before it."""
+    """Serial number of the last update. The first is random, so that a lost file does not repeat numbers."""
     feedback: Feedback = field(default_factory=Feedback)
 
-    def fitting(self, model: str, version: int) -> FeedbackState:
-        """This, or no error at all where it belongs to another model or another history."""
-        same = model == self.model and version >= self.version
-        return FeedbackState(model, version, self.serial, self.feedback if same else Feedback())
+    def for_version(self, model: str, version: int) -> FeedbackState:
+        """Return the state for a task; without feedback if this is of another model or another run."""
+        usable = model == self.model and version >= self.version
+        return FeedbackState(model, version, self.serial, self.feedback if usable else Feedback())
 
 
 def read(path: Path | None) -> FeedbackState:
-    """What was written last; nothing where there is no file, or a damaged one, which the log names."""
+    """Return the state that was written last; an empty one if there is no file, or a damaged one (logged)."""
     if path is None:
         return FeedbackState()
     try:
         fields, arrays = unpack(path.read_bytes())
-        said = checked(_Header, fields)
-        pending = {serial: _named(arrays, str(serial)) for serial in said.pending}
-        parts = [error := _named(arrays, _ERROR), *pending.values()]
-        fitting = all(shapes(part) == shapes(error) for part in parts)
-        if not fitting or not all(is_finite(part) for part in parts):
-            raise BundleError("its arrays do not fit each other")
-        return FeedbackState(said.model, said.version, said.serial, Feedback(error, pending))
+        header = as_dataclass(_Header, fields)
+        error = _group(arrays, _ERROR)
+        pending = {serial: _group(arrays, str(serial)) for serial in header.pending}
+        parts = [error, *pending.values()]
+        if not all(shapes(part) == shapes(error) and is_finite(part) for part in parts):
+            raise BundleError("its arrays do not match")
+        return FeedbackState(header.model, header.version, header.serial, Feedback(error, pending))
     except FileNotFoundError:
         return FeedbackState()
     except (OSError, ValueError, TypeError) as error:
-        log.error("error feedback is lost file=%s reason=%s", path, error)
+        log.error("error feedback lost file=%s reason=%s", path, error)
         return FeedbackState()
 
 
-def write(path: Path | None, kept: FeedbackState) -> None:
-    """Put it on disk; a full disk costs an error that is forgotten in a restart, not the update."""
+def write(path: Path | None, state: FeedbackState) -> None:
+    """Write the state. A full disk is logged: then a restart loses the feedback, but not the update."""
     if path is None:
         return
     header = {
-        "model": kept.model, "version": kept.version, "serial": kept.serial,
-        "pending": list(kept.feedback.pending),
+        "model": state.model, "version": state.version, "serial": state.serial,
+        "pending": list(state.feedback.pending),
     }  # fmt: skip
-    groups = {_ERROR: kept.feedback.error, **{str(n): s for n, s in kept.feedback.pending.items()}}
-    named = {f"{group}/{name}": array for group, part in groups.items() for name, array in part.items()}
+    groups = {_ERROR: state.feedback.error, **{str(n): s for n, s in state.feedback.pending.items()}}
+    arrays = {f"{group}/{name}": array for group, part in groups.items() for name, array in part.items()}
     try:
-        write_atomic(path, pack(header, named))
+        write_atomic(path, pack(header, arrays))
     except OSError as error:
         log.error("error feedback not written file=%s reason=%s", path, error)
 
 
-def _named(arrays: Weights, group: str) -> Weights:
-    start = f"{group}/"
-    return {name.removeprefix(start): a for name, a in arrays.items() if name.startswith(start)}
+def _group(arrays: Weights, group: str) -> Weights:
+    prefix = f"{group}/"
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}

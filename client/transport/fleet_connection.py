@@ -1,6 +1,6 @@
-"""The client's side: one node's connection, which outlives a message.
+"""A node's connection to the Fleet API, which lives longer than one message.
 
-Flower's public API has no such client, so this one speaks the Fleet API through Flower's own HTTP client.
+Flower's public API has no such client. This one uses the HTTP client of Flower's SuperNode.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from contextlib import suppress
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message
+from flwr.app.message import remove_content_from_message
 from flwr.common.constant import HEARTBEAT_PATIENCE
-from flwr.common.serde import message_from_proto, run_from_proto
+from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
@@ -26,7 +27,11 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, no_object_id_recompute
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    no_object_id_recompute,
+)
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
@@ -40,33 +45,35 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.transport.errors import UnknownNodeError, UnreachableError, translated_errors
-from client.transport.sockets import count
+from client.transport.sockets import count_bytes
 from common.flower import packing
+from common.flower.stamps import set_message_id
 from common.protocol.traffic import Meter
 
 HEARTBEAT_INTERVAL_S = 10.0
-"""The shortest that SuperLink allows; a node counts as gone after missing two. Beats may come more often."""
+"""The interval that a node promises: the shortest that SuperLink allows. Heartbeats may be more frequent."""
 
 IN_USE = (
-    "the server does not take this key now: it holds the key's last connection for alive, which ends "
-    f"{HEARTBEAT_PATIENCE * HEARTBEAT_INTERVAL_S:.0f} s after its last heartbeat, or another machine uses "
-    "the same key, or SuperLink does not know it"
+    "the server does not accept this key now: either its previous connection has not expired, which takes "
+    f"{HEARTBEAT_PATIENCE * HEARTBEAT_INTERVAL_S:.0f} s from its last heartbeat, or another machine uses the "
+    "same key, or SuperLink does not know it"
 )
 
-SPARED_HEADERS = ("accept-encoding", "connection", "user-agent")
-"""That httpx sends with every request, and that SuperLink does not read."""
+UNUSED_HEADERS = ("accept-encoding", "connection", "user-agent")
+"""Headers that httpx adds to every request and SuperLink does not read."""
 
 
 class FleetConnection:
     """One node's connection to a SuperLink's Fleet API.
 
-    Every method may raise Unreachable, ShutOut, Forgotten or Refused; none retries or sleeps for long.
+    Every method may raise the errors of `client.transport.errors`; none of them retries.
 
     Args:
         address: The SuperLink as `host:port`.
         root_certificates: CA certificates in PEM to verify the server with; None for plain HTTP.
-        key: The client's own, which the operator has registered. None: a new one, which registers itself.
-        meter: Counts the bytes on its sockets. None: nobody asks.
+        key: The client's private key, which the operator has registered. None: a new key; the node then
+            registers itself.
+        meter: Counts the bytes on its sockets. None: a meter of its own.
     """
 
     def __init__(
@@ -89,8 +96,8 @@ class FleetConnection:
                 NodeAuthHttpInterceptor(private_key, public_key),
             ],
         )
-        count(self._client, self._meter)
-        for header in SPARED_HEADERS:
+        count_bytes(self._client, self._meter)
+        for header in UNUSED_HEADERS:
             del self._client._client.headers[header]
         self._node = Node()
         self._announced: tuple[ProtoMessage, ObjectTree] | None = None
@@ -116,7 +123,7 @@ class FleetConnection:
         self._node = Node(node_id=activated.node_id)
 
     def heartbeat(self) -> None:
-        """Tell the server that this node lives."""
+        """Report to the server that this node is alive."""
         with translated_errors():
             answer = self._client.SendNodeHeartbeat(
                 SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S)
@@ -125,10 +132,9 @@ class FleetConnection:
             raise UnknownNodeError(f"node {self.node_id} is not registered")
 
     def receive(self) -> tuple[Message, bool] | None:
-        """The next message with its content, and whether it came inline; None if none waits.
+        """Return the next message with its content, and whether that was inside; None if no message waits.
 
-        The server announces a message once, so one whose content could not be fetched is tried again
-        by the next call.
+        The server announces a message once. If fetching its content fails, the next call tries again.
         """
         before, started = self._meter.own, time.monotonic()
         with translated_errors():
@@ -139,11 +145,11 @@ class FleetConnection:
                 self._announced = answer.messages_list[0], answer.message_object_trees[0]
             proto, tree = self._announced
             message = message_from_proto(proto)
-            inline = packing.is_whole(message)
+            inline = packing.has_content(message)
             if not inline:
                 run_id = message.metadata.run_id
                 try:
-                    message = packing.fetched(
+                    message = packing.fetch(
                         proto,
                         tree,
                         make_pull_object_fn_protobuf(self._client.PullObject, self._node, run_id),
@@ -152,8 +158,8 @@ class FleetConnection:
                         ),
                     )
                 except (ObjectPullError, httpx.HTTPStatusError) as error:
-                    passing = isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
-                    if not passing:  # the content is gone, or the run is over: another try is of no use
+                    temporary = isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
+                    if not temporary:  # the content is gone, or the run has ended
                         self._announced = None
                     raise
         self._announced = None
@@ -161,10 +167,16 @@ class FleetConnection:
         return message, inline
 
     def send(self, reply: Message, inline: bool, runtime_s: float) -> None:
-        """Deliver a reply with its content, inline if that is how it was asked."""
+        """Send a reply.
+
+        Args:
+            reply: The reply, with its content.
+            inline: Whether to send the content inside the message, as the request was.
+            runtime_s: Seconds that the app took.
+        """
         before, started = self._meter.own, time.monotonic()
         with translated_errors(), no_object_id_recompute():
-            proto, tree = packing.inline(reply) if inline else packing.by_objects(reply)
+            proto, tree = packing.inline(reply) if inline else _by_objects(reply)
             answer = self._client.PushMessages(
                 PushMessagesRequest(
                     node=self._node,
@@ -184,13 +196,13 @@ class FleetConnection:
         self._meter.request(before, time.monotonic() - started, reply=True)
 
     def run(self, run_id: int) -> Run:
-        """What the server says of a run: its app (`fab_id`), its series."""
+        """Return a run's app (`fab_id`) and series."""
         with translated_errors():
             answer = self._client.GetRun(GetRunRequest(node=self._node, run_id=run_id))
         return run_from_proto(answer.run)
 
     def close(self) -> None:
-        """Sign off, if the server still listens, and close the sockets."""
+        """Sign off, if the server can be reached, and close the sockets."""
         with suppress(httpx.HTTPError):
             if self.node_id:
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node_id))
@@ -199,7 +211,13 @@ class FleetConnection:
         self._client.close()
 
 
+def _by_objects(message: Message) -> tuple[ProtoMessage, ObjectTree]:
+    """Return a message without its content, and the tree of the objects that hold the content."""
+    set_message_id(message)
+    return message_to_proto(remove_content_from_message(message)), get_object_tree(message)
+
+
 def _key_pair() -> tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]:
-    """New keys. Flower's own are of P-384: key and signature make every request 90 bytes longer."""
+    """Return new keys of P-256, whose requests are 90 bytes shorter than with Flower's P-384."""
     private_key = ec.generate_private_key(ec.SECP256R1())
     return private_key, private_key.public_key()

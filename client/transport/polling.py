@@ -1,104 +1,114 @@
-"""How often to ask the server for work: often when some is due, seldom when none is.
+"""When to poll the server for messages: often when one is due, seldom otherwise.
 
-Every poll costs the server milliseconds, and a fleet's polls together can cost it more than the work. A
-client therefore learns how long the server takes between its reply and the next message, leaves it in peace
-for half of that, and then polls at a tenth of it.
+Each poll takes the server milliseconds, and the polls of many clients together can take more than the work. A
+client therefore learns the usual time between its reply and the next message, does not poll during the first
+half of it, and then polls ten times in it.
 """
 
 from __future__ import annotations
 
-MIN_S, MAX_S = 0.02, 1.0
+MIN_WAIT_S, MAX_WAIT_S = 0.02, 1.0
+"""Bounds of the time between two polls."""
 
 QUIET_SHARE = 0.5
 """Share of the usual gap in which no poll is made."""
 
 POLL_SHARE = 0.1
-"""The time between polls, as a share of the usual gap, or of the time since the last message if longer."""
+"""Time between polls, as a share of the usual gap or of half the time since the last reply."""
 
 FLEET_SHARE = 0.2
-"""The longest time between polls, as a share of the usual gap, where that is more than `MAX_S`.
+"""Longest time between polls as a share of the usual gap, where that is more than `MAX_WAIT_S`.
 
-A client that is served once in half a minute has many others beside it.
+A long gap means that the server has many clients.
 """
 
-WEIGHT = 0.5
-"""Weight of the newest gap in the running mean; one that is shorter than the mean is believed at once."""
+NEWEST_WEIGHT = 0.5
+"""Weight of the newest gap in the running mean. A gap that is shorter than the mean replaces it."""
 
+MAX_PROMPT_S = 0.15
+"""A server that takes longer to answer that no message waits is busy."""
 
-PROMPT_S = 0.15
-"""A server that takes longer to say that it has nothing is busy."""
+FIRST_BUSY_WAIT_S, MAX_BUSY_WAIT_S = 0.25, 5.0
+BUSY_FACTOR, IDLE_FACTOR = 4.0, 1 / 1.5
+"""By how much the wait of `BusyBackoff` grows after a slow answer, and shrinks after a prompt one."""
 
-MAX_BUSY_S = 5.0
+MIN_HEARTBEAT_S = 2.0
+HEARTBEAT_RATIO = 60.0
+"""Time between heartbeats as a multiple of the time that one takes."""
 
-MIN_BEAT_S = 2.0
-BEATS_SHARE = 60.0
-"""The time between heartbeats, as a multiple of what one takes."""
+MAX_HEARTBEAT_SHARE = 0.8
+"""Longest time between heartbeats as a share of the interval that the server was promised."""
 
 
 class PollSchedule:
-    """The rhythm of one client's polls. Times are seconds on any clock that never goes back.
+    """The rhythm of one client's polls. Times are seconds of any monotonic clock.
 
-    >>> pace = PollSchedule(now=0.0)
-    >>> pace.wait_s(now=0.0), pace.wait_s(now=60.0)
+    >>> schedule = PollSchedule(now=0.0)
+    >>> schedule.wait_s(now=0.0), schedule.wait_s(now=60.0)
     (0.02, 1.0)
-    >>> pace.replied(now=100.0); pace.received(now=104.0)
-    >>> pace.replied(now=105.0)
-    >>> pace.wait_s(now=105.0), pace.wait_s(now=107.0)
+    >>> schedule.message_replied(now=100.0); schedule.message_received(now=104.0)
+    >>> schedule.message_replied(now=105.0)
+    >>> schedule.wait_s(now=105.0), schedule.wait_s(now=107.0)
     (1.0, 0.4)
     """
 
     def __init__(self, now: float) -> None:
-        self._since = now
-        self._gap_s: float | None = None
+        self._idle_since = now
+        self._usual_gap_s: float | None = None
 
-    def received(self, now: float) -> None:
-        """A message has come."""
-        gap_s = now - self._since
-        shorter = self._gap_s is None or gap_s < self._gap_s
-        self._gap_s = gap_s if shorter else WEIGHT * gap_s + (1 - WEIGHT) * (self._gap_s or 0.0)
+    def message_received(self, now: float) -> None:
+        """Learn the gap that ends with a message."""
+        gap_s = now - self._idle_since
+        if self._usual_gap_s is None or gap_s < self._usual_gap_s:
+            self._usual_gap_s = gap_s
+        else:
+            self._usual_gap_s += NEWEST_WEIGHT * (gap_s - self._usual_gap_s)
 
-    def replied(self, now: float) -> None:
-        """Its reply has gone; the next message may come from now on."""
-        self._since = now
+    def message_replied(self, now: float) -> None:
+        """Start the gap before the next message."""
+        self._idle_since = now
 
     def wait_s(self, now: float) -> float:
-        """How long to wait before the next poll."""
-        idle_s, usual_s = now - self._since, self._gap_s or 0.0
+        """Return the seconds until the next poll."""
+        idle_s, usual_s = now - self._idle_since, self._usual_gap_s or 0.0
         quiet_s = QUIET_SHARE * usual_s - idle_s
         polling_s = POLL_SHARE * max(usual_s if idle_s < 2 * usual_s else 0.0, 0.5 * idle_s)
-        longest_s = min(max(MAX_S, FLEET_SHARE * usual_s), MAX_BUSY_S)
-        return min(max(quiet_s, polling_s, MIN_S), longest_s)
+        longest_s = min(max(MAX_WAIT_S, FLEET_SHARE * usual_s), MAX_BUSY_WAIT_S)
+        return min(max(quiet_s, polling_s, MIN_WAIT_S), longest_s)
 
 
 class BusyBackoff:
-    """How long to leave a busy server in peace, whatever the rhythm says.
+    """Lower bound of the time between polls while the server is busy, so that polls do not keep it busy.
 
-    A fleet that goes on asking a server that is slow to answer is what makes it slow.
-
-    >>> courtesy = BusyBackoff()
+    >>> backoff = BusyBackoff()
     >>> for _ in range(20):
-    ...     busy = courtesy.wait_s(took_s=1.0)
-    >>> busy, round(courtesy.wait_s(took_s=0.01), 2)
+    ...     busy = backoff.wait_s(took_s=1.0)
+    >>> busy, round(backoff.wait_s(took_s=0.01), 2)
     (5.0, 3.33)
     """
 
     def __init__(self) -> None:
-        self._wait_s = 0.25  # a fleet that returns all at once must not begin with its fastest polls
+        # Not the shortest wait: all clients may have connected at the same time.
+        self._wait_s = FIRST_BUSY_WAIT_S
 
     def wait_s(self, took_s: float) -> float:
-        """The least time before the next poll, after one that brought nothing and took so long."""
-        busy = took_s > PROMPT_S
-        self._wait_s = min(max(self._wait_s * (4.0 if busy else 1 / 1.5), MIN_S), MAX_BUSY_S)
+        """Return the shortest wait after a poll that took `took_s` seconds and brought no message."""
+        factor = BUSY_FACTOR if took_s > MAX_PROMPT_S else IDLE_FACTOR
+        self._wait_s = min(max(self._wait_s * factor, MIN_WAIT_S), MAX_BUSY_WAIT_S)
         return self._wait_s
 
 
-def beat_interval_s(took_s: float, promised_s: float) -> float:
-    """Seconds before the next heartbeat, by how long the last one took.
+def heartbeat_wait_s(took_s: float, promised_s: float) -> float:
+    """Return the seconds until the next heartbeat.
 
-    Often, so that the server soon notices when they stop; seldom where the server is slow to take them,
-    for then the fleet's beats are too many together. Never less often than promised allows.
+    Heartbeats are frequent, so that the server soon notices when they stop, and rarer if they take the server
+    long, which then has too many clients for frequent ones.
 
-    >>> beat_interval_s(0.01, 10.0), beat_interval_s(0.1, 10.0), beat_interval_s(3.0, 10.0)
+    Args:
+        took_s: Seconds that the last heartbeat took.
+        promised_s: The interval that the server was promised.
+
+    >>> heartbeat_wait_s(0.01, 10.0), heartbeat_wait_s(0.1, 10.0), heartbeat_wait_s(3.0, 10.0)
     (2.0, 6.0, 8.0)
     """
-    return min(max(MIN_BEAT_S, BEATS_SHARE * took_s), 0.8 * promised_s)
+    return min(max(MIN_HEARTBEAT_S, HEARTBEAT_RATIO * took_s), MAX_HEARTBEAT_SHARE * promised_s)

@@ -1,7 +1,8 @@
-"""The resident node: one warm process that stays on Flower's fleet connection for ever.
+"""A Flower client that stays in memory: one process, one node, one app, for any number of messages.
 
-It runs the ClientApp that it was given, and nothing that the network sends: the app bundle of a run is
-never fetched, and a run of another app is answered with an error.
+A stock SuperNode starts a process for each message, which imports TensorFlow each time. This node answers
+only messages of flockwatch's own app, which is installed: it never fetches the code of a run, and answers
+messages of other apps with an error.
 """
 
 from __future__ import annotations
@@ -26,28 +27,28 @@ from client.transport.errors import (
     UnreachableError,
 )
 from client.transport.fleet_connection import HEARTBEAT_INTERVAL_S, FleetConnection
-from client.transport.polling import MIN_BEAT_S, BusyBackoff, PollSchedule, beat_interval_s
+from client.transport.polling import MIN_HEARTBEAT_S, BusyBackoff, PollSchedule, heartbeat_wait_s
 from common.backoff import retry_interval_s
 from common.protocol.traffic import COUNTED, Meter
 
 log = logging.getLogger(__name__)
 
 APP_ID = "flockwatch/flockwatch"
-"""Publisher and name of the one app whose messages are answered."""
+"""Publisher and name of the only app whose messages are answered."""
 
 APP_FAILED, FOREIGN_APP = 1, 2
-"""Codes of the error replies."""
+"""Codes of error replies."""
 
 
 class ResidentNode:
-    """Serves one ClientApp until told to stop.
+    """Runs one ClientApp for the messages of a server, until it is stopped.
 
     Args:
         address: The server as `host:port`.
         app: Answers the messages.
         root_certificates: CA certificates in PEM to verify the server with; None for plain HTTP.
-        key: The client's own; None: a new one for each connection.
-        idle: Work of the client's own, done when no message waits for it.
+        key: The client's private key; None: a new one for each connection.
+        idle: Called whenever no message waits.
     """
 
     def __init__(
@@ -65,17 +66,17 @@ class ResidentNode:
         self._stop = threading.Event()
         self._states: dict[int, RecordDict] = {}
         self._runs: dict[int, tuple[str, int]] = {}
-        self._forgotten = threading.Event()
+        self._must_register = threading.Event()
         self._meter = Meter()
         self._failures = 0
-        """Attempts in a row that the server did not answer well."""
+        """Consecutive attempts without a useful answer of the server."""
 
     def stop(self) -> None:
-        """Finish the message at hand, sign off, and return from `serve`. Safe in a signal handler."""
+        """Finish the current message, sign off, and return from `serve`. Safe in a signal handler."""
         self._stop.set()
 
     def serve(self) -> None:
-        """Connect, answer messages, reconnect for ever; returns only after `stop`."""
+        """Connect, answer messages, and reconnect after errors; return only after `stop`."""
         while not self._stop.is_set():
             connection = FleetConnection(self._address, self._root_certificates, self._key, self._meter)
             try:
@@ -83,24 +84,30 @@ class ResidentNode:
                 log.info("connected server=%s node=%s", self._address, connection.node_id)
                 self._serve_connection(connection)
             except UnknownNodeError as error:
-                log.warning("connecting anew server=%s reason=%s", self._address, error)
+                log.warning("connecting again server=%s reason=%s", self._address, error)
             except (UnreachableError, AccessDeniedError, RequestRefusedError, RunEndedError) as error:
                 self._wait_for_server(error)
             finally:
                 connection.close()
 
     def _serve_connection(self, connection: FleetConnection) -> None:
-        """Poll and answer until stopped; raises Forgotten when the node must register anew."""
-        self._forgotten.clear()
+        """Poll and answer until stopped.
+
+        Raises:
+            UnknownNodeError: the node must register again.
+        """
+        self._must_register.clear()
         done = threading.Event()
-        beating = threading.Thread(target=self._beat, args=(connection, done), name="heartbeat", daemon=True)
-        beating.start()
-        pace, courtesy = PollSchedule(time.monotonic()), BusyBackoff()
+        heartbeats = threading.Thread(
+            target=self._send_heartbeats, args=(connection, done), name="heartbeat", daemon=True
+        )
+        heartbeats.start()
+        schedule, backoff = PollSchedule(time.monotonic()), BusyBackoff()
         try:
             while not self._stop.is_set():
-                if self._forgotten.is_set():
-                    raise UnknownNodeError("its heartbeat was not recognised")
-                asked = time.monotonic()
+                if self._must_register.is_set():
+                    raise UnknownNodeError("the server did not recognise the heartbeat")
+                polled = time.monotonic()
                 try:
                     received = connection.receive()
                 except (UnreachableError, RunEndedError) as error:
@@ -108,20 +115,20 @@ class ResidentNode:
                     continue
                 self._failures = 0
                 if received is None:
-                    answered_s = time.monotonic() - asked
+                    took_s = time.monotonic() - polled
                     self._idle()
                     now = time.monotonic()
-                    self._stop.wait(max(pace.wait_s(now), courtesy.wait_s(answered_s)))
+                    self._stop.wait(max(schedule.wait_s(now), backoff.wait_s(took_s)))
                     continue
-                pace.received(time.monotonic())
+                schedule.message_received(time.monotonic())
                 self._handle(connection, *received)
-                pace.replied(time.monotonic())
+                schedule.message_replied(time.monotonic())
         finally:
             done.set()
-            beating.join()
+            heartbeats.join()
 
     def _wait_for_server(self, error: Exception) -> None:
-        """Say that the server does not do its part, and wait, longer each time, until it may again."""
+        """Log an error of the server, and wait before the next attempt: longer each time."""
         self._failures += 1
         wait_s = retry_interval_s(self._failures)
         log.log(
@@ -132,8 +139,8 @@ class ResidentNode:
         self._idle()
         self._stop.wait(wait_s)
 
-    def _beat(self, connection: FleetConnection, done: threading.Event) -> None:
-        wait_s = MIN_BEAT_S
+    def _send_heartbeats(self, connection: FleetConnection, done: threading.Event) -> None:
+        wait_s = MIN_HEARTBEAT_S
         while not done.wait(wait_s * random.uniform(0.8, 1.0)):  # noqa: S311  jitter
             started = time.monotonic()
             try:
@@ -141,8 +148,8 @@ class ResidentNode:
             except (UnreachableError, AccessDeniedError) as error:
                 log.debug("heartbeat missed reason=%s", error)
             except (UnknownNodeError, RequestRefusedError):
-                self._forgotten.set()
-            wait_s = beat_interval_s(time.monotonic() - started, HEARTBEAT_INTERVAL_S)
+                self._must_register.set()
+            wait_s = heartbeat_wait_s(time.monotonic() - started, HEARTBEAT_INTERVAL_S)
 
     def _handle(self, connection: FleetConnection, message: Message, inline: bool) -> None:
         started = time.monotonic()
@@ -159,13 +166,13 @@ class ResidentNode:
             log.warning("message of an unknown run dropped run=%s reason=%s", meta.run_id, error)
             return None
         if app_id != APP_ID:
-            reason = f"this client runs {APP_ID} and no other app; the run is of {app_id}"
+            reason = f"this client runs only {APP_ID}, not {app_id}"
             log.error("message refused run=%s reason=%s", meta.run_id, reason)
             return Message(Error(FOREIGN_APP, reason), reply_to=message)
         context = Context(
             run_id=meta.run_id,
             node_id=connection.node_id,
-            node_config=self._counts(),
+            node_config=self._traffic(),
             state=self._states.setdefault(series, RecordDict()),
             run_config={},
         )
@@ -178,13 +185,13 @@ class ResidentNode:
         self._states[series] = context.state
         return reply
 
-    def _counts(self) -> dict[str, bool | float | int | str]:
-        """What the sockets have carried so far, for the app to tell."""
+    def _traffic(self) -> dict[str, bool | float | int | str]:
+        """Return the traffic of the sockets so far, which the app adds to its answer."""
         traffic = self._meter.traffic
         return {name: getattr(traffic, name) for name in COUNTED}
 
     def _run(self, connection: FleetConnection, run_id: int) -> tuple[str, int]:
-        """The app and the series of a run."""
+        """Return the app and the series of a run."""
         while run_id not in self._runs:
             try:
                 run = connection.run(run_id)
@@ -198,7 +205,7 @@ class ResidentNode:
     def _deliver(
         self, connection: FleetConnection, reply: Message, inline: bool, runtime_s: float, deadline: float
     ) -> None:
-        """Send until the server has it, or until it would be too late: work done is not lost to a cut."""
+        """Send a reply, again after connection errors, until the server has it or its deadline has passed."""
         while time.monotonic() < deadline:
             try:
                 with suppress(RunEndedError):

@@ -1,1 +1,1 @@
-"""Codecs for updates: one file each, one contract (`codec.Codec`); `choice` finds one by its name."""
+"""Codecs for updates, one in each module; `codec.Codec` is their interface, `choice` finds one by name."""

@@ -1,6 +1,6 @@
-"""Codecs by name and parameter: `none`, `ternary:0.1`, `lowrank:2`, `sign`; and `+zstd` after any of them.
+"""Codecs by name and parameter: `none`, `int8`, `topk:0.02`, `ternary:0.1`; `+zstd` may follow.
 
-A name with its parameter is what settings become and what travels: `Task.codec`, `Block.codec`.
+A name with its parameter is a spec. Settings become specs; `TaskOptions.codec` and `Block.codec` hold specs.
 """
 
 from __future__ import annotations
@@ -14,36 +14,38 @@ import numpy as np
 
 from common.bounds import CodecName
 from common.compression.codec import Codec, CompressionError
-from common.compression.float16 import Float16
 from common.compression.float32 import Float32
 from common.compression.int8 import Int8
-from common.compression.lowrank import MAX_RANK, LowRank
-from common.compression.sign import Sign
-from common.compression.squeezed import ZstdCodec
 from common.compression.ternary import Ternary
 from common.compression.topk import TopK
-from common.compression.topk_int8 import TopKInt8
+from common.compression.zstd_codec import ZstdCodec
 from common.model.weights import Shapes, Weights
 
 NONE, ZSTD = "none", "+zstd"
-PLAIN: dict[str, Callable[[], Codec]] = {NONE: Float32, "float16": Float16, "int8": Int8, "sign": Sign}
-SHARED: dict[str, Callable[[float], Codec]] = {"topk": TopK, "topk_int8": TopKInt8, "ternary": Ternary}
+PLAIN: dict[str, Callable[[], Codec]] = {NONE: Float32, "int8": Int8}
+SPARSE: dict[str, Callable[[float], Codec]] = {"topk": TopK, "ternary": Ternary}
 """Codecs whose parameter is the share of values that they keep."""
-RANKED: dict[str, Callable[[int], Codec]] = {"lowrank": LowRank}
-NAMES = (*PLAIN, *SHARED, *RANKED)
 
-DENSE = (NONE, "ternary")
-"""Nothing is left in them for Zstandard to squeeze: a frame would only make them longer."""
+CODEC_NAMES = (*PLAIN, *SPARSE)
 
-STATELESS = (NONE, "float16", "int8")
-"""Every value travels, so they are good without error feedback: for clients that keep nothing."""
+STATELESS_CODECS = tuple(PLAIN)
+"""Codecs in which every value travels: they need no error feedback, so that clients may keep no state."""
 
-FALLBACKS = ("int8", "float16", NONE)
-"""What a client is asked for that lacks the codec that was chosen, the first one that it has."""
+INCOMPRESSIBLE = (NONE, "ternary")
+"""Codecs whose output Zstandard does not make shorter."""
+
+FALLBACKS = ("int8", NONE)
+"""Codecs for a client that lacks the chosen one: the first that it has."""
+
+FAST_S = 0.05
+"""`auto` sends a model without loss if its link needs no more seconds than this."""
+
+LARGE_MODEL = 100_000
+"""Parameters from which on half the share is enough, as `make bench-wire` measures."""
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """An encoded update: the name of its codec, and the bytes."""
+    """An encoded update: the spec of its codec, and the bytes."""
 
     codec: CodecName
     content: bytes
@@ -55,24 +57,24 @@ class Block(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         Raises:
             CompressionError: there is no such codec.
         """
-        return cls(codec, named(codec).encode(values, rng))
+        return cls(codec, find_codec(codec).encode(values, rng))
 
     def decoded(self, shapes: Shapes) -> Weights:
         """Return the values.
 
         Raises:
-            CompressionError: there is no such codec, or these are not its bytes.
+            CompressionError: there is no such codec, or the bytes are not its encoding of these shapes.
         """
-        return named(self.codec).decode(self.content, shapes)
+        return find_codec(self.codec).decode(self.content, shapes)
 
 
-def named(spec: str) -> Codec:
-    """The codec of a name with its parameter.
+def find_codec(spec: str) -> Codec:
+    """Return the codec of a spec.
 
     Raises:
-        CompressionError: there is none, or the parameter is out of its range.
+        CompressionError: there is none, or its parameter is out of range.
 
-    >>> named("topk_int8:0.01+zstd").unbiased, named("int8").unbiased
+    >>> find_codec("topk:0.01+zstd").unbiased, find_codec("int8").unbiased
     (False, True)
     """
     plain = spec.removesuffix(ZSTD)
@@ -80,63 +82,58 @@ def named(spec: str) -> Codec:
     try:
         if name in PLAIN and not parameter:
             codec = PLAIN[name]()
-        elif name in SHARED and 0 < float(parameter) <= 1:
-            codec = SHARED[name](float(parameter))
-        elif name in RANKED and 1 <= int(parameter) <= MAX_RANK:
-            codec = RANKED[name](int(parameter))
+        elif name in SPARSE and 0 < float(parameter) <= 1:
+            codec = SPARSE[name](float(parameter))
         else:
             raise ValueError
     except ValueError:
-        raise CompressionError(f"there is no codec '{spec[:40]}'; there are {', '.join(NAMES)}") from None
+        known = ", ".join(CODEC_NAMES)
+        raise CompressionError(f"there is no codec '{spec[:40]}'; there are {known}") from None
     return ZstdCodec(codec) if plain != spec else codec
 
 
-def name_of(spec: str) -> str:
-    """The name without parameter and `+zstd`."""
+def codec_name(spec: str) -> str:
+    """Return the name in a spec."""
     return spec.removesuffix(ZSTD).partition(":")[0]
 
 
-def spec_of(name: str, share: float, rank: int, zstd: bool) -> str:
-    """A name with its parameter.
+def codec_spec(name: str, share: float, zstd: bool) -> str:
+    """Return the spec of a codec; `+zstd` is added only where it makes the output shorter.
 
-    >>> spec_of("topk", 0.02, 1, True), spec_of("ternary", 0.1, 1, True)
+    >>> codec_spec("topk", 0.02, True), codec_spec("ternary", 0.1, True)
     ('topk:0.02+zstd', 'ternary:0.1')
     """
-    parameter = f":{share:g}" if name in SHARED else f":{rank}" if name in RANKED else ""
-    return f"{name}{parameter}{ZSTD if zstd and name not in DENSE else ''}"
+    parameter = f":{share:g}" if name in SPARSE else ""
+    return f"{name}{parameter}{ZSTD if zstd and name not in INCOMPRESSIBLE else ''}"
 
 
-def supported(spec: str, names: Collection[str]) -> str:
-    """The codec, or the first fallback among the names that the other side has said."""
-    if name_of(spec) in names:
+def supported_spec(spec: str, names: Collection[str]) -> str:
+    """Return the spec if its codec is among the names that the other side supports, else a fallback."""
+    if codec_name(spec) in names:
         return spec
     zstd = ZSTD if spec.endswith(ZSTD) else ""
     return next((n + zstd * (n != NONE) for n in FALLBACKS if n in names), NONE)
 
 
-FAST_S = 0.05
-"""A whole model that takes no longer than this on its link is not worth an error."""
+def automatic_spec(parameters: int, bytes_per_s: float | None, share: float, zstd: bool) -> str:
+    """Return the spec for `auto`: without loss on fast links, rounded or sparse on slow ones.
 
-LARGE = 100_000
-"""Parameters of models from which on half the share is enough, as `make bench-wire` measures."""
+    Args:
+        parameters: Of the model.
+        bytes_per_s: Measured speed of the link; None if it is not known yet, which counts as slow.
+        share: Share of values that a sparse codec keeps of a model that is not large.
+        zstd: Whether Zstandard follows.
 
-
-def automatic(parameters: int, bytes_per_s: float | None, share: float, zstd: bool) -> str:
-    """A codec by the model's size and the link's measured speed (None: not yet known).
-
-    Lossless where the whole update is sent in an instant; rounded, which nobody notices, where a quarter is;
-    else the directions of the strongest values.
-
-    >>> automatic(7_000, 1e7, 0.08, True), automatic(500_000, 1e5, 0.08, True)
+    >>> automatic_spec(7_000, 1e7, 0.08, True), automatic_spec(500_000, 1e5, 0.08, True)
     ('none', 'ternary:0.04')
     """
     seconds = math.inf if bytes_per_s is None else 4 * parameters / bytes_per_s
     if seconds <= FAST_S:
         return NONE
     name = "int8" if seconds <= 4 * FAST_S else "ternary"
-    return spec_of(name, share if parameters < LARGE else share / 2, 1, zstd)
+    return codec_spec(name, share if parameters < LARGE_MODEL else share / 2, zstd)
 
 
-def rng_of(*parts: object) -> np.random.Generator:
-    """Chance that can be told again: seeded by what it is used for."""
+def seeded_rng(*parts: object) -> np.random.Generator:
+    """Return random numbers that are the same for the same parts."""
     return np.random.default_rng(zlib.crc32("/".join(map(str, parts)).encode()))

@@ -1,4 +1,4 @@
-"""Error feedback: what an encoding left out is added to the next update, so that nothing is lost for good.
+"""Error feedback: what an encoding omits is added to the next update, so that nothing is lost for good.
 
 Sources: Seide et al. 2014, section 3; Karimireddy et al. 2019, algorithm 1; Stich et al. 2018.
 """
@@ -15,29 +15,40 @@ from common.model.weights import Weights, add, subtract
 class Feedback:
     """The error of one encoding side.
 
-    With d the true update and s what the other side decodes, the error is e' = e + d - s. If the update is
-    then refused or lost, neither d nor s has happened, and the error is what it was: s - d is given back.
-    At any time: the sum of s over updates that were not lost, plus the error, is the sum of their d.
+    With d the true update and s its decoding on the other side, the error becomes e' = e + d - s. If the
+    update is then rejected or lost, s - d is added back, so that the error is as it was before. At any time
+    the sum of s over the updates that were not lost, plus the error, is the sum of their d.
     """
 
     error: Weights = field(default_factory=dict)
-    """What was left out so far; empty: nothing."""
+    """What was omitted so far; empty if nothing was."""
     pending: Mapping[int, Weights] = field(default_factory=dict)
-    """s - d of updates whose fate is not known yet, by their serial number."""
+    """s - d of updates whose outcome is not known yet, by serial number."""
 
-    def carried(self, update: Weights) -> Weights:
-        """What to encode: the update and the error."""
+    def corrected(self, update: Weights) -> Weights:
+        """Return the values to encode: the update plus the error."""
         return add(self.error, update) if self.error else update
 
-    def after(self, serial: int, update: Weights, decoded: Weights, most: int) -> Feedback:
-        """Once the update has been encoded, and decodes so. At most `most` stay pending, the newest."""
-        surplus = subtract(decoded, update)
-        left = subtract(self.carried(update), decoded)
-        pending = {**self.pending, serial: surplus}
-        return Feedback(left, {n: pending[n] for n in sorted(pending)[-most:]})
+    def after_encoding(self, serial: int, update: Weights, decoded: Weights, max_pending: int) -> Feedback:
+        """Return the feedback once an update was encoded.
+
+        Args:
+            serial: The update's serial number.
+            update: The true update, without the error.
+            decoded: What the other side decodes.
+            max_pending: Updates that stay pending: the newest.
+        """
+        pending = {**self.pending, serial: subtract(decoded, update)}
+        error = subtract(self.corrected(update), decoded)
+        return Feedback(error, {n: pending[n] for n in sorted(pending)[-max_pending:]})
 
     def settled(self, used: Collection[int], waiting: Collection[int]) -> Feedback:
-        """Now that it is known which updates were used and which still wait to be: the others are lost."""
+        """Return the feedback once the outcome of pending updates is known.
+
+        Args:
+            used: Serial numbers of updates that were aggregated.
+            waiting: Serial numbers of updates that wait for aggregation; all others are lost.
+        """
         error = self.error
         for serial, surplus in self.pending.items():
             if serial not in used and serial not in waiting:

@@ -1,31 +1,31 @@
-"""`none`: the values as they are, four bytes each."""
+"""`none`: the exact values, four bytes each."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from common.compression.codec import arrays, checked_length, flat, size_of
+from common.compression.codec import check_length, flatten, size_of, unflatten
 from common.model.weights import Shapes, Weights
 
 
 class Float32:
-    """Loses nothing."""
+    """Encodes without loss."""
 
     unbiased = True
 
     def encode(self, values: Weights, rng: np.random.Generator) -> bytes:
-        """Four bytes a value."""
-        return flat(values).astype("<f4").tobytes()
+        """Return four bytes for each value."""
+        return flatten(values).astype("<f4").tobytes()
 
     def decode(self, content: bytes, shapes: Shapes) -> Weights:
-        """The values as they were."""
-        checked_length(content, self.most_bytes(shapes), "float32")
-        return arrays(np.frombuffer(content, "<f4").astype(np.float32), shapes)
+        """Return the exact values."""
+        check_length(content, self.max_bytes(shapes), "float32")
+        return unflatten(np.frombuffer(content, "<f4").astype(np.float32), shapes)
 
-    def bound(self, values: Weights) -> float:
-        """None is lost."""
+    def max_error(self, values: Weights) -> float:
+        """Return 0."""
         return 0.0
 
-    def most_bytes(self, shapes: Shapes) -> int:
-        """Four a value."""
+    def max_bytes(self, shapes: Shapes) -> int:
+        """Return four bytes for each value."""
         return 4 * size_of(shapes)

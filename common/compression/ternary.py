@@ -1,4 +1,4 @@
-"""`ternary`: of the values of largest magnitude only the direction, and one magnitude for all of them.
+"""`ternary`: the signs of the values of largest magnitude, and one magnitude for all of them.
 
 Converges only with error feedback. Source: Sattler et al. 2019, "Robust and Communication-Efficient Federated
 Learning from Non-IID Data" (sparse ternary compression), algorithm 1.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.compression import indices
-from common.compression.codec import checked_length, flat, largest, size_of
-from common.compression.topk import TopK, scattered, strongest, within
+from common.compression import positions
+from common.compression.codec import check_length, flatten, max_magnitude, size_of
+from common.compression.topk import TopK, largest_positions, read_positions, scatter
 from common.model.weights import Shapes, Weights
 
 
@@ -18,26 +18,26 @@ class Ternary(TopK):
     """Keeps the signs of a share of the values: each becomes plus or minus their mean magnitude, or zero."""
 
     def encode(self, values: Weights, rng: np.random.Generator) -> bytes:
-        """The positions, the magnitude as float32, then a bit for each value that is kept: 1 for minus."""
-        row = flat(values)
-        kept = strongest(row, self.share)
+        """Return the positions, the magnitude as float32, then a bit for each kept value: 1 for minus."""
+        row = flatten(values)
+        kept = largest_positions(row, self.share)
         magnitude = float(np.abs(row[kept], dtype=np.float64).mean()) if kept.size else 0.0
         signs = np.packbits(row[kept] < 0)
-        return indices.pack(kept, len(row)) + np.array([magnitude], "<f4").tobytes() + signs.tobytes()
+        return positions.pack(kept, len(row)) + np.array([magnitude], "<f4").tobytes() + signs.tobytes()
 
     def decode(self, content: bytes, shapes: Shapes) -> Weights:
-        """The magnitude with the signs in their places, zeros elsewhere."""
-        kept, rest = within(content, shapes, self.most_bytes(shapes))
-        checked_length(rest, 4 + (len(kept) + 7) // 8, "the signs")
+        """Return the magnitude with the signs at their positions, zeros elsewhere."""
+        kept, rest = read_positions(content, shapes, self.max_bytes(shapes))
+        check_length(rest, 4 + (len(kept) + 7) // 8, "the signs")
         bits = np.unpackbits(np.frombuffer(rest, np.uint8, offset=4), count=len(kept))
         signs = 1 - 2 * bits.astype(np.float32)
-        return scattered(kept, signs * np.frombuffer(rest, "<f4", 1), shapes)
+        return scatter(kept, signs * np.frombuffer(rest, "<f4", 1), shapes)
 
-    def bound(self, values: Weights) -> float:
-        """The largest magnitude: a value may be said to be the mean, however much larger it is."""
-        return 1.0001 * largest(values) + 1e-44
+    def max_error(self, values: Weights) -> float:
+        """Return the largest magnitude: the difference of any value from the mean magnitude is smaller."""
+        return 1.0001 * max_magnitude(values) + 1e-44
 
-    def most_bytes(self, shapes: Shapes) -> int:
-        """If every value were kept."""
+    def max_bytes(self, shapes: Shapes) -> int:
+        """Return the length of an encoding that keeps every value."""
         size = size_of(shapes)
-        return indices.most_bytes(size) + 4 + (size + 7) // 8
+        return positions.max_bytes(size) + 4 + (size + 7) // 8

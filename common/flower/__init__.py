@@ -1,1 +1,1 @@
-"""Private names of Flower that both sides need: how a message carries its content."""
+"""Private names of Flower that both server and clients need: how a message carries its content."""

@@ -1,4 +1,4 @@
-"""What Flower stamps on a message: the task that made it, and its id."""
+"""The metadata that Flower itself sets on messages: the task that made one, and its id."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 
 TASK = {"_run_id": 1, "_node_id": 1, "_task_id": 1}
-"""Flower stamps messages with the task that makes them, which it keeps in attributes of `TaskIdentity`."""
+"""Attributes of `TaskIdentity`, from which Flower takes the task that it stamps on messages."""
 
 
-def take_task() -> None:
-    """Stamp the messages of this process as those of one task, where Flower has not started it for one."""
+def set_task() -> None:
+    """Stamp the messages of this process with one task, if Flower has not started the process for a task."""
     for name, value in TASK.items():
         setattr(TaskIdentity, name, value)
 
 
-def number(message: Message, message_id: str = "") -> None:
-    """Give a message its id: the one that is said, else that of its content, as when Flower sends it."""
+def set_message_id(message: Message, message_id: str = "") -> None:
+    """Set the id of a message: by default the hash of its content, as Flower does when it sends one."""
     message.metadata.__dict__["_message_id"] = message_id or message.object_id

@@ -1,1 +1,1 @@
-"""File and byte formats that both sides read."""
+"""File and byte formats: atomic files, bundles of arrays, Zstandard frames, YAML."""

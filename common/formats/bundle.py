@@ -1,4 +1,4 @@
-"""Named arrays and plain values as one block of bytes: safetensors, never pickle."""
+"""Named arrays and plain values as one block of bytes: a safetensors file, never pickle."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 
 class BundleError(ValueError):
-    """Bytes are not a bundle; the message says what is wrong with them."""
+    """Bytes are not a bundle, or its fields are wrong; the message says what is wrong."""
 
 
 def pack(fields: Mapping[str, Any], arrays: Arrays) -> bytes:
-    """Bytes that hold `fields` (JSON values) and `arrays`; equal inputs give equal bytes.
+    """Return bytes that hold `fields` (JSON values) and `arrays`; equal inputs give equal bytes.
 
     >>> unpack(pack({"version": 3}, {}))
     ({'version': 3}, {})
@@ -34,10 +34,10 @@ def pack(fields: Mapping[str, Any], arrays: Arrays) -> bytes:
 
 
 def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The fields and arrays of `pack`.
+    """Return the fields and arrays of `pack`.
 
     Raises:
-        BundleError: the bytes are cut short, damaged, or not a bundle at all.
+        BundleError: the bytes are cut short, damaged, or not a bundle.
     """
     try:
         arrays = load(content)
@@ -49,12 +49,12 @@ def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise BundleError("safetensors without the fields of a bundle") from error
     if not isinstance(fields, dict):
-        raise BundleError("the fields of a bundle are a JSON object")
+        raise BundleError("the fields of a bundle are not a JSON object")
     return fields, arrays
 
 
-def checked(kind: type[T], fields: Any) -> T:
-    """Fields of a bundle as the dataclass `kind`, with every value of the type that it declares.
+def as_dataclass(kind: type[T], fields: Any) -> T:
+    """Return the fields of a bundle as the dataclass `kind`, whose annotations each value must match.
 
     Raises:
         BundleError: a field is missing or of another type; the message names it.

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, never half written."""
+"""Atomic writes: a file holds its old content or its new content, never a part of it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o666) -> None:
-    """Replace the file by `content`: after a crash it holds the old content or the new, and it is on disk.
+    """Replace the file by `content` atomically, and flush it to disk.
 
     Args:
         path: The file.
-        content: All of it.
-        mode: Of the new file, less the umask: 0o600 where others must not read it.
+        content: The new content.
+        mode: Permissions of the new file, less the umask: 0o600 if others must not read it.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full; the old file is untouched.
+        OSError: the folder cannot be written, or the disk is full; the old file is unchanged.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -1,4 +1,4 @@
-"""YAML as people expect it: no key twice, and 1e-3 is a number."""
+"""YAML without duplicate keys, in which 1e-3 is a number."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import yaml
 
 
 def parse(text: str) -> Any:
-    """The value that a YAML text holds.
+    """Return the value of a YAML text.
 
     >>> parse("{rate: 1e-3, days: [1, 2]}")
     {'rate': 0.001, 'days': [1, 2]}
 
     Raises:
         yaml.YAMLError: the text is not YAML, or sets a key twice.
-        ValueError: it holds a value that cannot be, such as a day in month 13.
-        RecursionError: it is nested too deep.
+        ValueError: it holds an impossible value, such as a day in month 13.
+        RecursionError: it is nested too deeply.
     """
     return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  it is a SafeLoader
 
 
 def dump(value: Any) -> str:
-    """A YAML text that `parse` reads as the same value, with keys in their order.
+    """Return a YAML text that `parse` reads as the same value, with keys in their order.
 
     >>> print(dump({"rate": 1e5, "name": "1e5"}), end="")
     rate: 100000.0
@@ -33,10 +33,10 @@ def dump(value: Any) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that is set twice is an error, and 1e-3 is a number as in YAML 1.2."""
+    """Loader that refuses duplicate keys, and reads 1e-3 as a number, as YAML 1.2 does."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping; raises ConstructorError on a repeated key."""
+        """Return a mapping; raises ConstructorError on a duplicate key."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -51,7 +51,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 class _StrictDumper(yaml.SafeDumper):
-    """Puts texts in quotes that the loader would take for something else."""
+    """Dumper that quotes texts which the loader would read as numbers."""
 
 
 for _kind in (_StrictLoader, _StrictDumper):

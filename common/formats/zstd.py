@@ -1,57 +1,46 @@
-"""Zstandard for bytes from anybody: what comes out is never larger than the caller allows."""
+"""Zstandard for bytes from any source: the result is never larger than the caller allows."""
 
 from __future__ import annotations
-
-from functools import cache
 
 import zstandard
 
 MAGIC = zstandard.FRAME_HEADER
 LEVEL = 9
-"""Updates are small and links slow: worth some microseconds more than the default."""
+"""Above the default: updates are small and links slow, so that fewer bytes are worth some microseconds."""
 
 
 class ZstdError(ValueError):
-    """Bytes are not one whole Zstandard frame that may be unpacked."""
+    """Bytes are not one whole Zstandard frame that may be decompressed."""
 
 
-def compress(content: bytes, words: bytes = b"") -> bytes:
-    """One frame that says its size, and holds `content`.
+def compress(content: bytes) -> bytes:
+    """Return one frame that holds `content` and its size.
 
-    Args:
-        content: Any bytes.
-        words: Text that both sides have, and that need not be sent where `content` has the same.
-
-    >>> decompress(compress(b"abc"), most=3)
+    >>> decompress(compress(b"abc"), max_bytes=3)
     b'abc'
     """
-    return zstandard.ZstdCompressor(
-        level=LEVEL, dict_data=_dictionary(words), write_content_size=True, write_checksum=False
-    ).compress(content)
+    return zstandard.ZstdCompressor(level=LEVEL, write_content_size=True, write_checksum=False).compress(
+        content
+    )
 
 
-def decompress(content: bytes, most: int, words: bytes = b"") -> bytes:
-    """What a frame of `squeeze` holds, allocating at most `most` bytes.
-
-    With `words`, frames that were squeezed without them are opened too.
+def decompress(content: bytes, max_bytes: int) -> bytes:
+    """Return the content of a frame, allocating at most `max_bytes` bytes for it.
 
     Raises:
-        ZstdError: it is damaged, does not say its size, would be larger, or is followed by something.
+        ZstdError: the frame is damaged, does not state its size, is larger, or is followed by other bytes.
     """
     try:
         size = zstandard.frame_content_size(content)
-        if size < 0 or size > most:
-            raise ZstdError(f"it holds {'unknown' if size < 0 else size} bytes, at most {most} are allowed")
-        found = zstandard.ZstdDecompressor(dict_data=_dictionary(words)).decompress(
-            content, max_output_size=most, allow_extra_data=False
+        if size < 0 or size > max_bytes:
+            raise ZstdError(
+                f"it holds {'unknown' if size < 0 else size} bytes, at most {max_bytes} are allowed"
+            )
+        result = zstandard.ZstdDecompressor().decompress(
+            content, max_output_size=max_bytes, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
         raise ZstdError(str(error)) from error
-    if len(found) != size:
-        raise ZstdError(f"it says {size} bytes and holds {len(found)}")
-    return found
-
-
-@cache
-def _dictionary(words: bytes) -> zstandard.ZstdCompressionDict | None:
-    return zstandard.ZstdCompressionDict(words, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if words else None
+    if len(result) != size:
+        raise ZstdError(f"it states {size} bytes and holds {len(result)}")
+    return result

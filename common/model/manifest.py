@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeInt, ValidationError
 
 from common.errors import UserError
-from common.formats.bundle import Arrays, checked, pack, unpack
+from common.formats.bundle import Arrays, as_dataclass, pack, unpack
 from common.model.architecture import Architecture
 from common.model.moments import Moments
 from common.model.residuals import Residuals
@@ -127,7 +127,7 @@ class Manifest:
             fields, arrays = unpack(content)
             if (number := fields.get("format")) != FORMAT:
                 raise ManifestError(_format_problem(number))
-            header = checked(_Header, fields)
+            header = as_dataclass(_Header, fields)
             manifest = cls(
                 version=header.version,
                 schema=Schema(header.features),

@@ -29,7 +29,7 @@ from common.bounds import (
     Serial,
     Text,
 )
-from common.compression.choice import NONE, STATELESS, Block
+from common.compression.choice import NONE, STATELESS_CODECS, Block
 from common.model.moments import Moments
 from common.model.residuals import Residuals
 from common.model.schema import Schema
@@ -62,7 +62,7 @@ class Description(Message, tag=2, frozen=True, eq=False):
     """Whether the client accepts messages with their content inside; a resident client does."""
     drifted: bool = False
     """Whether the client's stream has drifted, so that it asks for training."""
-    codecs: Annotated[tuple[CodecName, ...], Meta(max_length=MAX_CODECS)] = STATELESS
+    codecs: Annotated[tuple[CodecName, ...], Meta(max_length=MAX_CODECS)] = STATELESS_CODECS
     """Names of the codecs that the client can encode and decode."""
     held: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Hash of the model version that the client holds, from which changes may start; empty: none."""

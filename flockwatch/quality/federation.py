@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 
 from client.app import build
 from client.training.worker import ClientWorker
-from common.flower.stamps import take_task
+from common.flower.stamps import set_task
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.settings import Settings, TrainingSettings
@@ -60,7 +60,7 @@ def federate(clients: Sequence[ClientWorker], settings: Settings, folder: Path) 
     Raises:
         NoVersionError: the run ended without a version.
     """
-    take_task()
+    set_task()
     folder.mkdir(parents=True, exist_ok=True)
     settings = settings.with_values(federation={"min_clients": len(clients)})
     apps = {i + 1: _app(client) for i, client in enumerate(clients)}

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from common.compression.choice import NAMES, NONE, STATELESS, automatic, name_of, spec_of, supported
+from common.compression.choice import (
+    CODEC_NAMES,
+    NONE,
+    STATELESS_CODECS,
+    automatic_spec,
+    codec_name,
+    codec_spec,
+    supported_spec,
+)
 from common.compression.codec import size_of
 from common.model.manifest import Manifest
 from common.protocol.messages import Description
@@ -96,11 +104,11 @@ class TaskBuilder:
         """Return how the reply of a client shall travel, and what became of its earlier updates."""
         client, parameters = description.client, size_of(manifest.architecture.shapes)
         speed = self._records.link_speeds([client]).get(client)
-        codec = supported(up(self._settings, parameters, speed), description.codecs)
-        keeps = self._settings.down != NONE and set(NAMES) <= set(description.codecs)
+        codec = supported_spec(up(self._settings, parameters, speed), description.codecs)
+        keeps = self._settings.down != NONE and set(CODEC_NAMES) <= set(description.codecs)
         scored = self._records.scored_version(client)
         fresh = scored is not None and 0 <= manifest.version - scored < min(SCORES_INTERVAL, max(1, scored))
-        wants_scores = name_of(codec) in STATELESS or not fresh
+        wants_scores = codec_name(codec) in STATELESS_CODECS or not fresh
         applied, waiting = self._applied.serials(client), self._replies.waiting(client)
         return TaskOptions(codec, keeps, applied, waiting, wants_scores)
 
@@ -114,8 +122,8 @@ def up(settings: CompressionSettings, parameters: int, bytes_per_s: float | None
         bytes_per_s: Speed of the client's link; None: unknown.
     """
     if settings.up == "auto":
-        return automatic(parameters, bytes_per_s, settings.up_share, settings.zstd)
-    return spec_of(settings.up, settings.up_share, settings.up_rank, settings.zstd)
+        return automatic_spec(parameters, bytes_per_s, settings.up_share, settings.zstd)
+    return codec_spec(settings.up, settings.up_share, settings.zstd)
 
 
 def down(settings: CompressionSettings, parameters: int, speeds: Collection[float]) -> str:
@@ -127,5 +135,5 @@ def down(settings: CompressionSettings, parameters: int, speeds: Collection[floa
         speeds: Of the clients' links, in bytes per second, as far as they are known.
     """
     if settings.down == "auto":
-        return automatic(parameters, min(speeds, default=None), settings.down_share, settings.zstd)
-    return spec_of(settings.down, settings.down_share, settings.down_rank, settings.zstd)
+        return automatic_spec(parameters, min(speeds, default=None), settings.down_share, settings.zstd)
+    return codec_spec(settings.down, settings.down_share, settings.zstd)

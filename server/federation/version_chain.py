@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.compression.choice import NONE, Block, name_of, rng_of
+from common.compression.choice import NONE, Block, codec_name, seeded_rng
 from common.compression.codec import size_of
 from common.compression.feedback import Feedback
 from common.formats.bundle import BundleError
@@ -64,18 +64,18 @@ class VersionChain:
         expected = shapes(current.weights)
         if self._feedback.error and shapes(self._feedback.error) != expected:
             self._feedback = Feedback()
-        corrected = self._feedback.carried(difference)
+        corrected = self._feedback.corrected(difference)
         if codec == NONE or not is_finite(corrected):
             self._feedback = Feedback()
             return (add(current.weights, corrected), None) if is_finite(corrected) else (weights, None)
-        block = Block.of(codec, corrected, rng_of("server", current.version + 1))
+        block = Block.of(codec, corrected, seeded_rng("server", current.version + 1))
         decoded = block.decoded(expected)
         with np.errstate(over="ignore", invalid="ignore"):
             published = add(current.weights, decoded)
         if not is_finite(published):
             self._feedback = Feedback()
             return weights, None
-        self._feedback = Feedback(self._feedback.after(0, difference, decoded, 1).error)
+        self._feedback = Feedback(self._feedback.after_encoding(0, difference, decoded, 1).error)
         return published, block
 
     def extend(self, current: Manifest, manifest: Manifest, block: Block | None) -> VersionStep | None:
@@ -102,7 +102,7 @@ class VersionChain:
         max_bytes, known = 4 * size_of(to.architecture.shapes), set(codecs)
         while held != to.hash:
             step = self._steps.get(held)
-            if step is None or step.version > to.version or name_of(step.block.codec) not in known:
+            if step is None or step.version > to.version or codec_name(step.block.codec) not in known:
                 return None
             max_bytes -= len(step.block.content)
             if max_bytes <= 0:

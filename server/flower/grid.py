@@ -20,7 +20,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from common.flower.packing import fetched, inline, is_whole
+from common.flower.packing import fetch, has_content, inline
 
 MAX_REQUEST_BYTES = 16 * 2**20
 
@@ -70,9 +70,9 @@ def pull_replies(grid: Grid, message_ids: list[str]) -> list[Message]:
     replies: list[Message] = []
     for proto, tree in zip(response.messages_list, response.message_object_trees, strict=True):
         reply = message_from_proto(proto)
-        if not is_whole(reply):
+        if not has_content(reply):
             try:
-                reply = fetched(
+                reply = fetch(
                     proto,
                     tree,
                     make_pull_object_fn_protobuf(client.PullObject, node, run_id),

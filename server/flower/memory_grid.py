@@ -9,13 +9,13 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from common.flower.stamps import number
+from common.flower.stamps import set_message_id
 
 
 class MemoryGrid(Grid):
     """Calls a node's ClientApp when a message is pushed; the reply is available at once.
 
-    The process must have taken a task (`common.flower.stamps.take_task`).
+    The process must have taken a task (`common.flower.stamps.set_task`).
 
     Args:
         apps: The ClientApp of each node, by node id.
@@ -47,7 +47,7 @@ class MemoryGrid(Grid):
         """Compute the reply to each message, and return the messages' ids."""
         ids = []
         for message in messages:
-            number(message)
+            set_message_id(message)
             node = message.metadata.dst_node_id
             context = Context(1, node, {}, RecordDict(), {}, 1)
             self._replies[message.object_id] = self._apps[node](message, context)

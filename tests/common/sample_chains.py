@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from common.compression.choice import Block, rng_of
+from common.compression.choice import Block, seeded_rng
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
@@ -27,7 +27,7 @@ def manifest(version: int = 3) -> Manifest:
 
 def following(before: Manifest, codec: str = "int8") -> tuple[VersionStep, Manifest]:
     moved = SHAPE.initial_weights(before.version + 1)
-    block = Block.of(codec, moved, rng_of(before.version))
+    block = Block.of(codec, moved, seeded_rng(before.version))
     weights: Weights = add(before.weights, block.decoded(SHAPE.shapes))
     scores = ScoreSketch.of(np.arange(float(before.version)))
     residuals = Residuals.of(np.full((before.version, SHAPE.inputs), 0.5))

@@ -9,7 +9,7 @@ from flwr.app import Message
 
 from client.transport.errors import RequestRefusedError, RunEndedError, UnknownNodeError, UnreachableError
 from client.transport.fleet_connection import FleetConnection
-from common.flower.stamps import number
+from common.flower.stamps import set_message_id
 from tests.flower_private.fake_superlink import RUN_ID, FakeSuperLink, content, question
 
 
@@ -35,7 +35,7 @@ def test_each_http_status_raises_its_exception(
     for name in ("pull-messages", "send-node-heartbeat", "get-run", "register-node", "push-messages"):
         superlink.answers[f"/v1/fleet/{name}"] = (status, b"because")
     asked = question()
-    number(asked)
+    set_message_id(asked)
     reply = Message(content(b"x"), reply_to=asked)
     calls: list[Callable[[], object]] = [
         connection.receive,

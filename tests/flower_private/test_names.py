@@ -22,7 +22,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from client.transport.fleet_connection import FleetConnection
 from client.transport.sockets import _Metered
 from common.flower.packing import FIRST_BACKOFF_S
-from common.flower.stamps import TASK, number
+from common.flower.stamps import TASK, set_message_id
 from common.protocol.traffic import Meter
 from server.flower.superlink import InlineObjectStore, LeanLinkState, state_factories
 
@@ -112,7 +112,7 @@ def test_flower_stores_a_task_and_a_messages_id_where_we_set_them(monkeypatch: p
         monkeypatch.setattr(TaskIdentity, name, value)
     message = Message(RecordDict(), 7, "train", ttl=60.0)
     assert "_message_id" in message.metadata.__dict__
-    number(message, "id")
+    set_message_id(message, "id")
     assert message.metadata.message_id == "id"
 
 

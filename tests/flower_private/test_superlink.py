@@ -14,7 +14,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.config_loader import get_federation_manager
 from starlette.middleware import Middleware
 
-from common.flower.stamps import number
+from common.flower.stamps import set_message_id
 from server.flower.superlink import (
     MAX_LOG_ENTRIES,
     LeanLinkState,
@@ -53,7 +53,7 @@ class Fleet:
 
     @staticmethod
     def stamped(message: Message) -> Message:
-        number(message)
+        set_message_id(message)
         return message
 
     def push(self, message: Message) -> tuple[bool, list[str]]:

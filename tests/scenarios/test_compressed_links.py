@@ -9,13 +9,13 @@ from tests.scenarios.fleet import Federation, eventually
 
 COMPRESSED = {
     "model.hidden": "[64, 16, 64]",
-    "compression.up": "topk_int8",
+    "compression.up": "topk",
     "compression.up_share": "0.05",
-    "compression.down": "topk_int8",
+    "compression.down": "topk",
     "compression.down_share": "0.05",
 }
 WHOLE_BYTES = 4 * 2_500
-"""Less than what this model's 2,966 weights take, squeezed or not."""
+"""Less than what this model's 2,966 weights take, compressed or not."""
 
 
 def test_changes_go_both_ways_and_bytes_are_counted_on_the_socket(federation) -> None:
@@ -31,7 +31,7 @@ def test_changes_go_both_ways_and_bytes_are_counted_on_the_socket(federation) ->
     assert last["error"] < first["error"]
     for r in later:
         for reply in r["replies"]:
-            assert reply["codec"] == "topk_int8:0.05+zstd"
+            assert reply["codec"] == "topk:0.05+zstd"
             # What the reply before cost on the socket: its content, and HTTP and Flower around it.
             assert reply["bytes_up"] < reply["replies_bytes"] < reply["bytes_up"] + 5000
             assert reply["sent_bytes"] > reply["replies_bytes"]

@@ -113,7 +113,7 @@ def test_a_run_of_another_app_is_answered_with_an_error(federation) -> None:
         (reason,) = eventually(lambda: json.loads(answers.read_text() or "[]"))
     finally:
         link.end()
-    assert "runs flockwatch/flockwatch and no other app; the run is of somebody/intruder" in reason
+    assert "runs only flockwatch/flockwatch, not somebody/intruder" in reason
     assert run.processes.exit_code("a") is None
 
 

@@ -66,13 +66,13 @@ class Edge:
     """Answers as an edge does, with updates that change nothing."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.wire = name, CompressionState()
+        self.name, self.compression = name, CompressionState()
         self._rows = np.ones((100, 3), np.float32)
         self._errors = self._rows.mean(axis=1)
 
     def describe(self) -> Description:
         schema, moments = Schema(("f0", "f1", "f2")), Moments.of(self._rows)
-        return Description(self.name, self.name, schema, moments, True, False, self.wire.codecs, "")
+        return Description(self.name, self.name, schema, moments, True, False, self.compression.codecs, "")
 
     def evaluate(self, task: Task) -> Evaluation:
         error, scores = ErrorSummary.of(self._errors), ScoreSketch.of(self._errors)

@@ -45,60 +45,60 @@ def decoded(sent: Update) -> Weights:
 
 
 def test_without_a_codec_an_update_is_left_as_it_is() -> None:
-    wire, given = CompressionState(), update()
-    assert wire.packed(given, task()) is given
+    state, given = CompressionState(), update()
+    assert state.encode(given, task()) is given
 
 
 def test_an_encoded_update_and_what_it_owes_are_the_update() -> None:
-    wire = CompressionState()
-    sent = wire.packed(update(), task(codec="topk_int8:0.1"))
+    state = CompressionState()
+    sent = state.encode(update(), task(codec="topk:0.1"))
     assert sent.serial
-    owed = wire._kept.feedback.error
+    owed = state._feedback.feedback.error
     assert norm(owed) > 0
     assert norm(subtract(add(decoded(sent), owed), update().difference)) < 1e-5
 
 
 def test_an_update_that_is_not_finite_travels_as_it_is_and_owes_nothing() -> None:
-    wire, wild = CompressionState(), update()
+    state, wild = CompressionState(), update()
     wild.difference["dense_0/bias"][0] = np.nan
-    assert wire.packed(wild, task(codec="sign")).block is None
-    assert not wire._kept.feedback.error
+    assert state.encode(wild, task(codec="ternary:0.5")).block is None
+    assert not state._feedback.feedback.error
 
 
 def test_what_is_owed_outlives_the_process(tmp_path: Path) -> None:
     first = CompressionState(tmp_path)
-    sent = first.packed(update(), task(codec="sign"))
+    sent = first.encode(update(), task(codec="ternary:0.5"))
     second = CompressionState(tmp_path)
-    assert norm(subtract(second._kept.feedback.error, first._kept.feedback.error)) == 0
-    after = second.packed(update(2, 4), task(manifest(4), codec="sign", used=(sent.serial,)))
+    assert norm(subtract(second._feedback.feedback.error, first._feedback.feedback.error)) == 0
+    after = second.encode(update(2, 4), task(manifest(4), codec="ternary:0.5", used=(sent.serial,)))
     assert after.serial == sent.serial + 1
     total = add(update(1).difference, update(2).difference)
-    left = add(add(decoded(sent), decoded(after)), second._kept.feedback.error)
+    left = add(add(decoded(sent), decoded(after)), second._feedback.feedback.error)
     assert norm(subtract(left, total)) < 1e-4
 
 
 def test_a_lost_update_is_not_owed_and_one_that_waits_is_kept(tmp_path: Path) -> None:
-    wire = CompressionState(tmp_path)
-    first = wire.packed(update(1), task(codec="sign"))
-    wire.packed(update(2), task(codec="sign", waiting=(first.serial,)))
-    assert first.serial in wire._kept.feedback.pending
+    state = CompressionState(tmp_path)
+    first = state.encode(update(1), task(codec="ternary:0.5"))
+    state.encode(update(2), task(codec="ternary:0.5", waiting=(first.serial,)))
+    assert first.serial in state._feedback.feedback.pending
     lost = CompressionState(tmp_path)
-    third = lost.packed(update(3), task(codec="none"))
+    third = lost.encode(update(3), task(codec="none"))
     # Neither was used: what is sent now is this update alone, and nothing is owed.
     assert norm(subtract(decoded(third), update(3).difference)) < 1e-5
-    assert norm(lost._kept.feedback.error) < 1e-5
+    assert norm(lost._feedback.feedback.error) < 1e-5
 
 
 @pytest.mark.parametrize("version", [2, 0])
 def test_an_older_version_is_another_history(version: int) -> None:
-    wire = CompressionState()
-    wire.packed(update(), task(codec="sign"))
-    sent = wire.packed(update(2, version), task(manifest(version), codec="none"))
+    state = CompressionState()
+    state.encode(update(), task(codec="ternary:0.5"))
+    sent = state.encode(update(2, version), task(manifest(version), codec="none"))
     assert sent.block is None
 
 
 def test_an_unknown_codec_is_replaced_by_one_that_is_known() -> None:
-    sent = CompressionState().packed(update(), task(codec="holographic:7"))
+    sent = CompressionState().encode(update(), task(codec="holographic:7"))
     assert sent.block is not None
     assert sent.block.codec == "int8"
 
@@ -109,10 +109,11 @@ def test_a_damaged_file_is_a_fresh_start(
 ) -> None:
     for name in ("held.safetensors", "error.safetensors"):
         (tmp_path / name).write_bytes(content)
-    wire = CompressionState(tmp_path)
-    assert wire.held == ""
-    assert not wire._kept.feedback.error
-    assert "is lost" in caplog.text
+    state = CompressionState(tmp_path)
+    assert state.held_hash == ""
+    assert not state._feedback.feedback.error
+    assert "held version lost" in caplog.text
+    assert "error feedback lost" in caplog.text
 
 
 def test_a_file_whose_arrays_do_not_fit_is_a_fresh_start(tmp_path: Path) -> None:
@@ -128,33 +129,33 @@ def test_a_file_whose_arrays_do_not_fit_is_a_fresh_start(tmp_path: Path) -> None
 
 def test_a_version_to_keep_is_held_over_a_restart_and_changed(tmp_path: Path) -> None:
     made, steps = chain()
-    CompressionState(tmp_path).opened(whole(Task(made[0], options=TaskOptions(keep=True))), "a")
-    wire = CompressionState(tmp_path)
-    assert wire.held == made[0].hash
+    CompressionState(tmp_path).unpack_task(whole(Task(made[0], options=TaskOptions(keep=True))), "a")
+    state = CompressionState(tmp_path)
+    assert state.held_hash == made[0].hash
     change = pack(VersionChange.of(Task(made[-1], options=TaskOptions(keep=True)), tuple(steps)))
-    found = wire.opened(change, "a")
+    found = state.unpack_task(change, "a")
     assert isinstance(found, Task)
-    assert found.manifest.hash == wire.held == made[-1].hash
-    assert wire.traffic(Traffic(sent_bytes=5)).sent_bytes == 5
+    assert found.manifest.hash == state.held_hash == made[-1].hash
+    assert state.traffic(Traffic(sent_bytes=5)).sent_bytes == 5
 
 
 def test_a_version_that_nobody_asked_to_keep_is_not() -> None:
-    wire = CompressionState()
-    wire.opened(whole(task()), "a")
-    assert wire.held == ""
+    state = CompressionState()
+    state.unpack_task(whole(task()), "a")
+    assert state.held_hash == ""
 
 
 def test_a_change_of_nothing_is_answered_with_missing() -> None:
     made, steps = chain()
     change = pack(VersionChange.of(Task(made[-1]), tuple(steps)))
-    assert CompressionState().opened(change, "a") == VersionMissing("a", "no version is held")
+    assert CompressionState().unpack_task(change, "a") == VersionMissing("a", "no version is held")
 
 
 def test_a_client_that_keeps_nothing_says_so() -> None:
-    wire = CompressionState(keeps=False)
-    wire.opened(whole(task(keep=True)), "a")
-    sent = wire.packed(update(), task(codec="sign"))
-    assert wire.held == ""
+    state = CompressionState(keeps=False)
+    state.unpack_task(whole(task(keep=True)), "a")
+    sent = state.encode(update(), task(codec="ternary:0.5"))
+    assert state.held_hash == ""
     assert sent.block is not None
     assert sent.block.codec == "int8"
-    assert not wire._kept.feedback.error
+    assert not state._feedback.feedback.error

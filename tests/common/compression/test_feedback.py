@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.compression.choice import Block, rng_of
+from common.compression.choice import Block, seeded_rng
 from common.compression.feedback import Feedback
 from common.model.weights import Weights, add, norm, subtract
 
 SHAPES = {"kernel": (12, 5), "bias": (5,)}
-LOSSY = ["float16", "int8", "sign", "topk:0.05", "topk_int8:0.05", "ternary:0.05", "lowrank:1"]
+LOSSY = ["int8", "topk:0.05", "ternary:0.05", "ternary:0.05+zstd"]
 
 
 def update(seed: int) -> Weights:
@@ -21,9 +21,9 @@ def update(seed: int) -> Weights:
 def sent(
     feedback: Feedback, codec: str, serial: int, true: Weights, most: int = 8
 ) -> tuple[Feedback, Weights]:
-    block = Block.of(codec, feedback.carried(true), rng_of(serial))
+    block = Block.of(codec, feedback.corrected(true), seeded_rng(serial))
     decoded = block.decoded(SHAPES)
-    return feedback.after(serial, true, decoded, most), decoded
+    return feedback.after_encoding(serial, true, decoded, most), decoded
 
 
 def total(parts: list[Weights]) -> Weights:
@@ -58,10 +58,10 @@ def test_what_was_used_and_what_is_left_is_the_sum_of_the_true_updates(codec: st
 
 
 def test_a_lost_update_leaves_the_error_as_it_was() -> None:
-    feedback, _ = sent(Feedback(), "sign", 1, update(1))
+    feedback, _ = sent(Feedback(), "ternary:0.5", 1, update(1))
     feedback = feedback.settled([1], [])
     before = feedback.error
-    after, _ = sent(feedback, "sign", 2, update(2))
+    after, _ = sent(feedback, "ternary:0.5", 2, update(2))
     assert norm(subtract(after.error, before)) > 0.1
     assert norm(subtract(after.settled([], []).error, before)) < 1e-5
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
-from common.formats.bundle import BundleError, checked, pack, unpack
+from common.formats.bundle import BundleError, as_dataclass, pack, unpack
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -156,7 +156,7 @@ SOUND = {"name": "edge-1", "counts": [1, 2], "inner": {"share": 0.5}}
 
 
 def test_sound_fields_become_the_dataclass() -> None:
-    assert checked(Outer, SOUND) == Outer("edge-1", (1, 2), Inner(0.5))
+    assert as_dataclass(Outer, SOUND) == Outer("edge-1", (1, 2), Inner(0.5))
 
 
 @pytest.mark.parametrize(
@@ -174,15 +174,15 @@ def test_sound_fields_become_the_dataclass() -> None:
 )
 def test_a_field_of_another_type_is_refused_by_name(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(BundleError, match=said):
-        checked(Outer, {**SOUND, **changes})
+        as_dataclass(Outer, {**SOUND, **changes})
 
 
 @pytest.mark.parametrize("fields", [None, [], "x", {}, {"name": "edge-1"}])
 def test_fields_that_are_missing_are_refused(fields: Any) -> None:
     with pytest.raises(BundleError):
-        checked(Outer, fields)
+        as_dataclass(Outer, fields)
 
 
 def test_a_text_that_is_no_unicode_is_refused() -> None:
     with pytest.raises(BundleError):
-        checked(Outer, {**SOUND, "name": "\ud800"})
+        as_dataclass(Outer, {**SOUND, "name": "\ud800"})

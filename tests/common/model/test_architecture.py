@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.formats.bundle import checked
+from common.formats.bundle import as_dataclass
 from common.model.architecture import Architecture
 from common.model.weights import digest, shapes
 from common.settings import ModelSettings
@@ -42,7 +42,9 @@ def test_only_the_last_layer_has_the_output_activation(architecture: Architectur
 
 @given(ARCHITECTURES)
 def test_json_gives_the_architecture_back(architecture: Architecture) -> None:
-    assert checked(Architecture, json.loads(json.dumps(dataclasses.asdict(architecture)))) == architecture
+    assert (
+        as_dataclass(Architecture, json.loads(json.dumps(dataclasses.asdict(architecture)))) == architecture
+    )
 
 
 def test_settings_describe_an_architecture() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.bounds import MAX_COUNT, MAX_FEATURE_NAME, MAX_NAME, MAX_SERIAL
-from common.compression.choice import Block, rng_of
+from common.compression.choice import Block, seeded_rng
 from common.compression.codec import CompressionError
 from common.model.moments import Moments
 from common.model.schema import Schema
@@ -93,7 +93,7 @@ def test_an_update_comes_back(error: ErrorSummary, loss: float, train_s: float, 
 
 
 def test_an_encoded_update_comes_back_and_is_decoded() -> None:
-    block = Block.of("int8+zstd", ARCHITECTURE.initial_weights(1), rng_of(0))
+    block = Block.of("int8+zstd", ARCHITECTURE.initial_weights(1), seeded_rng(0))
     sent = update(block=block, serial=7, traffic=Traffic(1, 2, 3, 4, 0.5))
     back = unpack(pack(sent), Update)
     assert (back.block, back.serial, back.traffic, back.difference) == (block, 7, sent.traffic, {})

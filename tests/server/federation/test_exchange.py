@@ -10,7 +10,7 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from common.flower.stamps import number
+from common.flower.stamps import set_message_id
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
@@ -51,7 +51,7 @@ class FakeGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
         for message in messages:
-            number(message)
+            set_message_id(message)
             self.sent.append(message)
             ids.append(message.object_id)
         return ids

@@ -5,7 +5,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from common.compression.choice import NAMES, STATELESS, named
+from common.compression.choice import CODEC_NAMES, STATELESS_CODECS, find_codec
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
@@ -34,20 +34,20 @@ def manifest(version: int = 3) -> Manifest:
 
 
 def test_settings_name_every_codec_and_no_other() -> None:
-    assert set(get_args(Codec)) == {*NAMES, "auto"}
+    assert set(get_args(Codec)) == {*CODEC_NAMES, "auto"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CODEC_NAMES)
 def test_settings_become_a_codec_that_exists(name: str) -> None:
     for zstd in (True, False):
         settings = CompressionSettings.model_validate({"up": name, "down": name, "zstd": zstd})
-        assert named(up(settings, 1000, None))
-        assert named(down(settings, 1000, []))
+        assert find_codec(up(settings, 1000, None))
+        assert find_codec(down(settings, 1000, []))
 
 
 def test_each_direction_has_its_own_parameters() -> None:
-    settings = CompressionSettings(up="topk", up_share=0.5, down="lowrank", down_rank=3, zstd=False)
-    assert (up(settings, 1, None), down(settings, 1, [])) == ("topk:0.5", "lowrank:3")
+    settings = CompressionSettings(up="topk", up_share=0.5, down="ternary", down_share=0.25, zstd=False)
+    assert (up(settings, 1, None), down(settings, 1, [])) == ("topk:0.5", "ternary:0.25")
 
 
 def test_auto_goes_by_each_link_up_and_by_the_slowest_down() -> None:
@@ -58,17 +58,17 @@ def test_auto_goes_by_each_link_up_and_by_the_slowest_down() -> None:
 
 
 def test_only_who_can_follow_changes_is_asked_to_keep_a_version() -> None:
-    settings = CompressionSettings(up="sign", down="int8", zstd=False)
+    settings = CompressionSettings(up="ternary", down="int8", zstd=False)
     records, replies, applied = ClientRecords(), AdmittedReplies(), AppliedUpdates()
     applied.add("a", 1)
     replies.add(admitted(update("a", serial=2)))
     builder = TaskBuilder(settings, records, replies, applied)
-    whole = builder.options(manifest(), described(NAMES))
-    assert (whole.codec, whole.keep, whole.used, whole.waiting) == ("sign", True, (1,), (2,))
-    stock = builder.options(manifest(), described(STATELESS))
+    whole = builder.options(manifest(), described(CODEC_NAMES))
+    assert (whole.codec, whole.keep, whole.used, whole.waiting) == ("ternary:0.08", True, (1,), (2,))
+    stock = builder.options(manifest(), described(STATELESS_CODECS))
     assert (stock.codec, stock.keep) == ("int8", False)
     plain = TaskBuilder(CompressionSettings(), records, replies, applied)
-    assert not plain.options(manifest(), described(NAMES)).keep
+    assert not plain.options(manifest(), described(CODEC_NAMES)).keep
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_only_who_can_follow_changes_is_asked_to_keep_a_version() -> None:
     [
         ("none", 19, True),
         ("int8", 19, True),
-        ("sign", None, True),
-        ("sign", 20, False),
-        ("sign", 16, False),
-        ("sign", 15, True),
-        ("sign", 22, True),
+        ("ternary", None, True),
+        ("ternary", 20, False),
+        ("ternary", 16, False),
+        ("ternary", 15, True),
+        ("ternary", 22, True),
     ],
 )
 def test_scores_are_asked_for_now_and_then_where_updates_are_small(
@@ -90,7 +90,7 @@ def test_scores_are_asked_for_now_and_then_where_updates_are_small(
     if scored is not None:
         records.record_reply(update("a", version=scored, scores=[1.0]))
     builder = TaskBuilder(CompressionSettings(up=codec), records, AdmittedReplies(), AppliedUpdates())
-    assert builder.task(manifest(20), 0, described(NAMES)).options.scores is asked
+    assert builder.task(manifest(20), 0, described(CODEC_NAMES)).options.scores is asked
 
 
 def test_a_client_without_new_scores_keeps_its_last_ones() -> None:

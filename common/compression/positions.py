@@ -1,8 +1,8 @@
-"""Which values were kept: their positions as bytes, in whichever of two ways is shorter.
+"""Ascending positions of values as bytes, in the shorter of two encodings.
 
-Positions are ascending. `RICE`: the distances from one to the next, less one, in a Golomb-Rice code, which is
-within 2 % of the entropy where values are kept independently of each other. First the low `width` bits of
-each distance; then, for each, as many zeros as the bits above say, and a one. `BITMAP`: a bit for each value.
+The first is a Golomb-Rice code of the distances between neighbours, less one, which is within 2 % of the
+entropy if values are kept independently of each other. It holds the low `width` bits of each distance; then,
+for each, as many zeros as the value of the bits above, and a one. The second is a bitmap.
 
 Sources: Golomb 1966; Rice and Plaunt 1971; for updates, Sattler et al. 2019, algorithm 3.
 """
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from common.compression.codec import CompressionError
 
-HEAD = struct.Struct("<BII")  # `width` or BITMAP, how many positions, how many bytes follow
+HEADER = struct.Struct("<BII")
+"""The `width` or `BITMAP`, the number of positions, the number of bytes that follow."""
+
 BITMAP = 255
 
 Positions = NDArray[np.int64]
@@ -24,7 +26,7 @@ _Bits = NDArray[np.uint8]
 
 
 def pack(positions: Positions, size: int) -> bytes:
-    """Ascending positions below `size` as bytes.
+    """Return ascending positions below `size` as bytes.
 
     >>> unpack(pack(np.array([2, 3, 900]), 1000), 1000)[0].tolist()
     [2, 3, 900]
@@ -32,39 +34,39 @@ def pack(positions: Positions, size: int) -> bytes:
     gaps = np.diff(positions, prepend=-1) - 1
     lengths = [int((gaps >> width).sum()) + (width + 1) * len(gaps) for width in range(size.bit_length() + 1)]
     width = int(np.argmin(lengths))
-    way = width if lengths[width] < size else BITMAP
-    bits = _bitmap(positions, size) if way == BITMAP else _rice(gaps, width)
+    encoding = width if lengths[width] < size else BITMAP
+    bits = _bitmap(positions, size) if encoding == BITMAP else _rice(gaps, width)
     body = np.packbits(bits).tobytes()
-    return HEAD.pack(way, len(positions), len(body)) + body
+    return HEADER.pack(encoding, len(positions), len(body)) + body
 
 
 def unpack(content: bytes, size: int) -> tuple[Positions, bytes]:
-    """The positions of `pack`, and the bytes that follow them.
+    """Return the positions of `pack`, and the bytes that follow them.
 
     Raises:
-        CompressionError: they are not ascending positions below `size`.
+        CompressionError: the content does not start with ascending positions below `size`.
     """
     try:
-        way, count, length = HEAD.unpack_from(content)
+        encoding, count, length = HEADER.unpack_from(content)
     except struct.error:
         raise CompressionError("positions are cut short") from None
-    body, rest = content[HEAD.size : HEAD.size + length], content[HEAD.size + length :]
+    body, rest = content[HEADER.size : HEADER.size + length], content[HEADER.size + length :]
     if len(body) != length or count > size:
         raise CompressionError(f"{count} positions of {size}, {len(body)} bytes where {length} are claimed")
     if length > _bytes_of(size):
         raise CompressionError(f"positions have {length} bytes, a bitmap {_bytes_of(size)}")
-    if way != BITMAP and way > size.bit_length():
-        raise CompressionError(f"positions below {size} with {way} low bits")
+    if encoding != BITMAP and encoding > size.bit_length():
+        raise CompressionError(f"positions below {size} with {encoding} low bits")
     bits = np.unpackbits(np.frombuffer(body, np.uint8))
-    positions = _from_bitmap(bits, size) if way == BITMAP else _from_rice(bits, count, way)
+    positions = _from_bitmap(bits, size) if encoding == BITMAP else _from_rice(bits, count, encoding)
     if len(positions) != count or (count and positions[-1] >= size):
         raise CompressionError(f"{len(positions)} positions below {size}, expected {count}")
     return positions, rest
 
 
-def most_bytes(size: int) -> int:
-    """The longest form of any positions below `size`."""
-    return HEAD.size + _bytes_of(size)
+def max_bytes(size: int) -> int:
+    """Return the length of the longest encoding of positions below `size`."""
+    return HEADER.size + _bytes_of(size)
 
 
 def _bytes_of(bits: int) -> int:
@@ -82,7 +84,7 @@ def _from_rice(bits: _Bits, count: int, width: int) -> Positions:
     low, high = bits[: count * width], bits[count * width :]
     ends = np.flatnonzero(high)
     if len(low) != count * width or len(ends) != count or len(high) - (ends[-1] + 1 if count else 0) >= 8:
-        raise CompressionError("distances between positions are cut short, or followed by something")
+        raise CompressionError("distances between positions are cut short, or followed by other bits")
     # Neither sum overflows: there are fewer than `size` bits, and a width has no more than `size` has.
     gaps = (np.diff(ends, prepend=-1) - 1) << width
     gaps += low.reshape(count, width) @ (np.int64(1) << np.arange(width))
