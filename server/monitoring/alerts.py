@@ -71,14 +71,14 @@ def incidents(notices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         The incidents, newest first: the fields of the last notice (see `Notice`), whether the incident is
-        `open`, and when its first and its last notice were received, `received_at` and `heard_at`, in seconds
+        `open`, and when its first and its last notice were received, `received_at` and `updated_at`, in seconds
         since 1970.
     """
     incidents: dict[tuple[str, str], dict[str, Any]] = {}
     for row in notices:
         key = (row["client"], row["incident"])
         ended = row["kind"] == "incident_ended"
-        incident = incidents.setdefault(key, {"open": True, "heard_at": row["received_at"]})
+        incident = incidents.setdefault(key, {"open": True, "updated_at": row["received_at"]})
         if ended or "id" not in incident:
             content = msgspec.json.decode(row["content"])
             del content["kind"]

@@ -110,7 +110,7 @@ def _application(status: ServerStatus, history: History, token: str | None) -> S
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
         merged = alerts.incidents(history.notices(MAX_NOTICES))
-        return _json({"taken": token is not None, "incidents": merged}, headers={"ETag": tag})
+        return _json({"accepts_notices": token is not None, "incidents": merged}, headers={"ETag": tag})
 
     async def receive_notice(request: Request) -> Response:
         if token is None:

@@ -11,12 +11,12 @@ export class Incidents {
   }
 
   /** Show the incidents of an answer of `/incidents`; return how many are open. */
-  set({ incidents, taken }) {
+  set({ incidents, accepts_notices: acceptsNotices }) {
     const none = byId("incidents-none");
-    setText(none, taken ? "No incident has been reported." :
+    setText(none, acceptsNotices ? "No incident has been reported." :
       "This server accepts no notices, because server.alerts_token is not set. Clients send them to their other sinks.");
     setVisible(none, !incidents.length);
-    const sorted = [...incidents].sort((a, b) => b.open - a.open || b.heard_at - a.heard_at);
+    const sorted = [...incidents].sort((a, b) => b.open - a.open || b.updated_at - a.updated_at);
     const items = new Map();
     for (const incident of sorted) {
       const key = JSON.stringify([incident.client, incident.id]), content = JSON.stringify(incident);

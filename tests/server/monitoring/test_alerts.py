@@ -59,7 +59,7 @@ def test_start_and_end_are_merged_in_either_order(tmp_path: Path, order: tuple[s
         9,
         8.0,
     )
-    assert incident["received_at"] <= incident["heard_at"]
+    assert incident["received_at"] <= incident["updated_at"]
 
 
 def test_an_incident_is_open_until_its_end_is_received(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_wrong_token_is_refused(served: Served, token: str) -> None:
 def test_a_server_without_a_token_refuses_alerts(tmp_path: Path) -> None:
     with closing(Served(tmp_path, token=None)) as served:
         status, text = served.post(packed())
-        assert (status, served.json("/incidents")) == (403, {"taken": False, "incidents": []})
+        assert (status, served.json("/incidents")) == (403, {"accepts_notices": False, "incidents": []})
         assert "server.alerts_token" in text
 
 
