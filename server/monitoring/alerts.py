@@ -71,8 +71,8 @@ def incidents(notices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         The incidents, newest first: the fields of the last notice (see `Notice`), whether the incident is
-        `open`, and when its first and its last notice were received, `received_at` and `updated_at`, in seconds
-        since 1970.
+        `open`, and when its first and its last notice were received (`received_at`, `updated_at`, in seconds
+        since 1970).
     """
     incidents: dict[tuple[str, str], dict[str, Any]] = {}
     for row in notices:
