@@ -54,7 +54,7 @@ def opened() -> Iterator[Tab]:
 
 
 def visit(opened: Tab, served: Served) -> None:
-    opened.page.goto(f"http://127.0.0.1:{served.site.port}/")
+    opened.page.goto(f"http://127.0.0.1:{served.status_server.port}/")
 
 
 def test_the_page_of_a_new_server(served: Served, opened: Tab) -> None:

@@ -32,12 +32,14 @@ class Served:
     ) -> None:
         self.history = History(where or folder / "history.sqlite")
         self.status = ServerStatus(folder, lambda: True)
-        self.site = StatusServer(f"127.0.0.1:{port}", self.status, self.history, token)
+        self.status_server = StatusServer(f"127.0.0.1:{port}", self.status, self.history, token)
 
     def ask(
         self, path: str, headers: dict[str, str] | None = None, body: Any = None, method: str | None = None
     ) -> tuple[http.client.HTTPResponse, str]:
-        with closing(http.client.HTTPConnection("127.0.0.1", self.site.port, timeout=20)) as connection:
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", self.status_server.port, timeout=20)
+        ) as connection:
             connection.request(method or ("GET" if body is None else "POST"), path, body, headers or {})
             answer = connection.getresponse()
             return answer, answer.read().decode()
@@ -50,7 +52,7 @@ class Served:
         return answer.status, text
 
     def close(self) -> None:
-        self.site.close()
+        self.status_server.close()
         self.history.close()
 
 
@@ -92,7 +94,13 @@ def test_each_response_has_the_security_headers(served: Served, path: str) -> No
 
 
 @pytest.mark.parametrize(
-    "path", ["/page/../site.py", "/page/%2e%2e/site.py", "/page//etc/passwd", "/../site.py"]
+    "path",
+    [
+        "/page/../status_server.py",
+        "/page/%2e%2e/status_server.py",
+        "/page//etc/passwd",
+        "/../status_server.py",
+    ],
 )
 def test_other_files_are_not_served(served: Served, path: str) -> None:
     assert served.ask(path)[0].status == 404
@@ -136,7 +144,7 @@ def test_a_notice_posted_twice_is_stored_and_counted_once(served: Served) -> Non
 
 
 def test_a_webhook_sink_delivers_to_the_server(served: Served) -> None:
-    address = f"http://edge-7:{TOKEN}@127.0.0.1:{served.site.port}/alerts"
+    address = f"http://edge-7:{TOKEN}@127.0.0.1:{served.status_server.port}/alerts"
     WebhookSink.at(Address.parse(address)).deliver(packed())
     assert [i["client"] for i in served.json("/incidents")["incidents"]] == ["edge-7"]
     wrong = WebhookSink.at(Address.parse(address.replace(TOKEN, "guessed-guessed-guessed")))
@@ -179,7 +187,7 @@ def test_an_invalid_notice_is_refused_with_a_reason(served: Served) -> None:
 
 def test_an_incomplete_body_times_out(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.monitoring.status_server.POST_WITHIN_S", 0.2)
-    with socket.create_connection(("127.0.0.1", served.site.port), 20) as slow:
+    with socket.create_connection(("127.0.0.1", served.status_server.port), 20) as slow:
         lines = ["POST /alerts HTTP/1.1", "Host: x", f"Authorization: Bearer {TOKEN}", "Content-Length: 9"]
         slow.sendall("\r\n".join([*lines, "", "{"]).encode())
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
@@ -209,4 +217,4 @@ def test_stored_notices_survive_a_restart(tmp_path: Path) -> None:
 
 def test_an_address_in_use_is_an_error(served: Served, tmp_path: Path) -> None:
     with pytest.raises(OSError), closing(History(tmp_path / "other.sqlite")) as history:
-        StatusServer(f"127.0.0.1:{served.site.port}", served.status, history)
+        StatusServer(f"127.0.0.1:{served.status_server.port}", served.status, history)
