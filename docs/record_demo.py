@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = 112
+COLUMNS = 118
 FONT = "font-family: ui-monospace, 'DejaVu Sans Mono', monospace"
 STYLE = f"""
     .{{unique_id}}-matrix {{{{ {FONT}; font-size: {{char_height}}px; line-height: {{line_height}}px; }}}}
@@ -39,10 +39,10 @@ PICTURE = f"""<svg viewBox="0 0 {{width}} {{height}}" xmlns="http://www.w3.org/2
 def main() -> None:
     """Replace the picture."""
     environment = {**os.environ, "COLUMNS": str(COLUMNS), "FORCE_COLOR": "1", "PYTHONPATH": str(ROOT)}
+    environment["TTY_INTERACTIVE"] = "0"  # progress is drawn once, when it is complete
     command = [sys.executable, "-m", "flockwatch", "local", "--config", "configs/demo.yaml"]
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    # A progress bar redraws itself: of each line, only what is drawn last is seen.
-    lines = [line.rsplit("\r", 1)[-1].rsplit("\x1b[2K", 1)[-1] for line in done.stdout.rstrip().split("\n")]
+    lines = done.stdout.rstrip().split("\n")
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     for line in lines:
         console.print(Text.from_ansi(line))
