@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks import flock
+from benchmarks import flockwatch_job
 from benchmarks.results import publish
 
 ROUNDS = 200
@@ -26,8 +26,8 @@ def main() -> None:
     """Run the job, sample the memory of one client, and publish its growth."""
     with tempfile.TemporaryDirectory(prefix="bench-memory-") as name:
         folder = Path(name)
-        samples = _watch(flock.command(ROUNDS, folder))
-        ends = [r["ended_at"] for r in flock.report(folder)["rounds"] if r["kind"] == "train"]
+        samples = _watch(flockwatch_job.command(ROUNDS, folder))
+        ends = [r["ended_at"] for r in flockwatch_job.report(folder)["rounds"] if r["kind"] == "train"]
     times, sizes = np.array(samples).T
     rss = np.interp(ends, times, sizes / 2**20)
     measured = np.arange(WARM_UP_ROUNDS, len(rss) + 1)

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks import flock, job, stock
+from benchmarks import flockwatch_job, job, stock_job
 from benchmarks.results import publish
 
 STOCK_ROUNDS = 6
@@ -19,8 +19,8 @@ def main() -> None:
     """Run both, one after the other, and publish their medians and the ratio."""
     with tempfile.TemporaryDirectory(prefix="bench-rounds-") as name:
         folder = Path(name)
-        flock_rounds = flock.run(FLOCK_ROUNDS, folder / "flockwatch")
-        stock_rounds = stock.run(STOCK_ROUNDS, folder / "stock")[1:]
+        flock_rounds = flockwatch_job.run(FLOCK_ROUNDS, folder / "flockwatch")
+        stock_rounds = stock_job.run(STOCK_ROUNDS, folder / "stock")[1:]
     stock_s, flock_s = statistics.median(stock_rounds), statistics.median(flock_rounds)
     publish(
         "rounds",

@@ -1,6 +1,6 @@
 """`make bench-score`: time from a JSON line to a verdict, for flockwatch and for other detectors.
 
-Each contender runs alone on one core, and flockwatch runs once after each peer. Then flockwatch runs while a
+Each detector runs alone on one core, and flockwatch runs once after each peer. Then flockwatch runs while a
 trainer process uses all cores.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import stream
-from benchmarks.contenders import PEERS
+from benchmarks.detectors import PEERS
 from benchmarks.results import publish
 from client.service.supervisor import TrainerSupervisor
 from common.packages import python_module
@@ -30,14 +30,14 @@ LIVE_EVENTS = 200_000
 
 
 def main() -> None:
-    """Run all contenders and publish the table."""
+    """Run all detectors and publish the table."""
     core = {max(os.sched_getaffinity(0))}
     runs: list[Figures] = []
     peers: dict[str, Figures] = {}
     ratios: dict[str, float] = {}
     for name in PEERS:
-        peers[name] = _contend(name, core)
-        runs.append(_contend("flockwatch", core))
+        peers[name] = _measure(name, core)
+        runs.append(_measure("flockwatch", core))
         ratios[name] = round(peers[name]["p50_us"] / runs[-1]["p50_us"], 2)
     alone = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     with tempfile.TemporaryDirectory(prefix="bench-score-") as folder:
@@ -68,10 +68,10 @@ def _row(figures: Figures) -> list[str]:
     return [f"{figures['p50_us']:.1f}", f"{figures['p99_us']:.1f}", f"{figures['events_per_s']:.0f}"]
 
 
-def _contend(name: str, cores: Iterable[int]) -> Figures:
-    """Run one contender in its own process."""
+def _measure(name: str, cores: Iterable[int]) -> Figures:
+    """Run one detector in its own process."""
     done = subprocess.run(
-        [*python_module("benchmarks.contenders"), name],
+        [*python_module("benchmarks.detectors"), name],
         env=os.environ | ONE_THREAD, preexec_fn=lambda: os.sched_setaffinity(0, cores),
         capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
@@ -82,7 +82,7 @@ def _contend(name: str, cores: Iterable[int]) -> Figures:
 def _while_training(folder: Path) -> Figures:
     """Run flockwatch while a trainer process runs with the priority that a client gives it."""
     log = folder / "trainer.log"
-    trainer = TrainerSupervisor(python_module("benchmarks.training"), log, os.environ, 4 << 30)
+    trainer = TrainerSupervisor(python_module("benchmarks.background_training"), log, os.environ, 4 << 30)
     trainer.start()
     try:
         while "training" not in (log.read_text() if log.exists() else ""):
@@ -92,7 +92,7 @@ def _while_training(folder: Path) -> Figures:
         pid = trainer.pid
         assert pid is not None
         assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
-        return _contend("flockwatch", os.sched_getaffinity(0))
+        return _measure("flockwatch", os.sched_getaffinity(0))
     finally:
         trainer.stop()
 

@@ -24,7 +24,7 @@ INTERVAL_S = 60.0
 
 
 def training_rows() -> NDArray[np.float32]:
-    """Return the rows that each contender is trained on, shape (5000, 38)."""
+    """Return the rows that each detector is trained on, shape (5000, 38)."""
     return job.rows(0)
 
 

@@ -1,4 +1,4 @@
-"""Background load for a benchmark: `python -m benchmarks.training` trains until it is terminated."""
+"""Background load for benchmarks: `python -m benchmarks.background_training` trains until terminated."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """flockwatch's detector and its peers, each timed on a stream of JSON lines in its own process.
 
-`python -m benchmarks.contenders NAME` prints one JSON line: `events`, `p50_us`, `p99_us`, `events_per_s`,
+`python -m benchmarks.detectors NAME` prints one JSON line: `events`, `p50_us`, `p99_us`, `events_per_s`,
 `alerts`, and for flockwatch `events_per_s_batched`. All of them decode with msgspec and are trained on the
 same rows. Streaming peers could also learn from each event; here they only score it.
 """
@@ -173,7 +173,7 @@ def _batched(detector: Detector) -> float:
 
 
 def main(name: str) -> None:
-    """Time one contender and print its figures as a JSON line."""
+    """Time one detector and print its figures as a JSON line."""
     warnings.simplefilter("ignore")
     if name == "flockwatch":
         detector = flockwatch()
