@@ -1,13 +1,14 @@
-"""`make bench-wire`: bytes of an update on the socket under each codec, and what it costs in detection.
+"""`make bench-wire`: bytes of an update on the socket with each codec, and the loss in detection quality.
 
-Bytes come from real processes: a server and two clients on real servers' rows, counted by the clients on
-their sockets. Average precision and final error come from the same strategy, gate, codecs and edges within
-one warm process for each seed (`memory_grid`); precision is that of the live detector's scores, by what each
-client makes of a version. Last, the same run is timed with and without compression where one client is behind
-a link of 128 kbit/s and 100 ms.
+Bytes are counted on the sockets of two client processes that train on rows of real servers. Average precision
+and final error come from the same strategy, admission, codecs and workers in one process for each seed
+(`server.flower.memory_grid`); precision is that of the live detector's scores by each client's personalised
+version. Last, the same run is timed with and without compression, with one client behind a link of 128 kbit/s
+and 100 ms.
 
-The parts are processes of their own, as many at a time as there are processors; `python -m benchmarks.wire
-PART [CODEC...]` prints one as JSON lines, and `python -m benchmarks.wire --from FILE...` makes the table.
+Each part runs in its own process, as many at a time as there are processors. `python -m benchmarks.wire PART
+[CODEC...]` prints the figures of one as JSON lines, and `python -m benchmarks.wire --from FILE...` makes the
+table of such files.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "share
 SEEDS = (0, 1, 2)
 CLIENTS, SOCKET_CLIENTS = 4, 2
 SOCKET_ROUNDS = 2 * SCORES_INTERVAL
-"""Bytes are of the second half, where one of a client's updates has scores. In the first, more have."""
+"""Bytes are measured in the second half, in which one of a client's updates carries scores."""
 SOCKET_LIMIT_S = 240.0
 
 MODELS: Mapping[str, tuple[int, ...]] = {"asd": (64, 16, 64), "large": (760, 142, 760)}
@@ -57,30 +58,27 @@ MODELS: Mapping[str, tuple[int, ...]] = {"asd": (64, 16, 64), "large": (760, 142
 
 ROUNDS = {"asd": 100, "large": 60}
 ROWS = {"asd": 1, "large": 3}
-"""One in so many of the training rows, the newest: ten days of them keep the large model's runs short."""
+"""Divisor of the number of training rows, of which the newest are used: it keeps runs of the large model short."""
 EARLY = 20
-"""The version that tells what a short run would lose: what error feedback holds back comes later."""
-JUDGED = 3
-"""Versions, the last ones, whose average precision is averaged: one moves by a percent."""
+"""Version that shows the loss after a short run: error feedback makes up for much of it later."""
+EVALUATED = 3
+"""Number of last versions over which average precision is averaged, since it varies by a percent."""
 
-ALIKE: Mapping[str, Mapping[str, Any]] = {
+COMMON: Mapping[str, Mapping[str, Any]] = {
     "none": {"up": "none"},
-    "float16": {"up": "float16"},
     "int8": {"up": "int8"},
-    "sign": {"up": "sign"},
-    "lowrank 1": {"up": "lowrank", "up_rank": 1},
-    "topk_int8 2 %": {"up": "topk_int8", "up_share": 0.02},
+    "topk 2 %": {"up": "topk", "up_share": 0.02},
 }
 CODECS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "asd": {
-        **ALIKE,
+        **COMMON,
         "ternary 8 %": {"up": "ternary", "up_share": 0.08},
         "ternary 8 %, down 20 %": {
             "up": "ternary", "up_share": 0.08, "down": "ternary", "down_share": 0.2,
         },
     },
     "large": {
-        **ALIKE,
+        **COMMON,
         "ternary 4 %": {"up": "ternary", "up_share": 0.04},
         "ternary 4 %, down 20 %": {
             "up": "ternary", "up_share": 0.04, "down": "ternary", "down_share": 0.2,
@@ -97,33 +95,33 @@ PARTS = (
     *(f"socket-{model}" for model in MODELS),
 )
 LINK = "link"
-"""The part that runs alone, since it is timed."""
+"""The part that runs alone, because it is timed."""
 
 
 def main() -> None:
-    """Run one part, or all of them, or make the table of parts that were run before."""
+    """Run one part or all of them, or make the table of parts that were run before."""
     if not DATA.is_dir():
         sys.exit(f"no real data: {DATA} does not exist; FLOCKWATCH_DATA can name the folder above it")
-    given = sys.argv[1:]
-    if given and given[0] in (*PARTS, LINK):
-        _run(given[0], given[1:])
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in (*PARTS, LINK):
+        _run(arguments[0], arguments[1:])
         return
-    if given[:1] == ["--from"]:
-        lines = [Path(name).read_text() for name in given[1:]]
+    if arguments[:1] == ["--from"]:
+        lines = [Path(name).read_text() for name in arguments[1:]]
     else:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             lines = list(pool.map(_alone, PARTS))
         lines.append(_alone(LINK))
-    found: dict[str, dict[str, Any]] = {part: {} for part in (*PARTS, LINK)}
+    figures: dict[str, dict[str, Any]] = {part: {} for part in (*PARTS, LINK)}
     for line in "\n".join(lines).splitlines():
         if line.startswith("{"):
             one = json.loads(line)
-            found[one["part"]][one["codec"]] = one["figures"]
-    _publish(found)
+            figures[one["part"]][one["codec"]] = one["figures"]
+    _publish(figures)
 
 
 def _alone(part: str) -> str:
-    """What a part prints, run as a process."""
+    """Run a part as a process and return its output."""
     command = [*python_module("benchmarks.wire"), part]
     threads = os.environ | dict.fromkeys(ONE_THREAD, "1")
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=threads).stdout
@@ -168,11 +166,11 @@ def _settings(model: str, codec: str, seed: int, rounds: int, clients: int) -> S
     )
 
 
-# Bytes, by real processes.
+# Bytes, measured on real processes.
 
 
 def _socket(model: str, codec: str) -> dict[str, float]:
-    """Bytes of an update's request, payload down, and what a round moves in all."""
+    """Return the bytes of an update's request, of a task's payload, and of a whole round."""
     with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
         folder = Path(name) / "run"
         _processes(model, folder, _settings(model, codec, 0, SOCKET_ROUNDS, SOCKET_CLIENTS), SOCKET_LIMIT_S)
@@ -180,23 +178,23 @@ def _socket(model: str, codec: str) -> dict[str, float]:
 
 
 def _over_the_link(codec: str) -> dict[str, float]:
-    """Seconds from the first task to the last version, where one of two clients is behind a slow link."""
-    chosen = _settings("asd", codec, 0, LINK_ROUNDS, SOCKET_CLIENTS)
+    """Return the seconds from the first task to the last version with one of two clients behind a slow link."""
+    settings = _settings("asd", codec, 0, LINK_ROUNDS, SOCKET_CLIENTS)
     network = Network()
     try:
         network.set(delay_s=LINK_DELAY_S, bytes_per_s=LINK_BYTES_PER_S)
         with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
-            curve = _processes("asd", Path(name) / "run", chosen, LINK_LIMIT_S, network)
+            curve = _processes("asd", Path(name) / "run", settings, LINK_LIMIT_S, network)
     finally:
         network.close()
     return {"run_s": round(float(curve.times[-1]), 1)}
 
 
 def _processes(
-    model: str, folder: Path, chosen: Settings, limit_s: float, network: Network | None = None
+    model: str, folder: Path, settings: Settings, limit_s: float, network: Network | None = None
 ) -> fleet.Curve:
-    """Run a server and clients until the last round; with a network the last client is on its far side."""
-    sections = {name: chosen.dump()[name] for name in ("model", "training", "federation", "compression")}
+    """Run a server and clients until the last round; with a network, the last client is on its far side."""
+    sections = {name: settings.dump()[name] for name in ("model", "training", "federation", "compression")}
     near = network.command_prefix(network.server) if network is not None else []
     far = network.command_prefix(network.client_side) if network is not None else []
 
@@ -210,7 +208,7 @@ def _processes(
     host = SERVER_SIDE if network is not None else "127.0.0.1"
     parts = _partitions(model, SOCKET_CLIENTS)
     curve = fleet.run(folder, parts, sections, command, limit_s, host=host, inside=near)
-    made, rounds = len(curve.times) - 1, chosen.federation.max_rounds
+    made, rounds = len(curve.times) - 1, settings.federation.max_rounds
     if made < rounds:
         raise RuntimeError(f"{made} of {rounds} rounds in {limit_s:.0f} s")
     return curve
@@ -218,12 +216,12 @@ def _processes(
 
 def _bytes(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     measured = [r for r in rounds if r["kind"] == "train"][-SCORES_INTERVAL:]
-    # What an update cost is told with the next answer, the last one's when the last version is measured.
+    # The bytes of an update are reported with the next answer; those of the last one, with its evaluation.
     later = [reply for r in rounds[-SCORES_INTERVAL:] for reply in r["replies"]]
     payloads = [reply["bytes_up"] for r in measured for reply in r["replies"]]
     downs = [r["bytes_down"] / max(1, r["answered"]) for r in measured]
     return {
-        # Means, over as many updates as there are from one sketch of scores to the next.
+        # Means over as many updates as there are from one sketch of scores to the next.
         "bytes_up": round(statistics.mean(reply["replies_bytes"] for reply in later)),
         "payload_up": round(statistics.mean(payloads)),
         "payload_down": round(statistics.median(downs)),
@@ -233,17 +231,17 @@ def _bytes(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-# Detection, in one process.
+# Detection quality, in one process.
 
 
 def _quality(model: str, codec: str, seed: int) -> dict[str, float]:
-    """Average precision on labelled test rows, and the last version's error on held-out ones."""
+    """Return the average precision on labelled test rows, and the last version's error on held-out rows."""
     logging.disable(logging.INFO)
     parts = _partitions(model, CLIENTS)
-    chosen = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
-    edges = [ClientWorker(part, part.name, get_trainer=shared_trainer) for part in parts]
+    settings = _settings(model, codec, seed, ROUNDS[model], CLIENTS)
+    workers = [ClientWorker(part, part.name, get_trainer=shared_trainer) for part in parts]
     with tempfile.TemporaryDirectory(prefix="bench-wire-") as name:
-        federate(edges, chosen, Path(name))
+        federate(workers, settings, Path(name))
         versions = sorted(Path(name, "versions").glob("v*.safetensors"))
 
         def precision(version: Path) -> float:
@@ -256,43 +254,43 @@ def _quality(model: str, codec: str, seed: int) -> dict[str, float]:
         history.close()
         return {
             "ap_early": precision(versions[EARLY]),
-            "ap": float(np.mean([precision(version) for version in versions[-JUDGED:]])),
+            "ap": float(np.mean([precision(version) for version in versions[-EVALUATED:]])),
             "error": error,
         }
 
 
 def _precision(manifest: Manifest, part: Partition) -> float:
-    """Average precision of a client's own version over its test rows."""
+    """Return the average precision of a client's personalised version over its test rows."""
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(part.test_labels, score_stream(manifest, part).test))
 
 
 def _losses(seeds: Sequence[Mapping[str, Any]], codec: str, figure: str) -> NDArray[np.float64]:
-    """Percent lost beside no compression, seed by seed, since seeds differ more than codecs do."""
+    """Return the percent lost compared with no compression, by seed: seeds differ more than codecs."""
     kept = np.array([seed[codec][figure] / seed["none"][figure] for seed in seeds])
     return 100 * (1 - kept)
 
 
-def _publish(found: Mapping[str, Any]) -> None:
-    """The table and the JSON line."""
+def _publish(parts: Mapping[str, Any]) -> None:
+    """Print and write the table and the figures."""
     rows, figures = [], []
     for model in MODELS:
-        seeds = [found[f"quality-{model}-{seed}"] for seed in SEEDS]
-        complete = found[f"socket-{model}"].keys() & set.intersection(*(set(seed) for seed in seeds))
+        seeds = [parts[f"quality-{model}-{seed}"] for seed in SEEDS]
+        complete = parts[f"socket-{model}"].keys() & set.intersection(*(set(seed) for seed in seeds))
         if "none" not in complete:
             continue
         features = len(_partitions(model, 1)[0].schema)
         shape = Architecture.from_settings(_settings(model, "none", 0, 1, 1).model, features)
-        plain = found[f"socket-{model}"]["none"]["bytes_up"]
+        plain = parts[f"socket-{model}"]["none"]["bytes_up"]
         for codec in (name for name in CODECS[model] if name in complete):
-            wire = found[f"socket-{model}"][codec]
+            measured = parts[f"socket-{model}"][codec]
             losses, early = (_losses(seeds, codec, figure) for figure in ("ap", "ap_early"))
             figure = {
                 "model": model, "weights": size_of(shape.shapes), "codec": codec,
-                "rounds": ROUNDS[model], "seeds": len(SEEDS), **wire,
-                "ratio_up": round(plain / wire["bytes_up"], 1),
-                "overhead_up": wire["bytes_up"] - wire["payload_up"],
+                "rounds": ROUNDS[model], "seeds": len(SEEDS), **measured,
+                "ratio_up": round(plain / measured["bytes_up"], 1),
+                "overhead_up": measured["bytes_up"] - measured["payload_up"],
                 "ap": round(float(np.mean([seed[codec]["ap"] for seed in seeds])), 4),
                 "ap_loss_percent": round(float(losses.mean()), 2),
                 "ap_loss_spread": round(float(losses.std(ddof=1)), 2),
@@ -301,18 +299,18 @@ def _publish(found: Mapping[str, Any]) -> None:
             }  # fmt: skip
             figures.append(figure)
             rows.append([
-                f"{model}: {codec}", f"{wire['bytes_up']:,.0f}", f"{figure['ratio_up']:.1f}",
-                f"{wire['payload_down']:,.0f}", f"{figure['ap']:.4f}",
+                f"{model}: {codec}", f"{measured['bytes_up']:,.0f}", f"{figure['ratio_up']:.1f}",
+                f"{measured['payload_down']:,.0f}", f"{figure['ap']:.4f}",
                 f"{losses.mean():+.2f} ± {losses.std(ddof=1):.2f}", f"{early.mean():+.2f}",
                 f"{figure['error']:.4f}",
-                f"{wire['encode_ms']:.1f}",
+                f"{measured['encode_ms']:.1f}",
             ])  # fmt: skip
     title = (
         f"An update of asd's model and of one of half a million weights: bytes of its request on the socket; "
-        f"average precision over {CLIENTS} servers and {len(SEEDS)} seeds, mean of the last {JUDGED} of "
+        f"average precision over {CLIENTS} servers and {len(SEEDS)} seeds, mean of the last {EVALUATED} of "
         f"{ROUNDS['asd']} and {ROUNDS['large']} versions"
     )
-    timed = {codec: one["run_s"] for codec, one in found[LINK].items()}
+    timed = {codec: one["run_s"] for codec, one in parts[LINK].items()}
     if set(LINK_CODECS) <= timed.keys():
         plain_s, compressed_s = (timed[codec] for codec in LINK_CODECS)
         title += (

@@ -63,7 +63,7 @@ def test_a_node_with_a_key_of_its_own_is_registered_by_others_and_stays_so(super
 def test_a_key_that_is_in_use_is_tried_again_later(superlink: FakeSuperLink) -> None:
     superlink.answers["/v1/fleet/activate-node"] = (412, b"{}")
     known, new = FleetConnection(superlink.address, key=new_private_key()), FleetConnection(superlink.address)
-    with pytest.raises(UnreachableError, match=r"holds the key's last connection for alive, .* 20 s"):
+    with pytest.raises(UnreachableError, match=r"previous connection has not expired, which takes 20 s"):
         known.open()
     with pytest.raises(RequestRefusedError, match="412"):
         new.open()

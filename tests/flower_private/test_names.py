@@ -20,7 +20,7 @@ from flwr.superlink import main as flower
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from client.transport.fleet_connection import FleetConnection
-from client.transport.sockets import _Metered
+from client.transport.sockets import _CountingBackend
 from common.flower.packing import FIRST_BACKOFF_S
 from common.flower.stamps import TASK, set_message_id
 from common.protocol.traffic import Meter
@@ -135,5 +135,5 @@ def test_a_connection_meters_its_sockets() -> None:
     """Uses private names of httpx and httpcore."""
     connection = FleetConnection("127.0.0.1:1", meter=Meter())
     pool = connection._client._client._transport._pool  # type: ignore[attr-defined]
-    assert isinstance(pool._network_backend, _Metered)
+    assert isinstance(pool._network_backend, _CountingBackend)
     connection.close()

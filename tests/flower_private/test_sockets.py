@@ -3,7 +3,7 @@ from __future__ import annotations
 import httpcore
 import pytest
 
-from client.transport.sockets import _Counted, _Metered
+from client.transport.sockets import _CountedStream, _CountingBackend
 from common.protocol.traffic import Meter
 
 
@@ -33,10 +33,10 @@ class Backend(httpcore.NetworkBackend):
 @pytest.mark.parametrize("tls", [False, True])
 def test_the_bytes_of_a_socket_are_counted(tls: bool) -> None:
     meter = Meter()
-    stream = _Metered(Backend(), meter).connect_tcp("h", 1)
+    stream = _CountingBackend(Backend(), meter).connect_tcp("h", 1)
     if tls:
         stream = stream.start_tls(None)  # type: ignore[arg-type]
-    assert isinstance(stream, _Counted)
+    assert isinstance(stream, _CountedStream)
     stream.write(b"123")
     stream.read(10)
     with pytest.raises(httpcore.WriteError):
