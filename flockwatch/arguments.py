@@ -120,7 +120,7 @@ def _add_client(subparsers: Any) -> None:
             )  # fmt: skip
             flag(
                 "--sink", "ADDRESS", "live.sinks", action="append",
-                help_text="where notices of incidents go: stdout:, file:PATH, https://HOST/PATH or mqtt://HOST/TOPIC; "
+                help_text="where notices go: stdout:, file:PATH, https://HOST/PATH or mqtt://HOST/TOPIC; "
                 "may be repeated",
             )  # fmt: skip
             flag("--status", "HOST:PORT", "live.status", "serve /metrics and /healthz here", text=True)
