@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 FLOORS := client:87 common:97 server:90 flockwatch:75  # percent of lines, for `make coverage`
 
-.PHONY: demo test check coverage scenarios matrix docs deploy-tools cluster e2e bench bench-rounds bench-memory bench-score \
+.PHONY: demo test check coverage matrix docs deploy-tools cluster e2e bench bench-rounds bench-memory bench-score \
 	bench-swaps bench-budget bench-stragglers bench-poison bench-load bench-wire bench-gateway bench-quality lock clean
 
 demo: $(VENV)/.ready  ## three simulated machines train together, then score live streams
@@ -25,9 +25,6 @@ coverage: $(VENV)/.ready  ## unit tests, and the smallest coverage that each pac
 	@for floor in $(FLOORS); do echo "coverage of $${floor%:*}, at least $${floor#*:} %"; \
 		$(BIN)/coverage report --include "$${floor%:*}/*" --skip-covered --sort cover \
 		--fail-under "$${floor#*:}" || failed=1; done; test -z "$$failed"
-
-scenarios: $(VENV)/.ready  ## the tests that `make coverage` leaves out: real processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e" tests/scenarios
 
 matrix:  ## unit tests under the other supported Pythons, where they are installed or uv can install them
 	tests/matrix/run 3.12 3.13
