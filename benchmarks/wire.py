@@ -58,7 +58,7 @@ MODELS: Mapping[str, tuple[int, ...]] = {"asd": (64, 16, 64), "large": (760, 142
 
 ROUNDS = {"asd": 100, "large": 60}
 ROWS = {"asd": 1, "large": 3}
-"""Divisor of the number of training rows, of which the newest are used: it keeps runs of the large model short."""
+"""Divisor of the number of training rows, the newest of which are used, so that runs of the large model end."""
 EARLY = 20
 """Version that shows the loss after a short run: error feedback makes up for much of it later."""
 EVALUATED = 3
@@ -178,7 +178,7 @@ def _socket(model: str, codec: str) -> dict[str, float]:
 
 
 def _over_the_link(codec: str) -> dict[str, float]:
-    """Return the seconds from the first task to the last version with one of two clients behind a slow link."""
+    """Return the seconds from the first task to the last version, one of two clients being on a slow link."""
     settings = _settings("asd", codec, 0, LINK_ROUNDS, SOCKET_CLIENTS)
     network = Network()
     try:
