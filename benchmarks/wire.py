@@ -58,7 +58,7 @@ MODELS: Mapping[str, tuple[int, ...]] = {"asd": (64, 16, 64), "large": (760, 142
 
 ROUNDS = {"asd": 100, "large": 60}
 ROWS = {"asd": 1, "large": 3}
-"""Divisor of the number of training rows, the newest of which are used, so that runs of the large model end."""
+"""Divisor of the number of training rows; the newest are used, so that the large model trains in time."""
 EARLY = 20
 """Version that shows the loss after a short run: error feedback makes up for much of it later."""
 EVALUATED = 3
