@@ -28,6 +28,9 @@ SECTIONS = {name: set(section) for name, section in Settings().dump().items()}
 PAST = "CHANGELOG.md"
 """The one page that names what no longer exists."""
 
+BUILT = ("No", "trainer")
+"""First words of messages that come from the system, or that are put together from parts."""
+
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -97,6 +100,30 @@ def code_of(page: Path) -> str:
 def test_the_changes_name_each_setting_that_was_removed() -> None:
     changes = (ROOT / PAST).read_text()
     assert [name for name in REMOVED_SETTINGS if f"`{name.partition(':')[0]}`" not in changes] == []
+
+
+@pytest.mark.parametrize("page", ["security.md#error messages", "live.md#`/metrics` and `/healthz`"])
+def test_the_programs_have_each_message_that_a_table_quotes(page: str) -> None:
+    """Of each part of a quoted message, most runs of three words are in the source."""
+    name, _, heading = page.partition("#")
+    source = "".join(
+        path.read_text() for p in ("client", "server", "common") for path in (ROOT / p).rglob("*.py")
+    )
+    text = (ROOT / "docs" / name).read_text()
+    start = re.search(rf"^## {re.escape(heading)}$", text, re.MULTILINE | re.IGNORECASE)
+    assert start is not None
+    rows = [line for line in text[start.end() :].partition("\n## ")[0].splitlines() if line.startswith("|")]
+    quoted = [span for row in rows for cell in row.split("|")[2:] for span in CODE.findall(cell)]
+    parts = [part.strip(" ;,") for span in quoted for part in re.split(r"SHA256|\.\.\.|[=:]|-?\d+", span)]
+    phrases = [part.split() for part in parts if " " in part]
+    assert phrases
+    unknown = []
+    for words in phrases:
+        length = min(3, len(words))
+        runs = [" ".join(words[i : i + length]) for i in range(len(words) - length + 1)]
+        if words[0] not in BUILT and sum(run in source for run in runs) * 2 <= len(runs):
+            unknown.append(" ".join(words))
+    assert unknown == []
 
 
 def test_the_readme_has_at_most_120_lines() -> None:
