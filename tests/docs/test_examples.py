@@ -58,7 +58,16 @@ def test_the_rows_of_a_fault_have_the_highest_scores(folder: Path) -> None:
 def test_a_fault_in_a_stream_becomes_a_readable_line(folder: Path) -> None:
     source, state = f"file:{folder / 'fault.csv'}", str(folder / "state")
     notices = run(
-        "-m", "flockwatch", "detect", "--manifest", version(folder), "--source", source, "--state", state
+        "-P",
+        "-m",
+        "flockwatch",
+        "detect",
+        "--manifest",
+        version(folder),
+        "--source",
+        source,
+        "--state",
+        state,
     )
     started, ended = run(EXAMPLES / "read_alerts.py", standard_input=notices).splitlines()
     assert "temperature is 95, expected" in started
