@@ -35,7 +35,7 @@ def problems(folder: Path, *hosts: str) -> list[str]:
     return list(Certificates(folder).problems(hosts))
 
 
-def test_a_set_is_whole_and_its_secrets_are_secret(tmp_path: Path) -> None:
+def test_created_files_are_valid_and_only_their_owner_reads_secrets(tmp_path: Path) -> None:
     certificates = create(tmp_path / "c", "edge-server", "10.0.0.5", clients=("a",))
     assert problems(tmp_path / "c", "edge-server", "10.0.0.5", "localhost", "127.0.0.1", "::1") == []
     assert certificate_hosts(read_certificates(certificates.server)[0]) == [
@@ -47,7 +47,7 @@ def test_a_set_is_whole_and_its_secrets_are_secret(tmp_path: Path) -> None:
     context.load_cert_chain(certificates.server, tmp_path / "c" / "server.key")
 
 
-def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_existing_files_are_not_changed(tmp_path: Path) -> None:
     create(tmp_path, "one", clients=("a",))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert list(Certificates(tmp_path).make(["two"], ["a"])) == []
@@ -57,7 +57,7 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     ]
 
 
-def test_renewed_it_is_for_the_old_hosts_and_the_new_by_the_same_ca_with_another_key(tmp_path: Path) -> None:
+def test_a_renewed_certificate_has_old_and_new_hosts_the_same_ca_and_another_key(tmp_path: Path) -> None:
     create(tmp_path, "one")
     ca, key = (tmp_path / "ca.pem").read_bytes(), (tmp_path / "server.key").read_bytes()
     list(Certificates(tmp_path).make(["two"], [], renew=True))
@@ -134,16 +134,16 @@ def spoiled_openssh(folder: Path) -> str:
         spoiled_openssh,
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
+def test_problems_are_reported(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
     create(tmp_path, clients=("a",))
     assert problems(tmp_path) == []
     expected = spoil(tmp_path)
-    found = problems(tmp_path)
-    assert any(re.search(expected, problem) for problem in found), found
+    reported = problems(tmp_path)
+    assert any(re.search(expected, problem) for problem in reported), reported
     assert main(["certs", "check", str(tmp_path)]) == 2
 
 
-def test_a_ca_that_ended_or_has_not_begun_is_named(tmp_path: Path) -> None:
+def test_a_ca_outside_its_dates_is_reported(tmp_path: Path) -> None:
     ca = create(tmp_path).ca
     now = datetime.now(UTC)
     assert list(ca_problems(ca, now)) == []
@@ -155,7 +155,7 @@ def test_a_ca_that_ended_or_has_not_begun_is_named(tmp_path: Path) -> None:
         root_certificates(ca, now + timedelta(days=4000))
 
 
-def test_of_two_cas_one_that_counts_is_enough_while_they_are_changed(tmp_path: Path) -> None:
+def test_one_valid_ca_of_two_is_enough(tmp_path: Path) -> None:
     old, new = create(tmp_path / "old"), create(tmp_path / "new")
     both = tmp_path / "both.pem"
     both.write_bytes(new.ca.read_bytes() + old.ca.read_bytes())
@@ -165,20 +165,20 @@ def test_of_two_cas_one_that_counts_is_enough_while_they_are_changed(tmp_path: P
     assert root_certificates(both) == both.read_bytes()
 
 
-def test_an_end_that_is_near_is_told_before_it_comes(tmp_path: Path) -> None:
+def test_a_certificate_that_expires_soon_is_reported(tmp_path: Path) -> None:
     assert expiry_warning(create(tmp_path / "long").server) is None
     assert "expires in" in str(expiry_warning(create(tmp_path / "short", days=20).server))
     assert [w for w in Certificates(tmp_path / "short").warnings() if "server.pem: expires in 19 days" in w]
 
 
-def test_a_host_with_a_port_is_no_host(tmp_path: Path) -> None:
+def test_a_host_with_a_port_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CertificateError, match="'server:8000': expected a host name or an IP address, without a port"
     ):
         create(tmp_path, "server:8000")
 
 
-def test_without_the_cas_key_nothing_is_issued(tmp_path: Path) -> None:
+def test_without_the_key_of_the_ca_nothing_is_issued(tmp_path: Path) -> None:
     create(tmp_path)
     (tmp_path / "ca.key").unlink()
     with pytest.raises(KeyFileError, match=r"ca\.key: cannot be read"):
@@ -186,27 +186,29 @@ def test_without_the_cas_key_nothing_is_issued(tmp_path: Path) -> None:
     assert problems(tmp_path) == []  # it is best kept elsewhere
 
 
-def test_a_certificate_for_a_whole_domain_is_for_its_names(tmp_path: Path) -> None:
+def test_a_wildcard_certificate_matches_names_of_its_domain(tmp_path: Path) -> None:
     create(tmp_path, "*.plant.example")
     assert problems(tmp_path, "edge-server.plant.example") == []
     assert len(problems(tmp_path, "plant.example")) == 1
 
 
-def test_an_absent_folder_is_named_and_not_create(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_folder_is_reported_and_not_created(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["certs", "check", str(tmp_path / "none")]) == 2
     assert f"error: {tmp_path}/none: no such folder" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
-def test_the_command_makes_a_set_and_says_what_it_made(
+def test_the_command_creates_files_and_prints_their_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "c"
     assert main(["certs", "make", str(folder), "--host", "edge-server", "--client", "a"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for file in ("ca.pem", "server.pem", "clients/a.key"):
-        assert f"{folder}/{file}: " in said
-    assert "PRIVATE" not in said
+        assert f"{folder}/{file}: " in output
+    assert "PRIVATE" not in output
     assert main(["certs", "make", str(folder), "--client", "../a"]) == 2
     assert main(["certs", "make", str(folder), "--days", "0"]) == 2
 
