@@ -75,11 +75,12 @@ def test_server_clients_and_detect_work(
 
 @pytest.mark.parametrize("by", ["python -m", "PYTHONPATH"])
 def test_a_process_that_would_import_a_decoy_ends_with_one_line(decoys: Path, by: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}  # other tests may set it
     if by == "python -m":
-        done = run(sys.executable, "-m", "flockwatch", "status")
+        done = run(sys.executable, "-m", "flockwatch", "status", env=environment)
     else:
         path = f"{decoys}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        done = run(COMMAND, "status", env={**os.environ, "PYTHONPATH": path})
+        done = run(COMMAND, "status", env={**environment, "PYTHONPATH": path})
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"flockwatch: Python finds the package 'client' at {decoys}/client")
