@@ -12,7 +12,7 @@ import pytest
 
 from common.packages import python_module
 
-DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
+DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[3] / "shared" / "data")) / "asd"
 
 PLAIN_KERAS = {"federated": (0.784, 0.316), "pooled": (0.795, 0.359), "local_only": (0.812, 0.390)}
 """AUROC and average precision, mean over the servers: window 10, 64-16-64, fleet scaler, 60 rounds."""

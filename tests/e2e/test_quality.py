@@ -12,7 +12,7 @@ import pytest
 
 from common.packages import python_module
 
-DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
+DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[3] / "shared" / "data")) / "asd"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
