@@ -1,1 +1,1 @@
-"""What the server and the clients must agree on: settings, schema, arithmetic, messages."""
+"""Shared by server and clients: settings, schema, arithmetic, messages."""

@@ -21,7 +21,7 @@ class Feedback:
     """
 
     error: Weights = field(default_factory=dict)
-    """What was omitted so far; empty if nothing was."""
+    """The values omitted so far; empty if none were."""
     pending: Mapping[int, Weights] = field(default_factory=dict)
     """s - d of updates whose outcome is not known yet, by serial number."""
 

@@ -92,7 +92,7 @@ class Evaluation(Message, tag=3, frozen=True, eq=False):
 
 
 class Update(Evaluation, tag=4, frozen=True, eq=False, kw_only=True):
-    """What a client has learned from a version: the difference from its weights, and the version's error."""
+    """A client's training result for a version: the difference from its weights, and the version's error."""
 
     loss: NonNegative
     """Mean training loss of the last epoch."""

@@ -52,7 +52,7 @@ class UpdateShare:
     """One update's part in an aggregation."""
 
     number: int
-    """Of its task."""
+    """Number of its task."""
     node: NodeId
     staleness: int
     """How many versions are newer than the one that it started from."""

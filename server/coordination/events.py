@@ -21,7 +21,7 @@ class Described:
 
     node: NodeId
     number: int
-    """Of the request."""
+    """Number of the request."""
     description: Description
     owner: str | None = None
     """The client that the node's key is registered for; None where keys are not checked."""
@@ -41,7 +41,7 @@ class ReplyAdmitted:
 
     node: NodeId
     number: int
-    """Of the task."""
+    """Number of the task."""
     drifted: bool = False
     """Whether the client's data has drifted."""
 

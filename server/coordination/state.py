@@ -69,7 +69,7 @@ class BufferedUpdate:
     """An admitted update that waits for the next aggregation."""
 
     number: int
-    """Of its task."""
+    """Number of its task."""
     node: NodeId
     version: int
     """The version that it started from."""

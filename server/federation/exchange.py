@@ -52,7 +52,7 @@ class SentMessage:
 
     node: NodeId
     number: int
-    """Of the description request or the task."""
+    """Number of the description request or the task."""
     kind: Kind | None
     """None for a description request."""
     inline: bool = False

@@ -24,7 +24,7 @@ from common.protocol.tasks import VersionStep
 log = logging.getLogger(__name__)
 
 _PREFIX = "left/"
-"""Of the names under which the error feedback is saved."""
+"""Prefix of the names under which the error feedback is saved."""
 
 
 class VersionChain:
