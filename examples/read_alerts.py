@@ -12,8 +12,10 @@ from typing import Any
 
 
 def describe(notice: dict[str, Any]) -> str:
-    """Return one line about an incident that started or ended."""
+    """Return one line about a notice."""
     machine, alert = notice["client"], notice["alert"]
+    if notice.get("text"):
+        return f"{machine}: {notice['text']}"
     if notice["kind"] == "incident_ended":
         return f"{machine}: ended after {notice['events']} events, highest score {alert['score']:.3g}"
     started = datetime.fromtimestamp(notice["started"], UTC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,11 +54,7 @@ class Notifier:
 
     def post(self, notice: Notice) -> None:
         """Post a notice to all sinks. It does not wait for a disk or a network, and does not fail."""
-        log.warning(
-            "%s client=%s id=%s score=%.4g threshold=%.4g version=%d",
-            notice.kind, notice.client, notice.id, notice.alert.score, notice.alert.threshold,
-            notice.alert.version,
-        )  # fmt: skip
+        log.warning("%s client=%s id=%s%s", notice.kind, notice.client, notice.id, _details(notice))
         content = notice.pack()
         for outbox in self._outboxes.values():
             outbox.post(content)
@@ -77,3 +74,13 @@ class Notifier:
         """Deliver what the sinks take within `CLOSE_S` each; the rest stays in the spools."""
         for outbox in self._outboxes.values():
             outbox.close(CLOSE_S)
+
+
+def _details(notice: Notice) -> str:
+    """Return what a log line says about a notice beside its kind, client and id."""
+    details = ""
+    if (alert := notice.alert) is not None:
+        details += f" score={alert.score:.4g} threshold={alert.threshold:.4g} version={alert.version}"
+        if alert.causes:
+            details += f" cause={json.dumps(alert.causes[0].feature)}"
+    return details if notice.text is None else f"{details} text={json.dumps(notice.text)}"

@@ -9,7 +9,33 @@ from msgspec import Meta
 
 from common.bounds import MAX_FEATURES, ClientName, Count, FeatureName, Finite, Share
 
-NoticeKind = Literal["incident_started", "incident_ended"]
+NoticeKind = Literal[
+    "incident_started",
+    "incident_ended",
+    "regime_changed",
+    "adapted",
+    "flapping",
+    "sensor_silent",
+    "stream_silent",
+    "events_refused",
+]
+"""What a notice says:
+
+- `incident_started`, `incident_ended`: the first and the last notice of an incident.
+- `regime_changed`: an open incident has lasted so long that it looks like a new normal state.
+- `adapted`: the detector takes the values of an open incident as normal from here on; the incident has ended.
+- `flapping`: incidents of one leading feature come again and again; the next ones are not reported.
+- `sensor_silent`: a feature has no values any more.
+- `stream_silent`: no event has come for much longer than usual.
+- `events_refused`: nearly all lines of the stream are refused as events.
+"""
+
+OPEN_KINDS: tuple[NoticeKind, ...] = ("incident_started", "regime_changed")
+"""After a notice of these kinds an incident is open, until one of `END_KINDS` with the same id."""
+END_KINDS: tuple[NoticeKind, ...] = ("incident_ended", "adapted")
+
+MAX_NOTICE_TEXT = 500
+"""Longest text of a notice, in characters."""
 
 _IncidentId = Annotated[str, Meta(pattern=r"^[0-9A-Za-z._-]{1,64}$")]
 
@@ -44,20 +70,25 @@ class Alert(msgspec.Struct, frozen=True):
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """A message about an incident: that it has started, with its first alert, or that it has ended."""
+    """A message about an incident, or about a stream that cannot be watched as it should."""
 
     kind: NoticeKind
     id: _IncidentId
-    """The incident's id: the same in both notices, and when a stream is read again after a crash."""
+    """The incident's id: the same in all its notices, and when a stream is read again after a crash."""
     client: ClientName
     started: Finite
-    """Time of the incident's first alert, in seconds since 1970."""
+    """Time of the incident's first alert, or of what else the notice tells, in seconds since 1970."""
     ended: Finite | None
     """Time of its last alert; None while it is open."""
     events: Count
-    """Events above the threshold so far."""
-    alert: Alert
-    """The incident's first alert when it starts, the one with the highest score when it has ended."""
+    """Events above the threshold so far; of other notices the events concerned."""
+    alert: Alert | None
+    """The incident's first alert when it starts, and the one with the highest score later.
+
+    None in a notice that follows from no score: `sensor_silent`, `stream_silent`, `events_refused`.
+    """
+    text: Annotated[str, Meta(max_length=MAX_NOTICE_TEXT)] | None = None
+    """A sentence for people that says more than the kind; None: there is nothing to add."""
 
     def pack(self) -> bytes:
         """Return the notice as a JSON object."""

@@ -246,6 +246,9 @@ def _fault_reported(faulty: _Row) -> bool:
 
 def _print_notice(notice: dict[str, Any], console: Console) -> None:
     alert = notice["alert"]
+    if notice["kind"] not in ("incident_started", "incident_ended"):
+        console.print(f"[bold yellow]{notice['client']}[/]: {notice['text'] or notice['kind']}")
+        return
     if notice["kind"] == "incident_ended":
         console.print(
             f"[bold green]{notice['client']}[/]: the incident is over: {notice['events']} events above the "

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from common.protocol.alerts import Notice
+from common.protocol.alerts import END_KINDS, OPEN_KINDS, Notice
 from server.storage.history import History
 
 MAX_BYTES = 256 * 1024
@@ -27,6 +27,8 @@ MAX_FEATURE_LENGTH = 200
 
 def truncated(notice: Notice) -> Notice:
     """Return the notice as it is stored, with at most `MAX_CAUSES` causes and shortened feature names."""
+    if notice.alert is None:
+        return notice
     causes = tuple(
         replace(cause, feature=cause.feature[:MAX_FEATURE_LENGTH])
         for cause in notice.alert.causes[:MAX_CAUSES]
@@ -70,18 +72,21 @@ def incidents(notices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         notices: Rows of the table, newest first.
 
     Returns:
-        The incidents, newest first: the fields of the last notice (see `Notice`), whether the incident is
-        `open`, and when its first and its last notice were received (`received_at`, `updated_at`, in seconds
-        since 1970).
+        The incidents and other notices, newest first: the fields of the last notice (see `Notice`), whether
+        it is of an incident that is `open`, and when its first and its last notice were received
+        (`received_at`, `updated_at`, in seconds since 1970).
     """
     incidents: dict[tuple[str, str], dict[str, Any]] = {}
     for row in notices:
         key = (row["client"], row["incident"])
-        ended = row["kind"] == "incident_ended"
-        incident = incidents.setdefault(key, {"open": True, "updated_at": row["received_at"]})
-        if ended or "id" not in incident:
-            content = msgspec.json.decode(row["content"])
-            del content["kind"]
-            incident |= {**content, "open": incident["open"] and not ended}
+        incident = incidents.setdefault(key, {"kind": row["kind"], "updated_at": row["received_at"]})
+        if "id" not in incident or _order(row["kind"]) > _order(incident["kind"]):
+            incident |= msgspec.json.decode(row["content"])
+        incident["open"] = incident["kind"] in OPEN_KINDS
         incident["received_at"] = min(incident.get("received_at", row["received_at"]), row["received_at"])
     return list(incidents.values())
+
+
+def _order(kind: str) -> int:
+    """Return the place of a notice among those of its incident, which may arrive in another order."""
+    return (*OPEN_KINDS, *END_KINDS).index(kind) if kind in OPEN_KINDS + END_KINDS else -1

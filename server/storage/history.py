@@ -17,6 +17,7 @@ from msgspec.structs import asdict
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from common.model.scoring import ErrorSummary
+from common.protocol.alerts import END_KINDS, OPEN_KINDS
 from common.protocol.traffic import Traffic
 from server.storage import database
 from server.storage.database import NOTES, NOTICES, REPLIES, ROUNDS
@@ -198,10 +199,10 @@ class History:
             return connection.execute(sa.select(sa.func.max(table.c.rowid))).scalar() or 0
 
     def notices(self, limit: int) -> list[dict[str, Any]]:
-        """Return the newest notices of open incidents, and the newest notices of ended ones.
+        """Return the newest notices of open incidents, and the newest of all others.
 
         Args:
-            limit: Maximum number of notices, for open and for ended incidents each.
+            limit: Maximum number of notices, of open incidents and of all others each.
 
         Returns:
             Rows of the table, newest first.
@@ -209,12 +210,13 @@ class History:
         end = NOTICES.alias()
         ended = sa.exists().where(
             end.c.client == NOTICES.c.client, end.c.incident == NOTICES.c.incident,
-            end.c.kind == "incident_ended",
+            end.c.kind.in_(END_KINDS),
         )  # fmt: skip
+        is_open = sa.and_(NOTICES.c.kind.in_(OPEN_KINDS), ~ended)
         newest = sa.select(NOTICES).order_by(NOTICES.c.rowid.desc()).limit(limit)
         with self._session() as connection:
-            rows = [*connection.execute(newest.where(~ended)).mappings()]
-            rows += connection.execute(newest.where(ended)).mappings()
+            rows = [*connection.execute(newest.where(is_open)).mappings()]
+            rows += connection.execute(newest.where(~is_open)).mappings()
         return [dict(row) for row in sorted(rows, key=lambda row: row["rowid"], reverse=True)]
 
     def close(self) -> None:

@@ -34,24 +34,36 @@ export class Incidents {
   }
 }
 
+// What a notice of each kind is called; a kind that is not here is shown by its own name.
+const CHIPS = {
+  incident_started: "open", incident_ended: "ended", regime_changed: "open: new level", adapted: "adapted",
+  flapping: "flapping", sensor_silent: "sensor silent", stream_silent: "stream silent", events_refused: "events refused",
+};
+
 function fill(element, incident) {
-  const { alert } = incident;
-  const [first] = alert.causes;
-  const ratio = alert.threshold > 0 ? `${number(alert.score / alert.threshold, 3)} times the threshold` : "";
+  const { alert, text } = incident;
+  const first = alert?.causes[0];
+  const what = first ? `${truncate(first.feature, 60)} ${percent(first.share)}` : alert ? "no cause" : truncate(text ?? "", 80);
   element.dataset.open = incident.open;
   element.replaceChildren(
     make("summary", {},
-      make("span", { class: "chip" }, incident.open ? "open" : "ended"),
+      make("span", { class: "chip" }, CHIPS[incident.kind] ?? incident.kind),
       make("strong", {}, truncate(incident.client, 64)),
-      make("span", { class: "cause" }, first ? `${truncate(first.feature, 60)} ${percent(first.share)}` : "no cause"),
+      make("span", { class: "cause" }, what),
       make("time", {}, timestamp(incident.received_at))),
-    make("p", { class: "facts" }, [
-      ratio, `score ${number(alert.score)}, threshold ${number(alert.threshold)}`, `version ${count(alert.version)}`,
-      `${count(incident.events)} ${incident.events === 1 ? "alert" : "alerts"}`, duration(incident),
-    ].filter(Boolean).join(" · ")),
-    make("table", {},
+    ...(text ? [make("p", { class: "text" }, text)] : []),
+    make("p", { class: "facts" }, [...(alert ? scores(incident) : []), duration(incident)].filter(Boolean).join(" · ")),
+    ...(alert ? [make("table", {},
       make("thead", {}, make("tr", {}, ...["Feature", "Share of error", "Value", "Expected"].map((title) => make("th", { scope: "col" }, title)))),
-      make("tbody", {}, ...alert.causes.map(cause))));
+      make("tbody", {}, ...alert.causes.map(cause)))] : []));
+}
+
+function scores({ alert, events }) {
+  return [
+    alert.threshold > 0 ? `${number(alert.score / alert.threshold, 3)} times the threshold` : "",
+    `score ${number(alert.score)}, threshold ${number(alert.threshold)}`, `version ${count(alert.version)}`,
+    `${count(events)} ${events === 1 ? "alert" : "alerts"}`,
+  ];
 }
 
 function cause({ feature, share, value, expected }) {
@@ -62,6 +74,6 @@ function cause({ feature, share, value, expected }) {
 }
 
 function duration({ open, started, ended }) {
-  if (open) return `since ${timestamp(started)} in the stream's time`;
+  if (open || ended === null) return `since ${timestamp(started)} in the stream's time`;
   return `${timestamp(started)} in the stream's time, lasted ${seconds(Math.max(0, ended - started))}`;
 }

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from common.protocol.alerts import Alert, AlertError, Cause, Notice
+from common.protocol.alerts import MAX_NOTICE_TEXT, Alert, AlertError, Cause, Notice
 
 CAUSE = Cause("cpu", 0.75, 98.0, 12.5)
 ALERT = Alert(1e9, 4.0, 0.5, 7, (CAUSE,))
@@ -34,13 +35,22 @@ def test_a_notice_is_a_json_object_with_these_fields() -> None:
             "time": 1e9, "score": 4.0, "threshold": 0.5, "version": 7,
             "causes": [{"feature": "cpu", "share": 0.75, "value": 98.0, "expected": 12.5}],
         },
+        "text": None,
     }  # fmt: skip
 
 
 def test_a_number_that_is_not_finite_travels_as_null() -> None:
     cause = Cause("cpu", 1.0, math.nan, math.inf)
     notice = Notice("incident_ended", "1", "a", 1.0, 2.0, 3, Alert(1.0, 4.0, 0.5, 7, (cause,)))
-    assert Notice.unpack(notice.pack()).alert.causes == (Cause("cpu", 1.0, None, None),)
+    alert = Notice.unpack(notice.pack()).alert
+    assert alert is not None and alert.causes == (Cause("cpu", 1.0, None, None),)
+
+
+def test_a_notice_that_follows_from_no_score_has_a_text_and_no_alert() -> None:
+    notice = Notice("stream_silent", "1", "a", 1.0, None, 0, None, "no event for 10 minutes")
+    assert Notice.unpack(notice.pack()) == notice
+    with pytest.raises(AlertError, match="text"):
+        Notice.unpack(replace(notice, text="x" * (MAX_NOTICE_TEXT + 1)).pack())
 
 
 def test_unknown_fields_are_ignored() -> None:

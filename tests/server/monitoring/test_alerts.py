@@ -70,6 +70,28 @@ def test_an_incident_is_open_until_its_end_is_received(tmp_path: Path) -> None:
     assert [(i["client"], i["open"]) for i in incidents] == [("edge-8", True), ("edge-7", True)]
 
 
+def test_an_incident_that_was_adapted_to_has_ended(tmp_path: Path) -> None:
+    with closing(History(tmp_path / "history.sqlite")) as history:
+        for kind in ("regime_changed", "incident_started"):
+            alerts.record(history, Notice.unpack(packed(kind=kind)))
+        (changed,) = alerts.incidents(history.notices(10))
+        alerts.record(history, Notice.unpack(packed(kind="adapted", ended=1e9 + 60)))
+        (adapted,) = alerts.incidents(history.notices(10))
+    assert [(i["kind"], i["open"]) for i in (changed, adapted)] == [
+        ("regime_changed", True),
+        ("adapted", False),
+    ]
+
+
+def test_a_notice_without_an_alert_is_listed_and_not_open(tmp_path: Path) -> None:
+    silent = Notice("sensor_silent", "1", "edge-7", 1e9, None, 30, None, "temp has no values since 00:10")
+    with closing(History(tmp_path / "history.sqlite")) as history:
+        assert alerts.record(history, Notice.unpack(silent.pack()))
+        assert [row["kind"] for row in history.notices(1)] == ["sensor_silent"]
+        (listed,) = alerts.incidents(history.notices(1))
+    assert (listed["kind"], listed["open"], listed["text"]) == ("sensor_silent", False, silent.text)
+
+
 @pytest.mark.parametrize(
     "header",
     [
