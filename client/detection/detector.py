@@ -201,7 +201,8 @@ class Detector:
         why = scorer.explain(recent.rows[window])
         largest = np.argsort(why.share, kind="stable")[::-1][: self._max_causes]
         causes = tuple(
-            Cause(self.schema.features[i], *map(float, (why.share[i], recent.rows[slot, i], why.expected[i])))
+            Cause(self.schema.features[i], *map(float, (why.share[i], why.value[i], why.expected[i])))
             for i in largest
+            if why.value[i] == why.value[i]  # a feature that is missing explains nothing
         )
         return Alert(time, score, threshold, scorer.version, causes)

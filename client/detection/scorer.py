@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
-from common.model.scoring import activate, reconstruct, windows
+from common.model.scoring import activate, reconstruct, squared_errors, window_errors, windows
 
 Floats = NDArray[np.float32]
 
 MAX_ERROR = float(np.finfo(np.float32).max)
-"""Score of an event whose error overflows or is not a number."""
+"""Score of an event whose error overflows."""
 _CAPACITY = 4096
 """Scaled rows appended before the last window is moved back to the start of the array."""
 _MAX_SCALED = np.float32(1e12)
@@ -23,12 +23,17 @@ _MAX_SCALED = np.float32(1e12)
 
 
 class Explanation(NamedTuple):
-    """Per-feature view of a window, each array of shape (features,)."""
+    """Per-feature view of a window, each array of shape (features,).
+
+    Values are those of the newest event of the window that has the feature, in the feature's own unit.
+    """
 
     share: Floats
-    """Share of the error, weighted as in the score; the shares sum to 1."""
+    """Share of the error, weighted as in the score; the shares sum to 1. 0 for a feature that is missing."""
+    value: Floats
+    """Value; NaN if no event of the window has the feature."""
     expected: Floats
-    """Values of the last event as the model reconstructs them, in each feature's own unit."""
+    """Value as the model reconstructs it."""
 
 
 class _Network:
@@ -49,11 +54,12 @@ class _Network:
             )
         ]
         # A score is the mean of the squared errors, each multiplied by the precision of its input.
+        self._precision = manifest.precision
         self.weight = manifest.precision / manifest.architecture.inputs
         self._root = np.sqrt(self.weight)
 
     def score_one(self, inputs: Floats) -> float:
-        """Return the score of one scaled window of shape (inputs,)."""
+        """Return the score of one scaled window of shape (inputs,); NaN if its newest event is missing."""
         hidden = inputs
         for kernel, bias, output, zeros, activation in self._layers:
             np.dot(hidden, kernel, out=output)
@@ -66,14 +72,22 @@ class _Network:
         np.subtract(hidden, inputs, out=hidden)
         np.multiply(hidden, self._root, out=hidden)
         error = float(np.dot(hidden, hidden))
-        return error if error <= MAX_ERROR else MAX_ERROR
+        return error if error <= MAX_ERROR else float(self._score_carefully(inputs[None])[0])
 
     def score_many(self, inputs: Floats) -> Floats:
         """Return the scores of scaled windows of shape (n, inputs) as an array of shape (n,)."""
         difference = self.reconstruct(inputs) - inputs
         difference *= self._root
-        errors = np.einsum("ij,ij->i", difference, difference)
-        return np.where(errors <= MAX_ERROR, errors, np.float32(MAX_ERROR))
+        errors: Floats = np.einsum("ij,ij->i", difference, difference)
+        special = ~(errors <= MAX_ERROR)
+        if special.any():
+            errors[special] = self._score_carefully(inputs[special])
+        return errors
+
+    def _score_carefully(self, inputs: Floats) -> Floats:
+        """Return the scores of windows of shape (n, inputs) that have missing inputs or overflow."""
+        squares = squared_errors(self._architecture, self._weights, inputs)
+        return np.minimum(window_errors(squares, self._precision), np.float32(MAX_ERROR))
 
     def reconstruct(self, inputs: Floats) -> Floats:
         """Return the reconstruction of scaled windows of shape (n, inputs), in the same shape."""
@@ -83,8 +97,9 @@ class _Network:
 class Scorer:
     """Scores events in order: an event's score is the reconstruction error of the window that it ends.
 
-    Rows are float32, in each feature's own unit and in the order of the manifest's schema. Overflow is
-    expected: call the methods inside `np.errstate(over="ignore", invalid="ignore")`.
+    Rows are float32, in each feature's own unit and in the order of the manifest's schema. A missing value is
+    NaN: the score is that of the remaining inputs, and NaN if the newest event is missing as a whole.
+    Overflow is expected: call the methods inside `np.errstate(over="ignore", invalid="ignore")`.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -142,6 +157,15 @@ class Scorer:
             scores[-len(whole) :] = whole
         return scores
 
+    def score_window(self, window: Floats) -> float:
+        """Return the score of a window, shape (window, features), apart from the stream.
+
+        It is what `score_one` returns for the last of these rows after the others.
+        """
+        scaled = np.empty(window.shape, np.float32)
+        self._scale(window, scaled)
+        return self._network.score_one(scaled.reshape(-1))
+
     def explain(self, rows: Floats) -> Explanation:
         """Return which features make the window `rows`, shape (window, features), unusual.
 
@@ -149,14 +173,19 @@ class Scorer:
         values: otherwise a feature far beyond the limit would have a smaller share than the features whose
         reconstruction it spoils.
         """
+        missing = np.isnan(rows)
         scaled = np.nan_to_num((rows - self._mean) * self._inverse)
         scaled = np.clip(scaled, -_MAX_SCALED, _MAX_SCALED).reshape(1, -1)
         inputs = scaled if self._limits is None else np.clip(scaled, *self._limits)
         output = self._network.reconstruct(inputs)
-        error = (np.square(output - scaled) * self._network.weight).reshape(rows.shape).sum(axis=0)
-        total = error.sum()
-        expected = output.reshape(rows.shape)[-1] * self._scaler.std + self._scaler.mean
-        return Explanation(error / total if total > 0 else error, expected)
+        error = (np.square(output - scaled) * self._network.weight).reshape(rows.shape)
+        error[missing] = 0
+        by_feature = error.sum(axis=0)
+        total = by_feature.sum()
+        # Of each feature, the newest event that has it; the newest of all if none has.
+        newest = len(rows) - 1 - (~missing)[::-1].argmax(axis=0), np.arange(rows.shape[1])
+        expected = output.reshape(rows.shape)[newest] * self._scaler.std + self._scaler.mean
+        return Explanation(by_feature / total if total > 0 else by_feature, rows[newest], expected)
 
     def _scale(self, rows: Floats, out: Floats) -> None:
         """Do the same as `Scaler.apply`, without allocating."""

@@ -1,4 +1,8 @@
-"""Scores in NumPy: the autoencoder's forward pass, and the reconstruction error of each window."""
+"""Scores in NumPy: the autoencoder's forward pass, and the reconstruction error of each window.
+
+A missing value is NaN. The network gets 0 for it, which is the mean of a scaled feature, and its error is
+left out of the window's error.
+"""
 
 from __future__ import annotations
 
@@ -76,6 +80,70 @@ def reconstruct(architecture: Architecture, weights: Weights, inputs: Floats) ->
     return hidden
 
 
+def squared_errors(architecture: Architecture, weights: Weights, inputs: Floats) -> Floats:
+    """Return the squared reconstruction error of each input of scaled windows.
+
+    Args:
+        architecture: The model's shape.
+        weights: Its weights.
+        inputs: Scaled windows, shape (n, window * features); NaN where a value is missing.
+
+    Returns:
+        The same shape as `inputs`. NaN for a missing input, and for all inputs of a window whose newest event
+        is missing as a whole; infinite if a reconstruction overflows.
+    """
+    with np.errstate(invalid="ignore"):
+        squares: Floats = np.square(reconstruct(architecture, weights, inputs) - inputs)
+        incomplete = np.isnan(squares.sum(axis=1))
+        if incomplete.any():
+            squares[incomplete] = _present_squares(architecture, weights, inputs[incomplete])
+    return squares
+
+
+def _present_squares(architecture: Architecture, weights: Weights, inputs: Floats) -> Floats:
+    missing = np.isnan(inputs)
+    filled = np.where(missing, np.float32(0), inputs)
+    squares: Floats = np.square(reconstruct(architecture, weights, filled) - filled)
+    squares[np.isnan(squares)] = np.inf
+    newest = missing[:, -architecture.features :]
+    squares[missing | newest.all(axis=1, keepdims=True)] = np.nan
+    return squares
+
+
+def window_errors(squares: Floats, precision: Floats | None = None) -> Floats:
+    """Return the weighted mean over the present inputs of each window's squared errors.
+
+    The mean over the present inputs, `sum(p * e) / sum(p)`, is multiplied by the mean weight of all inputs:
+    a window with missing inputs has an error of the same size as a complete one.
+
+    Args:
+        squares: Shape (n, inputs), as `squared_errors` returns them.
+        precision: Factor for each input's squared error, shape (inputs,); None: 1.
+
+    Returns:
+        Shape (n,); NaN for a window without a present input.
+
+    >>> squares = np.array([[1, 2, 6], [1, 2, np.nan], [np.nan, np.nan, np.nan]], np.float32)
+    >>> window_errors(squares).tolist()
+    [3.0, 1.5, nan]
+    """
+    errors: Floats = (squares if precision is None else squares * precision).mean(axis=1)
+    incomplete = np.isnan(errors)
+    if incomplete.any():
+        errors[incomplete] = _present_errors(squares[incomplete], precision)
+    return errors
+
+
+def _present_errors(squares: Floats, precision: Floats | None) -> Floats:
+    weight = np.ones(squares.shape[1], np.float32) if precision is None else precision
+    present = ~np.isnan(squares)
+    total = np.where(present, squares * weight, np.float32(0)).sum(axis=1)
+    share = present @ weight / weight.sum()
+    errors = np.full(len(squares), np.nan, np.float32)
+    np.divide(total, weight.size * share, out=errors, where=share > 0)
+    return errors
+
+
 def window_starts(breaks: NDArray[np.bool_], window: int) -> NDArray[np.int32]:
     """Return the first row of each window that has no break after its first row.
 
@@ -97,7 +165,7 @@ class ScoredWindows:
     """The errors of windows of normal rows under one model."""
 
     errors: Floats
-    """Shape (windows,): mean squared reconstruction errors."""
+    """Shape (windows,): mean squared reconstruction errors; NaN if the newest event is missing as a whole."""
     scores: Floats
     """Shape (windows,): the same, with each input's squared error multiplied by its precision."""
     residuals: Residuals
@@ -116,14 +184,14 @@ def score_windows(
     Args:
         architecture: The model's shape.
         weights: Its weights.
-        rows: Scaled rows in time order, shape (n, features).
+        rows: Scaled rows in time order, shape (n, features); NaN where a value is missing.
         starts: First row of each window; None: every row.
         precision: Factor for each input's squared error, shape (inputs,); None: 1.
     """
     errors, weighted, residuals = [np.empty(0, np.float32)], [np.empty(0, np.float32)], Residuals()
     for squares in _squares(architecture, weights, rows, starts):
-        errors.append(squares.mean(axis=1))
-        weighted.append(errors[-1] if precision is None else (squares * precision).mean(axis=1))
+        errors.append(window_errors(squares))
+        weighted.append(errors[-1] if precision is None else window_errors(squares, precision))
         residuals = residuals.merge(Residuals.of(squares))
     return ScoredWindows(np.concatenate(errors), np.concatenate(weighted), residuals)
 
@@ -135,18 +203,18 @@ def scores(
     starts: NDArray[np.int32] | None = None,
     precision: Floats | None = None,
 ) -> Floats:
-    """Return the score of the event that ends each window, shape (windows,).
+    """Return the score of the event that ends each window, shape (windows,); NaN if all of it is missing.
 
     Args:
         architecture: The model's shape.
         weights: Its weights.
-        rows: Scaled rows in time order, shape (n, features).
+        rows: Scaled rows in time order, shape (n, features); NaN where a value is missing.
         starts: First row of each window; None: every row.
         precision: Factor for each input's squared error, shape (inputs,); None: 1.
     """
     blocks = [np.empty(0, np.float32)]
     for squares in _squares(architecture, weights, rows, starts):
-        blocks.append((squares if precision is None else squares * precision).mean(axis=1))
+        blocks.append(window_errors(squares, precision))
     return np.concatenate(blocks)
 
 
@@ -164,7 +232,7 @@ def _squares(
     offsets = np.arange(architecture.window, dtype=np.int32)
     for first in range(0, len(starts), BLOCK):
         block = rows[starts[first : first + BLOCK, None] + offsets].reshape(-1, architecture.inputs)
-        yield np.square(reconstruct(architecture, weights, block) - block)
+        yield squared_errors(architecture, weights, block)
 
 
 def activate(activation: Activation, x: Floats) -> Floats:
