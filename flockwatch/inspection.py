@@ -27,6 +27,7 @@ def description(file: Path) -> str:
     lines = [
         f"version       {manifest.version}",
         f"hash          {manifest.hash}",
+        f"of            {_owner(manifest)}",
         f"size          {len(content)} bytes",
         f"model         window {shape.window}, widths {' '.join(map(str, shape.widths))}, "
         f"{shape.activation}, output {shape.output_activation}",
@@ -48,3 +49,9 @@ def description(file: Path) -> str:
         lines.append(f"  {name:<24} {summary}   {moments.minimum[i]:.5g} to {moments.maximum[i]:.5g}")
     lines.append(f"settings      {json.dumps(manifest.settings.values)}")
     return "\n".join(lines)
+
+
+def _owner(manifest: Manifest) -> str:
+    if manifest.personalised:
+        return "one client, which has personalised it"
+    return "the fleet; a client adapts it to itself before it scores by it"

@@ -34,7 +34,7 @@ def personalise(manifest: Manifest, rows: ClientRows, get_trainer: TrainerFactor
     prepared = rows.prepare(manifest)
     manifest = _with_client_scaling(manifest, rows.aligned_moments(manifest.schema))
     manifest = _with_tuned_weights(manifest, prepared, rows.name, get_trainer)
-    return _with_client_residuals(manifest, prepared)
+    return replace(_with_client_residuals(manifest, prepared), personalised=True)
 
 
 def _with_client_scaling(manifest: Manifest, own: Moments) -> Manifest:

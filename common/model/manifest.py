@@ -42,6 +42,8 @@ class _Header:
     count: int
     settings: dict[str, Any]
     hash: str
+    personalised: bool | None = None
+    """None in files of earlier programs, which did not write it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,9 @@ class Manifest:
     residuals: Residuals = field(default_factory=Residuals)
     """The fleet's squared errors of the same rows, which weight the inputs in a score. In a personalised
     version: blended with the client's own."""
+    personalised: bool = False
+    """Whether a client has adapted the version to itself. If not, it is the fleet's, and its moments are not
+    those of any machine."""
 
     def __post_init__(self) -> None:
         counts = {len(self.schema), self.architecture.features, len(self.moments.mean)}
@@ -114,7 +119,8 @@ class Manifest:
 
     def pack(self) -> bytes:
         """Return the content of the version's file, in the safetensors format."""
-        return pack({**self._fields(), "hash": self.hash}, self._arrays())
+        fields = {**self._fields(), "personalised": self.personalised, "hash": self.hash}
+        return pack(fields, self._arrays())
 
     @classmethod
     def unpack(cls, content: bytes) -> Manifest:
@@ -137,6 +143,7 @@ class Manifest:
                 settings=_settings(header.settings),
                 scores=ScoreSketch.unpack(arrays["scores"].tobytes()),
                 residuals=Residuals.unpacked(arrays["residuals"]),
+                personalised=bool(header.personalised),
             )
         except ManifestError:
             raise
@@ -146,10 +153,12 @@ class Manifest:
             raise ManifestError(str(error)) from error
         if manifest.hash != header.hash:
             raise ManifestError(f"hash is {manifest.hash[:12]}, but the manifest says {header.hash[:12]}")
+        if header.personalised is None and _looks_personalised(manifest):
+            return replace(manifest, personalised=True)
         return manifest
 
     def _fields(self) -> dict[str, Any]:
-        return {
+        fields: dict[str, Any] = {
             "format": FORMAT,
             "version": self.version,
             "features": list(self.schema.features),
@@ -160,6 +169,8 @@ class Manifest:
             "count": self.moments.count,
             "settings": self.settings.values,
         }
+        # A version of the fleet has the same hash as in files that were written without this field.
+        return {**fields, "personalised": True} if self.personalised else fields
 
     def _arrays(self) -> dict[str, Any]:
         named: dict[str, Any] = {f"weights/{name}": array for name, array in self.weights.items()}
@@ -167,6 +178,25 @@ class Manifest:
         named["scores"] = np.frombuffer(self.scores.pack(), np.uint8)
         named |= {f"moments/{name}": np.asarray(getattr(self.moments, name)) for name in _MOMENTS}
         return named
+
+
+def _looks_personalised(manifest: Manifest) -> bool:
+    """Return whether a file without the flag holds a version that a client has personalised.
+
+    Personalised moments have one ratio of the spread of all rows to the spread within clients, the same for
+    all features (`Moments.for_client`). In a fleet's moments the distances between its clients' means add to
+    the spread, for each feature by another ratio. A fleet of one client has the ratio 1 too, but its
+    residuals and its scores are of the same windows.
+    """
+    within, m2 = manifest.moments.within, manifest.moments.m2
+    varying = within > 0
+    if manifest.settings.scaling.by not in ("shared", "client") or not np.array_equal(varying, m2 > 0):
+        return False
+    if manifest.residuals.count == manifest.scores.count:
+        return False
+    ratios = m2[varying] / within[varying]
+    expected = ratios[:1] if len(ratios) > 1 else 1.0
+    return bool(np.allclose(ratios, expected, rtol=1e-9))
 
 
 def _format_problem(number: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,15 @@ def test_inspect_prints_the_contents_of_a_version(capsys: pytest.CaptureFixture[
     assert "4000, of held-out events" in output
     for feature in ("a", "b", "c"):
         assert f"\n  {feature} " in output
+
+
+@pytest.mark.parametrize(("personalised", "owner"), [(False, "the fleet"), (True, "one client")])
+def test_inspect_says_whose_a_version_is(
+    capsys: pytest.CaptureFixture[str], personalised: bool, owner: str
+) -> None:
+    Path("v7.safetensors").write_bytes(replace(version(7), personalised=personalised).pack())
+    assert main(["inspect", "v7.safetensors"]) == 0
+    assert f"\nof            {owner}" in capsys.readouterr().out
 
 
 def test_a_file_of_two_networks_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

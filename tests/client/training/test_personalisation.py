@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,7 +53,12 @@ def test_own_rows_score_one_on_average_under_a_personalised_version() -> None:
 
 
 def test_a_version_stays_the_same_if_the_settings_ask_for_no_personalisation() -> None:
-    assert personalised(version()).hash == version().hash
+    assert personalised(version()).hash == replace(version(), personalised=True).hash
+
+
+def test_a_personalised_version_says_so() -> None:
+    assert not personal_version().personalised
+    assert personalised(personal_version()).personalised
 
 
 def test_without_tensorflow_the_input_weights_are_personal_and_the_weights_are_not(

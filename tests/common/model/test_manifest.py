@@ -80,7 +80,9 @@ def test_a_packed_manifest_unpacks_to_the_same(
 
 def test_the_parts_of_the_file_format() -> None:
     fields, arrays = unpack(PACKED)
-    assert sorted(fields) == ["architecture", "count", "features", "format", "hash", "settings", "version"]
+    assert sorted(fields) == [
+        "architecture", "count", "features", "format", "hash", "personalised", "settings", "version"
+    ]  # fmt: skip
     assert fields["format"] == 3
     assert {name.split("/")[0] for name in arrays} == {"moments", "residuals", "scores", "weights"}
 
@@ -107,8 +109,9 @@ def test_a_packed_manifest_is_a_safetensors_file() -> None:
         manifest(moments=structs.replace(manifest().moments, count=10)),
         manifest(architecture=Architecture(2, window=2, hidden=(3,), activation="tanh")),
         manifest(scores=ScoreSketch.of(np.arange(301.0))),
+        manifest(personalised=True),
     ],
-    ids=["version", "features", "order", "settings", "weights", "moments", "count", "model", "scores"],
+    ids=["version", "features", "order", "settings", "weights", "moments", "count", "model", "scores", "own"],
 )
 def test_the_hash_covers_everything(other: Manifest) -> None:
     assert other.hash != manifest().hash
@@ -136,13 +139,14 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
 # What is read from bytes.
 
 FIELDS, ARRAYS = unpack(PACKED)
+REQUIRED = sorted(FIELDS.keys() - {"personalised"})
 
 
 def sealed(fields: dict[str, Any], arrays: dict[str, Any] | None = None) -> bytes:
     return pack(fields, ARRAYS if arrays is None else arrays)
 
 
-@pytest.mark.parametrize("field", sorted(FIELDS))
+@pytest.mark.parametrize("field", REQUIRED)
 def test_a_manifest_without_one_of_its_fields_is_refused(field: str) -> None:
     with pytest.raises(ManifestError):
         Manifest.unpack(sealed({name: value for name, value in FIELDS.items() if name != field}))
@@ -152,6 +156,55 @@ def test_a_manifest_without_one_of_its_fields_is_refused(field: str) -> None:
 def test_a_manifest_without_one_of_its_arrays_is_refused(name: str) -> None:
     with pytest.raises(ManifestError):
         Manifest.unpack(sealed(FIELDS, {n: a for n, a in ARRAYS.items() if n != name}))
+
+
+def without_flag(m: Manifest) -> bytes:
+    """The file of a version as programs wrote it that did not know of the flag."""
+    fields, arrays = unpack(m.pack())
+    return pack({name: value for name, value in fields.items() if name != "personalised"}, arrays)
+
+
+def fleet_moments() -> Moments:
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    return Moments.of(rows).merge(Moments.of(rows * [1, 2] + [3, 5]))
+
+
+def test_a_personalised_version_says_so_and_that_cannot_be_changed_unnoticed() -> None:
+    assert not Manifest.unpack(PACKED).personalised
+    own = manifest(personalised=True)
+    assert Manifest.unpack(own.pack()).personalised
+    fields, arrays = unpack(own.pack())
+    for other in ({"personalised": False}, {"personalised": "yes"}):
+        with pytest.raises(ManifestError):
+            Manifest.unpack(pack({**fields, **other}, arrays))
+    with pytest.raises(ManifestError, match="hash"):
+        Manifest.unpack(sealed({**FIELDS, "personalised": True}))
+
+
+@pytest.mark.parametrize("spread", [1.0, 10.0], ids=["usual spread", "wide spread"])
+def test_files_without_the_flag_are_told_apart_by_their_moments(spread: float) -> None:
+    fleet = fleet_moments()
+    assert not Manifest.unpack(without_flag(manifest(moments=fleet))).personalised
+    wide = np.random.default_rng(1).normal(size=(20, 2)) * 5 * spread
+    own = manifest(moments=fleet.for_client(Moments.of(wide)))
+    back = Manifest.unpack(without_flag(own))
+    assert back.personalised
+    assert contents(back) == contents(own)
+
+
+def test_files_without_the_flag_are_the_fleets_if_clients_do_not_scale_by_their_own_mean() -> None:
+    settings = VersionSettings.parse({"scaling": {"by": "fleet"}})
+    assert not Manifest.unpack(without_flag(manifest(settings=settings))).personalised
+
+
+def test_the_ratio_of_one_varying_feature_tells_nothing() -> None:
+    fleet = manifest(("cpu",), moments=fleet_moments().take([0]))
+    assert not Manifest.unpack(without_flag(fleet)).personalised
+
+
+def test_a_file_without_the_flag_of_a_fleet_of_one_client_is_the_fleets() -> None:
+    residuals = Residuals.of(np.ones((SCORES.count, 4)))
+    assert not Manifest.unpack(without_flag(manifest(residuals=residuals))).personalised
 
 
 def test_another_format_is_named() -> None:
@@ -181,7 +234,7 @@ def test_settings_that_this_program_does_not_read_are_named(settings: Any, probl
 KINDS: list[Any] = [None, True, -1, 0, 1.5, "", "x", [], ["x"], [[]], {}, {"hidden": ["x"]}, {"hidden": 3}]
 
 
-@pytest.mark.parametrize("field", sorted(FIELDS))
+@pytest.mark.parametrize("field", REQUIRED)
 def test_a_field_of_another_kind_is_refused_or_harmless(field: str) -> None:
     for value in KINDS:
         try:
