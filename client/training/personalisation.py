@@ -9,9 +9,8 @@ import numpy as np
 
 from client.training.client_rows import ClientRows, PreparedRows
 from client.training.trainer_cache import TrainerFactory, TrainingUnavailableError
+from client.versions.own_statistics import with_own_residuals, with_own_scaling
 from common.model.manifest import Manifest
-from common.model.moments import Moments
-from common.model.residuals import Residuals
 
 
 def personalise(manifest: Manifest, rows: ClientRows, get_trainer: TrainerFactory) -> Manifest:
@@ -32,19 +31,10 @@ def personalise(manifest: Manifest, rows: ClientRows, get_trainer: TrainerFactor
         DataError: there are too few rows for one window on each side.
     """
     prepared = rows.prepare(manifest)
-    manifest = _with_client_scaling(manifest, rows.aligned_moments(manifest.schema))
+    manifest = with_own_scaling(manifest, rows.aligned_moments(manifest.schema))
     manifest = _with_tuned_weights(manifest, prepared, rows.name, get_trainer)
-    return replace(_with_client_residuals(manifest, prepared), personalised=True)
-
-
-def _with_client_scaling(manifest: Manifest, own: Moments) -> Manifest:
-    match manifest.settings.scaling.by:
-        case "client":
-            return replace(manifest, moments=own)
-        case "shared":
-            return replace(manifest, moments=manifest.moments.for_client(own))
-        case _:
-            return manifest
+    own = prepared.score_training(manifest).residuals
+    return replace(with_own_residuals(manifest, own), personalised=True)
 
 
 def _with_tuned_weights(
@@ -68,12 +58,3 @@ def _with_tuned_weights(
         for name, array in manifest.weights.items()
     }
     return replace(manifest, weights=weights)
-
-
-def _with_client_residuals(manifest: Manifest, prepared: PreparedRows) -> Manifest:
-    """Blend the fleet's residuals with those of the client's training windows."""
-    scoring = manifest.settings.scoring
-    if not scoring.normalise:
-        return replace(manifest, residuals=Residuals())
-    own = prepared.score_training(manifest).residuals
-    return replace(manifest, residuals=own.blended_with(manifest.residuals, scoring.prior))
