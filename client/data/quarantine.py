@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.recent_events import ABNORMAL, RecentEvents
+from client.data.recent_events import ABNORMAL, NORMAL, RecentEvents
+from client.data.training_buffer import BufferedRows
 
 Flags = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -64,6 +65,14 @@ class QuarantineFilter:
             normal=normal,
             breaks=~followed,
         )
+
+    def held(self) -> BufferedRows:
+        """Return the normal events that are still in quarantine, oldest first. They stay in it."""
+        events = self._recent.since(self._next)
+        normal = events.flags == NORMAL
+        before = np.array([self._last_normal and events.start == self._next])
+        follows = np.concatenate([before, normal])[:-1]
+        return BufferedRows(events.rows[normal], ~follows[normal])
 
 
 def far_from_incidents(flags: Flags, margin: int) -> Mask:
