@@ -150,14 +150,17 @@ class ScoringSettings(Section):
 
 
 class FederationSettings(Section):
-    """Who trains when, how late updates count, and when a run ends (`docs/async.md`)."""
+    """Who trains when, how late updates count, and when training pauses or ends (`docs/async.md`)."""
 
     mode: Literal["synchronous", "asynchronous"] = "synchronous"
     """synchronous: rounds wait for all sampled clients, or for a quorum. asynchronous: no client waits."""
     strategy: Strategy = "fedavg"
     """The strategy of Flower that aggregates updates; its parameters are in section `aggregation`."""
-    max_rounds: PositiveInt = 200
-    """The run ends after this many versions."""
+    max_rounds: PositiveInt | None = None
+    """The run ends after this many versions, or before that when it has converged or nobody comes.
+
+    None: the server goes on until it is stopped. `flockwatch local` and `flockwatch evaluate` end after 200.
+    """
     start_from: FilePath | None = None
     """Version file of another fleet to start from. None: version 0 has drawn weights.
 
@@ -199,13 +202,21 @@ class FederationSettings(Section):
     staleness_free: Annotated[int, Field(ge=0)] = 4
     """`free` in the formula of the hinge: versions of staleness that cost no weight."""
     wait_s: Seconds = 600.0
-    """Seconds that the server waits for clients or for a quorum before it ends the run with a reason."""
-    interval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Fewest seconds between two versions, for fleets that learn permanently. 0: no pause."""
-    patience: Annotated[int, Field(ge=0)] = 10
-    """The run ends after this many rounds without improvement. 0: only `max_rounds` ends it.
+    """Seconds after which a round without a quorum is given up, and its clients' tasks with it.
 
-    Asynchronous: as many updates as there are clients count as a round.
+    With `max_rounds`, also the seconds of waiting for clients after which the run ends.
+    """
+    interval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Fewest seconds between two versions. 0: no pause."""
+    converged_interval_s: Seconds = 600.0
+    """Fewest seconds between two versions while the federation has converged.
+
+    A new client, or one that reports drift, begins the next version at once.
+    """
+    patience: Annotated[int, Field(ge=0)] = 10
+    """The federation has converged after this many rounds without improvement. 0: it never has.
+
+    Asynchronous: as many updates as there are clients count as a round. With `max_rounds`, the run then ends.
     """
     min_improvement: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share by which the weighted reconstruction error must fall below its best value to have improved."""
@@ -472,8 +483,8 @@ class EvaluateSettings(Section):
 class Settings(Section):
     """All settings. They are immutable once loaded.
 
-    >>> Settings().federation.max_rounds
-    200
+    >>> Settings().federation.patience
+    10
     """
 
     model: ModelSettings = ModelSettings()

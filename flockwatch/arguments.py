@@ -47,7 +47,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
 def _add_server(subparsers: Any) -> None:
     server = _command(
         subparsers, commands.server,
-        "run the server of a federation until training has converged",
+        "run the server of a federation until it is stopped",
         "flockwatch server --host 0.0.0.0 --certificate certs/server.pem --key certs/server.key\n"
         "flockwatch server --status 127.0.0.1:8080      # serves a status page",
     )  # fmt: skip

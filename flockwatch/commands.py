@@ -17,7 +17,7 @@ WRONG_INPUT = 2
 
 
 def server(settings: Settings, options: argparse.Namespace) -> int:
-    """Run the server of a federation until training has converged or a signal comes."""
+    """Run the server of a federation until a signal comes, or to the end that the settings set."""
     from server.launch import serve
 
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""The output of `flockwatch local` and `evaluate`: a folder for the results of a run, and the terminal."""
+"""The output of `flockwatch local` and `evaluate`: when it ends, a folder for results, the terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
+
+from common.settings import Settings
+
+MAX_ROUNDS = 200
+"""Versions after which a run ends, where `federation.max_rounds` is not set."""
 
 PLAIN_WIDTH = 110
 """Width of output that does not go to a terminal, in characters."""
@@ -17,6 +22,12 @@ def new_folder(runs: Path) -> Path:
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     names = itertools.chain([stamp], (f"{stamp}-{attempt}" for attempt in itertools.count(2)))
     return next(runs / name for name in names if not (runs / name).exists())
+
+
+def finite(settings: Settings) -> Settings:
+    """Return settings by which the federation ends by itself: a server goes on until it is stopped."""
+    max_rounds = settings.federation.max_rounds or MAX_ROUNDS
+    return settings.with_values(federation={"max_rounds": max_rounds})
 
 
 def terminal() -> Console:

@@ -1,4 +1,4 @@
-"""The process of `flockwatch server`: starts SuperLink, and keeps a Flower run going to its end."""
+"""The process of `flockwatch server`: starts SuperLink, and keeps a Flower run going."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ MAX_REFUSALS = 5
 """Consecutive times that a running SuperLink may refuse the run before the server gives up."""
 
 MAX_FRUITLESS_STARTS = 5
-"""Consecutive times that the ServerApp may die without a new version before the server gives up."""
+"""Consecutive times that the ServerApp may die soon and without a new version before the server gives up."""
+
+STEADY_S = 600.0
+"""A ServerApp that has run for this long has not died soon."""
 
 
 def serve(settings: Settings, stop: threading.Event) -> str:
-    """Run a federation to its end; start SuperLink and the ServerApp again when they die.
+    """Serve a federation until it is stopped or ends; start SuperLink and the ServerApp again when they die.
 
     Args:
         settings: All sections.
@@ -111,12 +114,12 @@ def _supervise(
             log.warning("run not submitted attempt=%d reason=%s", refusals, error)
             stop.wait(refusals)
             continue
-        refusals = 0
+        refusals, submitted = 0, time.monotonic()
         _wait_for_end(superlink, lease, stop)
         if stop.is_set() or lease.ended is not None:
             break
-        version = _newest_version(folder)
-        fruitless, newest = (0 if version != newest else fruitless + 1), version
+        version, steady = _newest_version(folder), time.monotonic() - submitted > STEADY_S
+        fruitless, newest = (0 if steady or version != newest else fruitless + 1), version
         if fruitless >= MAX_FRUITLESS_STARTS:
             raise SuperLinkError(
                 f"the ServerApp died {fruitless} times without a new model version; see {folder}/run.log"

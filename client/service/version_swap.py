@@ -128,7 +128,9 @@ class VersionSwap:
             return
         self.cancel()
         manifest = running.manifest
-        if result.rejection is not None and not running.rollback:
+        # Any version that scores is better than none: a trial refuses it only where another is in use.
+        usable = result.windows > 0 and self._detector.active is None
+        if result.rejection is not None and not running.rollback and not usable:
             self._store.refuse(manifest, result.rejection)
             self._record_refusal(f"version {manifest.version}: {result.rejection}")
             return

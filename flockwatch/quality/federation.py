@@ -19,6 +19,7 @@ from common.flower.stamps import set_task
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.settings import Settings, TrainingSettings
+from flockwatch.runs import finite
 from server.federation import aggregation
 from server.federation.strategy import FlockStrategy
 from server.flower.memory_grid import MemoryGrid
@@ -62,7 +63,7 @@ def federate(clients: Sequence[ClientWorker], settings: Settings, folder: Path) 
     """
     set_task()
     folder.mkdir(parents=True, exist_ok=True)
-    settings = settings.with_values(federation={"min_clients": len(clients)})
+    settings = finite(settings).with_values(federation={"min_clients": len(clients)})
     apps = {i + 1: _app(client) for i, client in enumerate(clients)}
     registry = Registry(folder / "versions", settings.server.keep_versions)
     history = History(folder / "history.sqlite")

@@ -30,7 +30,7 @@ from common.packages import python_module
 from common.processes import Processes
 from common.settings import Settings
 from flockwatch.quality.comparison import Comparison
-from flockwatch.runs import new_folder, terminal
+from flockwatch.runs import finite, new_folder, terminal
 from flockwatch.simulation import live
 from flockwatch.simulation.partitions import PartitionSource, gather
 from flockwatch.simulation.report import report, table
@@ -63,7 +63,7 @@ def run(settings: Settings) -> int:
         if settings.local.live:
             live.select_rows(source.partition)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = settings.with_values(
+    settings = finite(settings).with_values(
         server={
             "host": "127.0.0.1",
             "port": free_port(),

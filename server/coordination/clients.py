@@ -14,6 +14,9 @@ from server.coordination.tasks import fail_task, ready_nodes, stop_awaiting, wit
 RETRY_S = 5.0
 """Wait before the description of a refused client is requested again."""
 
+REFRESH_S = 60.0
+"""Wait before a client without work describes itself again: it may have drifted."""
+
 REPLY_TIMEOUT_S = 30.0
 """Wait before a request without a reply is repeated, so that requests do not pile up at a busy client."""
 
@@ -42,7 +45,7 @@ def described(state: State, event: Described, step: Step) -> State:
         return state
     description = event.description
     client = replace(
-        known, status="ready", ask_at=step.now, description=description, reason="",
+        known, status="ready", ask_at=step.now + REFRESH_S, description=description, reason="",
         drifted=known.drifted or description.drifted,
     )  # fmt: skip
     if event.owner not in (None, client.name):
@@ -75,7 +78,11 @@ def description_failed(state: State, event: DescriptionFailed, step: Step) -> St
 
 def request_descriptions(state: State, step: Step) -> State:
     """Request the descriptions that are due, a limited number at a time."""
-    due = [node for node, c in state.clients.items() if c.status != "ready" and step.now >= c.ask_at]
+    due = [
+        node
+        for node, client in state.clients.items()
+        if step.now >= client.ask_at and (client.status != "ready" or node not in state.tasks)
+    ]
     if due:
         pending = sum(c.status == "asked" and step.now < c.ask_at for c in state.clients.values())
         due.sort(key=lambda node: state.clients[node].ask_at)

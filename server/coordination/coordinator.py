@@ -83,9 +83,13 @@ def _reply_admitted(state: State, event: ReplyAdmitted, step: Step) -> State:
     state = _counted(tasks.without_task(state, event.node), event.node, task)
     client = state.clients.get(event.node)
     if client is not None:
-        state = tasks.with_client(state, event.node, replace(client, drifted=event.drifted))
+        client = replace(client, drifted=event.drifted, ask_at=step.now + clients.REFRESH_S)
+        state = tasks.with_client(state, event.node, client)
     if task.kind == "evaluate":
         return state
+    if client is not None and tasks.is_new(state, client):
+        # The federation's error now includes that of other data, so earlier ones do not compare.
+        state = replace(state, best_error=None, rounds_without_improvement=0)
     duration = tasks.with_sample(state.durations.get(task.client), step.now - task.sent_at)
     state = replace(state, durations={**state.durations, task.client: duration})
     staleness = state.version - task.version
@@ -123,11 +127,14 @@ def _task_failed(state: State, event: TaskFailed, step: Step) -> State:
 
 def _aggregated(state: State, event: Aggregated, step: Step) -> State:
     """Return the state with the next version, and have that version published before anything follows."""
+    settings = step.settings
     state = replace(
-        state, version=state.version + 1, aggregating=False, failures={}, waiting_since=None,
-        next_version_at=step.now + step.settings.interval_s,
+        state, version=state.version + 1, aggregating=False, failures={}, waiting_since=None
     )  # fmt: skip
-    state = _checked_for_improvement(state, event, step.settings)
+    state = _checked_for_improvement(state, event, settings)
+    converged = state.has_converged(settings.patience)
+    pause_s = max(settings.interval_s, settings.converged_interval_s if converged else 0.0)
+    state = replace(state, next_version_at=step.now + pause_s)
     step.actions.append(Publish(state.version, progress_of(state)))
     return state
 

@@ -17,7 +17,7 @@ from server.coordination.actions import (
     Stop,
     UpdateShare,
 )
-from server.coordination.state import Kind, Round, State
+from server.coordination.state import Kind, NodeId, Round, State
 from server.coordination.waiting import waiting_for
 
 ROUND_PAUSE_S = 1.0
@@ -33,14 +33,15 @@ def advance(state: State, step: Step) -> State:
         return state
     if state.round is not None:
         return _close_round(state, state.round, step)
-    if settings.patience and state.rounds_without_improvement >= settings.patience:
-        state = replace(state, ending=f"converged: no improvement in {settings.patience} rounds")
-    elif state.version >= settings.max_rounds:
-        state = replace(state, ending=f"{settings.max_rounds} rounds done")
+    if settings.max_rounds is not None:
+        if state.has_converged(settings.patience):
+            state = replace(state, ending=f"converged: no improvement in {settings.patience} rounds")
+        elif state.version >= settings.max_rounds:
+            state = replace(state, ending=f"{settings.max_rounds} rounds done")
     if state.ending:
         step.actions.extend(DropUpdate(u.number, u.node, TOO_LATE) for u in state.buffer)
         state = replace(state, buffer=())
-    if step.now < state.next_version_at and not state.ending:
+    if step.now < state.next_version_at and not state.ending and not _pause_is_over(state, step):
         return state
     if state.waiting_since is None:
         state = replace(state, waiting_since=step.now)
@@ -55,9 +56,16 @@ def advance(state: State, step: Step) -> State:
             state = _open_round(state, min_clients, step)
     since = state.waiting_since
     idle = not state.aggregating and state.round is None
-    if idle and since is not None and step.now >= since + settings.wait_s:
+    ends = settings.max_rounds is not None
+    if ends and idle and since is not None and step.now >= since + settings.wait_s:
         return _stop(state, f"gave up waiting: {waiting_for(state, step.now, settings)}", step)
     return state
+
+
+def _pause_is_over(state: State, step: Step) -> bool:
+    """Return whether a client does not let a converged federation pause."""
+    converged = state.has_converged(step.settings.patience)
+    return converged and any(_is_urgent(state, node) for node in tasks.idle_nodes(state, step.now))
 
 
 def _aggregate_or_assign(state: State, min_clients: int, step: Step) -> State:
@@ -97,15 +105,21 @@ def _open_round(state: State, min_clients: int, step: Step) -> State:
     number, size = state.version + 1, max(min_clients, round(step.settings.fraction * len(idle)))
     # The seed comes from the state, so that a run is reproducible; a failed round draws another sample.
     sample = random.Random(f"{number}/{state.last_round_id}").sample(idle, len(idle))  # noqa: S311
-    sample.sort(key=lambda node: not state.clients[node].drifted)
+    sample.sort(key=lambda node: not _is_urgent(state, node))
     nodes, round_id = sorted(sample[:size]), state.last_round_id + 1
     state = tasks.assign(state, kind, nodes, round_id, step)
     opened = Round(kind, number, round_id, step.now, len(nodes), frozenset(nodes))
     return replace(state, last_round_id=round_id, round=opened, waiting_since=None, failures={})
 
 
+def _is_urgent(state: State, node: NodeId) -> bool:
+    """Return whether a client comes first: its data has drifted, or it has not had a task yet."""
+    client = state.clients[node]
+    return client.drifted or (client.trained_version < 0 and tasks.is_new(state, client))
+
+
 def _close_round(state: State, current: Round, step: Step) -> State:
-    """Close the round if all have answered, or a quorum at the deadline; abandon it if it cannot succeed."""
+    """Close the round if all have answered, or a quorum at the deadline; give it up if it cannot succeed."""
     settings = step.settings
     quorum = len(current.answered) >= _quorum(current.sampled, settings)
     overdue = step.now >= current.opened_at + settings.deadline_s
@@ -117,17 +131,24 @@ def _close_round(state: State, current: Round, step: Step) -> State:
             return _aggregate(closed, step)
         step.actions.append(EvaluationDone(tuple(sorted(current.answered))))
         return _stop(closed, state.ending, step)
-    if not current.awaited:
-        step.actions.append(AbandonRound(current.number, tuple(state.failures.values())))
-        lost = [update for update in state.buffer if update.round_id == current.round_id]
-        step.actions.extend(DropUpdate(u.number, u.node, "its round failed") for u in lost)
-        return replace(
-            state, round=None, waiting_since=step.now, failures={}, next_round_at=step.now + ROUND_PAUSE_S,
-            buffer=tuple(update for update in state.buffer if update.round_id != current.round_id),
-        )  # fmt: skip
-    if not quorum and step.now >= current.opened_at + settings.wait_s:
-        return _stop(state, f"gave up waiting: {waiting_for(state, step.now, settings)}", step)
-    return state
+    given_up = not quorum and step.now >= current.opened_at + settings.wait_s
+    if given_up and current.awaited:
+        if settings.max_rounds is not None:
+            return _stop(state, f"gave up waiting: {waiting_for(state, step.now, settings)}", step)
+        for node in sorted(current.awaited):
+            state = tasks.fail_task(state, node, f"no reply in {settings.wait_s:.0f} s", step.now)
+    return _abandoned(state, current, step) if given_up or not current.awaited else state
+
+
+def _abandoned(state: State, current: Round, step: Step) -> State:
+    """Give up a round; nothing of it is used."""
+    step.actions.append(AbandonRound(current.number, tuple(state.failures.values())))
+    lost = [update for update in state.buffer if update.round_id == current.round_id]
+    step.actions.extend(DropUpdate(u.number, u.node, "its round failed") for u in lost)
+    return replace(
+        state, round=None, waiting_since=step.now, failures={}, next_round_at=step.now + ROUND_PAUSE_S,
+        buffer=tuple(update for update in state.buffer if update.round_id != current.round_id),
+    )  # fmt: skip
 
 
 def _quorum(sampled: int, settings: FederationSettings) -> int:

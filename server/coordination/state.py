@@ -147,3 +147,7 @@ class State:
     """Why training has ended, while the evaluation of the final version is still to come; else empty."""
     stopped: str | None = None
     """Why the run has ended; None while it goes on."""
+
+    def has_converged(self, patience: int) -> bool:
+        """Return whether the error has not improved in this many rounds; never with 0 rounds."""
+        return 0 < patience <= self.rounds_without_improvement

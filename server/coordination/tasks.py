@@ -49,6 +49,11 @@ def client_name(state: State, node: NodeId) -> str:
     return (client.name if client else "") or (task.client if task else "") or str(node)
 
 
+def is_new(state: State, client: ConnectedClient) -> bool:
+    """Return whether the federation has versions, but never had an update of this client."""
+    return state.version > 0 and client.name not in state.durations
+
+
 def with_client(state: State, node: NodeId, client: ConnectedClient) -> State:
     """Return the state with this client on the node."""
     return replace(state, clients={**state.clients, node: client})

@@ -20,7 +20,7 @@ def waiting_for(state: State, now: float, settings: FederationSettings) -> str:
             f"after {now - current.opened_at:.0f} s; awaited: {names}"
         )
     if state.waiting_since is None:
-        return ""
+        return _pause(state, now, settings)
     waited = f"after {now - state.waiting_since:.0f} s"
     ready = ready_nodes(state)
     late = [client_name(state, n) for n in ready if n in state.tasks and not state.tasks[n].awaited]
@@ -43,3 +43,16 @@ def waiting_for(state: State, now: float, settings: FederationSettings) -> str:
         f"refused: {'; '.join(refused)}" if refused else "",
     ]
     return "; ".join(part for part in parts if part)
+
+
+def _pause(state: State, now: float, settings: FederationSettings) -> str:
+    """Return when the next version follows; empty if there is no pause before it."""
+    left_s = state.next_version_at - now
+    if left_s <= 0:
+        return ""
+    if not state.has_converged(settings.patience):
+        return f"the next version follows in {left_s:.0f} s"
+    return (
+        f"converged, no improvement in {state.rounds_without_improvement} rounds: the next version follows "
+        f"in {left_s:.0f} s, or at once for a new client or one that reports drift"
+    )

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 STATUS_INTERVAL_S = 1.0
 """Time between two writes of the status file."""
 
-WAITING_INTERVAL_S = 5.0
-"""Time between two log lines that say what the run waits for."""
+WAITING_INTERVAL_S, MAX_WAITING_INTERVAL_S = 5.0, 600.0
+"""Time between two log lines that say what the run waits for: it doubles from the first to the second."""
 
 
 class Journal:
@@ -47,6 +47,7 @@ class Journal:
         self._clock = clock
         self._status = status
         self._opened_at = self._waiting_at = self._status_at = clock()
+        self._waiting_every_s = WAITING_INTERVAL_S
         self._bytes_down, self._encode_s, self._decode_s = 0, 0.0, 0.0
         self._undescribed: dict[NodeId, str] = {}
         """The last reason logged for each node whose description failed."""
@@ -108,7 +109,8 @@ class Journal:
             failed=failures,
         )
         self._history.add_round(row, [reply.row for reply in replies])
-        self._opened_at = self._clock()
+        self._opened_at = self._waiting_at = self._clock()
+        self._waiting_every_s = WAITING_INTERVAL_S
         self._bytes_down, self._encode_s, self._decode_s = 0, 0.0, 0.0
         log.info(
             "round closed round=%d kind=%s version=%d error=%s answered=%d failed=%d wall_s=%.3f",
@@ -168,10 +170,11 @@ class Journal:
         self._history.note("stopped", reason)
 
     def waiting(self, state: State) -> None:
-        """Record what the run waits for, every `WAITING_INTERVAL_S`."""
+        """Record what the run waits for, less and less often while no round ends."""
         now = self._clock()
-        if now >= self._waiting_at + WAITING_INTERVAL_S:
+        if now >= self._waiting_at + self._waiting_every_s:
             self._waiting_at = now
+            self._waiting_every_s = min(2 * self._waiting_every_s, MAX_WAITING_INTERVAL_S)
             if reason := waiting_for(state, now, self._settings):
                 log.info("waiting %s", reason)
                 self._history.note("waiting", reason)

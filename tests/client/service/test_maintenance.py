@@ -251,6 +251,20 @@ def test_a_damaged_candidate_is_refused_and_the_one_at_work_goes_on(tmp_path: Pa
     assert edge.maintenance.problems["version"].startswith("refused a version on trial")
 
 
+def test_a_first_version_is_taken_whatever_its_trial_finds_but_no_later_one(tmp_path: Path) -> None:
+    edge = Edge(tmp_path, threshold={"value": 1e-9})  # every event is an alert
+    edge.feed(rows(600))
+    edge.store.offer(version(1).pack())
+    tick(edge)
+    assert edge.detector.active is not None and edge.detector.active.scorer.version == 1
+    assert edge.maintenance.versions.refusals == 0
+    assert "version" not in edge.maintenance.problems
+    edge.store.offer(version(2, seed=1, scale=8.0).pack())
+    tick(edge)
+    assert edge.detector.active.scorer.version == 1
+    assert edge.maintenance.versions.refusals == 1
+
+
 def test_a_version_of_other_features_is_refused(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
     edge.store.offer(replace(version(1), schema=Schema(("a", "b", "x"))).pack())

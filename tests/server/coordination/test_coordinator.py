@@ -95,7 +95,9 @@ class Run:
     """A coordinator, a clock that only the test moves, and the aggregation that the strategy would do."""
 
     def __init__(self, state: State | None = None, **rules: Any) -> None:
-        self.rules = FederationSettings(**{"deadline_s": DEADLINE_S, "wait_s": WAIT_S, **rules})
+        self.rules = FederationSettings(
+            **{"deadline_s": DEADLINE_S, "wait_s": WAIT_S, "max_rounds": 200, **rules}
+        )
         self.state = state or State()
         self.now = 100.0
         self.errors = iter(0.9**i for i in range(1000))
@@ -152,6 +154,10 @@ class Run:
         if number is None:
             number = self.state.version + 1
         return self.do(*(ReplyAdmitted(node, self.sent.get((node, number), 0), drifted) for node in nodes))
+
+    def answer_newest(self, node: int) -> list[Any]:
+        """Let a client answer the task that it has."""
+        return self.do(ReplyAdmitted(node, self.state.tasks[node].number))
 
     def fail(self, node: int, reason: str, number: int | None = None) -> list[Any]:
         """Let a client fail in its current task, or in that of a round."""
@@ -298,7 +304,7 @@ def test_the_quorum_is_a_share_of_the_sampled(quorum: float, sampled: int, neede
 def test_clients_that_never_come_end_the_run_with_a_reason() -> None:
     run = Run(min_clients=3)
     run.join("a", "b")
-    assert run.after(WAIT_S - 1) == []
+    assert decisions(run.after(WAIT_S - 1)) == []
     assert only(Stop, run.after(1)).reason == "gave up waiting: 2 of 3 clients ready after 600 s"
 
 
@@ -363,7 +369,7 @@ def test_an_interval_longer_than_wait_s_does_not_end_the_run() -> None:
     run = Run(interval_s=10 * WAIT_S)
     run.join("a", "b")
     run.answer(1, 2)
-    assert run.after(10 * WAIT_S) == [Sent("train", (1, 2))]
+    assert decisions(run.after(10 * WAIT_S)) == [Sent("train", (1, 2))]
 
 
 def test_the_final_evaluation_does_not_wait_for_the_interval() -> None:
@@ -418,7 +424,7 @@ def test_a_late_reply_that_is_too_stale_is_dropped_and_the_client_goes_on() -> N
 def test_a_client_that_lost_its_task_does_not_hold_up_a_round_for_ever() -> None:
     run = gathered("ab", quorum=1.0)
     run.answer(1)
-    assert run.after(DEADLINE_S) == [Asked(2)]
+    assert Asked(2) in run.after(DEADLINE_S)
     assert only(Abandoned, run.describe(2, "b", "instance of b", FEATURES)).failures == {
         "b": "the task never arrived"
     }
