@@ -11,14 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from benchmarks.results import publish
 from common.settings import Settings
 from flockwatch.quality import plots
 from flockwatch.quality.evaluation import evaluate, read_clients
 from flockwatch.quality.report import key_values
 from flockwatch.quality.table import METHOD_NAMES, caption, tables
+from flockwatch.runs import terminal
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FIVE_MINUTES = {"threshold": {"interval_s": 300.0}}
@@ -42,13 +41,13 @@ def main() -> None:
     existing = [name for name in names if folders[name].is_dir()]
     if not existing:
         sys.exit(f"no data: {DATA} has none of {', '.join(names)}; set FLOCKWATCH_DATA to their folder")
-    console = Console(width=140)
+    console = terminal()
     rows, figures = [], {}
     for name in existing:
         settings = Settings().with_values(**SETS[name])
         settings = settings.with_values(evaluate={"data": folders[name]})
-        clients = read_clients(settings)
-        report, results = evaluate(clients, settings, console)
+        clients, left_out = read_clients(settings)
+        report, results = evaluate(clients, left_out, settings, console)
         folder = PICTURES / name
         folder.mkdir(parents=True, exist_ok=True)
         plots.draw(folder, clients, results)

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+
+from flockwatch.runs import terminal
 
 TIMEOUT_S = 10.0
 
@@ -86,10 +88,7 @@ def show(address: str) -> None:
     Raises:
         StatusUnavailableError: no flockwatch server answers.
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    console.print(render(fetch(address)))
+    terminal().print(render(fetch(address)))
 
 
 def _cells(name: str, client: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The output of `flockwatch local` and `evaluate`: when it ends, a folder for results, the terminal."""
+"""The output of commands that print tables: when a run ends, a folder for results, the terminal."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from common.settings import Settings
 MAX_ROUNDS = 200
 """Versions after which a run ends, where `federation.max_rounds` is not set."""
 
-PLAIN_WIDTH = 110
-"""Width of output that does not go to a terminal, in characters."""
+PLAIN_WIDTH = 10_000
+"""Width of output that does not go to a terminal, in characters: more than any line, so that none is cut."""
 
 
 def new_folder(runs: Path) -> Path:

@@ -39,7 +39,7 @@ class ScaledRows:
     def of(cls, partition: Partition, scaler: Scaler, settings: Settings) -> ScaledRows:
         """Return a client's rows, scaled; as many are held out as by `ClientRows.prepare`."""
         rows, count = np.concatenate([partition.rows, partition.test_rows]), len(partition.rows)
-        return cls(scaler.apply(rows), count - round(count * settings.training.holdout), count)
+        return cls(scaler.apply(rows), count - held_out_rows(count, settings), count)
 
     @property
     def training(self) -> Floats:
@@ -65,6 +65,11 @@ class ScaledRows:
             )
         whole = np.concatenate([np.full(missing, np.nan, np.float32), scores])
         return whole[: self.normal], held_out, whole[self.normal :]
+
+
+def held_out_rows(count: int, settings: Settings) -> int:
+    """Return how many of a client's training rows, the last ones, are held out."""
+    return round(count * settings.training.holdout)
 
 
 def own_scaler(partition: Partition, settings: Settings) -> Scaler:

@@ -8,19 +8,20 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from client.data.partition import data_files, read_interval_s, read_partition
+from client.data.partition import Partition, data_files, read_interval_s, read_partition
 from client.data.tables import DataError
 from common.config import ConfigError
 from common.formats.files import write_atomic
 from common.settings import Settings
 from flockwatch.quality import plots
+from flockwatch.quality.autoencoders import held_out_rows
 from flockwatch.quality.jobs import (
     FEDERATED,
     METHODS,
@@ -35,8 +36,6 @@ from flockwatch.quality.report import report
 from flockwatch.quality.table import caption, tables
 from flockwatch.runs import new_folder, terminal
 
-INTERVAL_S = 60.0
-"""Time between two events, if neither the settings nor the rows' time stamps tell it."""
 ONE_THREAD = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 """Variables that limit a worker to one thread: there are as many workers as cores."""
 
@@ -52,8 +51,10 @@ def run(settings: Settings) -> int:
     """
     console = terminal()
     folder = new_folder(settings.evaluate.runs)
-    clients = read_clients(settings)
-    values, results = evaluate(clients, settings, console)
+    clients, left_out = read_clients(settings)
+    for reason in left_out.values():
+        console.print(f"Left out: {reason}", markup=False)
+    values, results = evaluate(clients, left_out, settings, console)
     folder.mkdir(parents=True)
     write_atomic(folder / "quality.json", json.dumps(values, indent=1).encode())
     plots.draw(folder, clients, results)
@@ -62,36 +63,65 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def read_clients(settings: Settings) -> list[LabelledClient]:
+def read_clients(settings: Settings) -> tuple[list[LabelledClient], dict[str, str]]:
     """Read the data of every client.
+
+    Returns:
+        The clients that can be evaluated, and for each other client why it is left out.
 
     Raises:
         ConfigError: the settings name no folder.
-        DataError, SchemaError: a file cannot be read, has no labelled test rows, or has other features.
+        DataError, SchemaError: a file cannot be read or has other features, or no client can be evaluated.
     """
-    if settings.evaluate.data is None:
+    folder = settings.evaluate.data
+    if folder is None:
         raise ConfigError("'evaluate.data' is not set: pass --data FOLDER, with one labelled file per client")
     clients: list[LabelledClient] = []
-    for file in data_files(settings.evaluate.data):
+    left_out: dict[str, str] = {}
+    for file in data_files(folder):
         partition = read_partition(file, settings.data)
-        if partition.test_labels is None:
-            raise DataError(
-                f"{file}: no labelled test rows; expected '{settings.data.split}' with 1 for test rows and "
-                f"'{settings.data.label}' with 1 for anomalies"
-            )
-        interval_s = settings.threshold.interval_s or read_interval_s(file, settings.data) or INTERVAL_S
+        if (reason := _why_left_out(partition, settings)) is not None:
+            left_out[partition.name] = f"{file}: {reason}"
+            continue
+        interval_s = settings.threshold.interval_s or read_interval_s(file, settings.data)
         schema = clients[0].partition.schema if clients else partition.schema
         clients.append(LabelledClient(partition.aligned(schema), interval_s))
-    return clients
+    if not clients:
+        raise DataError("no client can be evaluated:\n" + "\n".join(left_out.values()))
+    return clients, left_out
+
+
+def _why_left_out(partition: Partition, settings: Settings) -> str | None:
+    """Return why a client's rows cannot be evaluated; None if they can."""
+    if partition.test_labels is None:
+        return (
+            f"no labelled test rows; expected '{settings.data.split}' with 1 for test rows and "
+            f"'{settings.data.label}' with 1 for anomalies"
+        )
+    count, window = len(partition.rows), settings.model.window
+    held_out = held_out_rows(count, settings)
+    if min(count - held_out, held_out or count) < window:
+        return (
+            f"{count} training rows, of which {held_out} are held out; a window needs {window} rows to train "
+            f"on and {window} that are held out"
+        )
+    return None
 
 
 def evaluate(
-    clients: Sequence[LabelledClient], settings: Settings, console: Console
+    clients: Sequence[LabelledClient], left_out: Mapping[str, str], settings: Settings, console: Console
 ) -> tuple[dict[str, Any], list[JobResult]]:
-    """Run all jobs; return the report as JSON values, and the results that it was made from."""
+    """Run all jobs; return the report as JSON values, and the results that it was made from.
+
+    Args:
+        clients: The fleet.
+        left_out: Why other clients are left out, for the report.
+        settings: The settings of the evaluation.
+        console: Where progress is shown.
+    """
     started = time.monotonic()
     results = sorted(_run_with_progress(clients, settings, console), key=lambda result: result.job.seed)
-    return report(clients, results, settings, time.monotonic() - started), results
+    return report(clients, left_out, results, settings, time.monotonic() - started), results
 
 
 def _plan(settings: Settings) -> list[Job]:

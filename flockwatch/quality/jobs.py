@@ -46,6 +46,8 @@ METHODS = (*baselines.BASELINES, *TRAINED, FEDERATED)
 """All methods. Each is a row of the tables."""
 NEW_CLIENT_METHODS = ("local_only", "local_fleet_scaler", FEDERATED)
 """Methods that are measured on clients that took part in no federation."""
+ASSUMED_INTERVAL_S = 60.0
+"""Time between two events, by which the budget sets a threshold where neither settings nor rows tell it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,8 @@ class LabelledClient:
     """One client's data, with labels, and the time between its events."""
 
     partition: Partition
-    interval_s: float
+    interval_s: float | None
+    """None: it is not known."""
 
     @property
     def anomalies(self) -> NDArray[np.bool_]:
@@ -212,9 +215,10 @@ def _result(client: LabelledClient, stream: StreamScores, settings: Settings, me
     """
     labels = client.anomalies
     if method == "always":
-        alerts, thresholds, incidents = np.ones(len(labels), np.bool_), np.zeros_like(stream.test), None
+        alerts, thresholds = np.ones(len(labels), np.bool_), np.zeros_like(stream.test)
+        incidents = [range(len(labels))]
     else:
-        replay = replay_scores(stream, settings, client.interval_s)
+        replay = replay_scores(stream, settings, client.interval_s or ASSUMED_INTERVAL_S)
         alerts, thresholds, incidents = replay.alerts, replay.thresholds, replay.incidents
     ranking = RankingMetrics.of(labels, stream.test)
     of_alerts = AlertMetrics.of(labels, alerts, incidents, client.interval_s)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from flockwatch.quality.vus import runs, vus_pr
 
 DAY_S = 86400.0
+HOURS_PER_DAY = 24.0
 
 Labels = NDArray[np.bool_]
 
@@ -44,44 +45,77 @@ class RankingMetrics:
 
 @dataclass(frozen=True)
 class AlertMetrics:
-    """Metrics of alerts and incidents. None where the labels do not define a metric."""
+    """Metrics of alerts and incidents. None where the labels do not define a metric.
+
+    A fault is a run of labelled events, and normal events are those without a label. Metrics in days, hours
+    and seconds are None where the time between two events is not known.
+    """
 
     f1: float | None
     """F1 of single events."""
-    false_alerts_per_day: float | None
-    """Incidents without a labelled event, per day of normal events."""
-    event_recall: float | None
-    """Share of the anomalies, each a run of labelled events, that contain an alert."""
+    false_notices_per_day: float | None
+    """Incidents that begin outside faults, per day of normal events."""
+    alarm_hours_per_day: float | None
+    """Hours in which an incident is open, per day of normal events: 24 for an incident that never ends."""
+    false_notices_per_1000: float | None
+    """Incidents that begin outside faults, per 1,000 normal events."""
+    alarm_events_per_1000: float | None
+    """Normal events during which an incident is open, per 1,000 normal events."""
+    faults_found: float | None
+    """Share of the faults in which an incident begins."""
+    faults_in_open_incident: float | None
+    """Share of the faults in which none begins, but one that began before is open: nobody is told of them."""
     delay_s: float | None
-    """Time from the start of an anomaly to its first alert, averaged over the anomalies with one."""
+    """Time from the start of a fault to the first incident that begins in it, over the faults found."""
 
     @classmethod
     def of(
-        cls, labels: Labels, alerts: Labels, incidents: Sequence[slice] | None, interval_s: float
+        cls, labels: Labels, alerts: Labels, incidents: Sequence[range], interval_s: float | None
     ) -> AlertMetrics:
         """Return the metrics of a client's test events.
 
         Args:
             labels: Whether each event is an anomaly, shape (n,).
             alerts: Whether each event is an alert, shape (n,).
-            incidents: The events of each incident; None if alerts were not grouped into incidents.
-            interval_s: Time between two events.
+            incidents: The events of each incident, from its first to its last. One that began before the
+                first event has a negative start.
+            interval_s: Time between two events; None if it is not known.
         """
-        anomalies = runs(labels)
-        delays = [int(alerts[span].argmax()) for span in anomalies if alerts[span].any()]
-        normal_days = int((~labels).sum()) * interval_s / DAY_S
-        false_alerts = None if incidents is None else sum(not labels[span].any() for span in incidents)
+        faults = runs(labels)
+        starts = sorted(incident.start for incident in incidents)
+        alarm = np.zeros(len(labels), np.bool_)
+        for incident in incidents:
+            alarm[max(incident.start, 0) : max(incident.stop, 0)] = True
+        own = [_first_in(starts, fault) for fault in faults]
+        covered = sum(bool(alarm[f].any()) for f, start in zip(faults, own, strict=True) if start is None)
+        delays = [start - fault.start for fault, start in zip(faults, own, strict=True) if start is not None]
+        normal = int((~labels).sum())
+        false = sum(start >= 0 and not labels[start] for start in starts)
+        in_alarm = int((alarm & ~labels).sum())
+        days = normal * interval_s / DAY_S if interval_s is not None and normal else None
         hits = int((alerts & labels).sum())
         return cls(
             f1=2 * hits / int(alerts.sum() + labels.sum()) if labels.any() else None,
-            false_alerts_per_day=false_alerts / normal_days
-            if false_alerts is not None and normal_days
-            else None,
-            event_recall=len(delays) / len(anomalies) if anomalies else None,
-            delay_s=float(np.mean(delays)) * interval_s if delays else None,
+            false_notices_per_day=None if days is None else false / days,
+            alarm_hours_per_day=None if days is None else HOURS_PER_DAY * in_alarm / normal,
+            false_notices_per_1000=1000 * false / normal if normal else None,
+            alarm_events_per_1000=1000 * in_alarm / normal if normal else None,
+            faults_found=len(delays) / len(faults) if faults else None,
+            faults_in_open_incident=covered / len(faults) if faults else None,
+            delay_s=float(np.mean(delays)) * interval_s if delays and interval_s is not None else None,
         )
 
 
+def _first_in(starts: Sequence[int], fault: slice) -> int | None:
+    """Return the first of the sorted starts of incidents that lies in a fault; None if none does."""
+    return next((start for start in starts if fault.start <= start < fault.stop), None)
+
+
+LOWER_IS_BETTER = {
+    "false_notices_per_day", "alarm_hours_per_day", "false_notices_per_1000", "alarm_events_per_1000",
+    "faults_in_open_incident", "delay_s",
+}  # fmt: skip
+"""Metrics of which the largest value is the worst."""
 METRICS = (*(f.name for f in fields(RankingMetrics)), *(f.name for f in fields(AlertMetrics)))
 """Names of all metrics of a client, in the order of the tables."""
 

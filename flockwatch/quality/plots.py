@@ -75,17 +75,20 @@ def _timeline(folder: Path, client: LabelledClient, result: ClientResult) -> Pat
     """Draw the federated score of each test event, the live detector's threshold, and the labelled faults."""
     figure = _figure(11, 2.8)
     axes = figure.subplots()
-    days = np.arange(len(result.scores)) * client.interval_s / DAY_S
+    step, unit = 1.0, "test rows"
+    if client.interval_s is not None:
+        step, unit = client.interval_s / DAY_S, "days of test rows"
+    times = np.arange(len(result.scores)) * step
     labels = client.anomalies
     for number, span in enumerate(runs(labels)):
-        end = days[span.stop - 1] + client.interval_s / DAY_S
+        end = times[span.stop - 1] + step
         name = "labelled fault" if number == 0 else None
-        axes.axvspan(days[span.start], end, color=FAULT, alpha=0.25, linewidth=0, label=name)
-    axes.plot(days, _positive(result.scores), color=COLOURS[FEDERATED], linewidth=0.6, label="score")
-    axes.plot(days, result.thresholds, color="black", linewidth=1.0, label="threshold")
+        axes.axvspan(times[span.start], end, color=FAULT, alpha=0.25, linewidth=0, label=name)
+    axes.plot(times, _positive(result.scores), color=COLOURS[FEDERATED], linewidth=0.6, label="score")
+    axes.plot(times, result.thresholds, color="black", linewidth=1.0, label="threshold")
     axes.set_yscale("log")
-    axes.set_xlim(days[0], days[-1])
-    axes.set_xlabel("days of test rows", fontsize=9)
+    axes.set_xlim(times[0], times[-1])
+    axes.set_xlabel(unit, fontsize=9)
     axes.set_title(client.partition.name, fontsize=9, loc="left")
     axes.legend(loc="upper right", fontsize=8, ncols=3)
     return _saved(figure, folder / f"timeline-{client.partition.name}.png")

@@ -17,7 +17,7 @@ from flockwatch.quality.jobs import (
     JobResult,
     LabelledClient,
 )
-from flockwatch.quality.metrics import METRICS, mean, spread
+from flockwatch.quality.metrics import LOWER_IS_BETTER, METRICS, mean, spread
 
 Runs = Mapping[int, Sequence[ClientResult]]
 """The results of one method: for each seed those of its clients."""
@@ -26,10 +26,18 @@ SHORT_NAMES = {
     "pooled": "pooled",
 }  # fmt: skip
 """Names of the methods in `key_values`."""
+ALARM_FIGURES = (
+    "false_notices_per_day", "alarm_hours_per_day", "faults_found", "faults_in_open_incident",
+)  # fmt: skip
+"""Metrics of the federation's incidents in `key_values`."""
 
 
 def report(
-    clients: Sequence[LabelledClient], results: Sequence[JobResult], settings: Settings, wall_s: float
+    clients: Sequence[LabelledClient],
+    left_out: Mapping[str, str],
+    results: Sequence[JobResult],
+    settings: Settings,
+    wall_s: float,
 ) -> dict[str, Any]:
     """Return the report of an evaluation.
 
@@ -38,6 +46,7 @@ def report(
 
     Args:
         clients: The fleet.
+        left_out: Why other clients are left out.
         results: The results of all jobs.
         settings: The settings of the evaluation.
         wall_s: Duration of the evaluation.
@@ -45,13 +54,15 @@ def report(
     runs = {method: _runs(results, method, new=False) for method in METHODS}
     values: dict[str, Any] = {
         "clients": len(clients),
+        "left_out": dict(left_out),
         "training_rows": sum(len(c.partition.rows) for c in clients),
         "test_rows": sum(len(c.partition.test_rows) for c in clients),
         "labelled_rows": sum(int(c.anomalies.sum()) for c in clients),
         "seeds": sorted(runs[FEDERATED]),
         "rounds": [r.rounds for r in results if r.job.method == FEDERATED and r.job.fold is None],
         "budget": settings.threshold.budget,
-        "interval_s": sorted({c.interval_s for c in clients}),
+        "interval_s": sorted({c.interval_s for c in clients if c.interval_s is not None}),
+        "timed": all(c.interval_s is not None for c in clients),
         "wall_s": round(wall_s, 1),
         "rows": {method: summarise(of_method) for method, of_method in runs.items()},
         "margin": margins(runs, TRAINED),
@@ -77,8 +88,9 @@ def report(
 def key_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a report that benchmarks record: `federated_ap`, `local_auroc_spread`, ..."""
     keys = _key_values(values)
-    false_alerts = values["rows"][FEDERATED]["false_alerts_per_day"]
-    keys["false_alerts_per_day"] = {name: _rounded(value) for name, value in false_alerts.items()}
+    for metric in ALARM_FIGURES:
+        summary = values["rows"][FEDERATED][metric]
+        keys[metric] = {name: _rounded(value) for name, value in summary.items()}
     if (new := values.get("new_clients")) is not None:
         keys["new_clients"] = {"training_rows_of_each": new["training_rows_of_each"], **_key_values(new)}
     return keys
@@ -110,7 +122,7 @@ def summarise(runs: Runs) -> dict[str, dict[str, float | None]]:
         by_seed = [mean([r.metrics[metric] for r in results]) for results in runs.values()]
         names = [r.client for r in next(iter(runs.values()), [])]
         by_client = [_client_means(runs, name)[metric] for name in names]
-        worst = max if metric in ("false_alerts_per_day", "delay_s") else min
+        worst = max if metric in LOWER_IS_BETTER else min
         summary[metric] = {
             "mean": mean(by_seed),
             "spread": spread(by_seed),

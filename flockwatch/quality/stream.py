@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,8 +54,12 @@ class Replay:
     """Whether each test event was an alert, shape (test rows,)."""
     thresholds: Floats
     """The threshold at each test event, shape (test rows,)."""
-    incidents: list[slice]
-    """Incidents that begin with a test event, each from its first alert to its last."""
+    incidents: list[range]
+    """The test events of each incident, from its first alert to its last.
+
+    One that began with a training event has a negative start, and one that has not ended reaches to the last
+    test event.
+    """
 
 
 def score_stream(manifest: Manifest, partition: Partition) -> StreamScores:
@@ -112,16 +117,29 @@ def replay_scores(stream: StreamScores, settings: Settings, interval_s: float) -
             thresholds[block] = detector.active.threshold
             notices += outcome.notices
             maintenance.tick(save=False)
-        if (last := detector.incidents.end()) is not None:
-            notices.append(last)
         maintenance.stop()
     first = len(stream.training)
-    spans = [
-        slice(round(n.started / interval_s) - first, round((n.ended or 0.0) / interval_s) - first + 1)
-        for n in notices
-        if n.kind == "incident_ended"
-    ]
-    return Replay(alerts[first:], thresholds[first:], [span for span in spans if span.start >= 0])
+    incidents = _incidents(notices, len(values), interval_s)
+    spans = [range(incident.start - first, incident.stop - first) for incident in incidents]
+    return Replay(alerts[first:], thresholds[first:], [span for span in spans if span.stop > 0])
+
+
+def _incidents(notices: Sequence[Notice], events: int, interval_s: float) -> list[range]:
+    """Return the events of each incident, in the order in which they began.
+
+    Args:
+        notices: All notices of a stream whose event `n` has the time `n * interval_s`.
+        events: Number of events; an incident that has not ended reaches to the last one.
+        interval_s: Time between two events.
+    """
+    found: dict[str, range] = {}
+    for notice in notices:
+        start = round(notice.started / interval_s)
+        if notice.kind == "incident_started":
+            found[notice.id] = range(start, events)
+        elif notice.kind == "incident_ended" and notice.ended is not None:
+            found[notice.id] = range(start, round(notice.ended / interval_s) + 1)
+    return list(found.values())
 
 
 def _square_version(normal: ScoreSketch, settings: Settings) -> Manifest:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from client.data.partition import DataError, Partition, read_interval_s, write_partition
 from common.config import ConfigError
@@ -16,9 +17,11 @@ from common.model.schema import Schema, SchemaError
 from common.packages import python_module
 from common.settings import DataSettings, Settings
 from flockwatch.cli import main
-from flockwatch.quality.evaluation import INTERVAL_S, read_clients
+from flockwatch.quality.evaluation import read_clients
 from flockwatch.quality.jobs import METHODS, ClientResult
+from flockwatch.quality.metrics import METRICS
 from flockwatch.quality.report import key_values, margins
+from flockwatch.quality.table import tables
 from flockwatch.simulation import telemetry
 
 SMALL = {
@@ -32,6 +35,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The output of an evaluation, and its folder."""
     place = tmp_path_factory.mktemp("evaluate")
     telemetry.write(telemetry.record(4, 300, 700, seed=5), place / "data")
+    no_test_rows = telemetry.fleet(1, 300, 0, seed=5)[0]
+    write_partition(no_test_rows, place / "data" / "untested.parquet", DataSettings())
     flags = [flag for item in SMALL.items() for flag in ("--set", "=".join(item))]
     done = subprocess.run(
         [
@@ -55,10 +60,12 @@ def test_every_method_has_every_metric_and_a_spread(figures: dict[str, Any]) -> 
     assert (figures["clients"], figures["seeds"], figures["rounds"]) == (4, [0, 1], [15, 15])
     assert figures["interval_s"] == [60.0]  # from the files' own times
     for row, found in figures["rows"].items():
-        for name in ("auroc", "average_precision", "vus_pr", "best_f1", "f1", "event_recall"):
+        for name in ("auroc", "average_precision", "vus_pr", "best_f1", "f1", "faults_found"):
             assert 0 <= found[name]["worst"] <= found[name]["median"] <= 1
             assert found[name]["spread"] is not None
-        assert (found["false_alerts_per_day"]["mean"] is None) == (row == "always")
+        for name in ("false_notices_per_day", "alarm_hours_per_day"):
+            assert 0 <= found[name]["median"] <= found[name]["worst"]
+        assert (found["alarm_hours_per_day"]["mean"] == 24) == (row == "always")
     assert figures["rows"]["distance"]["auroc"]["spread"] == 0
     assert figures["rows"]["random"]["auroc"]["spread"] > 0
     assert figures["rows"]["federated"]["auroc"]["mean"] > figures["rows"]["random"]["auroc"]["mean"] + 0.03
@@ -91,6 +98,20 @@ def test_the_table_names_every_method_and_the_margin(run: tuple[str, Path], figu
     assert f"{figures['rows']['federated']['auroc']['mean']:.3f} +-" in output
     assert f"AP: federated {figures['margin']['average_precision']['mean']:+.3f}" in output
     assert "15, 15 rounds" in output
+
+
+def test_a_client_without_test_rows_is_named_and_left_out(
+    run: tuple[str, Path], figures: dict[str, Any]
+) -> None:
+    assert list(figures["left_out"]) == ["untested"]
+    assert run[0].count("untested.parquet: no labelled test rows") == 2  # before the jobs, and in the report
+    assert "untested" not in figures["by_client"]
+
+
+def test_no_line_of_a_file_is_cut_or_wrapped(run: tuple[str, Path]) -> None:
+    assert "…" not in run[0]
+    (headings,) = {line.strip() for line in run[0].splitlines() if "open incident   delay" in line}
+    assert headings.split()[:4] == ["F1", "per", "day", "per"]
 
 
 def test_pictures_are_there(run: tuple[str, Path]) -> None:
@@ -130,11 +151,13 @@ def test_a_margin_is_the_lead_over_the_best_other_method_averaged_over_seeds() -
 # Wrong data is refused before any job runs.
 
 
-def file(folder: Path, name: str, labels: bool = True, features: tuple[str, ...] = ("a", "b")) -> None:
-    rows = np.random.default_rng(0).random((60, len(features))).astype(np.float32)
+def file(
+    folder: Path, name: str, labels: bool = True, features: tuple[str, ...] = ("a", "b"), training: int = 120
+) -> None:
+    rows = np.random.default_rng(0).random((training + 20, len(features))).astype(np.float32)
     known = np.zeros(20, np.int8) if labels else None
     folder.mkdir(exist_ok=True)
-    part = Partition(name, Schema(features), rows[:40], rows[40:], known)
+    part = Partition(name, Schema(features), rows[:training], rows[training:], known)
     write_partition(part, folder / f"{name}.parquet", DataSettings())
 
 
@@ -147,10 +170,23 @@ def test_a_folder_must_be_named() -> None:
         read_clients(settings(None))
 
 
-def test_a_file_without_labels_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clients_that_cannot_be_measured_are_named_and_the_others_are_read(tmp_path: Path) -> None:
     file(tmp_path / "data", "one")
     file(tmp_path / "data", "two", labels=False)
-    with pytest.raises(DataError, match=r"two\.parquet: no labelled test rows; expected 'split' with 1"):
+    file(tmp_path / "data", "three", training=60)
+    clients, left_out = read_clients(settings(tmp_path / "data"))
+    assert [client.partition.name for client in clients] == ["one"]
+    assert "two.parquet: no labelled test rows; expected 'split' with 1" in left_out["two"]
+    assert "three.parquet: 60 training rows, of which 6 are held out; a window needs 10" in left_out["three"]
+    wide = settings(tmp_path / "data").with_values(model={"window": 6})
+    assert [client.partition.name for client in read_clients(wide)[0]] == ["one", "three"]
+
+
+def test_a_folder_without_a_client_that_can_be_measured_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file(tmp_path / "data", "two", labels=False)
+    with pytest.raises(DataError, match=r"no client can be evaluated:\n.*two\.parquet: no labelled"):
         read_clients(settings(tmp_path / "data"))
     assert main(["evaluate", "--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs")]) == 2
     assert "two.parquet: no labelled test rows" in capsys.readouterr().err
@@ -160,17 +196,34 @@ def test_a_file_without_labels_is_named(tmp_path: Path, capsys: pytest.CaptureFi
 def test_clients_of_other_features_are_named_and_an_order_is_no_difference(tmp_path: Path) -> None:
     file(tmp_path / "data", "one")
     file(tmp_path / "data", "two", features=("b", "a"))
-    assert {c.partition.schema for c in read_clients(settings(tmp_path / "data"))} == {Schema(("a", "b"))}
+    assert {c.partition.schema for c in read_clients(settings(tmp_path / "data"))[0]} == {Schema(("a", "b"))}
     file(tmp_path / "data", "three", features=("a", "c"))
     with pytest.raises(SchemaError, match="client 'three'"):
         read_clients(settings(tmp_path / "data"))
 
 
-def test_the_interval_is_the_settings_or_the_files_or_a_minute(tmp_path: Path) -> None:
+def test_the_interval_is_that_of_the_settings_or_of_the_file_or_not_known(tmp_path: Path) -> None:
     file(tmp_path / "data", "one")
-    assert [c.interval_s for c in read_clients(settings(tmp_path / "data"))] == [INTERVAL_S]
+    assert [c.interval_s for c in read_clients(settings(tmp_path / "data"))[0]] == [None]
     chosen = settings(tmp_path / "data").with_values(threshold={"interval_s": 5.0})
-    assert [c.interval_s for c in read_clients(chosen)] == [5.0]
+    assert [c.interval_s for c in read_clients(chosen)[0]] == [5.0]
+
+
+@pytest.mark.parametrize(
+    ("timed", "expected"),
+    [(True, ["per day", "hours in alarm", "3.0 (2.0, 5.0)"]), (False, ["of 1,000 events", "7.0 (6.0, 9.0)"])],
+)
+def test_figures_are_per_day_where_the_time_is_known_and_of_1000_events_elsewhere(
+    timed: bool, expected: list[str]
+) -> None:
+    values = dict.fromkeys(METRICS, dict.fromkeys(("mean", "spread", "median", "worst")))
+    values["alarm_hours_per_day"] = {"mean": 3.0, "spread": None, "median": 2.0, "worst": 5.0}
+    values["alarm_events_per_1000"] = {"mean": 7.0, "spread": None, "median": 6.0, "worst": 9.0}
+    console = Console(width=400, record=True, quiet=True)
+    console.print(*tables({"timed": timed, "rows": {"federated": values}}))
+    text = console.export_text()
+    assert all(words in text for words in expected)
+    assert ("hours" in text) == timed
 
 
 @pytest.mark.parametrize(

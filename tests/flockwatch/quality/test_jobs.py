@@ -23,6 +23,7 @@ from flockwatch.quality.jobs import (
     epochs_of,
     run_job,
 )
+from flockwatch.quality.vus import runs
 from flockwatch.simulation import telemetry
 
 ROUNDS = 5
@@ -131,7 +132,11 @@ def test_random_scores_and_alerts_for_every_event_rank_nothing(fleet: list[Label
         assert result.metrics["auroc"] == 0.5
         assert result.metrics["average_precision"] == pytest.approx(share)
         assert result.metrics["f1"] == pytest.approx(2 * share / (1 + share))
-        assert (result.metrics["event_recall"], result.metrics["delay_s"]) == (1.0, 0.0)
+        faults = runs(client.anomalies)
+        first = float(faults[0].start == 0)
+        assert result.metrics["faults_found"] == first / len(faults)
+        assert result.metrics["faults_in_open_incident"] == 1 - first / len(faults)
+        assert result.metrics["alarm_hours_per_day"] == pytest.approx(24)
     random = [j.metrics["auroc"] for j in run_one("random", fleet).clients["random"]]
     assert np.mean(random) == pytest.approx(0.5, abs=0.1)
 

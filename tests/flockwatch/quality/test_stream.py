@@ -106,6 +106,14 @@ def test_incidents_are_numbered_by_test_events() -> None:
     assert np.flatnonzero(found.alerts).tolist() == [100, 101, 102, 300]
 
 
+def test_incidents_that_are_open_before_the_first_and_after_the_last_event() -> None:
+    rng = np.random.default_rng(0)
+    training, test = rng.random(3000, np.float32), rng.random(500, np.float32) / 2
+    training[-2:] = test[:5] = test[400:450] = test[498] = 1e4
+    found = replay_scores(StreamScores(training, test, ScoreSketch.of(rng.random(500))), Settings(), 300.0)
+    assert (found.incidents[0], found.incidents[-1]) == (range(-2, 5), range(498, 500))
+
+
 def test_a_fixed_threshold_is_used_as_it_is() -> None:
     rng = np.random.default_rng(0)
     stream = StreamScores(
