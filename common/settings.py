@@ -36,6 +36,7 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 REMOVED_SETTINGS = {
     "scoring.combine": "remove it: a client always blends the weights of the fleet's network and its own",
     "live.settle": "it is now 'live.quarantine'",
+    "threshold.quantile": "remove it: the threshold follows from 'threshold.budget' in files too",
     "compression.up: float16": "use int8, which is half as large",
     "compression.up: sign": "use ternary",
     "compression.up: topk_int8": "use ternary",
@@ -272,13 +273,11 @@ class ThresholdSettings(Section):
     """The score above which an event is abnormal."""
 
     budget: str = "1 per day"
-    """Streams: false alerts that are accepted, `N per hour`, `N per day` or `N per week`."""
+    """False alerts that are accepted, `N per hour`, `N per day` or `N per week`."""
     interval_s: Seconds | None = None
-    """Streams: seconds between two events. None: as measured."""
-    quantile: Annotated[float, Field(gt=0, lt=1)] = 0.995
-    """Files: the threshold is this quantile of the scores of held-out rows."""
+    """Seconds between two events. None: as measured, in files by their time column."""
     value: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """A fixed threshold, in units of the score. None: the threshold follows from budget or quantile."""
+    """A fixed threshold, in units of the score. None: the threshold follows from the budget."""
 
     @field_validator("budget")
     @classmethod

@@ -125,6 +125,30 @@ def _add_client(subparsers: Any) -> None:
             )  # fmt: skip
             flag("--status", "HOST:PORT", "live.status", "serve /metrics and /healthz here", text=True)
 
+    score = _command(
+        subparsers, commands.score,
+        "print the score, threshold, verdict and causes of each row of a file",
+        "flockwatch score --data rows.csv --manifest v000060.safetensors\n"
+        "flockwatch score --data rows.csv --manifest v000060.safetensors --json     # for programs",
+        "The rows are scored in their order, as `flockwatch detect` scores a stream: a version of the fleet\n"
+        "is adapted to the machine by the first rows, which get no verdict, and the threshold follows from\n"
+        "`threshold.budget` and the rows before. The columns for label and split are not used.",
+    )  # fmt: skip
+    score.add_argument(
+        "--data", type=Path, required=True, metavar="FILE",
+        help="rows of one machine, CSV with a header or Parquet, in the order of time",
+    )  # fmt: skip
+    score.add_argument(
+        "--manifest", type=Path, required=True, metavar="FILE",
+        help="file of the model version: the fleet's, from the folder `versions` of the server's state, or a "
+        "client's own, from its state folder",
+    )  # fmt: skip
+    score.add_argument(
+        "--json", action="store_true",
+        help="print a JSON object for each row: row, score, threshold, anomaly, causes; score and threshold "
+        "are null without a verdict",
+    )  # fmt: skip
+
     inspect = _plain_command(
         subparsers, commands.inspect,
         "print the contents of a model version: its shape, statistics and settings",
@@ -253,7 +277,9 @@ def _add_simulation(subparsers: Any) -> None:
     play.add_argument("--seed", type=int, default=42, metavar="N", help="random seed (default: 42)")
 
 
-def _plain_command(subparsers: Any, run: Run, summary: str, example: str = "") -> argparse.ArgumentParser:
+def _plain_command(
+    subparsers: Any, run: Run, summary: str, example: str = "", details: str = ""
+) -> argparse.ArgumentParser:
     """Add a command that has no settings.
 
     Args:
@@ -261,11 +287,12 @@ def _plain_command(subparsers: Any, run: Run, summary: str, example: str = "") -
         run: The command's function; the command has its name.
         summary: What the command does, in one line, without a full stop.
         example: Command lines to show.
+        details: More about what it does, in sentences.
     """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         run.__name__,
         help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
+        description=f"{summary[0].upper()}{summary[1:]}." + (f"\n\n{details}" if details else ""),
         epilog="examples:\n" + "\n".join(f"  {line}" for line in example.splitlines()) if example else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -273,9 +300,11 @@ def _plain_command(subparsers: Any, run: Run, summary: str, example: str = "") -
     return parser
 
 
-def _command(subparsers: Any, run: Run, summary: str, example: str = "") -> argparse.ArgumentParser:
+def _command(
+    subparsers: Any, run: Run, summary: str, example: str = "", details: str = ""
+) -> argparse.ArgumentParser:
     """Add a command that reads settings; the arguments are those of `_plain_command`."""
-    parser = _plain_command(subparsers, run, summary, example)
+    parser = _plain_command(subparsers, run, summary, example, details)
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (YAML)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",

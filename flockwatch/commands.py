@@ -64,6 +64,14 @@ def detect(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
+def score(settings: Settings, options: argparse.Namespace) -> int:
+    """Print the score, threshold, verdict and causes of each row of a file."""
+    from flockwatch.row_scores import show
+
+    show(options.data, options.manifest, settings, as_json=options.json)
+    return 0
+
+
 def _roll_back(settings: Settings, to: str | None) -> int:
     from client.launch import client_name, state_folder
     from client.versions.version_store import VersionStore

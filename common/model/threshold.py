@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.model.sketch import ScoreSketch
-from common.settings import ThresholdSettings
 
 _TAIL = 32
 """Number of largest scores that the tail is fitted to."""
@@ -26,21 +24,6 @@ class ClientScores:
     """Scores of events that were not alerts."""
     alerts: int = 0
     """Alerts besides. All of them count against the budget, as if they were false."""
-
-
-def quantile_threshold(settings: ThresholdSettings, normal_scores: NDArray[np.floating]) -> float:
-    """Return the fixed threshold of the settings, or else their quantile of `normal_scores`.
-
-    Args:
-        settings: `value` and `quantile`.
-        normal_scores: Shape (n,), n >= 1.
-
-    >>> quantile_threshold(ThresholdSettings(quantile=0.5), np.array([1.0, 2.0, 3.0]))
-    2.0
-    """
-    if settings.value is not None:
-        return settings.value
-    return float(np.quantile(normal_scores, settings.quantile))
 
 
 def tail_quantile(scores: ScoreSketch, rate: float) -> float:

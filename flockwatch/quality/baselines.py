@@ -34,7 +34,7 @@ def random(training: Floats, settings: Settings, seed: int) -> Score:
 
 
 def always(training: Floats, settings: Settings, seed: int) -> Score:
-    """Give every event the same score; `flockwatch.quality.jobs` counts each one as an alert."""
+    """Give every event the same score; `flockwatch.quality.stream.replay_always` makes each one an alert."""
     return lambda inputs: np.ones(len(inputs))
 
 

@@ -34,7 +34,14 @@ from flockwatch.quality.autoencoders import (
 )
 from flockwatch.quality.federation import federate, shared_trainer
 from flockwatch.quality.metrics import METRICS, AlertMetrics, RankingMetrics
-from flockwatch.quality.stream import StreamScores, replay_scores, score_stream
+from flockwatch.quality.stream import (
+    Replay,
+    StreamScores,
+    replay_always,
+    replay_rows,
+    replay_scores,
+    score_stream,
+)
 
 if TYPE_CHECKING:
     from client.training.trainer import Trainer
@@ -46,8 +53,6 @@ METHODS = (*baselines.BASELINES, *TRAINED, FEDERATED)
 """All methods. Each is a row of the tables."""
 NEW_CLIENT_METHODS = ("local_only", "local_fleet_scaler", FEDERATED)
 """Methods that are measured on clients that took part in no federation."""
-ASSUMED_INTERVAL_S = 60.0
-"""Time between two events, by which the budget sets a threshold where neither settings nor rows tell it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,12 +116,10 @@ def run_job(job: Job, clients: Sequence[LabelledClient], settings: Settings) -> 
     if job.fold is not None:
         return _run_new_clients(job, clients, settings)
     parts = [client.partition for client in clients]
-    rounds = 0
     if job.method == FEDERATED:
         manifest = _federate(parts, settings)
-        streams = _score_federated(manifest, parts)
-        rounds = manifest.version
-    elif job.method in baselines.BASELINES:
+        return JobResult(job, {FEDERATED: _federated(manifest, clients, settings)}, manifest.version)
+    if job.method in baselines.BASELINES:
         baseline = baselines.BASELINES[job.method]
         scaled = (ScaledRows.of(part, own_scaler(part, settings), settings) for part in parts)
         streams = [baselines.score_client(baseline, client, settings, job.seed) for client in scaled]
@@ -127,8 +130,7 @@ def run_job(job: Job, clients: Sequence[LabelledClient], settings: Settings) -> 
         streams = [
             _score_alone(part, fleet or own_scaler(part, settings), settings, job.epochs) for part in parts
         ]
-    results = [_result(c, s, settings, job.method) for c, s in zip(clients, streams, strict=True)]
-    return JobResult(job, {job.method: results}, rounds)
+    return JobResult(job, {job.method: _scored(streams, clients, settings, job.method)})
 
 
 def _run_new_clients(job: Job, clients: Sequence[LabelledClient], settings: Settings) -> JobResult:
@@ -142,14 +144,12 @@ def _run_new_clients(job: Job, clients: Sequence[LabelledClient], settings: Sett
     manifest = _federate(others, settings)
     epochs = epochs_of(manifest.version, settings)
     fleet = fleet_scaler(others, settings)
-    streams = {
-        "local_only": [_score_alone(p, own_scaler(p, settings), settings, epochs) for p in parts],
-        "local_fleet_scaler": [_score_alone(p, fleet, settings, epochs) for p in parts],
-        FEDERATED: _score_federated(manifest, parts),
-    }
+    alone = [_score_alone(p, own_scaler(p, settings), settings, epochs) for p in parts]
+    with_fleet_scaler = [_score_alone(p, fleet, settings, epochs) for p in parts]
     results = {
-        method: [_result(c, s, settings, method) for c, s in zip(new, of_method, strict=True)]
-        for method, of_method in streams.items()
+        "local_only": _scored(alone, new, settings, "local_only"),
+        "local_fleet_scaler": _scored(with_fleet_scaler, new, settings, "local_fleet_scaler"),
+        FEDERATED: _federated(manifest, new, settings),
     }
     return JobResult(job, results, manifest.version)
 
@@ -166,9 +166,35 @@ def _federate(parts: Sequence[Partition], settings: Settings) -> Manifest:
         return federate(clients, settings, Path(folder))
 
 
-def _score_federated(manifest: Manifest, parts: Sequence[Partition]) -> list[StreamScores]:
-    """Score each client's stream by a version that the client has personalised."""
-    return [score_stream(personalise(manifest, ClientRows(p), shared_trainer), p) for p in parts]
+def _federated(
+    manifest: Manifest, clients: Sequence[LabelledClient], settings: Settings
+) -> list[ClientResult]:
+    """Measure a version, personalised by each client, in the live detector."""
+    results = []
+    for client in clients:
+        part = client.partition
+        own = personalise(manifest, ClientRows(part), shared_trainer)
+        replay = replay_rows(own, part, settings, client.interval_s)
+        results.append(_result(client, score_stream(own, part), replay))
+    return results
+
+
+def _scored(
+    streams: Sequence[StreamScores], clients: Sequence[LabelledClient], settings: Settings, method: str
+) -> list[ClientResult]:
+    """Measure a method by its scores, which pass through the live detector's threshold and incidents.
+
+    Args:
+        streams: Each client's scores.
+        clients: The clients.
+        settings: Sections `threshold` and `live` count.
+        method: The method that made the scores.
+    """
+    replay = replay_always if method == "always" else replay_scores
+    return [
+        _result(client, stream, replay(stream, settings, client.interval_s))
+        for client, stream in zip(clients, streams, strict=True)
+    ]
 
 
 def _score_alone(part: Partition, scaler: Scaler, settings: Settings, epochs: int) -> StreamScores:
@@ -204,24 +230,13 @@ def _newest(part: Partition, rows: int) -> Partition:
     return part.take(part.name, np.arange(max(0, count - rows), count), np.arange(len(part.test_rows)))
 
 
-def _result(client: LabelledClient, stream: StreamScores, settings: Settings, method: str) -> ClientResult:
-    """Return the metrics of a client's scores, and of the alerts that the live detector raises on them.
-
-    Args:
-        client: The client.
-        stream: The scores of its stream.
-        settings: Sections `threshold` and `live` count.
-        method: The method that made the scores.
-    """
+def _result(client: LabelledClient, stream: StreamScores, replay: Replay) -> ClientResult:
+    """Return the metrics of a client's scores, and of the alerts and incidents in the live detector."""
     labels = client.anomalies
-    if method == "always":
-        alerts, thresholds = np.ones(len(labels), np.bool_), np.zeros_like(stream.test)
-        incidents = [range(len(labels))]
-    else:
-        replay = replay_scores(stream, settings, client.interval_s or ASSUMED_INTERVAL_S)
-        alerts, thresholds, incidents = replay.alerts, replay.thresholds, replay.incidents
-    ranking = RankingMetrics.of(labels, stream.test)
-    of_alerts = AlertMetrics.of(labels, alerts, incidents, client.interval_s)
+    # An event without a score is never an alert, so it ranks below all others.
+    scores = np.nan_to_num(stream.test, nan=0.0)
+    ranking = RankingMetrics.of(labels, scores)
+    of_alerts = AlertMetrics.of(labels, replay.alerts, replay.incidents, client.interval_s)
     metrics: dict[str, float | None] = dict.fromkeys(METRICS)
     metrics |= asdict(ranking) if ranking is not None else {}
-    return ClientResult(client.partition.name, metrics | asdict(of_alerts), stream.test, thresholds)
+    return ClientResult(client.partition.name, metrics | asdict(of_alerts), scores, replay.thresholds)

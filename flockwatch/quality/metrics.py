@@ -82,11 +82,11 @@ class AlertMetrics:
             interval_s: Time between two events; None if it is not known.
         """
         faults = runs(labels)
-        starts = sorted(incident.start for incident in incidents)
+        starts = [incident.start for incident in incidents]
         alarm = np.zeros(len(labels), np.bool_)
         for incident in incidents:
             alarm[max(incident.start, 0) : max(incident.stop, 0)] = True
-        own = [_first_in(starts, fault) for fault in faults]
+        own = own_starts(faults, incidents)
         covered = sum(bool(alarm[f].any()) for f, start in zip(faults, own, strict=True) if start is None)
         delays = [start - fault.start for fault, start in zip(faults, own, strict=True) if start is not None]
         normal = int((~labels).sum())
@@ -106,9 +106,14 @@ class AlertMetrics:
         )
 
 
-def _first_in(starts: Sequence[int], fault: slice) -> int | None:
-    """Return the first of the sorted starts of incidents that lies in a fault; None if none does."""
-    return next((start for start in starts if fault.start <= start < fault.stop), None)
+def own_starts(faults: Sequence[slice], incidents: Sequence[range]) -> list[int | None]:
+    """Return for each fault the first event in it with which an incident begins; None if none begins in it.
+
+    >>> own_starts([slice(2, 5), slice(8, 9)], [range(4, 9)])
+    [4, None]
+    """
+    starts = sorted(incident.start for incident in incidents)
+    return [next((s for s in starts if fault.start <= s < fault.stop), None) for fault in faults]
 
 
 LOWER_IS_BETTER = {

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from client.data.partition import Partition
 from client.data.recent_events import MAX_BATCH_EVENTS
-from client.detection.detector import Detector
 from client.detection.scorer import Scorer
-from client.service.maintenance import DetectorMaintenance
-from client.versions.trial_process import InlineTrial
-from client.versions.version_store import VersionStore
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
-from common.protocol.alerts import Notice
+from common.protocol.alerts import END_KINDS, OPEN_KINDS, Notice
 from common.settings import Settings
+from flockwatch.replay import ASSUMED_INTERVAL_S, replayed_detector
 
 Floats = NDArray[np.float32]
 
@@ -79,49 +73,78 @@ def score_stream(manifest: Manifest, partition: Partition) -> StreamScores:
     return StreamScores(scores[: len(part.rows)], scores[len(part.rows) :], manifest.scores)
 
 
-def replay_scores(stream: StreamScores, settings: Settings, interval_s: float) -> Replay:
-    """Pass scores through the live detector and its maintenance, which sets the threshold.
+def replay_rows(
+    manifest: Manifest, partition: Partition, settings: Settings, interval_s: float | None
+) -> Replay:
+    """Pass a client's rows through the live detector, training rows first.
 
-    So the alerts of every method come from the same code as in production. The detector's version
+    Args:
+        manifest: The version, personalised by the client.
+        partition: The client's rows.
+        settings: Sections `data`, `threshold` and `live` count.
+        interval_s: Time between two rows; None: it is not known.
+    """
+    part = partition.aligned(manifest.schema)
+    return _replay(
+        manifest, np.concatenate([part.rows, part.test_rows]), len(part.rows), settings, interval_s
+    )
+
+
+def replay_scores(stream: StreamScores, settings: Settings, interval_s: float | None) -> Replay:
+    """Pass scores through the live detector, whose maintenance keeps the threshold.
+
+    So the incidents of every method come from the same code as in production. The detector's version
     reconstructs every event as 0 and each event has one value, the square root of a score: the score of the
     detector, the squared error, is the given score.
 
     Args:
-        stream: Scores of the training and test events; those of test events are finite and not negative.
-        settings: Sections `threshold` and `live` count.
-        interval_s: Time between two events.
+        stream: Scores of the training and test events, not negative; NaN for events without a score.
+        settings: Sections `data`, `threshold` and `live` count.
+        interval_s: Time between two events; None: it is not known.
     """
+    scores = np.concatenate([stream.training, stream.test]).astype(np.float64)
+    manifest = _square_version(stream.normal, settings)
+    return _replay(manifest, np.sqrt(scores)[:, None], len(stream.training), settings, interval_s)
+
+
+def replay_always(stream: StreamScores, settings: Settings, interval_s: float | None) -> Replay:
+    """Make every test event an alert of one incident that never ends; takes what `replay_scores` takes."""
+    count = len(stream.test)
+    return Replay(np.ones(count, np.bool_), np.zeros(count, np.float32), [range(count)])
+
+
+def _replay(
+    manifest: Manifest,
+    rows: NDArray[np.floating],
+    training: int,
+    settings: Settings,
+    interval_s: float | None,
+) -> Replay:
+    """Pass rows through the live detector.
+
+    Args:
+        manifest: The version.
+        rows: Training rows, then test rows, shape (n, features). A row without a value is no event.
+        training: Number of training rows.
+        settings: Sections `data`, `threshold` and `live` count.
+        interval_s: Time between two rows; None: it is not known.
+    """
+    interval_s = interval_s or ASSUMED_INTERVAL_S
     settings = settings.with_values(threshold={"interval_s": interval_s})
-    values = np.concatenate([stream.training, stream.test]).astype(np.float64)
-    numbers = np.flatnonzero(np.isfinite(values))
-    roots = np.sqrt(values[numbers]).tolist()
-    lines = [
-        msgspec.json.encode({"ts": interval_s * number, _SCHEMA.features[0]: root})
-        for number, root in zip(numbers.tolist(), roots, strict=True)
-    ]
-    alerts = np.zeros(len(values), np.bool_)
-    thresholds = np.full(len(values), np.nan, np.float32)
+    numbers = np.flatnonzero(np.isfinite(rows).any(axis=1))
+    alerts = np.zeros(len(rows), np.bool_)
+    thresholds = np.full(len(rows), np.nan, np.float32)
     notices: list[Notice] = []
-    with tempfile.TemporaryDirectory(prefix="flockwatch-replay-") as name:
-        store = VersionStore(Path(name))
-        store.offer(_square_version(stream.normal, settings).pack())
-        detector = Detector("replay", _SCHEMA, settings.data, settings.live)
-        maintenance = DetectorMaintenance(detector, settings, Path(name), store, trial=InlineTrial)
-        maintenance.tick(save=False)
-        if detector.active is None:
-            raise ValueError(f"no version was taken up: {maintenance.problems.messages()}")
-        for start in range(0, len(lines), STEP):
-            outcome = detector.step(lines[start : start + STEP], 0.0)
+    with replayed_detector(manifest, settings) as live:
+        for start in range(0, len(numbers), STEP):
             block = numbers[start : start + STEP]
+            thresholds[block] = live.threshold
+            outcome = live.step(rows[block], interval_s * block.astype(np.float64))
             alerts[block] = [verdict.anomaly for verdict in outcome.verdicts]
-            thresholds[block] = detector.active.threshold
             notices += outcome.notices
-            maintenance.tick(save=False)
-        maintenance.stop()
-    first = len(stream.training)
-    incidents = _incidents(notices, len(values), interval_s)
-    spans = [range(incident.start - first, incident.stop - first) for incident in incidents]
-    return Replay(alerts[first:], thresholds[first:], [span for span in spans if span.stop > 0])
+    spans = _incidents(notices, len(rows), interval_s)
+    after = [range(span.start - training, span.stop - training) for span in spans]
+    return Replay(alerts[training:], thresholds[training:], [span for span in after if span.stop > 0])
 
 
 def _incidents(notices: Sequence[Notice], events: int, interval_s: float) -> list[range]:
@@ -135,10 +158,12 @@ def _incidents(notices: Sequence[Notice], events: int, interval_s: float) -> lis
     found: dict[str, range] = {}
     for notice in notices:
         start = round(notice.started / interval_s)
-        if notice.kind == "incident_started":
+        if notice.kind in OPEN_KINDS:
             found[notice.id] = range(start, events)
-        elif notice.kind == "incident_ended" and notice.ended is not None:
+        elif notice.kind in END_KINDS and notice.ended is not None:
             found[notice.id] = range(start, round(notice.ended / interval_s) + 1)
+        elif notice.kind == "flapping":  # one notice of an incident whose end is not reported
+            found[notice.id] = range(start, start + 1)
     return list(found.values())
 
 
@@ -148,4 +173,5 @@ def _square_version(normal: ScoreSketch, settings: Settings) -> Manifest:
     nothing = {name: np.zeros(shape, np.float32) for name, shape in architecture.shapes.items()}
     plain = VersionSettings.of(settings.with_values(scaling={"by": "none", "clip": None}))
     one = Moments.of(np.zeros((1, 1), np.float32))
-    return replace(Manifest(1, _SCHEMA, architecture, nothing, one, plain), scores=normal)
+    version = Manifest(1, _SCHEMA, architecture, nothing, one, plain)
+    return replace(version, scores=normal, personalised=True)

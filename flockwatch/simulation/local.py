@@ -20,8 +20,6 @@ from rich.progress import (
 )
 
 from client.data.partition import Partition
-from client.training.client_rows import ClientRows
-from client.training.evaluation import evaluate_threshold
 from client.training.trainer_cache import TrainerCache
 from common.config import save
 from common.formats.files import write_atomic
@@ -32,7 +30,8 @@ from common.settings import Settings
 from flockwatch.quality.comparison import Comparison
 from flockwatch.runs import finite, new_folder, terminal
 from flockwatch.simulation import live
-from flockwatch.simulation.partitions import PartitionSource, gather
+from flockwatch.simulation.findings import Findings, summary
+from flockwatch.simulation.partitions import PartitionSource, gather, interval_s
 from flockwatch.simulation.report import report, table
 from server.flower.superlink_process import flower_environment, free_port
 from server.storage.history import History
@@ -92,12 +91,12 @@ def run(settings: Settings) -> int:
         manifest = newest[0]
         rounds = _history(folder).rounds()
         trainer = TrainerCache()
-        evaluations = [
-            evaluate_threshold(manifest, ClientRows(partition), trainer) for partition in partitions
+        findings = [
+            Findings.of(manifest, s.partition, settings, interval_s(s, settings), trainer) for s in sources
         ]
         comparisons = _compare(partitions, manifest, settings, console)
-        results = report(settings, rounds, reason, manifest, evaluations, comparisons, wall_s)
-        _print_results(results, settings, console)
+        results = report(settings, rounds, reason, manifest, findings, comparisons, wall_s)
+        _print_results(results, findings, console)
         if clients:
             results["live"] = live.show(clients, manifest.version, settings, console)
     write_atomic(folder / "report.json", json.dumps(results, indent=1).encode())
@@ -218,17 +217,11 @@ def _compare(
         return compare(partitions, manifest, settings, lambda step: status.update(f"for comparison: {step}"))
 
 
-def _print_results(results: dict[str, Any], settings: Settings, console: Console) -> None:
-    totals, fixed = results["totals"], settings.threshold.value
-    scored = sum(client["events_scored"] for client in results["clients"])
-    threshold = (
-        f"the {settings.threshold.quantile:g} quantile of each client's scores on held-out rows"
-        if fixed is None
-        else f"{fixed:g}"
-    )
+def _print_results(results: dict[str, Any], findings: Sequence[Findings], console: Console) -> None:
+    totals = results["totals"]
     console.print(table(results))
-    console.print(f"Anomalies detected: {totals['anomalies_detected']}")
-    console.print(f"Scored: {scored} events. Threshold: {threshold}.")
+    for line in summary(findings):
+        console.print(line)
     console.print(
         f"{totals['rounds']} rounds in {totals['wall_s']:.1f} s, {totals['seconds_per_round']:.2f} s each "
         f"(median); ended: {results['reason']}"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from client.training.evaluation import ThresholdReport
 from common.model.manifest import Manifest
 from common.settings import Settings
+from flockwatch.simulation.findings import Findings
 
 if TYPE_CHECKING:
     from flockwatch.quality.comparison import Comparison
@@ -24,7 +24,7 @@ def report(
     rounds: list[dict[str, Any]],
     reason: str,
     manifest: Manifest,
-    evaluations: Sequence[ThresholdReport],
+    findings: Sequence[Findings],
     comparisons: Sequence[Comparison],
     wall_s: float,
 ) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def report(
         rounds: The rounds, from the server's history.
         reason: Why the run ended.
         manifest: The newest version.
-        evaluations: The evaluation of that version by each client's data.
+        findings: What that version finds in each client's rows.
         comparisons: Detection quality of the version and of other models, where it was measured.
         wall_s: Duration of the run.
     """
@@ -44,16 +44,18 @@ def report(
     compared = {c.client: c for c in comparisons}
     clients: list[dict[str, Any]] = [
         {
-            "client": j.client,
-            "rows": j.rows,
-            "error_before": before.get(j.client),
-            "error_after": after.get(j.client),
-            "threshold": j.threshold,
-            "events_scored": j.events,
-            "anomalies_detected": j.anomalies,
-            **{model: _quality(compared.get(j.client), model) for model in MODELS},
+            "client": f.client,
+            "rows": f.training,
+            "error_before": before.get(f.client),
+            "error_after": after.get(f.client),
+            "threshold": f.threshold,
+            "events_scored": f.events,
+            "above_threshold": f.above,
+            "faults": f.faults,
+            "faults_found": f.found,
+            **{model: _quality(compared.get(f.client), model) for model in MODELS},
         }
-        for j in evaluations
+        for f in findings
     ]
     return {
         "reason": reason,
@@ -71,7 +73,10 @@ def report(
             "decode_s": _sum(rounds, "decode_s") + sum(r["decode_s"] or 0 for r in rounds),
             "error_before": _mean([c["error_before"] for c in clients]),
             "error_after": _mean([c["error_after"] for c in clients]),
-            "anomalies_detected": sum(j.anomalies for j in evaluations),
+            "events_scored": sum(f.events for f in findings),
+            "above_threshold": sum(f.above for f in findings),
+            "faults": sum(f.faults or 0 for f in findings),
+            "faults_found": sum(f.found or 0 for f in findings),
             **{model: _mean_quality([c[model] for c in clients]) for model in MODELS},
         },
         "clients": clients,

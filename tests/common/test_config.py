@@ -174,7 +174,7 @@ WRONG = [
     ("federation.deadline_s: 1 minute", ["'federation.deadline_s' is '1 minute'", "valid number"]),
     ("federation.wait_s: .inf", ["'federation.wait_s' is inf", "finite"]),
     ("federation.strategy: fedmean", ["'federation.strategy' is 'fedmean'", "'fedavg'", "'multikrum'"]),
-    ("threshold.quantile: 1", ["'threshold.quantile' is 1", "less than 1"]),
+    ("threshold.quantile: 0.9", ["'threshold.quantile' no longer exists", "'threshold.budget'"]),
     ("threshold.value: 0", ["'threshold.value' is 0", "greater than 0"]),
     ("data.features: cpu", ["'data.features' is 'cpu'", "tuple"]),
     ("data.features: [1]", ["'data.features.0' is 1", "valid string"]),

@@ -24,7 +24,7 @@ from common.model.scoring import scores
 from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.settings import Settings
-from flockwatch.quality.stream import STEP, StreamScores, replay_scores, score_stream
+from flockwatch.quality.stream import STEP, StreamScores, replay_rows, replay_scores, score_stream
 from flockwatch.simulation import telemetry
 
 MINUTE_S = 60.0
@@ -122,3 +122,33 @@ def test_a_fixed_threshold_is_used_as_it_is() -> None:
     found = replay_scores(stream, Settings().with_values(threshold={"value": 0.75}), 60.0)
     np.testing.assert_allclose(found.thresholds, 0.75)
     np.testing.assert_array_equal(found.alerts, stream.test > 0.75)
+
+
+def test_rows_are_replayed_as_the_live_detector_scores_them(machine: Partition) -> None:
+    settings = Settings().with_values(threshold={"budget": "4 per day"})
+    manifest = personalise(version(machine), ClientRows(machine), TrainerCache())
+    found = replay_rows(manifest, machine, settings, MINUTE_S)
+    stream = score_stream(manifest, machine)
+    # A score is above the threshold of its moment, which is known at the start of each block.
+    first_of_block = (np.arange(800) + 1200) % STEP == 0
+    above = stream.test > found.thresholds
+    np.testing.assert_array_equal(found.alerts[first_of_block], above[first_of_block])
+    assert found.alerts.any()
+    assert all(found.alerts[max(span.start, 0) : span.stop].any() for span in found.incidents)
+
+
+def test_rows_without_any_value_are_no_events(machine: Partition) -> None:
+    manifest = personalise(version(machine), ClientRows(machine), TrainerCache())
+    test = machine.test_rows.copy()
+    test[200:220] = np.nan
+    found = replay_rows(manifest, replace(machine, test_rows=test), Settings(), MINUTE_S)
+    assert not found.alerts[200:220].any()
+    assert np.isnan(found.thresholds[200:220]).all()
+    assert len(found.alerts) == 800
+
+
+def test_the_time_column_of_the_settings_is_used(machine: Partition) -> None:
+    manifest = personalise(version(machine), ClientRows(machine), TrainerCache())
+    names = [Settings(), Settings().with_values(data={"timestamp": "when"})]
+    found = [replay_rows(manifest, machine, settings, MINUTE_S).incidents for settings in names]
+    assert found[0] == found[1] != []
