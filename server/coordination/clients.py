@@ -1,15 +1,28 @@
-"""Connected clients: who they are, whether their names are unique, and whether their features fit."""
+"""Connected clients and their tasks: who may take part, who has a task, and how long it may take."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from common.model.schema import Schema, SchemaError
-from server.coordination.actions import RequestDescription, Step
+from common.settings import FederationSettings
+from server.coordination.actions import CreateFirstVersion, RequestDescription, SendTasks, Step, TaskOrder
 from server.coordination.events import Described, DescriptionFailed, NodesConnected
-from server.coordination.state import ConnectedClient, NodeId, State
-from server.coordination.tasks import fail_task, ready_nodes, stop_awaiting, with_client, without_task
+from server.coordination.state import (
+    ConnectedClient,
+    Failure,
+    Kind,
+    NodeId,
+    PendingTask,
+    State,
+    TaskDuration,
+    client_name,
+    progress_of,
+    ready_nodes,
+    with_client,
+)
 
 RETRY_S = 5.0
 """Wait before the description of a refused client is requested again."""
@@ -26,6 +39,18 @@ MAX_REQUESTS = 32
 The first message to a client costs several HTTP requests. If hundreds of clients were asked at once, a busy
 server would reply to none in time, and all would be asked again.
 """
+
+MIN_TIMEOUT_S = 5.0
+"""Lower bound of a client's own timeout."""
+
+OVERDUE_CHECK_S = 30.0
+"""Time between two description requests to a client whose task is overdue."""
+
+MAX_GONE = 1000
+"""Most tasks of disconnected nodes that are kept: clients that crash repeatedly must not fill memory."""
+
+MAX_DURATIONS = 10_000
+"""Beyond this number, and the connected clients, durations of disconnected clients are dropped."""
 
 
 def nodes_connected(state: State, event: NodesConnected, step: Step) -> State:
@@ -131,3 +156,115 @@ def _misfit(features: tuple[str, ...], client: ConnectedClient) -> str | None:
     except SchemaError as error:
         return str(error)
     return None
+
+
+def assign(state: State, kind: Kind, nodes: Sequence[NodeId], round_id: int, step: Step) -> State:
+    """Give the newest version to idle clients.
+
+    Args:
+        state: The state, with its features chosen.
+        kind: What the clients do with the version.
+        nodes: Idle nodes.
+        round_id: The round that the tasks belong to, which has one deadline; 0: each has its own.
+        step: Gets the actions.
+    """
+    if not state.initialised:
+        assert state.features is not None  # noqa: S101  they are chosen before the first task
+        ready = tuple(ready_nodes(state))
+        step.actions.append(CreateFirstVersion(state.features, ready, progress_of(state)))
+        state = replace(state, initialised=True)
+    clients, tasks, orders, number = dict(state.clients), dict(state.tasks), [], state.last_number
+    for node in nodes:
+        number += 1
+        client = clients[node]
+        repeats = client.repeats + 1 if client.trained_version == state.version else 0
+        if kind == "train":
+            clients[node] = replace(
+                client, trained_version=state.version, repeats=repeats, last_task=number
+            )  # fmt: skip
+        if round_id:
+            timeout = step.settings.deadline_s
+        else:
+            timeout = timeout_s(state.durations.get(client.name), step.settings)
+        tasks[node] = PendingTask(
+            number, kind, client.name, state.version, step.now, step.now + timeout, round_id
+        )  # fmt: skip
+        orders.append(TaskOrder(node, number, repeats if kind == "train" else 0))
+    step.actions.append(SendTasks(kind, tuple(orders)))
+    return replace(state, clients=clients, tasks=tasks, last_number=number)
+
+
+def without_task(state: State, node: NodeId) -> State:
+    """Return the state in which the node has no task."""
+    return replace(state, tasks={n: task for n, task in state.tasks.items() if n != node})
+
+
+def stop_awaiting(state: State, node: NodeId, check_at: float = 0.0) -> State:
+    """Return the state in which nothing waits for the node's task; a late update can still be used."""
+    task = state.tasks.get(node)
+    if task is None:
+        return state
+    if node not in state.clients and task.kind == "evaluate":
+        return without_task(state, node)
+    return replace(state, tasks={**state.tasks, node: replace(task, awaited=False, check_at=check_at)})
+
+
+def fail_task(state: State, node: NodeId, reason: str, check_at: float = 0.0) -> State:
+    """Return the state in which the node's task counts as failed, in its round too.
+
+    Args:
+        state: The state; it stays as it is if nothing waits for a task of the node.
+        node: The node.
+        reason: Why the task failed.
+        check_at: When to ask the node whether it still has the task.
+    """
+    task = state.tasks.get(node)
+    if task is None or not task.awaited:
+        return state
+    failures = {**state.failures, node: Failure(client_name(state, node), reason)}
+    state = stop_awaiting(replace(state, failures=failures), node, check_at)
+    if state.round is None or node not in state.round.awaited:
+        return state
+    return replace(state, round=replace(state.round, awaited=state.round.awaited - {node}))
+
+
+def expire(state: State, step: Step) -> State:
+    """Fail overdue tasks outside of rounds, and ask the clients of overdue tasks whether they have them."""
+    for node, task in state.tasks.items():
+        if task.awaited and not task.round_id and step.now >= task.due_at:
+            late = f"{task.client}: no reply in {step.now - task.sent_at:.0f} s"
+            state = fail_task(state, node, late, step.now)
+    for node, task in state.tasks.items():
+        client = state.clients.get(node)
+        overdue = not task.awaited or step.now >= task.due_at
+        if overdue and client is not None and client.status == "ready" and step.now >= task.check_at:
+            number = state.last_number + 1
+            checked = {**state.tasks, node: replace(task, check_at=step.now + OVERDUE_CHECK_S)}
+            state = replace(state, last_number=number, tasks=checked)
+            step.actions.append(RequestDescription(node, number))
+    return state
+
+
+def pruned(state: State, settings: FederationSettings) -> State:
+    """Return the state without tasks of disconnected nodes that are too old, and within its size limits."""
+    oldest = state.version - settings.staleness_limit
+    gone = [node for node in state.tasks if node not in state.clients]
+    useless = {node for node in gone if state.tasks[node].version < oldest} | set(gone[:-MAX_GONE])
+    if useless:
+        state = replace(state, tasks={n: task for n, task in state.tasks.items() if n not in useless})
+    if len(state.failures) > MAX_GONE:
+        state = replace(state, failures=dict(list(state.failures.items())[-MAX_GONE:]))
+    if len(state.durations) > MAX_DURATIONS + len(state.clients):
+        names = {client.name for client in state.clients.values()}
+        state = replace(state, durations={n: d for n, d in state.durations.items() if n in names})
+    return state
+
+
+def timeout_s(duration: TaskDuration | None, settings: FederationSettings) -> float:
+    """Return how long a client's task may take: by its earlier tasks, or `deadline_s` without any.
+
+    Source: RFC 6298, the retransmission timer of TCP.
+    """
+    if duration is None:
+        return settings.deadline_s
+    return min(max(duration.mean_s + 4 * duration.deviation_s, MIN_TIMEOUT_S), settings.deadline_s)

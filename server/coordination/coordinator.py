@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from common.settings import FederationSettings
-from server.coordination import clients, tasks
+from server.coordination import clients
 from server.coordination.actions import Action, DropUpdate, Publish, Step
 from server.coordination.events import (
     Aggregated,
@@ -28,9 +28,18 @@ from server.coordination.events import (
     TaskFailed,
     Tick,
 )
-from server.coordination.progress import progress_of
 from server.coordination.schedule import ROUND_PAUSE_S, TOO_LATE, advance
-from server.coordination.state import BufferedUpdate, NodeId, PendingTask, State
+from server.coordination.state import (
+    BufferedUpdate,
+    NodeId,
+    PendingTask,
+    State,
+    TaskDuration,
+    is_new,
+    progress_of,
+    ready_nodes,
+    with_client,
+)
 
 FAILURE_PAUSE_S = 5.0
 """Asynchronous: wait before a client whose task failed is given another."""
@@ -50,8 +59,8 @@ def step(state: State, event: Event, now: float, settings: FederationSettings) -
     if state.stopped is not None:
         return state, []
     context = Step(now, settings)
-    state = tasks.pruned(_handled(state, event, context), settings)
-    state = advance(tasks.expire(state, context), context)
+    state = clients.pruned(_handled(state, event, context), settings)
+    state = advance(clients.expire(state, context), context)
     return state, context.actions
 
 
@@ -80,17 +89,17 @@ def _reply_admitted(state: State, event: ReplyAdmitted, step: Step) -> State:
     task = state.tasks.get(event.node)
     if task is None or task.number != event.number:
         return state
-    state = _counted(tasks.without_task(state, event.node), event.node, task)
+    state = _counted(clients.without_task(state, event.node), event.node, task)
     client = state.clients.get(event.node)
     if client is not None:
         client = replace(client, drifted=event.drifted, ask_at=step.now + clients.REFRESH_S)
-        state = tasks.with_client(state, event.node, client)
+        state = with_client(state, event.node, client)
     if task.kind == "evaluate":
         return state
-    if client is not None and tasks.is_new(state, client):
+    if client is not None and is_new(state, client):
         # The federation's error now includes that of other data, so earlier ones do not compare.
         state = replace(state, best_error=None, rounds_without_improvement=0)
-    duration = tasks.with_sample(state.durations.get(task.client), step.now - task.sent_at)
+    duration = _with_sample(state.durations.get(task.client), step.now - task.sent_at)
     state = replace(state, durations={**state.durations, task.client: duration})
     staleness = state.version - task.version
     if state.ending:
@@ -118,10 +127,10 @@ def _task_failed(state: State, event: TaskFailed, step: Step) -> State:
     task, client = state.tasks.get(event.node), state.clients.get(event.node)
     if task is None or task.number != event.number:
         return state
-    state = tasks.without_task(tasks.fail_task(state, event.node, event.reason), event.node)
+    state = clients.without_task(clients.fail_task(state, event.node, event.reason), event.node)
     if client is not None and not task.round_id:
         client = replace(client, resume_at=step.now + FAILURE_PAUSE_S)
-        state = tasks.with_client(state, event.node, client)
+        state = with_client(state, event.node, client)
     return state
 
 
@@ -141,7 +150,7 @@ def _aggregated(state: State, event: Aggregated, step: Step) -> State:
 
 def _checked_for_improvement(state: State, event: Aggregated, settings: FederationSettings) -> State:
     updates = state.updates_since_check + event.updates
-    if settings.mode == "asynchronous" and updates < len(tasks.ready_nodes(state)) and not event.drifted:
+    if settings.mode == "asynchronous" and updates < len(ready_nodes(state)) and not event.drifted:
         # A round's worth of updates is needed: the error of a few clients is not the federation's.
         return replace(state, updates_since_check=updates)
     best = state.best_error
@@ -151,4 +160,14 @@ def _checked_for_improvement(state: State, event: Aggregated, settings: Federati
         updates_since_check=0,
         best_error=event.error if improved else best,
         rounds_without_improvement=0 if improved else state.rounds_without_improvement + 1,
+    )
+
+
+def _with_sample(duration: TaskDuration | None, took_s: float) -> TaskDuration:
+    """Return the smoothed duration with one more task in it. Source: RFC 6298, section 2."""
+    if duration is None:
+        return TaskDuration(took_s, took_s / 2)
+    return TaskDuration(
+        mean_s=duration.mean_s + (took_s - duration.mean_s) / 8,
+        deviation_s=duration.deviation_s + (abs(took_s - duration.mean_s) - duration.deviation_s) / 4,
     )

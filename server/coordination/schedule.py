@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 from common.settings import FederationSettings
-from server.coordination import clients, tasks
+from server.coordination import clients
 from server.coordination.actions import (
     AbandonRound,
     Aggregate,
@@ -17,7 +17,7 @@ from server.coordination.actions import (
     Stop,
     UpdateShare,
 )
-from server.coordination.state import Kind, NodeId, Round, State
+from server.coordination.state import Kind, NodeId, Round, State, busy_nodes, idle_nodes, is_new, ready_nodes
 from server.coordination.waiting import waiting_for
 
 ROUND_PAUSE_S = 1.0
@@ -47,7 +47,7 @@ def advance(state: State, step: Step) -> State:
         state = replace(state, waiting_since=step.now)
     started = state.version > 0 or any(client.trained_version >= 0 for client in state.clients.values())
     min_clients = 1 if settings.mode == "asynchronous" and started else settings.min_clients
-    if state.features is None and len(tasks.ready_nodes(state)) >= min_clients:
+    if state.features is None and len(ready_nodes(state)) >= min_clients:
         state = clients.choose_features(state, step)
     if state.features is not None and step.now >= state.next_round_at:
         if settings.mode == "asynchronous" and not state.ending:
@@ -65,7 +65,7 @@ def advance(state: State, step: Step) -> State:
 def _pause_is_over(state: State, step: Step) -> bool:
     """Return whether a client does not let a converged federation pause."""
     converged = state.has_converged(step.settings.patience)
-    return converged and any(_is_urgent(state, node) for node in tasks.idle_nodes(state, step.now))
+    return converged and any(_is_urgent(state, node) for node in idle_nodes(state, step.now))
 
 
 def _aggregate_or_assign(state: State, min_clients: int, step: Step) -> State:
@@ -73,16 +73,16 @@ def _aggregate_or_assign(state: State, min_clients: int, step: Step) -> State:
     settings = step.settings
     if _buffer_is_full(state, settings):
         return _aggregate(state, step)
-    idle = tasks.idle_nodes(state, step.now)
+    idle = idle_nodes(state, step.now)
     if len(state.buffer) >= settings.buffer:  # while the first version waits for its quorum
         buffered = {update.node for update in state.buffer}
         idle = [node for node in idle if node not in buffered]
-    if not idle or len(tasks.ready_nodes(state)) < min_clients:
+    if not idle or len(ready_nodes(state)) < min_clients:
         return state
     idle.sort(key=lambda n: (not state.clients[n].drifted, state.clients[n].last_task, n))
-    free = len(idle) if settings.in_flight is None else settings.in_flight - len(tasks.busy_nodes(state))
+    free = len(idle) if settings.in_flight is None else settings.in_flight - len(busy_nodes(state))
     nodes = idle[: max(0, free)]
-    return tasks.assign(state, "train", nodes, 0, step) if nodes else state
+    return clients.assign(state, "train", nodes, 0, step) if nodes else state
 
 
 def _buffer_is_full(state: State, settings: FederationSettings) -> bool:
@@ -92,14 +92,14 @@ def _buffer_is_full(state: State, settings: FederationSettings) -> bool:
         return True
     # A quorum makes the first version, so that the norm gate has norms to compare and no client dominates.
     nodes = {update.node for update in state.buffer}
-    others_busy = any(node not in nodes for node in tasks.busy_nodes(state))
-    return not others_busy or len(nodes) >= _quorum(len(tasks.ready_nodes(state)), settings)
+    others_busy = any(node not in nodes for node in busy_nodes(state))
+    return not others_busy or len(nodes) >= _quorum(len(ready_nodes(state)), settings)
 
 
 def _open_round(state: State, min_clients: int, step: Step) -> State:
     """Give a sample of the idle clients a task each."""
-    idle = tasks.idle_nodes(state, step.now)
-    if len(idle) < min_clients or tasks.busy_nodes(state):
+    idle = idle_nodes(state, step.now)
+    if len(idle) < min_clients or busy_nodes(state):
         return state
     kind: Kind = "evaluate" if state.ending else "train"
     number, size = state.version + 1, max(min_clients, round(step.settings.fraction * len(idle)))
@@ -107,7 +107,7 @@ def _open_round(state: State, min_clients: int, step: Step) -> State:
     sample = random.Random(f"{number}/{state.last_round_id}").sample(idle, len(idle))  # noqa: S311
     sample.sort(key=lambda node: not _is_urgent(state, node))
     nodes, round_id = sorted(sample[:size]), state.last_round_id + 1
-    state = tasks.assign(state, kind, nodes, round_id, step)
+    state = clients.assign(state, kind, nodes, round_id, step)
     opened = Round(kind, number, round_id, step.now, len(nodes), frozenset(nodes))
     return replace(state, last_round_id=round_id, round=opened, waiting_since=None, failures={})
 
@@ -115,7 +115,7 @@ def _open_round(state: State, min_clients: int, step: Step) -> State:
 def _is_urgent(state: State, node: NodeId) -> bool:
     """Return whether a client comes first: its data has drifted, or it has not had a task yet."""
     client = state.clients[node]
-    return client.drifted or (client.trained_version < 0 and tasks.is_new(state, client))
+    return client.drifted or (client.trained_version < 0 and is_new(state, client))
 
 
 def _close_round(state: State, current: Round, step: Step) -> State:
@@ -125,7 +125,7 @@ def _close_round(state: State, current: Round, step: Step) -> State:
     overdue = step.now >= current.opened_at + settings.deadline_s
     if quorum and (overdue or not current.awaited):
         for node in sorted(current.awaited):
-            state = tasks.fail_task(state, node, "no reply before the deadline", step.now)
+            state = clients.fail_task(state, node, "no reply before the deadline", step.now)
         closed = replace(state, round=None, waiting_since=None)
         if current.kind == "train":
             return _aggregate(closed, step)
@@ -136,7 +136,7 @@ def _close_round(state: State, current: Round, step: Step) -> State:
         if settings.max_rounds is not None:
             return _stop(state, f"gave up waiting: {waiting_for(state, step.now, settings)}", step)
         for node in sorted(current.awaited):
-            state = tasks.fail_task(state, node, f"no reply in {settings.wait_s:.0f} s", step.now)
+            state = clients.fail_task(state, node, f"no reply in {settings.wait_s:.0f} s", step.now)
     return _abandoned(state, current, step) if given_up or not current.awaited else state
 
 
@@ -161,8 +161,8 @@ def _aggregate(state: State, step: Step) -> State:
     shares = []
     for update in sorted(state.buffer, key=lambda update: update.number):
         staleness = state.version - update.version
-        discount = tasks.discount(staleness, step.settings)
-        shares.append(UpdateShare(update.number, update.node, staleness, discount))
+        weight = discount(staleness, step.settings)
+        shares.append(UpdateShare(update.number, update.node, staleness, weight))
     step.actions.append(Aggregate(tuple(shares), tuple(state.failures.values())))
     return replace(state, buffer=(), aggregating=True)
 
@@ -170,3 +170,21 @@ def _aggregate(state: State, step: Step) -> State:
 def _stop(state: State, reason: str, step: Step) -> State:
     step.actions.append(Stop(reason))
     return replace(state, round=None, stopped=reason)
+
+
+def discount(staleness: int, settings: FederationSettings) -> float:
+    """Return the factor for an update that is this many versions behind; 1 if it is of the newest.
+
+    Source: Xie et al. 2019 (FedAsync), section 5.2; Nguyen et al. 2022 (FedBuff) use the square root.
+
+    >>> [round(discount(s, FederationSettings()), 2) for s in (0, 1, 3, 8)]
+    [1.0, 0.71, 0.5, 0.33]
+    """
+    power, free = settings.staleness_power, settings.staleness_free
+    match settings.staleness:
+        case "constant":
+            return 1.0
+        case "polynomial":
+            return float((1 + staleness) ** -power)
+        case "hinge":
+            return 1.0 if staleness <= free else 1 / (1 + power * (staleness - free))

@@ -1,10 +1,13 @@
-"""The coordinator's state: connected clients, tasks in flight, buffered updates and the open round."""
+"""The coordinator's state: connected clients, tasks in flight, buffered updates and the open round.
+
+`progress_of` and `resumed` carry over what a restarted server continues from.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from common.protocol.messages import Description
 
@@ -151,3 +154,73 @@ class State:
     def has_converged(self, patience: int) -> bool:
         """Return whether the error has not improved in this many rounds; never with 0 rounds."""
         return 0 < patience <= self.rounds_without_improvement
+
+
+def ready_nodes(state: State) -> list[NodeId]:
+    """Return the nodes whose clients can take part."""
+    return sorted(node for node, client in state.clients.items() if client.status == "ready")
+
+
+def ready_names(state: State) -> set[str]:
+    """Return the names of the clients that can take part."""
+    return {client.name for client in state.clients.values() if client.status == "ready"}
+
+
+def idle_nodes(state: State, now: float) -> list[NodeId]:
+    """Return the nodes that can be given a task now."""
+    return [n for n in ready_nodes(state) if n not in state.tasks and now >= state.clients[n].resume_at]
+
+
+def busy_nodes(state: State, kind: Kind = "train") -> list[NodeId]:
+    """Return the nodes whose reply to a task of this kind is awaited."""
+    return sorted(node for node, task in state.tasks.items() if task.awaited and task.kind == kind)
+
+
+def client_name(state: State, node: NodeId) -> str:
+    """Return the name of a node's client, or the node's number where the name is unknown."""
+    client, task = state.clients.get(node), state.tasks.get(node)
+    return (client.name if client else "") or (task.client if task else "") or str(node)
+
+
+def is_new(state: State, client: ConnectedClient) -> bool:
+    """Return whether the federation has versions, but never had an update of this client."""
+    return state.version > 0 and client.name not in state.durations
+
+
+def with_client(state: State, node: NodeId, client: ConnectedClient) -> State:
+    """Return the state with this client on the node."""
+    return replace(state, clients={**state.clients, node: client})
+
+
+def progress_of(state: State) -> dict[str, Any]:
+    """Return the part of the state that survives a restart, as JSON values."""
+    return {
+        "best_error": state.best_error,
+        "rounds_without_improvement": state.rounds_without_improvement,
+        "updates_since_check": state.updates_since_check,
+        "durations": {client: asdict(duration) for client, duration in state.durations.items()},
+    }
+
+
+def resumed(state: State, version: int, features: tuple[str, ...], progress: Mapping[str, Any]) -> State:
+    """Return the state in which a run continues from a version on disk.
+
+    Tasks in flight and buffered updates of the earlier run are lost: Flower delivers no message of one run
+    to another.
+
+    Args:
+        state: The state of a new run.
+        version: The newest version on disk.
+        features: The features of that version.
+        progress: The progress that was saved with it.
+    """
+    return replace(
+        state,
+        version=version,
+        features=features,
+        initialised=True,
+        best_error=progress["best_error"],
+        rounds_without_improvement=progress["rounds_without_improvement"],
+        updates_since_check=progress.get("updates_since_check", 0),
+        durations={name: TaskDuration(**values) for name, values in progress.get("durations", {}).items()},
+    )

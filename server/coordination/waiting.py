@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from common.settings import FederationSettings
-from server.coordination.state import State
-from server.coordination.tasks import busy_nodes, client_name, idle_nodes, ready_nodes
+from server.coordination.state import State, busy_nodes, client_name, idle_nodes, ready_nodes
 
 
 def waiting_for(state: State, now: float, settings: FederationSettings) -> str:

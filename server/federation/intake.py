@@ -5,8 +5,7 @@ from __future__ import annotations
 from common.model.manifest import Manifest
 from common.protocol.messages import Description, Evaluation, Update
 from server.coordination.events import Described, DescriptionFailed, Event, ReplyAdmitted, TaskFailed
-from server.coordination.state import State
-from server.coordination.tasks import client_name
+from server.coordination.state import State, client_name
 from server.federation.admission import AdmissionError, admit
 from server.federation.admitted_replies import AdmittedReplies, AdmittedReply
 from server.federation.client_records import ClientRecords

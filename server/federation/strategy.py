@@ -37,9 +37,7 @@ from server.coordination.actions import (
     TaskOrder,
 )
 from server.coordination.events import Event, NodesConnected, Tick
-from server.coordination.progress import resumed
-from server.coordination.state import Kind, NodeId, State
-from server.coordination.tasks import client_name, ready_names
+from server.coordination.state import Kind, NodeId, State, client_name, ready_names, resumed
 from server.federation import status_file
 from server.federation.admitted_replies import AdmittedReplies
 from server.federation.aggregation import Aggregator, as_arrays

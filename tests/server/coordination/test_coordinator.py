@@ -34,9 +34,8 @@ from server.coordination.events import (
     TaskFailed,
     Tick,
 )
-from server.coordination.progress import progress_of, resumed
 from server.coordination.schedule import ROUND_PAUSE_S
-from server.coordination.state import Failure, State
+from server.coordination.state import Failure, State, progress_of, resumed
 from server.coordination.waiting import waiting_for
 from tests.server.descriptions import description
 

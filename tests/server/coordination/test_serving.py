@@ -8,8 +8,7 @@ import pytest
 
 from server.coordination.clients import REFRESH_S
 from server.coordination.events import Described
-from server.coordination.progress import resumed
-from server.coordination.state import State
+from server.coordination.state import State, resumed
 from tests.server.coordination.test_coordinator import (
     FEATURES,
     Abandoned,
