@@ -42,7 +42,7 @@ from common.settings import Settings
 from flockwatch.quality.evaluation import ONE_THREAD
 from flockwatch.quality.federation import federate, shared_trainer
 from flockwatch.quality.stream import score_stream
-from server.federation.task_options import SCORES_INTERVAL
+from server.federation.compression import SCORES_INTERVAL
 from server.storage.history import History
 from tests.scenarios.link import SERVER_SIDE, Network, unavailable_reason
 

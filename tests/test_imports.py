@@ -64,6 +64,7 @@ ONLY_IN = {
         "server/app.py",
         "server/federation/aggregation.py",
         "server/federation/exchange.py",
+        "server/federation/replies.py",
         "server/federation/strategy.py",
         "server/flower/memory_grid.py",
     },

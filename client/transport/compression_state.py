@@ -23,7 +23,7 @@ from common.protocol.wire import unpack
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 8
-"""Updates whose outcome is awaited; a task reports as many (`server.federation.task_options`)."""
+"""Updates whose outcome is awaited; a task reports as many (`server.federation.compression`)."""
 
 
 class CompressionState:

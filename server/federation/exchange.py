@@ -1,4 +1,4 @@
-"""Exchanges messages with clients over a Flower Grid, and matches each reply to its message."""
+"""Exchanges messages with clients over a Flower Grid: sends, polls, and matches each reply to its message."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from functools import partial
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from common.compression.choice import NONE
 from common.protocol.messages import Describe, Description, Evaluation, Update
 from common.protocol.tasks import Task, TaskOptions, VersionChange, VersionMissing, VersionStep, WholeVersion
 from common.protocol.wire import CONTENT, RECORD, ProtocolError, pack, unpack
 from server.access.roster import Roster, RosterError
 from server.coordination.actions import RequestDescription
 from server.coordination.state import Kind, NodeId
+from server.federation.compression import VersionChain
 from server.federation.heartbeats import HeartbeatMonitor
-from server.federation.version_chain import VersionChain
+from server.federation.replies import DUPLICATE, Reply, SentMessage
 from server.flower.grid import last_heartbeats, public_keys, pull_replies, push_inline
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,12 @@ REQUEST_TTL_S = 30.0
 MAX_ANSWERED = 4096
 """Answered messages that are remembered, so that a second reply is recognised."""
 
-DUPLICATE = "duplicate"
-"""The kind of error of a second reply to one message."""
+MIN_POLL_S, MAX_POLL_S = 0.02, 0.25
+POLL_SHARE = 0.05
+"""The wait before a poll, as a share of the time since the last reply."""
+
+POLL_SMOOTHING = 0.1
+"""Weight of the newest interval between replies in their mean."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,50 +48,6 @@ class OutgoingTask:
     task: Task
     description: Description
     """The client's."""
-
-
-@dataclass(frozen=True)
-class SentMessage:
-    """A message that has no reply yet."""
-
-    node: NodeId
-    number: int
-    """Number of the description request or the task."""
-    kind: Kind | None
-    """None for a description request."""
-    inline: bool = False
-    """Whether the content is inside the message, instead of in objects that the client fetches."""
-    version: int = 0
-    """The task's."""
-    kept_hash: str = ""
-    """Hash of the version, if the client is to keep it."""
-    ttl_s: float = 0.0
-    whole_task: Task | None = None
-    """The whole task, where it was sent as a change: for a client that cannot apply the change."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A reply, with the message that it answers."""
-
-    sent: SentMessage
-    answer: Description | Update | Evaluation | None
-    """None if the reply is an error."""
-    error: str
-    """Empty if there is an answer."""
-    error_kind: str
-    """One word under which the error is counted: failed, protocol or duplicate; empty without an error."""
-    message: Message
-    bytes_up: int
-    """Size of the content."""
-    owner: str | None = None
-    """For a description: the client that the node's key is registered for, where keys are checked."""
-
-    @property
-    def codec(self) -> str | None:
-        """The codec of the update; None for plain arrays and for other answers."""
-        block = self.answer.block if isinstance(self.answer, Update) else None
-        return block.codec if block is not None and block.codec != NONE else None
 
 
 class MessageExchange:
@@ -249,6 +209,44 @@ class MessageExchange:
         log.warning("sending the whole version client=%s reason=%s", missing.client, missing.reason)
         self._push_tasks([(replace(sent, whole_task=None), _content(WholeVersion.of(sent.whole_task)))])
         return None
+
+
+class PollTimer:
+    """Computes the wait before the next poll.
+
+    Args:
+        now: Seconds on a monotonic clock.
+        streaming: Whether replies come one by one, as in asynchronous training, instead of together.
+
+    >>> timer = PollTimer(now=0.0, streaming=False)
+    >>> timer.wait_s(1.0), timer.wait_s(60.0)
+    (0.05, 0.25)
+    >>> timer.received(2, 60.0)
+    >>> timer.wait_s(60.0)
+    0.02
+    """
+
+    def __init__(self, now: float, streaming: bool) -> None:
+        self._streaming = streaming
+        self._last_reply_at = now
+        self._interval_s = MIN_POLL_S
+
+    def received(self, replies: int, now: float) -> None:
+        """Record how many replies a poll brought."""
+        if replies:
+            interval_s = (now - self._last_reply_at) / replies
+            self._interval_s += POLL_SMOOTHING * (interval_s - self._interval_s)
+            self._last_reply_at = now
+
+    def wait_s(self, now: float) -> float:
+        """Return the seconds to wait.
+
+        Where replies come one by one, that is at least half of their mean interval: each poll costs SuperLink
+        as much as a client's poll, and its time belongs to the clients.
+        """
+        stream_s = self._interval_s / 2 if self._streaming else 0.0
+        wait_s = max(POLL_SHARE * (now - self._last_reply_at), stream_s, MIN_POLL_S)
+        return min(wait_s, MAX_POLL_S)
 
 
 def _unpack(content: bytes, kind: Kind | None) -> Description | Update | Evaluation | VersionMissing:

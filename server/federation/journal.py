@@ -12,8 +12,8 @@ from common.settings import FederationSettings
 from server.coordination.state import Kind, NodeId, State
 from server.coordination.waiting import waiting_for
 from server.federation import status_file
-from server.federation.admitted_replies import AdmittedReply, weighted_error
 from server.federation.client_records import ClientRecords
+from server.federation.replies import AdmittedReply, weighted_error
 from server.storage.history import History, RoundRow
 
 log = logging.getLogger(__name__)

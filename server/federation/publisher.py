@@ -16,13 +16,12 @@ from common.settings import Settings
 from server.coordination.actions import Aggregate, CreateFirstVersion, Publish
 from server.coordination.events import Aggregated, AggregationFailed
 from server.federation.admission import limit_norms
-from server.federation.admitted_replies import AdmittedReplies, AdmittedReply, weighted_error
 from server.federation.aggregation import Aggregator, EmptyAggregationError
 from server.federation.client_records import ClientRecords
+from server.federation.compression import AppliedUpdates, VersionChain, down
 from server.federation.first_version import first_version
 from server.federation.journal import Journal
-from server.federation.task_options import AppliedUpdates, down
-from server.federation.version_chain import VersionChain
+from server.federation.replies import AdmittedReplies, AdmittedReply, weighted_error
 from server.storage.registry import Registry
 
 log = logging.getLogger(__name__)

@@ -39,15 +39,14 @@ from server.coordination.actions import (
 from server.coordination.events import Event, NodesConnected, Tick
 from server.coordination.state import Kind, NodeId, State, client_name, ready_names, resumed
 from server.federation import status_file
-from server.federation.admitted_replies import AdmittedReplies
+from server.federation.admission import ReplyIntake
 from server.federation.aggregation import Aggregator, as_arrays
 from server.federation.client_records import ClientRecords
-from server.federation.exchange import MessageExchange, OutgoingTask
-from server.federation.intake import ReplyIntake
+from server.federation.compression import TaskBuilder
+from server.federation.exchange import MessageExchange, OutgoingTask, PollTimer
 from server.federation.journal import Journal
-from server.federation.polling import PollTimer
 from server.federation.publisher import VersionPublisher
-from server.federation.task_options import TaskBuilder
+from server.federation.replies import AdmittedReplies
 from server.storage.history import History
 from server.storage.registry import Registry
 

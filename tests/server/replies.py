@@ -9,8 +9,7 @@ import numpy as np
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
 from common.protocol.messages import Update
-from server.federation.admitted_replies import AdmittedReply
-from server.federation.exchange import Reply, SentMessage
+from server.federation.replies import AdmittedReply, Reply, SentMessage
 
 
 def update(client: str, difference: Any = (1.0, 0.0), scores: Any = (), **changes: Any) -> Update:

@@ -20,8 +20,9 @@ from common.protocol.messages import Description
 from common.protocol.tasks import Task, TaskOptions, VersionMissing
 from common.protocol.wire import CONTENT, RECORD, pack
 from server.coordination.actions import RequestDescription
-from server.federation.exchange import DUPLICATE, MessageExchange, OutgoingTask
-from server.federation.version_chain import VersionChain
+from server.federation.compression import VersionChain
+from server.federation.exchange import MessageExchange, OutgoingTask
+from server.federation.replies import DUPLICATE
 from tests.server.descriptions import description
 from tests.server.replies import update
 

@@ -17,11 +17,10 @@ from common.model.version_settings import VersionSettings
 from common.settings import FederationSettings
 from server.coordination.events import Described, DescriptionFailed, ReplyAdmitted, TaskFailed
 from server.coordination.state import ConnectedClient, State
-from server.federation.admitted_replies import AdmittedReplies
+from server.federation.admission import ReplyIntake
 from server.federation.client_records import ClientRecords
-from server.federation.exchange import DUPLICATE, Reply, SentMessage
-from server.federation.intake import ReplyIntake
 from server.federation.journal import Journal
+from server.federation.replies import DUPLICATE, AdmittedReplies, Reply, SentMessage
 from server.storage.history import History
 from tests.server.descriptions import description
 from tests.server.replies import update

@@ -217,7 +217,7 @@ def test_memory_does_not_grow_with_the_number_of_updates(
     history, registry = History(tmp_path / "history.sqlite"), Counting(tmp_path / "versions", (20, 80))
     FlockStrategy(FedAvg(), chosen, registry, history, status=tmp_path / "fleet.json").start(MemoryGrid(apps))
     some, many = registry.held
-    assert some["server.federation.exchange.SentMessage"] >= 50
+    assert some["server.federation.replies.SentMessage"] >= 50
     more = {name: count - some[name] for name, count in many.items()}
     assert {name: n for name, n in more.items() if n > len(edges)} == {}  # besides the tasks in flight
 

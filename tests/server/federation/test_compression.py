@@ -15,9 +15,9 @@ from common.model.version_settings import VersionSettings
 from common.protocol.messages import Description
 from common.protocol.traffic import Traffic
 from common.settings import Codec, CompressionSettings
-from server.federation.admitted_replies import AdmittedReplies
 from server.federation.client_records import ClientRecords
-from server.federation.task_options import MAX_REPORTED, AppliedUpdates, TaskBuilder, down, up
+from server.federation.compression import MAX_REPORTED, AppliedUpdates, TaskBuilder, down, up
+from server.federation.replies import AdmittedReplies
 from tests.server.replies import admitted, update
 
 

@@ -1,17 +1,67 @@
-"""Stores admitted replies until they are aggregated or recorded."""
+"""Replies to messages: as they are received, and as they are stored until they are aggregated or recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from common.protocol.messages import Evaluation, Update
+from flwr.app import Message
+
+from common.compression.choice import NONE
+from common.protocol.messages import Description, Evaluation, Update
+from common.protocol.tasks import Task
 from common.protocol.traffic import Traffic
 from server.coordination.actions import UpdateShare
-from server.coordination.state import NodeId
+from server.coordination.state import Kind, NodeId
 from server.federation.aggregation import WeightedUpdate
-from server.federation.exchange import Reply
 from server.storage.history import ReplyRow
+
+DUPLICATE = "duplicate"
+"""The kind of error of a second reply to one message."""
+
+
+@dataclass(frozen=True)
+class SentMessage:
+    """A message that has no reply yet."""
+
+    node: NodeId
+    number: int
+    """Number of the description request or the task."""
+    kind: Kind | None
+    """None for a description request."""
+    inline: bool = False
+    """Whether the content is inside the message, instead of in objects that the client fetches."""
+    version: int = 0
+    """The task's."""
+    kept_hash: str = ""
+    """Hash of the version, if the client is to keep it."""
+    ttl_s: float = 0.0
+    whole_task: Task | None = None
+    """The whole task, where it was sent as a change: for a client that cannot apply the change."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply, with the message that it answers."""
+
+    sent: SentMessage
+    answer: Description | Update | Evaluation | None
+    """None if the reply is an error."""
+    error: str
+    """Empty if there is an answer."""
+    error_kind: str
+    """One word under which the error is counted: failed, protocol or duplicate; empty without an error."""
+    message: Message
+    bytes_up: int
+    """Size of the content."""
+    owner: str | None = None
+    """For a description: the client that the node's key is registered for, where keys are checked."""
+
+    @property
+    def codec(self) -> str | None:
+        """The codec of the update; None for plain arrays and for other answers."""
+        block = self.answer.block if isinstance(self.answer, Update) else None
+        return block.codec if block is not None and block.codec != NONE else None
 
 
 @dataclass(frozen=True, eq=False)
