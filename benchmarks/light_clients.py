@@ -18,8 +18,7 @@ from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
-from common.protocol.messages import Description, Evaluation, Update
-from common.protocol.tasks import Task
+from common.protocol.messages import Description, Evaluation, Task, Update
 
 FEATURES = 16
 

@@ -20,8 +20,7 @@ from common.model.moments import Moments, Scaler
 from common.model.scoring import scores
 from common.model.version_settings import VersionSettings
 from common.model.weights import Weights, add, scale
-from common.protocol.messages import Update
-from common.protocol.tasks import Task
+from common.protocol.messages import Task, Update
 from common.settings import Settings
 from flockwatch.quality.federation import federate, shared_trainer
 

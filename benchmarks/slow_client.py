@@ -14,8 +14,7 @@ from client.data.partition import read_partition
 from client.service.identity import Identity
 from client.training.worker import ClientWorker
 from client.transport.resident_node import ResidentNode
-from common.protocol.messages import Update
-from common.protocol.tasks import Task
+from common.protocol.messages import Task, Update
 from common.settings import DataSettings
 
 

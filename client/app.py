@@ -21,9 +21,7 @@ from client.transport.compression_state import CompressionState
 from common import config
 from common.packages import check_packages
 from common.protocol import wire
-from common.protocol.messages import Describe, Description, Evaluation
-from common.protocol.tasks import Task, VersionMissing
-from common.protocol.traffic import COUNTED, Traffic
+from common.protocol.messages import COUNTED, Describe, Description, Evaluation, Task, Traffic, VersionMissing
 from common.protocol.wire import CONTENT, RECORD, ProtocolError
 
 log = logging.getLogger(__name__)

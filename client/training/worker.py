@@ -19,8 +19,7 @@ from common.model.residuals import Residuals
 from common.model.scoring import ErrorSummary, ScoredWindows
 from common.model.sketch import ScoreSketch
 from common.model.weights import subtract
-from common.protocol.messages import Description, Evaluation, Update
-from common.protocol.tasks import Task
+from common.protocol.messages import Description, Evaluation, Task, Update
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,15 @@ from common.compression.choice import CODEC_NAMES, NONE, STATELESS_CODECS, Block
 from common.formats.files import write_atomic
 from common.model.manifest import Manifest, ManifestError
 from common.model.weights import is_finite
-from common.protocol.messages import Update
-from common.protocol.tasks import Task, VersionChange, VersionMismatchError, VersionMissing, WholeVersion
-from common.protocol.traffic import Traffic
+from common.protocol.messages import (
+    Task,
+    Traffic,
+    Update,
+    VersionChange,
+    VersionMismatchError,
+    VersionMissing,
+    WholeVersion,
+)
 from common.protocol.wire import unpack
 
 log = logging.getLogger(__name__)

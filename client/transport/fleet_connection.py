@@ -45,10 +45,9 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.transport.errors import UnknownNodeError, UnreachableError, translated_errors
-from client.transport.sockets import count_bytes
+from client.transport.sockets import Meter, count_bytes
 from common.flower import packing
 from common.flower.stamps import set_message_id
-from common.protocol.traffic import Meter
 
 HEARTBEAT_INTERVAL_S = 10.0
 """The interval that a node promises: the shortest that SuperLink allows. Heartbeats may be more frequent."""

@@ -28,8 +28,9 @@ from client.transport.errors import (
 )
 from client.transport.fleet_connection import HEARTBEAT_INTERVAL_S, FleetConnection
 from client.transport.polling import MIN_HEARTBEAT_S, BusyBackoff, PollSchedule, heartbeat_wait_s
+from client.transport.sockets import Meter
 from common.backoff import retry_interval_s
-from common.protocol.traffic import COUNTED, Meter
+from common.protocol.messages import COUNTED
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,16 @@ from common.formats import bundle
 from common.formats.bundle import BundleError
 from common.formats.zstd import MAGIC, ZstdError, compress, decompress
 from common.model.sketch import ScoreSketch
-from common.protocol.messages import Describe, Description, Evaluation, Message, Update
-from common.protocol.tasks import VersionChange, VersionMissing, WholeVersion
+from common.protocol.messages import (
+    Describe,
+    Description,
+    Evaluation,
+    Message,
+    Update,
+    VersionChange,
+    VersionMissing,
+    WholeVersion,
+)
 
 PROTOCOL = 6
 

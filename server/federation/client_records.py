@@ -14,8 +14,7 @@ from msgspec.structs import asdict
 from common.model.residuals import Residuals
 from common.model.sketch import ScoreSketch
 from common.model.weights import Weights, norm
-from common.protocol.messages import Evaluation, Update
-from common.protocol.traffic import Traffic
+from common.protocol.messages import Evaluation, Traffic, Update
 
 SMOOTHING = 0.3
 """Weight of the newest aggregation in the mean direction, and of the newest update in a client's cosine."""

@@ -11,9 +11,11 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from common.bounds import Count, Hash
 from common.compression.choice import (
     CODEC_NAMES,
     NONE,
@@ -27,11 +29,11 @@ from common.compression.choice import (
 )
 from common.compression.codec import size_of
 from common.compression.feedback import Feedback
+from common.formats import bundle
 from common.formats.bundle import BundleError
 from common.model.manifest import Manifest
 from common.model.weights import Weights, add, is_finite, shapes, subtract
-from common.protocol.messages import Description
-from common.protocol.tasks import Task, TaskOptions, VersionStep
+from common.protocol.messages import Description, Task, TaskOptions
 from common.settings import CompressionSettings
 from server.federation.client_records import ClientRecords
 from server.federation.replies import AdmittedReplies
@@ -157,6 +159,37 @@ def down(settings: CompressionSettings, parameters: int, speeds: Collection[floa
     if settings.down == "auto":
         return automatic_spec(parameters, min(speeds, default=None), settings.down_share, settings.zstd)
     return codec_spec(settings.down, settings.down_share, settings.zstd)
+
+
+class VersionStep(msgspec.Struct, frozen=True):
+    """The encoded difference between two consecutive versions, which server and clients add to the first."""
+
+    version: Count
+    """The later version."""
+    base: Hash
+    """Hash of the earlier version."""
+    hash: Hash
+    """Hash of the later version."""
+    block: Block
+
+    def pack(self) -> bytes:
+        """Return the step as the content of a file."""
+        fields = {"version": self.version, "base": self.base, "hash": self.hash, "block": self.block.codec}
+        return bundle.pack(fields, {"block": np.frombuffer(self.block.content, np.uint8)})
+
+    @classmethod
+    def unpack(cls, content: bytes) -> VersionStep:
+        """Return the step of `pack`.
+
+        Raises:
+            BundleError: the bytes are damaged, or not a step.
+        """
+        fields, arrays = bundle.unpack(content)
+        try:
+            block = (fields["block"], arrays["block"].tobytes())
+            return msgspec.convert({**fields, "block": block}, cls)
+        except (KeyError, ValueError) as error:
+            raise BundleError(f"not a step between versions: {error}") from error
 
 
 class VersionChain:

@@ -11,13 +11,22 @@ from functools import partial
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from common.protocol.messages import Describe, Description, Evaluation, Update
-from common.protocol.tasks import Task, TaskOptions, VersionChange, VersionMissing, VersionStep, WholeVersion
+from common.protocol.messages import (
+    Describe,
+    Description,
+    Evaluation,
+    Task,
+    TaskOptions,
+    Update,
+    VersionChange,
+    VersionMissing,
+    WholeVersion,
+)
 from common.protocol.wire import CONTENT, RECORD, ProtocolError, pack, unpack
 from server.access.roster import Roster, RosterError
 from server.coordination.actions import RequestDescription
 from server.coordination.state import Kind, NodeId
-from server.federation.compression import VersionChain
+from server.federation.compression import VersionChain, VersionStep
 from server.federation.heartbeats import HeartbeatMonitor
 from server.federation.replies import DUPLICATE, Reply, SentMessage
 from server.flower.grid import last_heartbeats, public_keys, pull_replies, push_inline
@@ -107,7 +116,9 @@ class MessageExchange:
             key = (task.manifest.version, task.repeats, task.options, versions)
             if key not in contents:
                 contents[key] = _content(
-                    WholeVersion.of(task) if steps is None else VersionChange.of(task, steps)
+                    WholeVersion.of(task)
+                    if steps is None
+                    else VersionChange.of(task, ((step.version, step.block) for step in steps))
                 )
             sent = SentMessage(
                 node=outgoing.node,

@@ -11,14 +11,13 @@ from common.compression.codec import size_of
 from common.model.manifest import Manifest
 from common.model.weights import Weights
 from common.protocol.messages import Description
-from common.protocol.tasks import VersionStep
 from common.settings import Settings
 from server.coordination.actions import Aggregate, CreateFirstVersion, Publish
 from server.coordination.events import Aggregated, AggregationFailed
 from server.federation.admission import limit_norms
 from server.federation.aggregation import Aggregator, EmptyAggregationError
 from server.federation.client_records import ClientRecords
-from server.federation.compression import AppliedUpdates, VersionChain, down
+from server.federation.compression import AppliedUpdates, VersionChain, VersionStep, down
 from server.federation.first_version import first_version
 from server.federation.journal import Journal
 from server.federation.replies import AdmittedReplies, AdmittedReply, weighted_error

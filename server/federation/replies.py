@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, replace
 from flwr.app import Message
 
 from common.compression.choice import NONE
-from common.protocol.messages import Description, Evaluation, Update
-from common.protocol.tasks import Task
-from common.protocol.traffic import Traffic
+from common.protocol.messages import Description, Evaluation, Task, Traffic, Update
 from server.coordination.actions import UpdateShare
 from server.coordination.state import Kind, NodeId
 from server.federation.aggregation import WeightedUpdate

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from common.model.scoring import ErrorSummary
 from common.protocol.alerts import END_KINDS, OPEN_KINDS
-from common.protocol.traffic import Traffic
+from common.protocol.messages import Traffic
 from server.storage import database
 from server.storage.database import NOTES, NOTICES, REPLIES, ROUNDS
 

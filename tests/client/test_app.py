@@ -16,8 +16,7 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
-from common.protocol.messages import Describe, Description, Evaluation, Update
-from common.protocol.tasks import Task, WholeVersion
+from common.protocol.messages import Describe, Description, Evaluation, Task, Update, WholeVersion
 from common.protocol.wire import CONTENT, RECORD, ProtocolError, pack, unpack
 
 ROWS = np.random.default_rng(0).standard_normal((100, 2)).astype(np.float32)

@@ -15,7 +15,8 @@ from common.model.schema import Schema
 from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.model.weights import Weights, add
-from common.protocol.tasks import VersionStep
+
+Step = tuple[int, Block]
 
 SHAPE = Architecture(2, window=1, hidden=(3,))
 
@@ -25,17 +26,17 @@ def manifest(version: int = 3) -> Manifest:
     return Manifest(version, Schema(("a", "b")), SHAPE, SHAPE.initial_weights(0), moments, VersionSettings())
 
 
-def following(before: Manifest, codec: str = "int8") -> tuple[VersionStep, Manifest]:
+def following(before: Manifest, codec: str = "int8") -> tuple[Step, Manifest]:
     moved = SHAPE.initial_weights(before.version + 1)
     block = Block.of(codec, moved, seeded_rng(before.version))
     weights: Weights = add(before.weights, block.decoded(SHAPE.shapes))
     scores = ScoreSketch.of(np.arange(float(before.version)))
     residuals = Residuals.of(np.full((before.version, SHAPE.inputs), 0.5))
     after = replace(before, version=before.version + 1, weights=weights, scores=scores, residuals=residuals)
-    return VersionStep(after.version, before.hash, after.hash, block), after
+    return (after.version, block), after
 
 
-def chain(length: int = 3) -> tuple[list[Manifest], list[VersionStep]]:
+def chain(length: int = 3) -> tuple[list[Manifest], list[Step]]:
     made, steps = [manifest()], []
     for _ in range(length):
         step, after = following(made[-1])

@@ -7,7 +7,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 from client.transport.errors import RequestRefusedError, UnknownNodeError, UnreachableError
 from client.transport.fleet_connection import FleetConnection
-from common.protocol.traffic import Meter
+from client.transport.sockets import Meter
 from common.security.keys import new_private_key, public_key_pem
 from server.flower.grid import push_inline
 from tests.flower_private.fake_superlink import NODE_ID, RUN_ID, FakeSuperLink, content, question, received

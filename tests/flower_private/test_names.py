@@ -20,10 +20,9 @@ from flwr.superlink import main as flower
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from client.transport.fleet_connection import FleetConnection
-from client.transport.sockets import _CountingBackend
+from client.transport.sockets import Meter, _CountingBackend
 from common.flower.packing import FIRST_BACKOFF_S
 from common.flower.stamps import TASK, set_message_id
-from common.protocol.traffic import Meter
 from server.flower.superlink import InlineObjectStore, LeanLinkState, state_factories
 
 ROOT = Path(__file__).parents[2]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import threading
+
 import httpcore
 import pytest
 
-from client.transport.sockets import _CountedStream, _CountingBackend
-from common.protocol.traffic import Meter
+from client.transport.sockets import MIN_TIMED_BYTES, Meter, _CountedStream, _CountingBackend
+from common.protocol.messages import Traffic
 
 
 class Stream(httpcore.NetworkStream):
@@ -44,3 +46,25 @@ def test_the_bytes_of_a_socket_are_counted(tls: bool) -> None:
     stream.close()
     assert stream.get_extra_info("x") == "x"
     assert (meter.traffic.sent_bytes, meter.traffic.received_bytes) == (3, 4)
+
+
+def test_threads_are_counted_together_and_each_for_itself() -> None:
+    meter = Meter()
+    meter.count(sent=3)
+    other = threading.Thread(target=lambda: meter.count(sent=5, received=7))
+    other.start()
+    other.join()
+    assert meter.own == (3, 0)
+    assert (meter.traffic.sent_bytes, meter.traffic.received_bytes) == (8, 7)
+
+
+def test_a_reply_is_counted_and_only_a_large_request_is_timed() -> None:
+    meter = Meter()
+    before = meter.own
+    meter.count(sent=100, received=20)
+    meter.request(before, 0.5, reply=True)
+    assert meter.traffic == Traffic(100, 20, 100)
+    before = meter.own
+    meter.count(received=MIN_TIMED_BYTES)
+    meter.request(before, 0.5)
+    assert (meter.traffic.timed_bytes, meter.traffic.timed_s) == (MIN_TIMED_BYTES, 0.5)

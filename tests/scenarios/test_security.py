@@ -30,8 +30,7 @@ from common.model.sketch import ScoreSketch
 from common.packages import python_module
 from common.processes import Processes
 from common.protocol import wire
-from common.protocol.messages import Description, Evaluation, Update
-from common.protocol.tasks import Task
+from common.protocol.messages import Description, Evaluation, Task, Update
 from common.security.keys import public_key_pem
 from flockwatch.certs import Certificates
 from server.flower.superlink_process import flower_environment

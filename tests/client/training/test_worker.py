@@ -17,7 +17,7 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.scoring import score_windows
 from common.model.weights import norm
-from common.protocol.tasks import Task, TaskOptions
+from common.protocol.messages import Task, TaskOptions
 from common.protocol.wire import pack
 from common.settings import ScalingSettings
 from tests.client.training.samples import ROWS, SCHEMA, expected_scores, partition, personal_version, version

@@ -16,9 +16,15 @@ from common.model.manifest import Manifest
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
 from common.model.weights import Weights, add, norm, subtract
-from common.protocol.messages import Update
-from common.protocol.tasks import Task, TaskOptions, VersionChange, VersionMissing, WholeVersion
-from common.protocol.traffic import Traffic
+from common.protocol.messages import (
+    Task,
+    TaskOptions,
+    Traffic,
+    Update,
+    VersionChange,
+    VersionMissing,
+    WholeVersion,
+)
 from common.protocol.wire import pack
 from tests.common.sample_chains import SHAPE, chain, manifest
 

@@ -18,9 +18,19 @@ from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
-from common.protocol.messages import Describe, Description, Evaluation, Message, Update
-from common.protocol.tasks import Task, TaskOptions, VersionChange, VersionMissing, WholeVersion
-from common.protocol.traffic import Traffic
+from common.protocol.messages import (
+    Describe,
+    Description,
+    Evaluation,
+    Message,
+    Task,
+    TaskOptions,
+    Traffic,
+    Update,
+    VersionChange,
+    VersionMissing,
+    WholeVersion,
+)
 from common.protocol.wire import MAX_COMPRESSED_BYTES, PROTOCOL, pack
 
 SUMMARY = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)

@@ -19,8 +19,7 @@ from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
 from common.model.weights import digest, is_finite
-from common.protocol.messages import Describe, Description, Evaluation, Update
-from common.protocol.traffic import Traffic
+from common.protocol.messages import Describe, Description, Evaluation, Traffic, Update
 from common.protocol.wire import ProtocolError, pack, unpack
 from tests.common.protocol.sample_messages import (
     ARCHITECTURE,
@@ -217,3 +216,8 @@ def test_moments_that_cannot_be_are_refused(columns: dict[str, Any]) -> None:
     content = changed("Description", (4, index), base64.b64encode(column.tobytes()).decode())
     with pytest.raises(ProtocolError, match=f"moments: .*moments: '{name}'"):
         unpack(content, Description)
+
+
+def test_a_process_that_begins_anew_counts_from_nothing() -> None:
+    assert Traffic(sent_bytes=5, encode_s=0.5).since(Traffic(sent_bytes=9)) == Traffic(5, encode_s=0.5)
+    assert Traffic(9, 9).since(Traffic(5, 1)) == Traffic(4, 8)

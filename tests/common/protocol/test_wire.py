@@ -16,9 +16,15 @@ from common.formats import bundle
 from common.formats.zstd import MAGIC, compress
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
-from common.protocol.messages import Describe, Description, Evaluation, Update
-from common.protocol.tasks import VersionMissing, WholeVersion
-from common.protocol.traffic import Traffic
+from common.protocol.messages import (
+    Describe,
+    Description,
+    Evaluation,
+    Traffic,
+    Update,
+    VersionMissing,
+    WholeVersion,
+)
 from common.protocol.wire import MAX_COMPRESSED_BYTES, PROTOCOL, ProtocolError, pack, unpack
 from tests.common.protocol.sample_messages import (
     KINDS,

@@ -20,8 +20,7 @@ from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.sketch import ScoreSketch
 from common.model.weights import Weights, add, norm, scale, subtract
-from common.protocol.messages import Update
-from common.protocol.tasks import Task, VersionChange, WholeVersion
+from common.protocol.messages import Task, Update, VersionChange, WholeVersion
 from common.protocol.wire import CONTENT, RECORD, unpack
 from common.settings import Settings
 from server.federation import aggregation

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 
 from common.compression.choice import CODEC_NAMES, STATELESS_CODECS, find_codec
+from common.formats.bundle import BundleError
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
-from common.protocol.messages import Description
-from common.protocol.traffic import Traffic
+from common.protocol.messages import Description, Traffic, VersionMissing
+from common.protocol.wire import pack
 from common.settings import Codec, CompressionSettings
 from server.federation.client_records import ClientRecords
-from server.federation.compression import MAX_REPORTED, AppliedUpdates, TaskBuilder, down, up
+from server.federation.compression import MAX_REPORTED, AppliedUpdates, TaskBuilder, VersionStep, down, up
 from server.federation.replies import AdmittedReplies
+from tests.common.sample_chains import chain
 from tests.server.replies import admitted, update
 
 
@@ -118,3 +120,15 @@ def test_a_clients_traffic_is_added_up_over_its_processes() -> None:
     assert again.record_reply(update("a", traffic=Traffic(30, 5))).sent_bytes == 30
     assert (again["a"].sent_bytes, again["a"].received_bytes) == (180, 20)
     assert records.link_speeds(["a", "b"]) == {"a": 40_000.0}
+
+
+def test_a_step_comes_back_from_its_file() -> None:
+    made, [(version, block)] = chain(1)
+    step = VersionStep(version, made[0].hash, made[1].hash, block)
+    assert VersionStep.unpack(step.pack()) == step
+
+
+@pytest.mark.parametrize("content", [b"", b"noise", pack(VersionMissing("a", "b")), manifest().pack()])
+def test_what_is_no_step_is_refused(content: bytes) -> None:
+    with pytest.raises(BundleError):
+        VersionStep.unpack(content)

@@ -16,8 +16,7 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
-from common.protocol.messages import Description
-from common.protocol.tasks import Task, TaskOptions, VersionMissing
+from common.protocol.messages import Description, Task, TaskOptions, VersionMissing
 from common.protocol.wire import CONTENT, RECORD, pack
 from server.coordination.actions import RequestDescription
 from server.federation.compression import VersionChain

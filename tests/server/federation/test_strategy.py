@@ -26,7 +26,7 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
 from common.model.weights import add, weighted_mean
-from common.protocol.tasks import Task
+from common.protocol.messages import Task
 from common.settings import Settings
 from server.federation import aggregation, exchange, status_file
 from server.federation.strategy import FlockStrategy

@@ -11,16 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.compression.choice import Block
-from common.formats.bundle import BundleError
 from common.model.manifest import Manifest, ManifestError
 from common.model.version_settings import VersionSettings
-from common.protocol.tasks import (
+from common.protocol.messages import (
     Task,
     TaskOptions,
     VersionChange,
     VersionMismatchError,
-    VersionMissing,
-    VersionStep,
     WholeVersion,
 )
 from common.protocol.wire import ProtocolError, pack, unpack
@@ -76,17 +73,6 @@ def test_a_damaged_manifest_in_a_whole_version_is_refused() -> None:
     content[content.index(manifest().weights["dense_0/kernel"].tobytes())] ^= 1
     with pytest.raises(ManifestError, match="hash is"):
         WholeVersion(bytes(content), 0, OPTIONS).task()
-
-
-def test_a_step_comes_back_from_its_file() -> None:
-    _, steps = chain(1)
-    assert VersionStep.unpack(steps[0].pack()) == steps[0]
-
-
-@pytest.mark.parametrize("content", [b"", b"noise", pack(VersionMissing("a", "b")), manifest().pack()])
-def test_what_is_no_step_is_refused(content: bytes) -> None:
-    with pytest.raises(BundleError):
-        VersionStep.unpack(content)
 
 
 @settings(deadline=None)
