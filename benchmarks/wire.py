@@ -2,7 +2,7 @@
 
 Bytes are counted on the sockets of two client processes that train on rows of real servers. Average precision
 and final error come from the same strategy, admission, codecs and workers in one process for each seed
-(`server.flower.memory_grid`); precision is that of the live detector's scores by each client's personalised
+(`server.flower.grid`); precision is that of the live detector's scores by each client's personalised
 version. Last, the same run is timed with and without compression, with one client behind a link of 128 kbit/s
 and 100 ms.
 

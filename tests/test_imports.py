@@ -66,7 +66,6 @@ ONLY_IN = {
         "server/federation/exchange.py",
         "server/federation/replies.py",
         "server/federation/strategy.py",
-        "server/flower/memory_grid.py",
     },
     "keras": {"client/training/trainer.py"},
     "tensorflow": {"client/training/trainer.py"},

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import secrets
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from client.transport import feedback_file
 from common.bounds import MAX_TEXT
 from common.compression.choice import CODEC_NAMES, NONE, STATELESS_CODECS, Block, seeded_rng, supported_spec
+from common.compression.feedback import Feedback
+from common.formats.bundle import BundleError, as_dataclass, pack, unpack
 from common.formats.files import write_atomic
 from common.model.manifest import Manifest, ManifestError
-from common.model.weights import is_finite
+from common.model.weights import Weights, is_finite, shapes
+from common.protocol import wire
 from common.protocol.messages import (
     Task,
     Traffic,
@@ -24,12 +28,42 @@ from common.protocol.messages import (
     VersionMissing,
     WholeVersion,
 )
-from common.protocol.wire import unpack
 
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 8
 """Updates whose outcome is awaited; a task reports as many (`server.federation.compression`)."""
+
+
+_ERROR = "error"
+
+
+@dataclass(frozen=True)
+class _FeedbackHeader:
+    """The fields of the file with the error feedback."""
+
+    model: str
+    version: int
+    serial: int
+    pending: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class FeedbackState:
+    """Error feedback, the model that it belongs to, and the serial number of the last update."""
+
+    model: str = ""
+    """Features and architecture. Feedback of another model cannot be used."""
+    version: int = -1
+    """Version that the last update started from. An earlier version belongs to another run."""
+    serial: int = field(default_factory=lambda: secrets.randbits(40))
+    """Serial number of the last update. The first is random, so that a lost file does not repeat numbers."""
+    feedback: Feedback = field(default_factory=Feedback)
+
+    def for_version(self, model: str, version: int) -> FeedbackState:
+        """Return the state for a task; without feedback if this is of another model or another run."""
+        usable = model == self.model and version >= self.version
+        return FeedbackState(model, version, self.serial, self.feedback if usable else Feedback())
 
 
 class CompressionState:
@@ -46,7 +80,7 @@ class CompressionState:
         self._held_path = folder / "held.safetensors" if folder is not None else None
         self._feedback_path = folder / "error.safetensors" if folder is not None else None
         self._held = _read_held(self._held_path)
-        self._feedback = feedback_file.read(self._feedback_path)
+        self._feedback = _read_feedback(self._feedback_path)
         self._encode_s = self._decode_s = 0.0
 
     @property
@@ -73,7 +107,7 @@ class CompressionState:
             ProtocolError: it is another message, or damaged.
             ManifestError: the version in it is damaged.
         """
-        message = unpack(content, WholeVersion, VersionChange)
+        message = wire.unpack(content, WholeVersion, VersionChange)
         task: Task | VersionMissing
         if isinstance(message, VersionChange):
             started = time.perf_counter()
@@ -105,7 +139,7 @@ class CompressionState:
             feedback = feedback.after_encoding(serial, update.difference, decoded, MAX_PENDING)
             self._feedback = dataclasses.replace(state, serial=serial, feedback=feedback)
             # Before it is sent: otherwise a crash in between would add the same error to another update.
-            feedback_file.write(self._feedback_path, self._feedback)
+            _write_feedback(self._feedback_path, self._feedback)
         self._encode_s += time.perf_counter() - started
         return replace(update, serial=serial, block=block, difference={})
 
@@ -142,6 +176,47 @@ def _read_held(path: Path | None) -> Manifest | None:
     except (ManifestError, OSError) as error:
         log.warning("held version lost file=%s reason=%s", path, error)
         return None
+
+
+def _read_feedback(path: Path | None) -> FeedbackState:
+    """Return the state that was written last; an empty one if there is no file, or a damaged one (logged)."""
+    if path is None:
+        return FeedbackState()
+    try:
+        fields, arrays = unpack(path.read_bytes())
+        header = as_dataclass(_FeedbackHeader, fields)
+        error = _group(arrays, _ERROR)
+        pending = {serial: _group(arrays, str(serial)) for serial in header.pending}
+        parts = [error, *pending.values()]
+        if not all(shapes(part) == shapes(error) and is_finite(part) for part in parts):
+            raise BundleError("its arrays do not match")
+        return FeedbackState(header.model, header.version, header.serial, Feedback(error, pending))
+    except FileNotFoundError:
+        return FeedbackState()
+    except (OSError, ValueError, TypeError) as error:
+        log.error("error feedback lost file=%s reason=%s", path, error)
+        return FeedbackState()
+
+
+def _write_feedback(path: Path | None, state: FeedbackState) -> None:
+    """Write the state. A full disk is logged: then a restart loses the feedback, but not the update."""
+    if path is None:
+        return
+    header = {
+        "model": state.model, "version": state.version, "serial": state.serial,
+        "pending": list(state.feedback.pending),
+    }  # fmt: skip
+    groups = {_ERROR: state.feedback.error, **{str(n): s for n, s in state.feedback.pending.items()}}
+    arrays = {f"{group}/{name}": array for group, part in groups.items() for name, array in part.items()}
+    try:
+        write_atomic(path, pack(header, arrays))
+    except OSError as error:
+        log.error("error feedback not written file=%s reason=%s", path, error)
+
+
+def _group(arrays: Weights, group: str) -> Weights:
+    prefix = f"{group}/"
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
 
 
 def _model(manifest: Manifest) -> str:

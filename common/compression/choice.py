@@ -18,7 +18,7 @@ from common.compression.float32 import Float32
 from common.compression.int8 import Int8
 from common.compression.ternary import Ternary
 from common.compression.topk import TopK
-from common.compression.zstd_codec import ZstdCodec
+from common.compression.zstd import ZstdCodec
 from common.model.weights import Shapes, Weights
 
 NONE, ZSTD = "none", "+zstd"

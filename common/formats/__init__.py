@@ -1,1 +1,1 @@
-"""File and byte formats: atomic files, bundles of arrays, Zstandard frames, YAML."""
+"""File and byte formats: atomic files, bundles of arrays, YAML."""

@@ -33,7 +33,7 @@ class ManifestError(UserError):
 
 
 @dataclass(frozen=True)
-class _Header:
+class _ManifestHeader:
     """The fields of a packed manifest."""
 
     version: NonNegativeInt
@@ -133,7 +133,7 @@ class Manifest:
             fields, arrays = unpack(content)
             if (number := fields.get("format")) != FORMAT:
                 raise ManifestError(_format_problem(number))
-            header = as_dataclass(_Header, fields)
+            header = as_dataclass(_ManifestHeader, fields)
             manifest = cls(
                 version=header.version,
                 schema=Schema(header.features),

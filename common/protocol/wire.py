@@ -5,7 +5,7 @@ Zstandard where that makes it smaller. Field names do not travel; arrays travel 
 
 `Describe` and `Description` open a conversation, so that a peer of any protocol must be able to read which
 protocol they are of. They are safetensors files without arrays, whose JSON metadata names the message and the
-protocol, and holds the same array of fields (`common.formats.bundle`), compressed in the same way.
+protocol, and holds the array of its fields (`common.formats.bundle`), compressed in the same way.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, TypeVar, cast, get_args, overload
 import msgspec
 import numpy as np
 
+from common.compression.zstd import MAGIC, ZstdError, compress, decompress
 from common.formats import bundle
 from common.formats.bundle import BundleError
-from common.formats.zstd import MAGIC, ZstdError, compress, decompress
 from common.model.sketch import ScoreSketch
 from common.protocol.messages import (
     Describe,
@@ -56,6 +56,8 @@ _KINDS: dict[Any, type[Message]] = {
     kind.__struct_config__.tag: kind for kind in (*get_args(Introduction), *get_args(TaskOrAnswer))
 }
 
+_INTRODUCTIONS = {kind.__name__: kind.__struct_config__.tag for kind in get_args(Introduction)}
+
 # No safetensors file begins with this byte: there it is part of a length that is a multiple of 8.
 _FIRST = bytes([PROTOCOL])
 
@@ -73,7 +75,7 @@ def pack(message: Message) -> bytes:
     if isinstance(message, Update):
         message = message.encoded()
     if isinstance(message, Introduction):
-        fields = msgspec.to_builtins(message, enc_hook=_encode_value)
+        _, *fields = msgspec.to_builtins(message, enc_hook=_encode_value)
         header = {"message": type(message).__name__, "protocol": PROTOCOL, "fields": fields}
         return _compressed(bundle.pack(header, {}))
     return _FIRST + _compressed(_ENCODER.encode(message))
@@ -118,10 +120,13 @@ def _decode_message(content: bytes) -> Introduction | TaskOrAnswer:
         raise ProtocolError(
             f"{name} of protocol {protocol}, but this program speaks {PROTOCOL}: upgrade the older side"
         )
+    if not isinstance(name, str) or name not in _INTRODUCTIONS or not isinstance(fields, list):
+        raise BundleError("neither a Describe nor a Description with its fields")
+    introduction = [_INTRODUCTIONS[name], *fields]
     try:
-        return cast(Introduction, msgspec.convert(fields, Introduction, dec_hook=_decode_value))
+        return cast(Introduction, msgspec.convert(introduction, Introduction, dec_hook=_decode_value))
     except msgspec.ValidationError as error:
-        raise _named(error, fields) from error
+        raise _named(error, introduction) from error
 
 
 def _named(error: msgspec.ValidationError, fields: Any) -> ProtocolError | msgspec.ValidationError:

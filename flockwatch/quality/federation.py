@@ -22,7 +22,7 @@ from common.settings import Settings, TrainingSettings
 from flockwatch.runs import finite
 from server.federation import aggregation
 from server.federation.strategy import FlockStrategy
-from server.flower.memory_grid import MemoryGrid
+from server.flower.grid import MemoryGrid
 from server.storage.history import History
 from server.storage.registry import Registry
 

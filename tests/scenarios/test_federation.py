@@ -14,7 +14,7 @@ import psutil
 import zstandard
 
 from client.data.partition import read_partition
-from common.formats.zstd import MAGIC
+from common.compression.zstd import MAGIC
 from common.processes import MARKS
 from common.settings import DataSettings
 from tests.scenarios.fleet import Federation, eventually

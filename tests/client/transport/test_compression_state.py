@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.transport import feedback_file
-from client.transport.compression_state import CompressionState
-from client.transport.feedback_file import FeedbackState
+from client.transport.compression_state import (
+    CompressionState,
+    FeedbackState,
+    _read_feedback,
+    _write_feedback,
+)
 from common.compression.feedback import Feedback
 from common.model.manifest import Manifest
 from common.model.scoring import ErrorSummary
@@ -124,13 +127,13 @@ def test_a_damaged_file_is_a_fresh_start(
 
 def test_a_file_whose_arrays_do_not_fit_is_a_fresh_start(tmp_path: Path) -> None:
     odd = {"w": np.zeros(3, np.float32)}
-    feedback_file.write(
+    _write_feedback(
         tmp_path / "e", FeedbackState("m", 1, 2, Feedback({"w": np.zeros(2, np.float32)}, {2: odd}))
     )
-    assert not feedback_file.read(tmp_path / "e").feedback.pending
+    assert not _read_feedback(tmp_path / "e").feedback.pending
     bad = Feedback({"w": np.array([np.nan], np.float32)})
-    feedback_file.write(tmp_path / "e", FeedbackState("m", 1, 2, bad))
-    assert not feedback_file.read(tmp_path / "e").feedback.error
+    _write_feedback(tmp_path / "e", FeedbackState("m", 1, 2, bad))
+    assert not _read_feedback(tmp_path / "e").feedback.error
 
 
 def test_a_version_to_keep_is_held_over_a_restart_and_changed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from common.compression.choice import CODEC_NAMES, find_codec
 from common.compression.codec import CompressionError, flatten, size_of, unflatten
-from common.formats.zstd import compress
+from common.compression.zstd import compress
 from common.model.weights import Shapes, Weights, shapes
 
 SPECS = ["none", "int8", "topk:0.1", "topk:1", "ternary:0.1", "ternary:1"]

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 
 from common.compression.choice import Block
+from common.compression.zstd import MAGIC, decompress
 from common.formats import bundle
-from common.formats.zstd import MAGIC, decompress
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
@@ -62,6 +62,7 @@ MESSAGES: dict[str, Message] = {
     "VersionMissing": VersionMissing("edge-1", "no version is held"),
 }
 KINDS = [type(message) for message in MESSAGES.values()]
+_TAGS = {kind.__name__: kind.__struct_config__.tag for kind in KINDS}
 
 
 def decompressed(content: bytes) -> bytes:
@@ -69,15 +70,17 @@ def decompressed(content: bytes) -> bytes:
 
 
 def fields_of(content: bytes) -> list[Any]:
-    """Return the array that a packed message travels as."""
+    """Return the number of a packed message's kind, and its fields."""
     if content[0] == PROTOCOL:
         return msgspec.msgpack.decode(decompressed(content[1:]))
-    return bundle.unpack(decompressed(content))[0]["fields"]
+    header, _ = bundle.unpack(decompressed(content))
+    return [_TAGS[header["message"]], *header["fields"]]
 
 
 def packed(name: str, fields: Any) -> bytes:
-    """Return a message of this name that holds these fields, whatever they are."""
+    """Return a message of this name that holds the number of a kind and fields, whatever they are."""
     if name in ("Describe", "Description"):
+        fields = fields[1:] if isinstance(fields, list) else fields
         return bundle.pack({"message": name, "protocol": PROTOCOL, "fields": fields}, {})
     return bytes([PROTOCOL]) + msgspec.msgpack.encode(fields)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.compression.choice import Block
+from common.compression.zstd import MAGIC, compress
 from common.formats import bundle
-from common.formats.zstd import MAGIC, compress
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch
 from common.protocol.messages import (
@@ -64,10 +64,11 @@ def test_either_of_two_messages_may_be_expected() -> None:
         bytes([PROTOCOL]) + b"\x91\x63",
         bytes([PROTOCOL]) + b"\x92\x04" + b"\x91" * 10_000,
         bytes([PROTOCOL]) + b"\xc1",
-        packed("Describe", [99]),
-        packed("Describe", ["Describe"]),
+        packed("Update", [99]),
+        packed("Update", ["Update"]),
         packed("Describe", None),
-        packed("Describe", [4, 1]),
+        bundle.pack({"message": "Update", "protocol": PROTOCOL, "fields": []}, {}),
+        bundle.pack({"message": ["Describe"], "protocol": PROTOCOL, "fields": []}, {}),
         bundle.pack({"message": "Describe", "protocol": PROTOCOL}, {}),
         MANIFEST.pack(),
     ],

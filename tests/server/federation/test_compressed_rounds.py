@@ -25,7 +25,7 @@ from common.protocol.wire import CONTENT, RECORD, unpack
 from common.settings import Settings
 from server.federation import aggregation
 from server.federation.strategy import FlockStrategy
-from server.flower.memory_grid import MemoryGrid
+from server.flower.grid import MemoryGrid
 from server.storage.history import History
 from server.storage.registry import Registry
 

@@ -30,7 +30,7 @@ from common.protocol.messages import Task
 from common.settings import Settings
 from server.federation import aggregation, exchange, status_file
 from server.federation.strategy import FlockStrategy
-from server.flower.memory_grid import MemoryGrid
+from server.flower.grid import MemoryGrid
 from server.storage.history import History
 from server.storage.registry import Registry
 

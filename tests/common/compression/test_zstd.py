@@ -5,7 +5,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.formats.zstd import MAGIC, ZstdError, compress, decompress
+from common.compression.zstd import MAGIC, ZstdError, compress, decompress
 
 
 @given(st.binary(max_size=2000))
