@@ -57,6 +57,7 @@ class ClientRows:
         self.partition = partition
         self.name = partition.name
         self._folder = folder
+        self._schema, self._columns = partition.schema, list(range(len(partition.schema)))
         self.moments = Moments.of(self._normal().rows)
         """Moments of the rows that there were at the start."""
 
@@ -68,8 +69,7 @@ class ClientRows:
             DataError: there are too few rows for one window on each side.
         """
         normal = self._normal()
-        order = self.partition.aligned_order(manifest.schema)
-        rows = self.scaler(manifest).apply(normal.rows[:, order])
+        rows = self.scaler(manifest).apply(normal.rows[:, self._order(manifest.schema)])
         held_out = round(len(rows) * manifest.settings.training.holdout)
         training = len(rows) - held_out
         window = manifest.architecture.window
@@ -95,7 +95,13 @@ class ClientRows:
         Raises:
             SchemaError: a feature is missing or extra; the message names it and this client.
         """
-        return self.moments.take(self.partition.aligned_order(schema))
+        return self.moments.take(self._order(schema))
+
+    def _order(self, schema: Schema) -> list[int]:
+        """Return the column of each feature of `schema`, which is the same in all versions of a fleet."""
+        if schema != self._schema:
+            self._columns, self._schema = self.partition.aligned_order(schema), schema
+        return self._columns
 
     def _normal(self) -> BufferedRows:
         rows, breaks = self.partition.rows, np.zeros(len(self.partition.rows), np.bool_)

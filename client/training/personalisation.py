@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from client.training.client_rows import ClientRows, PreparedRows
-from client.training.trainer_cache import TrainerFactory, TrainingUnavailableError
 from client.versions.own_statistics import with_own_residuals, with_own_scaling
+from common.model.architecture import Architecture
 from common.model.manifest import Manifest
+from common.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from client.training.trainer import Trainer
+
+TrainerFactory = Callable[[Architecture, TrainingSettings], "Trainer"]
+"""Returns a trainer for a model and settings; raises `TrainingUnavailableError` if it cannot."""
+
+
+class TrainingUnavailableError(RuntimeError):
+    """TensorFlow is not installed on this machine."""
 
 
 def personalise(manifest: Manifest, rows: ClientRows, get_trainer: TrainerFactory) -> Manifest:

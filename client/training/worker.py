@@ -6,20 +6,25 @@ import logging
 import time
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.data.partition import Partition
 from client.data.tables import DataError
 from client.training.client_rows import ClientRows
-from client.training.personalisation import personalise
-from client.training.trainer_cache import TrainerCache, TrainerFactory
+from client.training.personalisation import TrainerFactory, TrainingUnavailableError, personalise
 from client.transport.compression_state import CompressionState
 from client.versions.version_store import VersionStore
+from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.scoring import ErrorSummary, ScoredWindows
 from common.model.sketch import ScoreSketch
 from common.model.weights import subtract
 from common.protocol.messages import Description, Evaluation, Task, Update
+from common.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from client.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -152,3 +157,28 @@ class ClientWorker:
 def _shared_residuals(held_out: ScoredWindows, manifest: Manifest) -> Residuals:
     """Return the sums over windows that the server aggregates; empty if scores do not use them."""
     return held_out.residuals if manifest.settings.scoring.normalise else Residuals()
+
+
+class TrainerCache:
+    """A `TrainerFactory` that keeps the last trainer: making one imports Keras and compiles a graph."""
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+
+    def __call__(self, architecture: Architecture, settings: TrainingSettings) -> Trainer:
+        """Return a trainer, the kept one if the model and the settings are the same.
+
+        Raises:
+            TrainingUnavailableError: TensorFlow is not installed.
+        """
+        trainer = self._trainer
+        if trainer is None or (trainer.architecture, trainer.settings) != (architecture, settings):
+            try:
+                from client.training.trainer import Trainer
+            except ImportError as error:
+                raise TrainingUnavailableError(
+                    f"training needs TensorFlow, which is not installed here ({error}): "
+                    "install flockwatch with its extra 'train'"
+                ) from error
+            self._trainer = trainer = Trainer(architecture, settings)
+        return trainer

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from common.bounds import MAX_TEXT
 from common.compression.choice import CODEC_NAMES, NONE, STATELESS_CODECS, Block, seeded_rng, supported_spec
-from common.compression.feedback import Feedback
+from common.compression.codec import Feedback
 from common.formats.bundle import BundleError, as_dataclass, pack, unpack
 from common.formats.files import write_atomic
 from common.model.manifest import Manifest, ManifestError

@@ -1,17 +1,14 @@
-"""The interface of codecs, and the weights of a model as one row of values."""
+"""The interface of codecs, and error feedback, by which nothing that a codec omits is lost for good."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from common.model.weights import Shapes, Weights
-
-Flat = NDArray[np.float32]
+from common.model.weights import Shapes, Weights, add, subtract
 
 
 class CompressionError(ValueError):
@@ -56,32 +53,6 @@ class Codec(Protocol):
         ...
 
 
-def size_of(shapes: Shapes) -> int:
-    """Return the number of values in all arrays together."""
-    return sum(math.prod(shape) for shape in shapes.values())
-
-
-def flatten(values: Weights) -> Flat:
-    """Return all values in one row, sorted by the names of the arrays."""
-    arrays = [np.asarray(values[name], np.float32).ravel() for name in sorted(values)]
-    return np.concatenate(arrays) if arrays else np.empty(0, np.float32)
-
-
-def array_slices(shapes: Shapes) -> Iterator[tuple[str, slice]]:
-    """Yield each array's name and its slice of the row that `flatten` returns."""
-    start = 0
-    for name in sorted(shapes):
-        end = start + math.prod(shapes[name])
-        yield name, slice(start, end)
-        start = end
-
-
-def unflatten(row: Flat, shapes: Shapes) -> Weights:
-    """Return the arrays of a row that `flatten` returned, in the order of `shapes`."""
-    arrays = {name: row[part].reshape(shapes[name]) for name, part in array_slices(shapes)}
-    return {name: arrays[name] for name in shapes}
-
-
 def check_length(content: bytes, expected: int, what: str) -> None:
     """Check the length of content.
 
@@ -92,6 +63,48 @@ def check_length(content: bytes, expected: int, what: str) -> None:
         raise CompressionError(f"{what} has {len(content)} bytes, expected {expected}")
 
 
-def max_magnitude(values: Weights) -> float:
-    """Return the largest magnitude of any value."""
-    return max((float(np.abs(array).max()) for array in values.values() if array.size), default=0.0)
+@dataclass(frozen=True, eq=False)
+class Feedback:
+    """Error feedback of one encoding side: what an encoding omits is added to the next update.
+
+    With d the true update and s its decoding on the other side, the error becomes e' = e + d - s. If the
+    update is then rejected or lost, s - d is added back, so that the error is as it was before. At any time
+    the sum of s over the updates that were not lost, plus the error, is the sum of their d.
+
+    Sources: Seide et al. 2014, section 3; Karimireddy et al. 2019, algorithm 1; Stich et al. 2018.
+    """
+
+    error: Weights = field(default_factory=dict)
+    """The values omitted so far; empty if none were."""
+    pending: Mapping[int, Weights] = field(default_factory=dict)
+    """s - d of updates whose outcome is not known yet, by serial number."""
+
+    def corrected(self, update: Weights) -> Weights:
+        """Return the values to encode: the update plus the error."""
+        return add(self.error, update) if self.error else update
+
+    def after_encoding(self, serial: int, update: Weights, decoded: Weights, max_pending: int) -> Feedback:
+        """Return the feedback once an update was encoded.
+
+        Args:
+            serial: The update's serial number.
+            update: The true update, without the error.
+            decoded: What the other side decodes.
+            max_pending: Updates that stay pending: the newest.
+        """
+        pending = {**self.pending, serial: subtract(decoded, update)}
+        error = subtract(self.corrected(update), decoded)
+        return Feedback(error, {n: pending[n] for n in sorted(pending)[-max_pending:]})
+
+    def settled(self, used: Collection[int], waiting: Collection[int]) -> Feedback:
+        """Return the feedback once the outcome of pending updates is known.
+
+        Args:
+            used: Serial numbers of updates that were aggregated.
+            waiting: Serial numbers of updates that wait for aggregation; all others are lost.
+        """
+        error = self.error
+        for serial, surplus in self.pending.items():
+            if serial not in used and serial not in waiting:
+                error = add(error, surplus) if error else surplus
+        return Feedback(error, {n: s for n, s in self.pending.items() if n in waiting})

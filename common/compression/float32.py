@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.compression.codec import check_length, flatten, size_of, unflatten
-from common.model.weights import Shapes, Weights
+from common.compression.codec import check_length
+from common.model.weights import Shapes, Weights, flatten, size_of, unflatten
 
 
 class Float32:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from common.compression.codec import (
+from common.compression.codec import check_length
+from common.model.weights import (
     Flat,
+    Shapes,
+    Weights,
     array_slices,
-    check_length,
     flatten,
     max_magnitude,
+    shapes,
     size_of,
     unflatten,
 )
-from common.model.weights import Shapes, Weights, shapes
 
 LEVELS = 127
 MIN_MAGNITUDE = 1e-36

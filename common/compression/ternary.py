@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from common.compression import positions
-from common.compression.codec import check_length, flatten, max_magnitude, size_of
+from common.compression.codec import check_length
 from common.compression.topk import TopK, largest_positions, read_positions, scatter
-from common.model.weights import Shapes, Weights
+from common.model.weights import Shapes, Weights, flatten, max_magnitude, size_of
 
 
 class Ternary(TopK):

@@ -1,7 +1,7 @@
 """`topk`: only the values of largest magnitude, over all arrays together, with their positions.
 
-The encoding side must keep what is omitted (`feedback`). Sources: Aji and Heafield 2017; Lin et al. 2018
-(Deep Gradient Compression).
+The encoding side must keep what is omitted (`codec.Feedback`).
+Sources: Aji and Heafield 2017; Lin et al. 2018 (Deep Gradient Compression).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import math
 import numpy as np
 
 from common.compression import positions
-from common.compression.codec import CompressionError, Flat, check_length, flatten, size_of, unflatten
+from common.compression.codec import CompressionError, check_length
 from common.compression.positions import Positions
-from common.model.weights import Shapes, Weights
+from common.model.weights import Flat, Shapes, Weights, flatten, size_of, unflatten
 
 
 class TopK:

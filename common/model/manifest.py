@@ -20,7 +20,7 @@ from common.model.moments import Moments
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.sketch import ScoreSketch
-from common.model.version_settings import VersionSettings
+from common.model.version_settings import VersionSettings, parse_json
 from common.model.weights import Weights, digest, is_finite, shapes
 
 FORMAT = 3
@@ -210,7 +210,7 @@ def _format_problem(number: object) -> str:
 
 def _settings(values: dict[str, Any]) -> VersionSettings:
     try:
-        return VersionSettings.parse(values)
+        return parse_json(json.dumps(values, sort_keys=True))
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))

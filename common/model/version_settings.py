@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 from pydantic import PrivateAttr
@@ -58,10 +60,20 @@ class VersionSettings(Section):
         parsed._values = values
         return parsed
 
-    @property
+    @cached_property
     def values(self) -> dict[str, Any]:
         """The plain values as they stand in the version file; the version's hash covers them."""
         return self._values
+
+
+@lru_cache(maxsize=16)
+def parse_json(text: str) -> VersionSettings:
+    """Read the settings of a version file from JSON. Versions of one fleet share them, so they are kept.
+
+    Raises:
+        ValidationError: as `VersionSettings.parse`.
+    """
+    return VersionSettings.parse(json.loads(text))
 
 
 def _present(section: str, values: Any) -> Any:

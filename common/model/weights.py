@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 Weights = dict[str, NDArray[np.float32]]
 Shapes = dict[str, tuple[int, ...]]
+Flat = NDArray[np.float32]
+"""All values of a model in one row."""
 
 
 def shapes(weights: Mapping[str, NDArray[np.float32]]) -> Shapes:
@@ -51,6 +53,11 @@ def is_finite(a: Weights) -> bool:
     return all(bool(np.isfinite(array).all()) for array in a.values())
 
 
+def max_magnitude(values: Weights) -> float:
+    """Return the largest magnitude of any value."""
+    return max((float(np.abs(array).max()) for array in values.values() if array.size), default=0.0)
+
+
 def digest(arrays: Mapping[str, NDArray[np.float32]]) -> str:
     """Return a hexadecimal SHA-256 over names, shapes and values, the same on every machine."""
     sha = hashlib.sha256()
@@ -77,3 +84,29 @@ def weighted_mean(parts: Iterable[tuple[Weights, float]]) -> Weights:
     if total <= 0:
         raise ValueError(f"factors of a weighted mean sum to {total}; expected more than zero")
     return {name: (array / total).astype(np.float32) for name, array in sums.items()}
+
+
+def size_of(shapes: Shapes) -> int:
+    """Return the number of values in all arrays together."""
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def flatten(values: Weights) -> Flat:
+    """Return all values in one row, sorted by the names of the arrays."""
+    arrays = [np.asarray(values[name], np.float32).ravel() for name in sorted(values)]
+    return np.concatenate(arrays) if arrays else np.empty(0, np.float32)
+
+
+def array_slices(shapes: Shapes) -> Iterator[tuple[str, slice]]:
+    """Yield each array's name and its slice of the row that `flatten` returns."""
+    start = 0
+    for name in sorted(shapes):
+        end = start + math.prod(shapes[name])
+        yield name, slice(start, end)
+        start = end
+
+
+def unflatten(row: Flat, shapes: Shapes) -> Weights:
+    """Return the arrays of a row that `flatten` returned, in the order of `shapes`."""
+    arrays = {name: row[part].reshape(shapes[name]) for name, part in array_slices(shapes)}
+    return {name: arrays[name] for name in shapes}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from client.data.partition import Partition
 from client.training.client_rows import ClientRows
 from client.training.personalisation import personalise
-from client.training.trainer_cache import TrainerCache
+from client.training.worker import TrainerCache
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.settings import Settings

@@ -9,8 +9,7 @@ import numpy as np
 
 from client.data.partition import Partition
 from client.training.client_rows import ClientRows
-from client.training.personalisation import personalise
-from client.training.trainer_cache import TrainerFactory
+from client.training.personalisation import TrainerFactory, personalise
 from common.model.manifest import Manifest
 from common.settings import Settings
 from flockwatch.quality.metrics import own_starts

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from client.data.partition import Partition
-from client.training.trainer_cache import TrainerCache
+from client.training.worker import TrainerCache
 from common.config import save
 from common.formats.files import write_atomic
 from common.model.manifest import Manifest

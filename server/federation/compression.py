@@ -27,12 +27,11 @@ from common.compression.choice import (
     seeded_rng,
     supported_spec,
 )
-from common.compression.codec import size_of
-from common.compression.feedback import Feedback
+from common.compression.codec import Feedback
 from common.formats import bundle
 from common.formats.bundle import BundleError
 from common.model.manifest import Manifest
-from common.model.weights import Weights, add, is_finite, shapes, subtract
+from common.model.weights import Weights, add, is_finite, shapes, size_of, subtract
 from common.protocol.messages import Description, Task, TaskOptions
 from common.settings import CompressionSettings
 from server.federation.client_records import ClientRecords

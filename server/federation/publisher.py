@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from common.compression.codec import size_of
 from common.model.manifest import Manifest
-from common.model.weights import Weights
+from common.model.weights import Weights, size_of
 from common.protocol.messages import Description
 from common.settings import Settings
 from server.coordination.actions import Aggregate, CreateFirstVersion, Publish

@@ -12,7 +12,7 @@ import pytest
 from client.data.partition import Partition, write_partition
 from client.training.client_rows import ClientRows
 from client.training.personalisation import personalise
-from client.training.trainer_cache import TrainerCache
+from client.training.worker import TrainerCache
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler

@@ -8,7 +8,7 @@ import pytest
 
 from client.training.client_rows import ClientRows
 from client.training.personalisation import personalise
-from client.training.trainer_cache import TrainerCache
+from client.training.worker import TrainerCache
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
 from common.model.scoring import scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 
 from client.training import personalisation
 from client.training.client_rows import ClientRows
-from client.training.trainer_cache import TrainerFactory
-from client.training.worker import ClientWorker
+from client.training.personalisation import TrainerFactory, TrainingUnavailableError
+from client.training.worker import ClientWorker, TrainerCache
 from client.versions.version_store import VersionStore
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
@@ -19,7 +20,7 @@ from common.model.scoring import score_windows
 from common.model.weights import norm
 from common.protocol.messages import Task, TaskOptions
 from common.protocol.wire import pack
-from common.settings import ScalingSettings
+from common.settings import ScalingSettings, Settings
 from tests.client.training.samples import ROWS, SCHEMA, expected_scores, partition, personal_version, version
 
 
@@ -151,3 +152,15 @@ def test_residuals_travel_as_sums_over_windows_and_no_row_does() -> None:
             assert row.tobytes() not in packed and row.astype(float).tobytes() not in packed
     assert worker().train(Task(given.manifest, options=TaskOptions(scores=False))).residuals.count == 0
     assert worker().evaluate(task()).residuals.count == 0
+
+
+def test_the_trainer_is_kept_while_the_model_stays_the_same() -> None:
+    trainers, shape, settings = TrainerCache(), version().architecture, Settings().training
+    assert trainers(shape, settings) is trainers(shape, settings)
+    assert trainers(replace(shape, window=2), settings) is not trainers(shape, settings)
+
+
+def test_without_tensorflow_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "client.training.trainer", None)
+    with pytest.raises(TrainingUnavailableError, match="extra 'train'"):
+        TrainerCache()(version().architecture, Settings().training)

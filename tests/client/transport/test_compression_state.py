@@ -14,7 +14,7 @@ from client.transport.compression_state import (
     _read_feedback,
     _write_feedback,
 )
-from common.compression.feedback import Feedback
+from common.compression.codec import Feedback
 from common.model.manifest import Manifest
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.compression.choice import CODEC_NAMES, find_codec
-from common.compression.codec import CompressionError, flatten, size_of, unflatten
+from common.compression.codec import CompressionError
 from common.compression.zstd import compress
-from common.model.weights import Shapes, Weights, shapes
+from common.model.weights import Shapes, Weights, flatten, shapes, size_of, unflatten
 
 SPECS = ["none", "int8", "topk:0.1", "topk:1", "ternary:0.1", "ternary:1"]
 ALL = [spec + zstd for spec in SPECS for zstd in ("", "+zstd")]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.compression.choice import Block, seeded_rng
-from common.compression.feedback import Feedback
+from common.compression.codec import Feedback
 from common.model.weights import Weights, add, norm, subtract
 
 SHAPES = {"kernel": (12, 5), "bias": (5,)}

@@ -14,7 +14,7 @@ from client.detection.detector import Detector
 from client.service.maintenance import DetectorMaintenance
 from client.training.client_rows import ClientRows
 from client.training.personalisation import personalise
-from client.training.trainer_cache import TrainerCache
+from client.training.worker import TrainerCache
 from client.versions.trial_process import InlineTrial
 from client.versions.version_store import VersionStore
 from common.model.architecture import Architecture

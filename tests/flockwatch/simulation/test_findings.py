@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from client.data.partition import Partition
-from client.training.trainer_cache import TrainerCache
+from client.training.worker import TrainerCache
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler

@@ -1,0 +1,130 @@
+"""How many modules a training task and a live event visit, which is what a reader has to follow."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.app import build
+from client.connectors.sources.file import FileSource
+from client.data.partition import Partition
+from client.detection.detector import Detector, Outcome
+from client.service.checkpoint import Checkpoint
+from client.service.event_loop import EventLoop
+from client.service.notifier import Notifier
+from client.training.worker import ClientWorker
+from common.model.schema import Schema
+from common.settings import DataSettings, LiveSettings, Settings
+from server.coordination.actions import Publish
+from server.federation import aggregation
+from server.federation.publisher import VersionPublisher
+from server.federation.strategy import FlockStrategy
+from server.flower.grid import MemoryGrid
+from server.storage.history import History
+from server.storage.registry import Registry
+from tests.client.training.samples import ROWS, SCHEMA, version
+
+ROOT = Path(__file__).parents[3]
+PACKAGES = ("client", "common", "server")
+
+
+class Visits:
+    """The modules of the three packages in which a function is called while it is on."""
+
+    def __init__(self) -> None:
+        self.files: set[str] = set()
+
+    def on(self) -> None:
+        sys.setprofile(self._see)
+
+    def off(self) -> None:
+        sys.setprofile(None)
+
+    def _see(self, frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            self.files.add(frame.f_code.co_filename)
+
+    @property
+    def modules(self) -> list[str]:
+        places = [Path(file) for file in self.files if file.startswith(f"{ROOT}/")]
+        names = [place.relative_to(ROOT).as_posix() for place in places]
+        return sorted(name for name in names if name.split("/")[0] in PACKAGES)
+
+
+@contextmanager
+def visits() -> Iterator[Visits]:
+    seen = Visits()
+    try:
+        yield seen
+    finally:
+        seen.off()
+
+
+def test_a_training_task_visits_few_modules_there_and_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the task of version 1 to the publication of version 2: two clients, asynchronous, in memory."""
+    settings = Settings().with_values(
+        model={"window": 2, "hidden": (4,)},
+        federation={"mode": "asynchronous", "max_rounds": 3, "buffer": 2, "patience": 0},
+    )
+    workers = [ClientWorker(Partition(name, SCHEMA, ROWS, ROWS[:0], None), name) for name in ("a", "b")]
+    apps = {i: build(lambda _, worker=worker: worker) for i, worker in enumerate(workers, 1)}
+    publish, published = VersionPublisher.publish, list[int]()
+
+    with visits() as seen:
+
+        def watched(self: VersionPublisher, action: Publish, clients: Any) -> None:
+            publish(self, action, clients)
+            published.append(action.version)
+            if action.version == 1:
+                seen.on()
+            elif action.version == 2:
+                seen.off()
+
+        monkeypatch.setattr(VersionPublisher, "publish", watched)
+        inner = aggregation.make_strategy(settings)
+        history, registry = History(tmp_path / "history.sqlite"), Registry(tmp_path / "versions", 10)
+        strategy = FlockStrategy(inner, settings, registry, history, clock=lambda: 0.0)
+        strategy.start(MemoryGrid(apps))
+    assert published == [1, 2, 3]
+    assert {"client/training/trainer.py", "server/federation/publisher.py"} <= set(seen.modules)
+    assert len(seen.modules) <= 40, "\n".join(seen.modules)
+
+
+def test_a_live_event_visits_few_modules_from_source_to_verdict(tmp_path: Path) -> None:
+    """From the source to the verdict on one event, with a model version and without an incident."""
+    outcomes = list[Outcome]()
+
+    class Watched(Detector):
+        def step(self, lines: Any, now: float) -> Outcome:
+            outcomes.append(super().step(lines, now))
+            if outcomes[-1].verdicts:
+                seen.off()
+                stop.set()
+            return outcomes[-1]
+
+    path, stop = tmp_path / "events.jsonl", Event()
+    path.write_bytes(b'{"ts": 60.0, "a": 0.5, "b": 7}\n')
+    detector = Watched("edge", SCHEMA, DataSettings(), LiveSettings())
+    manifest = version()
+    detector.activate(manifest, threshold=1e9)
+    window = np.zeros((manifest.architecture.window, len(Schema(SCHEMA.features))), np.float32)
+    detector.active.scorer.follow(window)  # type: ignore[union-attr]
+    loop = EventLoop(
+        FileSource(path, follow=True), Notifier.__new__(Notifier), Checkpoint.__new__(Checkpoint), stop
+    )
+    with visits() as seen:
+        seen.on()
+        loop.run(detector, [])
+    assert len(outcomes[-1].verdicts) == 1
+    assert "client/detection/scorer.py" in seen.modules
+    assert len(seen.modules) <= 7, "\n".join(seen.modules)
