@@ -151,7 +151,7 @@ class ScoringSettings(Section):
 
 
 class FederationSettings(Section):
-    """Who trains when, how late updates count, and when training pauses or ends (`docs/async.md`)."""
+    """Rules: who trains when, how late updates count, and when training pauses or ends (`docs/async.md`)."""
 
     mode: Literal["synchronous", "asynchronous"] = "synchronous"
     """synchronous: rounds wait for all sampled clients, or for a quorum. asynchronous: no client waits."""
@@ -168,7 +168,7 @@ class FederationSettings(Section):
     Weights are taken over for the features that both fleets have.
     """
     start_names: Annotated[dict[str, str], Field(strict=False)] = {}
-    """That fleet's name of a feature, by its name here, for features whose names differ."""
+    """Names of features in that fleet, by their names in this one, where the two differ."""
     fraction: Fraction = 1.0
     """Synchronous: share of the connected clients that a round samples."""
     min_clients: PositiveInt = 2

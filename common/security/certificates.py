@@ -122,7 +122,7 @@ def certificate_hosts(certificate: x509.Certificate) -> list[str]:
     except x509.ExtensionNotFound:
         return []
     names = extension.value
-    assert isinstance(names, x509.SubjectAlternativeName)  # noqa: S101
+    assert isinstance(names, x509.SubjectAlternativeName)  # noqa: S101  the extension of that class
     addresses = names.get_values_for_type(x509.IPAddress)
     return [*names.get_values_for_type(x509.DNSName), *(str(address) for address in addresses)]
 

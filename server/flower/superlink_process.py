@@ -151,7 +151,8 @@ class SuperLinkProcess:
 
     @property
     def _dial_host(self) -> str:
-        return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._host, self._host)  # noqa: S104
+        every_interface = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  nothing is bound here
+        return every_interface.get(self._host, self._host)
 
     def _check_port(self) -> None:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET

@@ -102,7 +102,7 @@ def metrics(status: Mapping[str, Any]) -> Iterable[Metric]:
 def _client_metrics(clients: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
     for key, text in {
         "error": "Newest reconstruction error of the client on its held-out rows",
-        "behind": "Newer versions than the one that the client's newest update started from",
+        "behind": "Number of model versions made since the version that the client last replied about",
         "mean_s": "Mean time from a task to its update, in seconds",
         "cosine": "Smoothed cosine of the client's updates with the fleet's mean direction, -1 to 1",
         "distance": "Kolmogorov-Smirnov distance of the client's scores from the fleet's, 0 to 1",

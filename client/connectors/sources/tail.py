@@ -56,7 +56,7 @@ class FileTail:
         if self._header:
             header, self._header = self._header, []
             return header
-        assert self._fd is not None  # noqa: S101
+        assert self._fd is not None  # noqa: S101  it was opened above
         if chunk := os.read(self._fd, CHUNK_BYTES):
             return self._lines.feed_with_offsets(chunk)
         if not self._follow:

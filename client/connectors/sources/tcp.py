@@ -63,7 +63,7 @@ class TcpSource:
                 if key.fileobj is self._listener:
                     self._accept()
                 else:
-                    assert isinstance(key.fileobj, socket.socket)  # noqa: S101
+                    assert isinstance(key.fileobj, socket.socket)  # noqa: S101  only sockets are registered
                     self._receive(key.fileobj)
         return [self._waiting.popleft() for _ in range(min(MAX_BATCH_EVENTS, len(self._waiting)))]
 

@@ -16,7 +16,7 @@ const COLUMNS = [
   ["Client", "Name of the client", (c, name) => truncate(name)],
   ["State", "What the client is doing", (c) => c.state + (c.drifted ? ", drifted" : "")],
   ["Version", "Model version that its newest reply is about", (c) => count(c.version)],
-  ["Behind", "Newer versions than that one", (c) => count(c.behind)],
+  ["Behind", "Number of model versions made since the version that its newest reply is about", (c) => count(c.behind)],
   ["Staleness", "Versions that its newest aggregated update was behind", (c) => count(c.staleness)],
   ["Admitted", "Updates aggregated", (c) => count(c.admitted ?? 0)],
   ["Rejected", "Replies rejected, by reason; updates clipped; updates dropped as stale or with a failed round", rejected],

@@ -291,7 +291,10 @@ def test_rolling_back_takes_the_earlier_version_until_it_is_released(tmp_path: P
     for number in (1, 2):
         edge.store.offer(version(number).pack())
         tick(edge)
-    live: Callable[[], int] = lambda: edge.detector.active.scorer.version if edge.detector.active else -1  # noqa: E731
+
+    def live() -> int:
+        return edge.detector.active.scorer.version if edge.detector.active else -1
+
     edge.store.roll_back()
     tick(edge)
     assert (live(), edge.maintenance.versions.pinned) == (1, True)
