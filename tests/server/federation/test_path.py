@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from threading import Event
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import pytest
 
 from client.app import build
@@ -21,7 +21,6 @@ from client.service.checkpoint import Checkpoint
 from client.service.event_loop import EventLoop
 from client.service.notifier import Notifier
 from client.training.worker import ClientWorker
-from common.model.schema import Schema
 from common.settings import DataSettings, LiveSettings, Settings
 from server.coordination.actions import Publish
 from server.federation import aggregation
@@ -34,6 +33,7 @@ from tests.client.training.samples import ROWS, SCHEMA, version
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("client", "common", "server")
+WINDOW = version().architecture.window
 
 
 class Visits:
@@ -102,29 +102,37 @@ def test_a_training_task_visits_few_modules_there_and_back(
 
 def test_a_live_event_visits_few_modules_from_source_to_verdict(tmp_path: Path) -> None:
     """From the source to the verdict on one event, with a model version and without an incident."""
-    outcomes = list[Outcome]()
+    path, stop, outcomes = tmp_path / "events.jsonl", Event(), list[Outcome]()
+    events = [b'{"ts": %d.5, "a": 0.5, "b": 7}\n' % second for second in range(WINDOW)]
+    path.write_bytes(b"".join(events[:-1]))
 
-    class Watched(Detector):
+    class WatchedSource(FileSource):
+        def read(self, timeout_s: float) -> list[bytes]:
+            seen.files.clear()
+            seen.on()
+            return super().read(timeout_s)
+
+    class WatchedDetector(Detector):
         def step(self, lines: Any, now: float) -> Outcome:
-            outcomes.append(super().step(lines, now))
-            if outcomes[-1].verdicts:
-                seen.off()
+            outcome = super().step(lines, now)
+            seen.off()
+            outcomes.append(outcome)
+            count = sum(len(done.verdicts) for done in outcomes)
+            if count == WINDOW - 1:
+                with path.open("ab") as file:
+                    file.write(events[-1])
+            elif count == WINDOW:
                 stop.set()
-            return outcomes[-1]
+            return outcome
 
-    path, stop = tmp_path / "events.jsonl", Event()
-    path.write_bytes(b'{"ts": 60.0, "a": 0.5, "b": 7}\n')
-    detector = Watched("edge", SCHEMA, DataSettings(), LiveSettings())
-    manifest = version()
-    detector.activate(manifest, threshold=1e9)
-    window = np.zeros((manifest.architecture.window, len(Schema(SCHEMA.features))), np.float32)
-    detector.active.scorer.follow(window)  # type: ignore[union-attr]
-    loop = EventLoop(
-        FileSource(path, follow=True), Notifier.__new__(Notifier), Checkpoint.__new__(Checkpoint), stop
-    )
+    detector = WatchedDetector("edge", SCHEMA, DataSettings(), LiveSettings())
+    detector.activate(version(), threshold=1e9)
+    source = WatchedSource(path, follow=True)
+    loop = EventLoop(source, Notifier((), tmp_path), Checkpoint(tmp_path, "file:", ()), stop)
     with visits() as seen:
-        seen.on()
         loop.run(detector, [])
-    assert len(outcomes[-1].verdicts) == 1
-    assert "client/detection/scorer.py" in seen.modules
+    source.close()
+    (verdict,) = outcomes[-1].verdicts
+    assert math.isfinite(verdict.score)
+    assert {"client/detection/scorer.py", "client/connectors/sources/file.py"} <= set(seen.modules)
     assert len(seen.modules) <= 7, "\n".join(seen.modules)
