@@ -55,7 +55,7 @@ class ClientRecord:
     drifted: bool = False
     """Whether its data had drifted at its newest reply."""
     traffic: Mapping[str, float] = field(default_factory=dict)
-    """Totals of its newest process, as it reported them last (`common.protocol.traffic`)."""
+    """Totals of its newest process, as it reported them last (`common.protocol.messages.Traffic`)."""
     sent_bytes: int = 0
     """HTTP bytes sent on its sockets, over all its processes; the fields below likewise."""
     received_bytes: int = 0
