@@ -20,6 +20,7 @@ def publish(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     listed: Sequence[Mapping[str, Any]] | None = None,
+    keep: bool = True,
     **figures: Any,
 ) -> None:
     """Print the table and the figures as one JSON line, and write that line to `results/NAME.json`.
@@ -30,6 +31,7 @@ def publish(
         columns: Headings of the table.
         rows: Cells of the table.
         listed: Writes a JSON list of these objects, in place of `figures`.
+        keep: Whether the line is also written to the file.
         **figures: The members of the JSON object.
     """
     table = Table(box=box.SIMPLE_HEAD)
@@ -40,6 +42,7 @@ def publish(
     console = Console(width=110)
     console.print(title, table, sep="\n")
     line = json.dumps(figures if listed is None else listed)
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(line + "\n")
+    if keep:
+        FOLDER.mkdir(exist_ok=True)
+        (FOLDER / f"{name}.json").write_text(line + "\n")
     print(line)

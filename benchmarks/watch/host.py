@@ -1,0 +1,249 @@
+"""`host:` on this machine: a quiet quarter of an hour, then a memory stress and a disk stress."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from benchmarks.watch import stress as stress_program
+from benchmarks.watch.judging import REST, STARTS, leading_cause, learned
+from benchmarks.watch.replay import HEALTH_TIMEOUT_S, read_notices
+from client.connectors.sources.host import HostSource
+from client.data import training_buffer
+from common.packages import python_module
+from common.processes import Processes
+from server.flower.superlink_process import flower_environment, free_port
+
+VERDICT_LIMIT_S = 900.0
+"""Time in which each client has to score its events."""
+STRESS_S = 60.0
+RECOVERY_S = 120.0
+"""Time between two stresses, in which incidents end, and after the last one, in which it would be learned."""
+MAX_MEMORY_BYTES = 6 << 30
+MEMORY_SHARE = 0.4
+"""Share of the available memory that the memory stress takes at most."""
+DISK_BYTES = 256 << 20
+"""Size of the file that the disk stress writes over and over."""
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Stress:
+    """A stress of the machine, and the metric that it raises or lowers."""
+
+    name: str
+    prefix: str
+    """A cause whose name begins with this names the right part of the machine."""
+    metric: str
+    """The metric by which the benchmark itself sees the stress, and looks for it in the training buffer."""
+
+    def command(self, folder: Path, seconds: float) -> list[str]:
+        """Return the command of the stress, bounded by what is free."""
+        free = int(MEMORY_SHARE * psutil.virtual_memory().available)
+        size = min(MAX_MEMORY_BYTES, free) if self.name == "memory" else DISK_BYTES
+        return [
+            sys.executable, stress_program.__file__, self.name, "--folder", str(folder),
+            "--bytes", str(size), "--seconds", str(seconds),
+        ]  # fmt: skip
+
+
+STRESSES = (
+    Stress("memory", "memory_", "memory_percent"),
+    Stress("disk", "disk_", "disk_write_bytes"),
+)
+
+
+@dataclass
+class StressAnswer:
+    """What the clients said about one stress."""
+
+    alerted_s: float | None
+    """Seconds from the start of the stress until the slowest client's notice; None if one said nothing."""
+    cause_first: bool
+    """Whether every client named the right metric first."""
+    learned: bool | None
+    """Whether a client has values of the stress in its training buffer; None if that cannot be told."""
+
+
+@dataclass
+class HostResult:
+    """What the clients of one fleet on this machine did."""
+
+    clients: int
+    first_verdict_s: float | None
+    """Seconds from the start until the slowest client scored its events; None if one never did."""
+    quiet_false: list[int] = field(default_factory=list)
+    """Notices of each client in the quiet time."""
+    causes: list[str] = field(default_factory=list)
+    """First causes of the notices in the quiet time."""
+    stresses: dict[str, StressAnswer] = field(default_factory=dict)
+
+
+class Recorder:
+    """Records the machine's metrics once a second, as the clients see them, until it is stopped."""
+
+    def __init__(self) -> None:
+        self._samples: list[dict[str, float]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the recording."""
+        self._stop.set()
+        self._thread.join()
+
+    def values(self, metric: str, begin_s: float, end_s: float) -> NDArray[np.float64]:
+        """Return the values of a metric between two times of day."""
+        return np.array([s[metric] for s in list(self._samples) if begin_s <= s["ts"] < end_s])
+
+    def _run(self) -> None:
+        source = HostSource()
+        while not self._stop.is_set():
+            self._samples += [json.loads(line) for line in source.read(0.5)]
+
+
+class HostFleet:
+    """A server and clients with the source `host:`, all on this machine.
+
+    Args:
+        folder: An empty folder for state, notices and logs.
+        clients: Number of clients.
+        processes: Starts and ends them.
+    """
+
+    def __init__(self, folder: Path, clients: int, processes: Processes) -> None:
+        self.folder = folder
+        self.names = [f"host-{number}" for number in range(1, clients + 1)]
+        self._ports = {name: free_port() for name in self.names}
+        port = free_port()
+        server = ["server", "--port", str(port), "--state", str(folder / "server")]
+        if clients == 1:
+            server += ["--set", "federation.min_clients=1"]  # a fleet of one has to be told that it is one
+        self._start(processes, "server", server)
+        for name in self.names:
+            self._start(
+                processes, name,
+                ["client", "--name", name, "--server", f"127.0.0.1:{port}", "--state", str(folder / name),
+                 "--status", f"127.0.0.1:{self._ports[name]}", "--source", "host:",
+                 "--sink", f"file:{self._notices(name)}"],
+            )  # fmt: skip
+
+    def gives_verdicts(self) -> bool:
+        """Return whether every client scores its events."""
+        return all(self._health(name).get("score") is not None for name in self.names)
+
+    def notices(self, name: str) -> list[dict[str, Any]]:
+        """Return the notices that a client's sink has written."""
+        return read_notices(self._notices(name))
+
+    def stored(self, name: str, metric: str) -> NDArray[np.float32]:
+        """Return the values of a metric in a client's training buffer."""
+        buffer = training_buffer.read(self.folder / name)
+        if buffer is None:
+            return np.empty(0, np.float32)
+        features = json.loads((self.folder / name / "schema.json").read_text())
+        return buffer.rows[:, features.index(metric)]
+
+    def _start(self, processes: Processes, name: str, arguments: list[str]) -> None:
+        environment = flower_environment(self.folder / f"{name}-flower")
+        processes.start(
+            name, [*python_module("flockwatch"), *arguments], self.folder / f"{name}.log", environment
+        )
+
+    def _health(self, name: str) -> dict[str, Any]:
+        with suppress(OSError, ValueError):
+            url = f"http://127.0.0.1:{self._ports[name]}/healthz"
+            with urllib.request.urlopen(url, timeout=HEALTH_TIMEOUT_S) as answer:
+                return dict(json.load(answer))
+        return {}
+
+    def _notices(self, name: str) -> Path:
+        return self.folder / f"{name}-notices.jsonl"
+
+
+def watch_host(folder: Path, clients: int, quiet_s: float) -> HostResult:
+    """Run a fleet on this machine from an empty state folder, and stress the machine.
+
+    Args:
+        folder: An empty folder.
+        clients: Number of clients on this machine.
+        quiet_s: Length of the quiet time.
+    """
+    folder.mkdir(parents=True)
+    recorder = Recorder()
+    with Processes(grace_s=30) as processes:
+        fleet = HostFleet(folder, clients, processes)
+        began = time.monotonic()
+        while not (verdicts := fleet.gives_verdicts()) and time.monotonic() < began + VERDICT_LIMIT_S:
+            time.sleep(1)
+        result = HostResult(clients, round(time.monotonic() - began, 1) if verdicts else None)
+        _say(f"{clients} clients: first verdicts after {result.first_verdict_s} s, quiet for {quiet_s:.0f} s")
+        quiet_from = time.time()
+        time.sleep(quiet_s)
+        quiet_to = time.time()
+        for name in fleet.names:
+            told = _told(fleet.notices(name), quiet_from)
+            result.quiet_false.append(len(told))
+            result.causes += [leading_cause(notice) or notice["kind"] for notice in told]
+        times: dict[str, tuple[float, float]] = {}
+        for stress in STRESSES:
+            begin = time.time()
+            result.stresses[stress.name] = _stress(stress, fleet, processes)
+            times[stress.name] = begin + STRESS_S / 6, begin + STRESS_S
+            _say(f"{clients} clients, {stress.name} stress: {result.stresses[stress.name]}")
+            time.sleep(RECOVERY_S)
+        processes.end(fleet.names)
+    recorder.stop()
+    for stress in STRESSES:
+        quiet = recorder.values(stress.metric, quiet_from, quiet_to)
+        stressed = recorder.values(stress.metric, *times[stress.name])
+        answers = [learned(fleet.stored(name, stress.metric), quiet, stressed) for name in fleet.names]
+        result.stresses[stress.name].learned = None if None in answers else any(answers)
+    return result
+
+
+def _stress(stress: Stress, fleet: HostFleet, processes: Processes) -> StressAnswer:
+    """Stress the machine for `STRESS_S`; note when each client's first notice came, and its first cause."""
+    before = {name: len(fleet.notices(name)) for name in fleet.names}
+    began = time.monotonic()
+    log, command = fleet.folder / f"{stress.name}.log", stress.command(fleet.folder, STRESS_S)
+    processes.start(stress.name, command, log, flower_environment(fleet.folder / "stress"))
+    alerted: dict[str, tuple[float, str | None]] = {}
+    while processes.exit_code(stress.name) is None:
+        for name in fleet.names:
+            if name not in alerted and (told := _told(fleet.notices(name)[before[name] :], 0.0)):
+                alerted[name] = time.monotonic() - began, leading_cause(told[0])
+        time.sleep(POLL_S)
+    failed = processes.exit_code(stress.name)
+    processes.end([stress.name])
+    if failed:
+        raise RuntimeError(f"the {stress.name} stress failed; its log:\n{log.read_text(errors='replace')}")
+    seconds = [time_s for time_s, _ in alerted.values()]
+    return StressAnswer(
+        alerted_s=round(max(seconds), 1) if len(seconds) == len(fleet.names) else None,
+        cause_first=len(alerted) == len(fleet.names)
+        and all((cause or "").startswith(stress.prefix) for _, cause in alerted.values()),
+        learned=None,
+    )
+
+
+def _told(notices: Sequence[dict[str, Any]], since_s: float) -> list[dict[str, Any]]:
+    """Return the notices that ask for attention, from a time on."""
+    return [n for n in notices if n["kind"] in (*STARTS, *REST) and (n["ended"] or n["started"]) >= since_s]
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
