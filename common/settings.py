@@ -305,6 +305,10 @@ class LiveSettings(Section):
     """Normal events in the training buffer on disk, the newest ones. 50,000 of 40 features are 8 MB."""
     quarantine: PositiveInt = 32
     """Events before and after an incident that are not trained on: a fault may begin before its alert."""
+    sensor_silent_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    """Seconds without a value, and 30 events, after which a feature that is usually present is reported."""
+    stream_silent_s: Seconds = 600.0
+    """Seconds without an event, and 20 usual intervals, after which the stream is reported as silent."""
     drift_p: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     """The p-value below which recent scores count as drifted. It is small: every 1,000 events are tested."""
     trainer_memory_mb: Annotated[int, Field(ge=256)] = 2048
@@ -323,18 +327,21 @@ class DataSettings(Section):
     """Column with 0 for normal and 1 for abnormal test rows. It only measures detection, on this machine."""
     split: str = "split"
     """Column with 0 for training rows and 1 for test rows. Without this column all rows are training rows."""
-    timestamp: str = "ts"
-    """Column with the time of each row: Unix time in s, ms, us or ns, or ISO 8601. It is not a feature."""
+    timestamp: str | None = None
+    """Column with the time of each row: Unix time in s, ms, us or ns, or ISO 8601. It is not a feature.
+
+    None: it is found by a usual name, such as ts, time, timestamp, datetime or date, or by what it holds.
+    """
     ignore: Names = ()
     """More columns that are not features."""
 
     @model_validator(mode="after")
     def _roles_do_not_overlap(self) -> Self:
-        special = {"label": self.label, "split": self.split, "timestamp": self.timestamp}
+        special = {"label": self.label, "split": self.split}
+        if self.timestamp is not None:
+            special["timestamp"] = self.timestamp
         if len(set(special.values())) < len(special):
-            raise ValueError(
-                f"'label', 'split' and 'timestamp' must name three different columns, not {special}"
-            )
+            raise ValueError(f"'label', 'split' and 'timestamp' must name different columns, not {special}")
         for name in self.features or ():
             for role, column in special.items():
                 if name == column:
@@ -344,6 +351,11 @@ class DataSettings(Section):
         if self.features is not None and len(set(self.features)) < len(self.features):
             raise ValueError("'features' lists a column twice")
         return self
+
+    @property
+    def time_name(self) -> str:
+        """The name under which times are written: `timestamp`, or `ts`."""
+        return self.timestamp or "ts"
 
 
 class ServerSettings(Section):

@@ -151,10 +151,10 @@ def _add_client(subparsers: Any) -> None:
 
     inspect = _plain_command(
         subparsers, commands.inspect,
-        "print the contents of a model version: its shape, statistics and settings",
-        "flockwatch inspect runs/server/versions/v000060.safetensors",
+        "print the contents of a model version, or what the columns of a data file are",
+        "flockwatch inspect runs/server/versions/v000060.safetensors\nflockwatch inspect machine-1.csv",
     )  # fmt: skip
-    inspect.add_argument("manifest", type=Path, metavar="FILE", help="file of the version")
+    inspect.add_argument("manifest", type=Path, metavar="FILE", help="file of the version, or data file")
 
 
 def _add_keys(subparsers: Any) -> None:

@@ -37,8 +37,7 @@ def client(settings: Settings, options: argparse.Namespace) -> int:
         return 0
     detector = launch.live_client(settings)
     _on_signal(detector.stop)
-    detector.run()
-    return 0
+    return detector.run()
 
 
 def trainer(settings: Settings, options: argparse.Namespace) -> int:
@@ -60,8 +59,7 @@ def detect(settings: Settings, options: argparse.Namespace) -> int:
 
     detector = launch.detector(settings, options.manifest)
     _on_signal(detector.stop)
-    detector.run()
-    return 0
+    return detector.run()
 
 
 def score(settings: Settings, options: argparse.Namespace) -> int:
@@ -100,8 +98,13 @@ def status(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def inspect(settings: Settings, options: argparse.Namespace) -> int:
-    """Print the contents of a version."""
-    from flockwatch.inspection import description
+    """Print the contents of a version, or what the columns of a data file are."""
+    from client.data.names import SUFFIXES
+    from flockwatch.inspection import data_description, description
+
+    if options.manifest.name.endswith(SUFFIXES):
+        print(data_description(options.manifest, settings.data))
+        return 0
 
     print(description(options.manifest))
     return 0

@@ -1,4 +1,4 @@
-"""`flockwatch inspect`: the contents of a model version, as text."""
+"""`flockwatch inspect`: the contents of a model version, or the columns of a data file, as text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ from common.budget import Budget
 from common.model.manifest import Manifest, ManifestError
 from common.model.threshold import tail_quantile
 from common.model.weights import norm
+from common.settings import DataSettings
+
+
+def data_description(file: Path, data: DataSettings) -> str:
+    """Return what the columns of a data file are, for people.
+
+    Raises:
+        DataError: the file cannot be used.
+    """
+    from client.data.partition import read_partition  # loads pyarrow
+
+    partition = read_partition(file, data)
+    rows = f"{len(partition.rows)} training rows, {len(partition.test_rows)} test rows"
+    warnings = partition.columns.warnings() if partition.columns is not None else []
+    return "\n".join([f"{file}: {rows}", *partition.description().split("; "), *warnings])
 
 
 def description(file: Path) -> str:

@@ -93,6 +93,6 @@ def replayed_detector(
         if trains and detector.active is None:
             raise ReplayError(f"no version was taken up: {maintenance.problems.messages()}")
         try:
-            yield ReplayedDetector(detector, maintenance, settings.data.timestamp)
+            yield ReplayedDetector(detector, maintenance, settings.data.time_name)
         finally:
             maintenance.stop()

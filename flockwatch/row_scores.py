@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from client.data.partition import Partition, read_interval_s, read_partition
+from client.data.partition import Partition, read_partition
 from client.detection.scorer import Scorer
 from common.model.manifest import Manifest, ManifestError
 from common.protocol.alerts import Cause
@@ -62,7 +62,7 @@ def show(file: Path, version: Path, settings: Settings, *, as_json: bool) -> Non
     except ManifestError as error:
         raise ManifestError(f"{version}: {error}") from error
     partition = read_partition(file, _without_split(settings.data)).aligned(manifest.schema)
-    interval_s = settings.threshold.interval_s or read_interval_s(file, settings.data)
+    interval_s = settings.threshold.interval_s or partition.interval_s
     if interval_s is None:
         log.warning(
             "the time between two rows is not known, so the threshold is set as if one came every %g s: "

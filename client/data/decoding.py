@@ -2,58 +2,49 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from struct import Struct
+from struct import error as StructError
 from typing import Any
 
 import msgspec
 
-from client.data.stream_schema import may_be_feature
+from client.data.cells import NumberAsTextError, is_missing, number_in
+from client.data.columns import find_time
+from client.data.csv_lines import CsvReader, number_as_text
+from client.data.json_fields import flat, kind_of_value
+from client.data.refusals import REASONS, InvalidEventError, NoEventError, listed
 from client.data.timestamps import parse_seconds
 from common.model.schema import Schema
 from common.settings import DataSettings
 
+__all__ = ["MAX_BYTES", "REASONS", "Decoder", "InvalidEventError", "NoEventError"]
+
+log = logging.getLogger(__name__)
+
 MAX_BYTES = 1 << 20
 """Size of the longest event."""
-
-REASONS = (
-    "too_long",
-    "not_utf8",
-    "not_json",
-    "wrong_type",
-    "number_as_text",
-    "missing_feature",
-    "extra_feature",
-    "not_finite",
-)
-"""Reasons for which a line is refused."""
+MAX_KNOWN_FIELDS = 64
+"""Fields that are not features and are known by name; of more, the names are not reported."""
 
 _MIN_MILLISECONDS = 1e11
 """Timestamps from here on are not in seconds (see `parse_seconds`)."""
+_LARGEST = 3.4028235677973366e38
+"""Half a step above the largest 32-bit float: the first number that does not fit into one."""
 
-
-class InvalidEventError(ValueError):
-    """A line is not an event of this stream. `reason` is one of `REASONS`; the message has the details."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class HeaderLineError(Exception):
-    """A CSV line names the columns of the lines after it."""
+Values = Sequence[Any]
 
 
 class Decoder:
-    r"""Decodes events of one schema: JSON objects by name, JSON arrays and CSV lines by order.
+    r"""Decodes events of one schema: JSON objects by name, CSV lines by their header, JSON arrays by order.
 
-    A CSV line that names all features is a header: it sets the order of the columns from then on. Columns
-    that are never features (label, split, timestamp, `data.ignore`, a leading underscore) are optional.
+    A feature that is absent, null, not finite or text is missing: NaN. Fields that are not features are
+    ignored, and named once in the log. An event without the value of any feature is refused.
 
     Args:
         schema: The features, in the order in which their values are written.
@@ -61,25 +52,35 @@ class Decoder:
 
     >>> decoder = Decoder(Schema(("cpu", "memory")), DataSettings())
     >>> row = bytearray(8)
-    >>> decoder.decode(b'{"ts": 60, "memory": 2, "cpu": 0.5}', row, 0), row == Struct("2f").pack(0.5, 2)
-    (60.0, True)
+    >>> decoder.decode(b'{"ts": 60, "memory": null, "cpu": true}', row, 0), Struct("2f").unpack(row)
+    (60.0, (1.0, nan))
     """
 
     def __init__(self, schema: Schema, data: DataSettings) -> None:
         self.schema = schema
+        self.ignored: dict[str, str] = {}
+        """What the fields and columns are that are not features, by name."""
+        self.unreadable: dict[str, str] = {}
+        """A value of each feature that had other text than a number, by name. It counts as missing."""
+        self.csv = CsvReader(schema.features, data)
         self._data = data
         self._names = schema.features
         self._row = Struct(f"={len(schema)}f")  # with native byte order, pack would not report an overflow
-        self._timestamp = data.timestamp
-        self._columns = len(schema)
-        """Number of cells in a CSV line."""
-        self._order: list[int] | None = None
-        """Column of each feature in a CSV line; None before a header: the order of the schema."""
-        self._time_column: int | None = None
+        self._timestamp: str | None = data.timestamp
+        """Name of the field with the time; None until it is found."""
+        self._known = {data.label, data.split, *data.ignore} - {*self._names}
+        """Fields that are not features, besides the time."""
+        self._nested = False
+        """Whether events have their features in objects within the object."""
         self._object_decoder, self._values = self._fast_path()
 
+    @property
+    def time(self) -> str | None:
+        """The field or column with the time of the events so far."""
+        return self.csv.time or self._timestamp
+
     def decode(self, line: bytes, rows: Any, offset: int) -> float | None:
-        """Write an event's values as float32 into a buffer.
+        """Write an event's values as float32 into a buffer; missing values are NaN.
 
         Args:
             line: The line, without its newline.
@@ -91,153 +92,178 @@ class Decoder:
 
         Raises:
             InvalidEventError: the line is not an event; the event's row in `rows` is undefined.
-            HeaderLineError: the line names the columns.
+            NoEventError: the line is a header or a comment.
         """
         try:
             event = self._object_decoder.decode(line)
-            self._row.pack_into(rows, offset, *self._values(event))
-        except (msgspec.MsgspecError, OverflowError, UnicodeDecodeError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             values, time = self._slow_path(line)
-            try:
-                self._row.pack_into(rows, offset, *values)
-            except OverflowError:
-                raise InvalidEventError(
-                    "not_finite", f"{self._largest(values)} is too large for a 32-bit float"
-                ) from None
+            self._row.pack_into(rows, offset, *values)
             return parse_seconds(time)
+        values = self._values(event)
+        try:
+            self._row.pack_into(rows, offset, *values)
+        except (StructError, OverflowError):
+            self._row.pack_into(rows, offset, *self._numbers(values, self._number))
         time = event.time_
         return time if type(time) is float and time < _MIN_MILLISECONDS else parse_seconds(time)
 
-    def _fast_path(self) -> tuple[msgspec.json.Decoder[Any], Callable[[Any], Sequence[float]]]:
-        """Return a decoder of JSON objects with exactly the known fields, and a getter of the values."""
-        fields: list[Any] = [(f"f{i}", float) for i in range(len(self._names))]
-        renamed = {f"f{i}": name for i, name in enumerate(self._names)} | {"time_": self._timestamp}
+    def _fast_path(self) -> tuple[msgspec.json.Decoder[Any], Callable[[Any], Values]]:
+        """Return a decoder of JSON objects with the known fields, and a getter of the values.
+
+        A feature may be missing or of another plain type: such a value cannot be packed as a float, and is
+        converted then. An unknown field is an error, so that it is named, until there are too many.
+        """
+        kinds = float | bool | str | None
+        fields: list[Any] = [(f"f{i}", kinds, None) for i in range(len(self._names))]
+        renamed = {f"f{i}": name for i, name in enumerate(self._names)}
         fields.append(("time_", Any, None))
-        ignored = {self._data.label, self._data.split, *self._data.ignore} - {*self._names, self._timestamp}
-        for i, name in enumerate(sorted(ignored)):
-            fields.append((f"ignored{i}", Any, None))
+        if self._timestamp is not None:
+            renamed["time_"] = self._timestamp
+        for i, name in enumerate(sorted(self._known - {self._timestamp})):
+            fields.append((f"ignored{i}", msgspec.Raw, msgspec.Raw(b"")))
             renamed[f"ignored{i}"] = name
-        kind = msgspec.defstruct("Event", fields, rename=renamed, forbid_unknown_fields=True, gc=False)
+        forbid = len(self._known) < MAX_KNOWN_FIELDS
+        try:
+            kind = msgspec.defstruct("Event", fields, rename=renamed, forbid_unknown_fields=forbid, gc=False)
+        except (
+            ValueError
+        ):  # msgspec renames no field to a name with quotes, backslashes or control characters
+            return _NOTHING, lambda event: ()
         get = attrgetter(*(f"f{i}" for i in range(len(self._names))))
         values = get if len(self._names) > 1 else lambda event: (event.f0,)
-        return msgspec.json.Decoder(kind), values
+        return (_NOTHING if self._nested else msgspec.json.Decoder(kind)), values
 
-    def _slow_path(self, line: bytes) -> tuple[Sequence[float], Any]:
+    def _slow_path(self, line: bytes) -> tuple[Values, Any]:
         """Return the values and the timestamp of any event, or raise the reason why the line is none."""
         if len(line) > MAX_BYTES:
             raise InvalidEventError("too_long", f"more than {MAX_BYTES} bytes")
         try:
-            text = line.decode()
+            text = line.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InvalidEventError("not_utf8", f"byte {error.start} is not UTF-8") from None
-        start = text.lstrip()[:1]
-        if start not in ("{", "["):
+        if text.lstrip()[:1] not in ("{", "["):
             return self._csv_line(text)
-        try:
-            event = msgspec.json.decode(line)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise _json_error(text, str(error)) from None
+        event = _parsed(text)
         if isinstance(event, list):
-            return self._array(event), None
-        return self._object(event), event.get(self._timestamp)
+            if len(event) != len(self._names):
+                reason = "missing_feature" if len(event) < len(self._names) else "extra_feature"
+                raise InvalidEventError(reason, f"{len(event)} values, expected {len(self._names)}")
+            return self._numbers(event, self._number), None
+        return self._object(event)
 
-    def _object(self, event: dict[str, Any]) -> list[float]:
-        if missing := [name for name in self._names if event.get(name) is None]:
-            raise InvalidEventError("missing_feature", f"no {_listed(missing)}")
-        self._refuse_extra(list(event))
-        return [_number(event[name], name) for name in self._names]
+    def _object(self, event: Mapping[str, Any]) -> tuple[Values, Any]:
+        if not all(name in event for name in self._names):
+            inner = flat(event)
+            if sum(name in inner for name in self._names) > sum(name in event for name in self._names):
+                event = inner
+                if not self._nested:
+                    self._nested = True
+                    self._object_decoder, self._values = self._fast_path()
+        values = self._numbers([event.get(name) for name in self._names], self._number)
+        if unknown := event.keys() - self._known - set(self._names) - {self._timestamp}:
+            self._learn({name: event[name] for name in event if name in unknown})
+        return values, None if self._timestamp is None else event.get(self._timestamp)
 
-    def _array(self, event: Sequence[Any]) -> list[float]:
-        self._check_length(len(event), len(self._names))
-        return [_number(value, name) for value, name in zip(event, self._names, strict=True)]
+    def _learn(self, fields: Mapping[str, Any]) -> None:
+        """Take over the names of fields that are not features, and of the time if it is among them."""
+        if self._timestamp is None:
+            self._timestamp = find_time(fields, self._data)
+        new = [name for name in fields if name != self._timestamp][: MAX_KNOWN_FIELDS - len(self._known)]
+        self._ignore({name: kind_of_value(fields[name]) for name in new if not name.startswith("_")})
+        self._known.update(new)
+        if not self._nested:
+            self._object_decoder, self._values = self._fast_path()
 
-    def _csv_line(self, text: str) -> tuple[Sequence[float], Any]:
+    def _ignore(self, fields: Mapping[str, str]) -> None:
+        new = {
+            name: what
+            for name, what in fields.items()
+            if name not in self.ignored and name not in self._known
+        }
+        self.ignored.update(new)
+        if new:
+            log.info("fields ignored names=%s", "; ".join(f"{name}: {what}" for name, what in new.items()))
+
+    def _csv_line(self, text: str) -> tuple[Values, Any]:
         try:
-            cells = next(csv.reader([text], skipinitialspace=True, strict=True))
-        except (csv.Error, StopIteration):
-            raise _not_csv(text) from None
-        cells = [cell.strip() for cell in cells]
-        if set(self._names) <= set(cells):
-            self._read_header(cells)
-            raise HeaderLineError
-        if self._columns > 1 and len(cells) <= 1:
-            raise _not_csv(text)
-        self._check_length(len(cells), self._columns)
-        order = self._order if self._order is not None else range(len(self._names))
-        values = [_cell(cells[i], name) for i, name in zip(order, self._names, strict=True)]
-        return values, None if self._time_column is None else cells[self._time_column]
+            cells, time = self.csv.cells(text)
+        except NoEventError:
+            known = (self._data.label, self._data.split, *self._data.ignore, "")
+            self._ignore({name: "not a feature" for name in self.csv.extras if name not in known})
+            raise
+        return self._numbers(cells, self.csv.number), time
 
-    def _read_header(self, cells: list[str]) -> None:
-        self._refuse_extra(cells)
-        self._order = [cells.index(name) for name in self._names]
-        self._columns = len(cells)
-        self._time_column = cells.index(self._timestamp) if self._timestamp in cells else None
+    def _numbers(self, values: Values, convert: Callable[[Any, str], float | None]) -> list[float]:
+        """Return values as numbers, NaN where one is missing; raise why there is no event if all are."""
+        numbers = []
+        for value, name in zip(values, self._names, strict=True):
+            number = value if type(value) is float else convert(value, name)
+            if number is None:
+                self._note_unreadable(name, value)
+            numbers.append(number if number is not None and abs(number) < _LARGEST else math.nan)
+        if not any(number == number for number in numbers):
+            raise self._without_values(values)
+        return numbers
 
-    def _refuse_extra(self, names: Sequence[str]) -> None:
-        features = set(self._names)
-        if extra := [name for name in names if name not in features and may_be_feature(name, self._data)]:
-            raise InvalidEventError("extra_feature", f"{_listed(extra)} is not a feature; see data.ignore")
-
-    @staticmethod
-    def _check_length(length: int, expected: int) -> None:
-        if length != expected:
-            reason = "missing_feature" if length < expected else "extra_feature"
-            raise InvalidEventError(reason, f"{length} values, expected {expected}")
-
-    def _largest(self, values: Sequence[float]) -> str:
-        value, name = max(zip(values, self._names, strict=True), key=lambda pair: abs(pair[0]))
-        return f"'{name}', {value:g},"
-
-
-def _number(value: Any, name: str) -> float:
-    """Return a value of a JSON event as a finite number, or raise why it is none."""
-    if type(value) in (int, float):
+    def _number(self, value: Any, name: str) -> float | None:
+        """Return a value of a JSON event as a number, NaN if it is missing, None if it is something else."""
+        if value is None:
+            return math.nan
+        if isinstance(value, int | float):
+            with suppress(OverflowError):
+                return float(value)
+            return math.inf
+        if not isinstance(value, str):
+            return None
         try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if math.isfinite(number):
-            return number
-        raise InvalidEventError("not_finite", f"'{name}' is not finite")
-    if value is None:
-        raise InvalidEventError("missing_feature", f"no '{name}'")
-    if isinstance(value, str):
-        reason = "number_as_text" if _is_number(value) else "wrong_type"
-        raise InvalidEventError(reason, f"'{name}' is the text {value[:40]!r}, expected a number")
-    raise InvalidEventError("wrong_type", f"'{name}' is {type(value).__name__}, expected a number")
+            return number_in(value)
+        except NumberAsTextError as error:
+            raise number_as_text(name, str(error)) from None
+
+    def _note_unreadable(self, name: str, value: Any) -> None:
+        if name not in self.unreadable:
+            self.unreadable[name] = repr(value)[:60]
+            log.warning(
+                "value is no number and counts as missing feature=%s value=%s", name, repr(value)[:60]
+            )
+
+    def _without_values(self, values: Values) -> InvalidEventError:
+        """Return why an event without a number is refused."""
+        for value, name in zip(values, self._names, strict=True):
+            if isinstance(value, int | float):
+                return InvalidEventError(
+                    "not_finite", f"'{name}' is not a finite 32-bit float, nor is another value"
+                )
+            if isinstance(value, dict | list):
+                return InvalidEventError(
+                    "wrong_type", f"'{name}' is {kind_of_value(value)}, expected a number"
+                )
+        text = next((v for v in values if isinstance(v, str) and not is_missing(v)), None)
+        if text is not None:
+            return InvalidEventError("wrong_type", f"no feature has a number; one is {text[:40]!r}")
+        return InvalidEventError("missing_feature", f"no value of any feature: {listed(self._names)}")
 
 
-def _cell(text: str, name: str) -> float:
-    """Return a cell of a CSV line as a finite number, or raise why it is none."""
-    if not text:
-        raise InvalidEventError("missing_feature", f"no '{name}'")
-    if not _is_number(text):
-        raise InvalidEventError("wrong_type", f"'{name}' is {text[:40]!r}, expected a number")
-    return _number(float(text), name)
+def _parsed(text: str) -> Any:
+    """Return a JSON object or array; NaN and Infinity, which JSON does not have, are accepted.
 
-
-def _is_number(text: str) -> bool:
+    Raises:
+        InvalidEventError: the text is not JSON.
+    """
+    with suppress(msgspec.DecodeError, RecursionError):
+        return msgspec.json.decode(text)
     try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text  # Python alone allows underscores between digits
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidEventError("not_json", str(error)) from None
 
 
-def _json_error(text: str, problem: str) -> InvalidEventError:
-    """Return why text is not JSON: `not_finite` for NaN and Infinity, which Python's reader accepts."""
-    constants = ["a number out of range"] if "out of range" in problem else []
-    with suppress(ValueError, RecursionError):
-        json.loads(text, parse_constant=constants.append)
-        if constants:
-            return InvalidEventError("not_finite", f"{constants[0]} is not finite")
-    return InvalidEventError("not_json", problem)
+class _Nothing:
+    """Decodes no line, so that every line takes the slow path."""
+
+    def decode(self, line: bytes) -> Any:
+        raise msgspec.DecodeError
 
 
-def _not_csv(text: str) -> InvalidEventError:
-    return InvalidEventError("not_json", f"neither JSON nor a line of CSV: {text[:40]!r}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{name[:40]}'" for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+_NOTHING: Any = _Nothing()

@@ -1,10 +1,11 @@
-"""One client's data file, CSV or Parquet, with every cell checked.
+"""One client's data file, CSV or Parquet: its rows, with NaN for missing values, and what its columns are.
 
-Errors name the file, the column and the first invalid row. Rows are counted from 1, without the header.
+Errors name the file and the columns. Rows are counted from 1, without the header.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from client.data.columns import Columns, Content, Kind, choose_columns, reasons
+from client.data.file_columns import content_of_column, is_numeric, numbers_of, times_of, unreadable_cells
 from client.data.names import SUFFIXES, client_name, natural_key
-from client.data.stream_schema import may_be_feature
-from client.data.tables import NUMBER, DataError, read_table
-from client.data.timestamps import parse_seconds
+from client.data.tables import DataError, read_table
 from common.model.schema import Schema, SchemaError
 from common.settings import DataSettings
 
-_MISSING = r"(?i)^([+-]?(nan|inf|infinity)|null|none|na|n/a|)$"
-"""Pattern of text for a missing number. A text column with no other text counts as numeric."""
+log = logging.getLogger(__name__)
+
+GAP_STEPS = 5
+"""Usual intervals above which a step in time is a gap, if it is also rare: see `Partition.breaks`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,52 @@ class Partition:
     """Shape (m, features); m is 0 if the file has no test rows."""
     test_labels: NDArray[np.int8] | None
     """Shape (m,): 0 normal, 1 abnormal. None without a label column or without test rows."""
+    times: NDArray[np.float64] | None = None
+    """Times of the training rows in seconds since 1970, NaN where unknown, shape (n,). None: not known."""
+    columns: Columns | None = None
+    """What the columns of its file are; None: the rows are from no file."""
+
+    @property
+    def interval_s(self) -> float | None:
+        """The median of the seconds between two training rows; None without usable times."""
+        if self.times is None:
+            return None
+        steps = np.diff(self.times[np.isfinite(self.times)])
+        median = float(np.median(steps)) if len(steps) else 0.0
+        return median if median > 0 else None
+
+    @property
+    def breaks(self) -> NDArray[np.bool_]:
+        """Whether a training row does not directly follow the one before it, shape (n,).
+
+        That is so at the first row, and after a gap in time: a step back, or one of more than `GAP_STEPS`
+        usual intervals that is also more than three times as long as 95 % of the steps are.
+        """
+        breaks = np.zeros(len(self.rows), np.bool_)
+        breaks[:1] = True
+        if self.times is None or (interval_s := self.interval_s) is None:
+            return breaks
+        steps = np.diff(self.times)
+        longest = max(GAP_STEPS * interval_s, 3 * float(np.nanquantile(steps, 0.95)))
+        breaks[1:] = (steps > longest) | (steps < -interval_s)
+        return breaks
+
+    def summary(self) -> dict[str, Any]:
+        """Return features, time, interval and ignored columns as JSON values."""
+        columns = self.columns or Columns(self.schema.features, None)
+        return {
+            "client": self.name,
+            "features": list(columns.features),
+            "time": columns.time,
+            "interval_s": self.interval_s,
+            "ignored": dict(columns.ignored),
+            "only_rising": list(columns.rising),
+        }
+
+    def description(self) -> str:
+        """Return features, time, interval and ignored columns in one line."""
+        columns = self.columns or Columns(self.schema.features, None)
+        return columns.description(self.interval_s)
 
     def aligned(self, schema: Schema) -> Partition:
         """Return the same rows with their columns in the order of `schema`.
@@ -76,7 +125,15 @@ class Partition:
             test_rows: Indices of test rows.
         """
         labels = self.test_labels[test_rows] if self.test_labels is not None and len(test_rows) else None
-        return Partition(name, self.schema, self.rows[rows], self.test_rows[test_rows], labels)
+        times = None if self.times is None else self.times[rows]
+        return replace(
+            self,
+            name=name,
+            rows=self.rows[rows],
+            test_rows=self.test_rows[test_rows],
+            test_labels=labels,
+            times=times,
+        )
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -113,29 +170,30 @@ def read_partition(path: Path, settings: DataSettings, name: str | None = None) 
     Raises:
         DataError: the file cannot be read, or a column or a cell is not valid.
     """
-    table = read_table(path)
-    features = _features(table, settings, path)
-    values = np.empty((table.num_rows, len(features)), np.float32)
-    for i, feature in enumerate(features):
-        values[:, i] = _numbers(table.column(feature), feature, path, listed=settings.features is not None)
+    table, columns, values = _usable_rows(path, settings)
     testing = _testing(table, settings, path)
     labels = _flags(table, settings.label, path, "0 or 1")
-    return Partition(
+    times = None if columns.time is None else times_of(table.column(columns.time))[~testing]
+    partition = Partition(
         name=name or client_name(path),
-        schema=Schema(tuple(features)),
+        schema=Schema(columns.features),
         rows=values[~testing],
         test_rows=values[testing],
         test_labels=None if labels is None or not testing.any() else labels[testing],
+        times=times if times is not None and np.isfinite(times).any() else None,
+        columns=columns,
     )
+    _report(partition, path)
+    return partition
 
 
 def read_column(path: Path, column: str, settings: DataSettings) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-    """Read another column as text: its values in the training rows and in the test rows.
+    """Read another column as text: its values in the training rows and in the test rows of `read_partition`.
 
     Raises:
         DataError: the file cannot be read, has no such column, or the column has an empty cell.
     """
-    table = read_table(path)
+    table = _usable_rows(path, settings)[0]
     if column not in table.column_names:
         raise DataError(f"{path}: no column '{column}'; it has {', '.join(table.column_names)}")
     cells = table.column(column)
@@ -146,92 +204,106 @@ def read_column(path: Path, column: str, settings: DataSettings) -> tuple[NDArra
     return values[~testing], values[testing]
 
 
-def read_interval_s(path: Path, settings: DataSettings) -> float | None:
-    """Return the median of the seconds between two rows; None if the rows have no usable times.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    table = read_table(path)
-    if settings.timestamp not in table.column_names:
-        return None
-    column = table.column(settings.timestamp)
-    if pa.types.is_temporal(column.type):
-        column = pc.cast(pc.cast(column, pa.timestamp("ns")), pa.int64())
-    seconds = [parse_seconds(cell) for cell in column.to_pylist()]
-    times = np.array([np.nan if time is None else time for time in seconds])
-    steps = np.diff(times[np.isfinite(times)])
-    median = float(np.median(steps)) if len(steps) else 0.0
-    return median if median > 0 else None
-
-
 def write_partition(partition: Partition, path: Path, settings: DataSettings) -> Path:
     """Write a partition to a Parquet file from which `read_partition` reads the same rows. Return `path`."""
     rows = np.concatenate([partition.rows, partition.test_rows])
     columns: dict[str, Any] = {name: rows[:, i] for i, name in enumerate(partition.schema.features)}
     normal = np.zeros(len(partition.rows), np.int8)
     columns[settings.split] = np.concatenate([normal, np.ones(len(partition.test_rows), np.int8)])
+    if partition.times is not None:
+        no_times = np.full(len(partition.test_rows), np.nan)
+        columns[settings.time_name] = np.concatenate([partition.times, no_times])
     if partition.test_labels is not None:
         columns[settings.label] = np.concatenate([normal, partition.test_labels])
     pyarrow.parquet.write_table(pa.table(columns), path)
     return path
 
 
-def _features(table: pa.Table, settings: DataSettings, path: Path) -> list[str]:
+def _usable_rows(path: Path, settings: DataSettings) -> tuple[pa.Table, Columns, NDArray[np.float32]]:
+    """Return the rows with the value of a feature, what the columns are, and the features' values."""
+    table = read_table(path)
+    columns = _columns(table, settings, path)
+    values = np.empty((table.num_rows, len(columns.features)), np.float32)
+    for i, feature in enumerate(columns.features):
+        values[:, i] = _numbers(table.column(feature), feature, path)
+    present = np.asarray(np.isfinite(values).any(axis=1))
+    if not present.all():
+        table, values = _with_values(table, values, present, path)
+    return table, columns, values
+
+
+def _columns(table: pa.Table, settings: DataSettings, path: Path) -> Columns:
+    """Return what each column is, or raise an error that names all columns that cannot be used."""
+    has = f"it has {', '.join(table.column_names)}"
+    missing = [name for name in settings.features or () if name not in table.column_names]
+    if missing:
+        raise DataError(
+            f"{path}: no column {', '.join(map(repr, missing))}, which 'data.features' lists; {has}"
+        )
+    contents = {name: content_of_column(table.column(name)) for name in table.column_names}
+    columns = choose_columns(contents, settings)
+    if columns.unreadable:
+        raise DataError(
+            f"{path}: numbers as text: {reasons(columns.unreadable)}; expected plain numbers, such as 1512.3 "
+            "without unit, thousands separator or decimal comma: convert them, or name them in 'data.ignore'"
+        )
     if settings.features is not None:
-        missing = [name for name in settings.features if name not in table.column_names]
-        if missing:
-            raise DataError(
-                f"{path}: no column {', '.join(map(repr, missing))}, which 'data.features' lists; "
-                f"it has {', '.join(table.column_names)}"
-            )
-        return list(settings.features)
-    features = [
-        name
-        for name in table.column_names
-        if may_be_feature(name, settings) and _looks_numeric(table.column(name))
-    ]
-    if not features:
-        raise DataError(f"{path}: no numeric column to learn from; it has {', '.join(table.column_names)}")
-    return features
+        wrong = {n: reason for n in columns.features if (reason := _not_numbers(table, n, contents[n]))}
+        if wrong:
+            raise DataError(f"{path}: not numbers, but listed in 'data.features': {reasons(wrong)}")
+    if not columns.features:
+        ignored = f"; ignored: {reasons(columns.ignored)}" if columns.ignored else ""
+        raise DataError(f"{path}: no numeric column to learn from; {has}{ignored}")
+    return columns
 
 
-def _looks_numeric(column: pa.ChunkedArray) -> bool:
-    """Return whether a column is meant to hold numbers. One number is enough: other text is an error then."""
-    if not pa.types.is_string(column.type):
-        return _is_numeric(column.type)
-    text = pc.utf8_trim_whitespace(column)
-    if pc.any(pc.match_substring_regex(text, NUMBER)).as_py():
-        return True
-    return bool(pc.all(pc.match_substring_regex(text, _MISSING), min_count=0).as_py())
+def _not_numbers(table: pa.Table, name: str, content: Content) -> str | None:
+    if content.kind in (Kind.NUMBERS, Kind.SWITCHES, Kind.EMPTY):
+        return None
+    kind = table.column(name).type
+    return f"text, such as {content.example!r}" if content.kind is Kind.TEXT else f"type {kind}"
 
 
-def _is_numeric(kind: pa.DataType) -> bool:
-    types = pa.types
-    kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
-    return any(is_kind(kind) for is_kind in kinds)
-
-
-def _parsed(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Return a column of numbers, or of text that is numbers, as float64; NaN for other cells."""
-    if pa.types.is_string(column.type):
-        text = pc.utf8_trim_whitespace(column)
-        number = pc.match_substring_regex(text, NUMBER)
-        column = pc.replace_substring_regex(
-            pc.if_else(number, text, "nan"), r"^\+", ""
-        )  # Arrow does not accept '+'
-    values: NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy()
-    return values
-
-
-def _numbers(column: pa.ChunkedArray, name: str, path: Path, listed: bool) -> NDArray[np.float32]:
-    if not (pa.types.is_string(column.type) or _is_numeric(column.type)):
-        raise DataError(f"{path}: column '{name}' is of type {column.type}, expected numbers")
+def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> NDArray[np.float32]:
+    """Return a column as numbers, NaN where one is missing; warn of text that counts as missing."""
+    count, cell, row = unreadable_cells(column)
+    if count:
+        log.warning(
+            "cells are no numbers and count as missing file=%s column=%s count=%d: the first is %r in row %d",
+            path, name, count, str(cell)[:60], row,
+        )  # fmt: skip
     with np.errstate(over="ignore"):
-        values = _parsed(column).astype(np.float32)
-    advice = "" if listed else f", or '{name}' in 'data.ignore'"
-    _reject(~np.isfinite(values), column, name, path, f"a finite 32-bit number{advice}")
+        values = numbers_of(column).astype(np.float32)
+    values[~np.isfinite(values)] = np.nan
     return values
+
+
+def _with_values(
+    table: pa.Table, values: NDArray[np.float32], present: NDArray[np.bool_], path: Path
+) -> tuple[pa.Table, NDArray[np.float32]]:
+    """Return the rows that have the value of a feature, and warn of the others."""
+    log.warning(
+        "rows without any value passed over file=%s count=%d: the first is row %d",
+        path, int((~present).sum()), int(np.argmin(present)) + 1,
+    )  # fmt: skip
+    if not present.any():
+        raise DataError(f"{path}: no row has the value of a feature")
+    return table.filter(pa.array(present)), values[present]
+
+
+def _report(partition: Partition, path: Path) -> None:
+    """Log what was read, and what is unusual about it."""
+    log.info("data read file=%s rows=%d: %s", path, len(partition.rows), partition.description())
+    for warning in partition.columns.warnings() if partition.columns is not None else ():
+        log.warning("%s: %s", path, warning)
+    missing = np.isnan(partition.rows).mean(axis=0)
+    if missing.any():
+        shown = {
+            n: f"{share:.1%}" for n, share in zip(partition.schema.features, missing, strict=True) if share
+        }
+        log.warning("values are missing file=%s: %s", path, reasons(shown))
+    if gaps := int(partition.breaks[1:].sum()):
+        log.info("gaps in time file=%s count=%d", path, gaps)
 
 
 def _flags(table: pa.Table, name: str, path: Path, expected: str) -> NDArray[np.int8] | None:
@@ -239,9 +311,9 @@ def _flags(table: pa.Table, name: str, path: Path, expected: str) -> NDArray[np.
     if name not in table.column_names:
         return None
     column = table.column(name)
-    if not (pa.types.is_string(column.type) or _is_numeric(column.type)):
+    if not (pa.types.is_string(column.type) or is_numeric(column.type)):
         raise DataError(f"{path}: column '{name}' is of type {column.type}, expected {expected}")
-    values = _parsed(column)
+    values = numbers_of(column)
     _reject((values != 0) & (values != 1), column, name, path, expected)
     return values.astype(np.int8)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from client.data.decoding import Decoder, HeaderLineError, InvalidEventError
+from client.data.decoding import Decoder, InvalidEventError, NoEventError
 from client.data.recent_events import ABNORMAL, MAX_BATCH_EVENTS, NORMAL, RecentEvents
 from client.detection.incidents import Incidents
 from client.detection.scorer import Scorer
@@ -75,7 +75,8 @@ class Detector:
         self.alerts = 0
         """Number of events above the threshold."""
         self.incidents = Incidents(client, settings)
-        self._decoder = Decoder(schema, data)
+        self.decoder = Decoder(schema, data)
+        """Reads the lines; it knows which fields are not features."""
         self._max_causes = settings.explain
         self._next: ActiveVersion | None = None
         """Set by any thread."""
@@ -129,12 +130,12 @@ class Detector:
         """
         slot = number % self.recent.size
         try:
-            time = self._decoder.decode(line, self.recent.buffer, slot * self.recent.row_bytes)
+            time = self.decoder.decode(line, self.recent.buffer, slot * self.recent.row_bytes)
         except InvalidEventError as error:
             self.refused[error.reason] += 1
             outcome.refused.append(error)
             return None
-        except HeaderLineError:
+        except NoEventError:
             return None
         return np.nan if time is None else time
 

@@ -7,18 +7,21 @@ import logging
 import threading
 import time
 
-from client.connectors.sources import Source
+from client.connectors.sources import EndOfStreamError, Source, SourceError
 from client.data.stream_schema import SchemaResolver
 from client.detection.detector import Detector
 from client.service.checkpoint import SAVE_EVERY_S, Checkpoint
 from client.service.latency import LatencyHistogram
 from client.service.notifier import Notifier
+from client.service.stream_watch import Moment, StreamWatch
 from common.model.schema import Schema
 
 log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 0.2
 """Longest wait for an event, and so the longest delay of a stop."""
+LOOK_EVERY_S, LOOK_EVERY_EVENTS = 1.0, 2048
+"""Longest time, and about the most events, between two looks of the stream's watch."""
 REPORT_EVERY_S = 10.0
 """Shortest time between two log lines about refused events."""
 
@@ -31,13 +34,24 @@ class EventLoop:
         notifier: Gets the notices.
         checkpoint: Gets the position in the stream.
         stop: Ends the loop when it is set.
+        recording: Whether the stream has one writer, such as a file: then a first header that does not fit
+            ends the loop.
     """
 
     def __init__(
-        self, source: Source, notifier: Notifier, checkpoint: Checkpoint, stop: threading.Event
+        self,
+        source: Source,
+        notifier: Notifier,
+        checkpoint: Checkpoint,
+        stop: threading.Event,
+        recording: bool = False,
     ) -> None:
+        self._recording = recording
         self._source, self._notifier, self._checkpoint, self._stop = source, notifier, checkpoint, stop
         self._next_report = 0.0
+        self._looked = 0
+        self.newest_refusal = ""
+        """Why the newest refused line is not an event."""
         self.latency = LatencyHistogram()
         self.last_turn = time.monotonic()
         """When the source was last read, on the clock of `time.monotonic`."""
@@ -46,38 +60,71 @@ class EventLoop:
         """Read the source until the schema is known.
 
         Returns:
-            The schema, and the lines read last, which are not scored yet; no schema after a stop.
+            The schema, and the lines so far, which are not scored yet; no schema after a stop.
 
         Raises:
             EndOfStreamError: the source ended first.
         """
         schema, lines = resolver.without_stream(), list[bytes]()
         while schema is None and not self._stop.is_set():
-            lines = self._source.read(READ_TIMEOUT_S)
+            try:
+                read = self._source.read(READ_TIMEOUT_S)
+            except EndOfStreamError:
+                schema, lines = resolver.from_stream([], ended=True)
+                if schema is None:
+                    raise
+            else:
+                schema, lines = resolver.from_stream(read)
             self.last_turn = time.monotonic()
-            schema = resolver.from_stream(lines)
         return schema, lines
 
-    def run(self, detector: Detector, lines: list[bytes]) -> None:
+    def run(
+        self, detector: Detector, watch: StreamWatch, resolver: SchemaResolver, lines: list[bytes]
+    ) -> tuple[Schema | None, list[bytes]]:
         """Score `lines`, and then the events of the source until a stop.
+
+        Args:
+            detector: Scores the events.
+            watch: Looks at the stream now and then.
+            resolver: Chooses the features anew while no version is at work.
+            lines: The first lines to score.
+
+        Returns:
+            Other features that the stream turns out to have, and lines to score with them; no schema after a
+            stop.
 
         Raises:
             EndOfStreamError: the source ended.
+            SourceError: a recording has a header that does not name the features.
         """
-        next_checkpoint = 0.0
+        next_checkpoint = next_look = 0.0
         self._score(detector, lines, time.perf_counter_ns())
         while not self._stop.is_set():
             lines = self._source.read(READ_TIMEOUT_S)
             arrived = time.perf_counter_ns()
             self.last_turn = time.monotonic()
             if lines:
+                if detector.active is None and (schema := resolver.reconsider(lines)) is not None:
+                    return schema, lines
                 self._score(detector, lines, arrived)
+            if self.last_turn > next_look or detector.recent.count - self._looked > LOOK_EVERY_EVENTS:
+                self.look(detector, watch)
+                next_look = self.last_turn + LOOK_EVERY_S
             if self.last_turn > next_checkpoint:
                 self._checkpoint.reached(self._source.position())
                 next_checkpoint = self.last_turn + SAVE_EVERY_S
+        return None, []
 
-    def finish(self, detector: Detector) -> None:
+    def look(self, detector: Detector, watch: StreamWatch) -> None:
+        """Look at the newest events, and post what is to be said about the stream."""
+        self._looked = detector.recent.count
+        now = Moment(time.monotonic(), time.time())
+        for notice in watch.look(detector.recent, sum(detector.refused.values()), self.newest_refusal, now):
+            self._notifier.post(notice)
+
+    def finish(self, detector: Detector, watch: StreamWatch) -> None:
         """End the open incident, and record the position reached."""
+        self.look(detector, watch)
         if (notice := detector.incidents.end()) is not None:
             self._notifier.post(notice)
         self._checkpoint.reached(self._source.position())
@@ -87,7 +134,12 @@ class EventLoop:
         self.latency.add(time.perf_counter_ns() - arrived, len(outcome.verdicts))
         for notice in outcome.notices:
             self._notifier.post(notice)
-        if outcome.refused and self.last_turn >= self._next_report:
+        if not outcome.refused:
+            return
+        self.newest_refusal = str(outcome.refused[-1])
+        if self._recording and not detector.recent.count and (wrong := detector.decoder.csv.mismatch):
+            raise SourceError(wrong)
+        if self.last_turn >= self._next_report:
             self._next_report = self.last_turn + REPORT_EVERY_S
             log.warning(
                 "events refused counts=%s newest=%s",

@@ -20,7 +20,8 @@ from client.service.identity import Identity
 from client.service.latency import LatencyHistogram
 from client.service.maintenance import DetectorMaintenance
 from client.service.notifier import Notifier
-from client.service.status import DetectorStatusServer, Status
+from client.service.status import DetectorStatusServer, Status, StreamStatus
+from client.service.stream_watch import Moment, StreamWatch
 from client.service.supervisor import TrainerSupervisor
 from client.versions.version_store import VersionStore
 from common.config import ConfigError
@@ -30,6 +31,8 @@ from common.settings import Settings
 
 log = logging.getLogger(__name__)
 
+RECORDINGS = ("file", "stdin")
+"""Schemes of sources with one writer, whose first header is right or wrong for the whole stream."""
 SWITCH_INTERVAL_S = 0.0001
 """Longest time that another thread may keep the interpreter lock from the event loop."""
 
@@ -74,16 +77,20 @@ class DetectorProcess:
         self._loop: EventLoop | None = None
         self._detector: Detector | None = None
         self._maintenance: DetectorMaintenance | None = None
+        self._watch: StreamWatch | None = None
 
     def stop(self) -> None:
         """Make `run` return soon. It is safe in a signal handler."""
         self._stop.set()
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Process the stream until `stop` is called or the source ends.
 
+        Returns:
+            The exit code: 1 if the source has ended and no line of it was an event, else 0.
+
         Raises:
-            AddressError, SourceError: an address of a source or sink is wrong.
+            AddressError, SourceError: an address is wrong, or a file's header does not name the features.
             IdentityError: another process uses the state folder.
         """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -95,7 +102,8 @@ class DetectorProcess:
             notifier = Notifier(self._settings.live.sinks, self._folder)
             closing.callback(notifier.close)
             checkpoint = Checkpoint(self._folder, self._address, notifier.outboxes)
-            loop = EventLoop(source, notifier, checkpoint, self._stop)
+            recording = Address.parse(self._address).scheme in RECORDINGS
+            loop = EventLoop(source, notifier, checkpoint, self._stop, recording)
             self._source, self._notifier, self._loop = source, notifier, loop
             log.info(
                 "detector started client=%s source=%s sinks=%s",
@@ -109,10 +117,12 @@ class DetectorProcess:
                 self._supervisor.start()
             try:
                 schema, lines = loop.resolve_schema(self._resolver)
-                if schema is not None:
-                    self._detect(loop, checkpoint, schema, lines)
+                while schema is not None:
+                    schema, lines = self._detect(loop, checkpoint, schema, lines)
             except EndOfStreamError as end:
                 log.info("source ended source=%s reason=%s", self._source_name, end)
+                return self._exit_code(loop)
+            return 0
 
     def status(self) -> Status:
         """Return a snapshot of the process. Any thread may call it."""
@@ -141,8 +151,17 @@ class DetectorProcess:
             silent_s=time.monotonic() - loop.last_turn if loop else 0.0,
             queues=self._notifier.queues() if self._notifier else (),
             problems=tuple(self._problems()),
+            stream=self._stream_status(),
             latency=loop.latency if loop else LatencyHistogram(),
         )
+
+    def _stream_status(self) -> StreamStatus:
+        detector, columns = self._detector, self._resolver.columns
+        if detector is None:
+            return StreamStatus()
+        ignored = {**(columns.ignored if columns is not None else {}), **detector.decoder.ignored}
+        interval_s = self._watch.interval_s if self._watch is not None else None
+        return StreamStatus(detector.schema.features, detector.decoder.time, interval_s, ignored)
 
     def _problems(self) -> list[str]:
         problems = self._notifier.problems() if self._notifier else []
@@ -152,25 +171,56 @@ class DetectorProcess:
             problems.append(self._supervisor.problem)
         if self._maintenance is not None:
             problems.extend(self._maintenance.problems.messages())
-        if self._detector is None and self._resolver.skipped_lines:
-            problems.append(
-                f"the features are not known, and the stream's {self._resolver.skipped_lines} lines do not "
-                "name them: set data.features, or send JSON objects"
-            )
+        if self._watch is not None:
+            problems.extend(self._watch.problems())
+        if self._detector is None and self._resolver.problem is not None:
+            problems.append(self._resolver.problem)
         return problems
 
-    def _detect(self, loop: EventLoop, checkpoint: Checkpoint, schema: Schema, lines: list[bytes]) -> None:
-        """Run the event loop and the maintenance of a new detector; `lines` are the first to be scored."""
-        detector = Detector(self._name, schema, self._settings.data, self._settings.live)
+    def _exit_code(self, loop: EventLoop) -> int:
+        """Return the exit code after the end of the source: 1 if no line of it was an event."""
+        detector = self._detector
+        refused = sum(detector.refused.values()) if detector else self._resolver.skipped_lines
+        problem = self._resolver.problem if detector is None else None
+        if (detector is not None and detector.recent.count) or not (refused or problem):
+            return 0
+        log.error(
+            "no line of the source is an event source=%s lines=%d reason=%s",
+            self._source_name, refused, problem or loop.newest_refusal,
+        )  # fmt: skip
+        return 1
+
+    def _detect(
+        self, loop: EventLoop, checkpoint: Checkpoint, schema: Schema, lines: list[bytes]
+    ) -> tuple[Schema | None, list[bytes]]:
+        """Run the event loop and the maintenance of a new detector.
+
+        Args:
+            loop: The event loop.
+            checkpoint: Position in the stream.
+            schema: The features.
+            lines: The first lines to be scored.
+
+        Returns:
+            Other features to go on with, and lines to be scored then; no schema after a stop.
+        """
+        columns, data = self._resolver.columns, self._settings.data
+        if columns is not None:  # the decoder need not find the time, nor name what is named already
+            known = {"timestamp": data.timestamp or columns.time, "ignore": (*data.ignore, *columns.ignored)}
+            data = data.model_copy(update=known)
+        detector = Detector(self._name, schema, data, self._settings.live)
+        watch = StreamWatch(
+            self._name, schema.features, self._settings.live, Moment(time.monotonic(), time.time())
+        )
         maintenance = DetectorMaintenance(
             detector, self._settings, self._folder, self._store, checkpoint, self._fixed
         )
-        self._detector, self._maintenance = detector, maintenance
+        self._detector, self._maintenance, self._watch = detector, maintenance, watch
         maintenance.start()
         try:
-            loop.run(detector, lines)
+            return loop.run(detector, watch, self._resolver, lines)
         finally:
-            loop.finish(detector)
+            loop.finish(detector, watch)
             maintenance.stop()
 
     @cached_property

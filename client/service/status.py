@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -38,6 +38,19 @@ class SinkQueue:
 
 
 @dataclass(frozen=True)
+class StreamStatus:
+    """What the fields of the stream are."""
+
+    features: tuple[str, ...] = ()
+    time: str | None = None
+    """The field with the events' times; None: there is none, or it is not known yet."""
+    interval_s: float | None = None
+    """The usual seconds between two events."""
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    """Why a field is not a feature, by its name."""
+
+
+@dataclass(frozen=True)
 class Status:
     """A snapshot of the detector process."""
 
@@ -64,6 +77,7 @@ class Status:
     """Seconds since the last turn of the event loop."""
     queues: tuple[SinkQueue, ...] = ()
     problems: tuple[str, ...] = ()
+    stream: StreamStatus = field(default_factory=StreamStatus)
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
 
@@ -85,6 +99,10 @@ def health(status: Status) -> tuple[HTTPStatus, bytes]:
         "score": status.score,
         "events": status.events,
         "refused": status.refused,
+        "features": list(status.stream.features),
+        "time": status.stream.time,
+        "interval_s": status.stream.interval_s,
+        "ignored": dict(status.stream.ignored),
         "alerts": status.alerts,
         "incidents": status.incidents,
         "incident_open": status.incident_open,

@@ -104,8 +104,7 @@ class ClientRows:
         return self._columns
 
     def _normal(self) -> BufferedRows:
-        rows, breaks = self.partition.rows, np.zeros(len(self.partition.rows), np.bool_)
-        breaks[:1] = True
+        rows, breaks = self.partition.rows, self.partition.breaks
         buffered = read(self._folder, self.partition.schema) if self._folder is not None else None
         if buffered is None:
             return BufferedRows(rows, breaks)

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from client.data.partition import Partition, data_files, read_interval_s, read_partition
+from client.data.partition import Partition, data_files, read_partition
 from client.data.tables import DataError
 from common.config import ConfigError
 from common.formats.files import write_atomic
@@ -55,6 +55,7 @@ def run(settings: Settings) -> int:
     for reason in left_out.values():
         console.print(f"Left out: {reason}", markup=False)
     values, results = evaluate(clients, left_out, settings, console)
+    values["data"] = [client.partition.summary() for client in clients]
     folder.mkdir(parents=True)
     write_atomic(folder / "quality.json", json.dumps(values, indent=1).encode())
     plots.draw(folder, clients, results)
@@ -83,7 +84,7 @@ def read_clients(settings: Settings) -> tuple[list[LabelledClient], dict[str, st
         if (reason := _why_left_out(partition, settings)) is not None:
             left_out[partition.name] = f"{file}: {reason}"
             continue
-        interval_s = settings.threshold.interval_s or read_interval_s(file, settings.data)
+        interval_s = settings.threshold.interval_s or partition.interval_s
         schema = clients[0].partition.schema if clients else partition.schema
         clients.append(LabelledClient(partition.aligned(schema), interval_s))
     if not clients:

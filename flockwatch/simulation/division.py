@@ -110,8 +110,9 @@ def by_column(file: Path, column: str, settings: DataSettings) -> list[Partition
         PartitionError: a client would have no training rows, or a value cannot name a client.
         DataError: the file cannot be read, or has no such column, or the column has an empty cell.
     """
+    settings = settings.model_copy(update={"ignore": (*settings.ignore, column)})
     values, test_values = read_column(file, column, settings)
-    whole = read_partition(file, settings.model_copy(update={"ignore": (*settings.ignore, column)}))
+    whole = read_partition(file, settings)
     parts = []
     for value in sorted({str(value) for value in (*values, *test_values)}, key=natural_key):
         rows, test_rows = np.flatnonzero(values == value), np.flatnonzero(test_values == value)
@@ -133,14 +134,18 @@ def _checked_name(value: str, column: str, file: Path) -> str:
 
 
 def _first_component(rows: NDArray[np.float32]) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
-    """Return the projection of rows on their first principal component: (n, features) to (n,)."""
-    centre, spread = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
+    """Return the projection of rows on their first principal component: (n, features) to (n,).
+
+    A missing value counts as the mean of its feature.
+    """
+    known = np.ma.masked_invalid(rows.astype(np.float64))
+    centre, spread = known.mean(axis=0).filled(0), known.std(axis=0).filled(0)
     spread[spread == 0] = 1
-    standard = (rows - centre) / spread
+    standard = np.nan_to_num((rows - centre) / spread)
     axis = np.linalg.eigh(standard.T @ standard)[1][:, -1]
 
     def project(others: NDArray[np.float32]) -> NDArray[np.float64]:
-        projected: NDArray[np.float64] = (others - centre) / spread @ axis
+        projected: NDArray[np.float64] = np.nan_to_num((others - centre) / spread) @ axis
         return projected
 
     return project

@@ -214,7 +214,7 @@ def _stream(partition: Partition, settings: Settings) -> Stream:
     interval_s = settings.threshold.interval_s or INTERVAL_S
     start_s = time.time() - interval_s * len(rows)
     return Stream(
-        partition.name, partition.schema.features, rows, settings.data.timestamp, start_s, interval_s
+        partition.name, partition.schema.features, rows, settings.data.time_name, start_s, interval_s
     )
 
 

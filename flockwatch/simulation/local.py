@@ -96,6 +96,7 @@ def run(settings: Settings) -> int:
         ]
         comparisons = _compare(partitions, manifest, settings, console)
         results = report(settings, rounds, reason, manifest, findings, comparisons, wall_s)
+        results["data"] = [partition.summary() for partition in partitions]
         _print_results(results, findings, console)
         if clients:
             results["live"] = live.show(clients, manifest.version, settings, console)

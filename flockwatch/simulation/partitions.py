@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.partition import Partition, data_files, read_interval_s, read_partition, write_partition
+from client.data.partition import Partition, data_files, read_partition, write_partition
 from common.config import ConfigError
 from common.model.schema import Schema
 from common.settings import LocalSettings, Settings
@@ -35,7 +35,7 @@ class PartitionSource:
 
 def interval_s(source: PartitionSource, settings: Settings) -> float | None:
     """Return the time between two rows: the setting, or that of the file; None if neither tells it."""
-    return settings.threshold.interval_s or read_interval_s(source.file, settings.data)
+    return settings.threshold.interval_s or source.partition.interval_s
 
 
 def gather(settings: Settings, folder: Path) -> list[PartitionSource]:

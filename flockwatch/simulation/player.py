@@ -162,7 +162,7 @@ def publish(
     """
     broker = MqttBroker.at(Address.parse(address), "player")
     streams = [
-        Stream(r.machine.name, METRICS, _week(r, 1).partition.rows, DataSettings().timestamp, repeat=True)
+        Stream(r.machine.name, METRICS, _week(r, 1).partition.rows, DataSettings().time_name, repeat=True)
         for r in _recordings(machines, seed)
     ]
     client = broker.client(clean_session=True)

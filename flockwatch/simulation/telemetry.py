@@ -106,7 +106,7 @@ def write(recordings: Sequence[Recording], folder: Path) -> list[Path]:
         values = np.concatenate([part.rows, part.test_rows])
         faults = np.concatenate([np.full(len(part.rows), ""), recording.faults])
         columns = {
-            names.timestamp: START_S + 60 * np.arange(len(values), dtype=np.int64),
+            names.time_name: START_S + 60 * np.arange(len(values), dtype=np.int64),
             **{metric: values[:, i] for i, metric in enumerate(METRICS)},
             names.split: (np.arange(len(values)) >= len(part.rows)).astype(np.int8),
             names.label: (faults != "").astype(np.int8),

@@ -50,7 +50,7 @@ def test_an_unknown_key_is_named_with_its_file_and_a_suggestion(
         ("federation.quorum=2", "--set federation.quorum: .*less than or equal to 1"),
         ("scaling.by=moon", "--set scaling.by: .*'fleet', 'client' or 'none'"),
         ("epochs", "--set epochs: expected section.key=value"),
-        ("data.label=split", "--set data.label: .*must name three different columns"),
+        ("data.label=split", "--set data.label: .*must name different columns"),
     ],
 )  # fmt: skip
 def test_a_wrong_flag_is_named(setting: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,9 +68,9 @@ def test_a_wrong_environment_variable_is_named(
     ("text", "expected"),
     [
         ("a,b\n", "no rows"),
-        (GOOD.replace("\n5,", "\nfive,"), "column 'a', row 6: 'five'"),
-        (GOOD.replace("\n5,", "\nnan,"), "column 'a', row 6: 'nan'"),
-        (GOOD.replace("\n5,", "\n,"), "column 'a', row 6: an empty cell"),
+        (GOOD.replace("\n5,", "\n5 C,"), "numbers as text: 'a' ('5 C')"),
+        (GOOD.replace(",", ";"), "separated by ';'"),
+        ("host,b\nweb,1 %\ndb,2 %\n", "numbers as text: 'b' ('1 %')"),
     ],
 )
 def test_a_bad_data_file_is_named_before_anything_starts(

@@ -34,13 +34,14 @@ SOURCES = {
 """Module and class of each scheme, imported when it is used."""
 
 
-def open_source(address: str, position: Position | None = None, timestamp: str = "ts") -> Source:
+def open_source(address: str, position: Position | None = None, timestamp: str | None = None) -> Source:
     """Open the source at an address.
 
     Args:
         address: For example `file:log.csv?follow=true`.
         position: Where to continue, from an earlier source of the same address; None: at the start.
-        timestamp: Name of the column or field with an event's time, as the setting `data.timestamp` has it.
+        timestamp: Name of the column or field with an event's time, as the setting `data.timestamp` has it;
+            None: a usual name.
 
     Raises:
         AddressError: the address is wrong.

@@ -60,7 +60,7 @@ class FileSource:
         follow: Whether to wait for more lines at the end.
         speed: Replays the file by its timestamps, this many times faster than recorded.
         rate: Replays the file with this many events per second.
-        timestamp: Name of the column or field with the timestamp, for `speed`.
+        timestamp: Name of the column or field with the timestamp, for `speed`; None: a usual name.
 
     Raises:
         SourceError: the file cannot be read, or not with these options.
@@ -74,7 +74,7 @@ class FileSource:
         follow: bool = False,
         speed: float | None = None,
         rate: float | None = None,
-        timestamp: str = "ts",
+        timestamp: str | None = None,
     ) -> None:
         if path.suffix in COMPRESSED:
             raise SourceError(f"{path}: is compressed; expected text or Parquet")
@@ -100,7 +100,7 @@ class FileSource:
         self._closed = False
 
     @classmethod
-    def at(cls, address: Address, position: Position | None, timestamp: str) -> FileSource:
+    def at(cls, address: Address, position: Position | None, timestamp: str | None) -> FileSource:
         """Open `file:PATH?follow=true`, `file:PATH?speed=60` or `file:PATH?rate=100`."""
         address.expect_options("follow", "speed", "rate")
         place = address.place

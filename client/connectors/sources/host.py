@@ -42,11 +42,11 @@ class HostSource:
         self._closed = False
 
     @classmethod
-    def at(cls, address: Address, position: Position | None, timestamp: str) -> HostSource:
+    def at(cls, address: Address, position: Position | None, timestamp: str | None) -> HostSource:
         """Open `host:?interval_s=1`."""
         address.expect_options("interval_s")
         address.expect_no_place()
-        return cls(address.number("interval_s") or 1.0, timestamp)
+        return cls(address.number("interval_s") or 1.0, timestamp or "ts")
 
     def read(self, timeout_s: float) -> list[bytes]:
         """Return one event if it is due; see `Source`."""

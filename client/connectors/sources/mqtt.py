@@ -45,7 +45,7 @@ class MqttSource:
         self._client.loop_start()
 
     @classmethod
-    def at(cls, address: Address, position: Position | None, timestamp: str) -> MqttSource:
+    def at(cls, address: Address, position: Position | None, timestamp: str | None) -> MqttSource:
         """Open `mqtt://HOST/TOPIC`."""
         address.expect_options("client_id", "ca")
         return cls(MqttBroker.at(address, "source"))

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 import msgspec
 
 from client.connectors.sources.contract import SourceError
+from client.data.columns import TIME_NAMES, find_time
 from client.data.timestamps import parse_seconds
+from common.settings import DataSettings
 
 MAX_LAG_S = 1.0
 """Events of a fixed rate that are overdue by more than this are delayed, so that no longer burst follows."""
@@ -55,7 +57,7 @@ class RecordedTimes:
         name: Name of the recording in error messages.
         speed: Factor by which the replay is faster than the recording.
         table: Whether the recording is CSV, and its first line is the header.
-        timestamp: Name of the column or field with the timestamp.
+        timestamp: Name of the column or field with the timestamp; None: it is found by a usual name.
         clock: Returns seconds; `time.monotonic` except in tests.
 
     >>> times = RecordedTimes("log", speed=60, table=False, clock=lambda: 100.0)
@@ -68,19 +70,19 @@ class RecordedTimes:
         name: str,
         speed: float,
         table: bool,
-        timestamp: str = "ts",
+        timestamp: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._name, self._speed, self._table, self._timestamp = name, speed, table, timestamp
+        self._name, self._speed, self._table = name, speed, table
+        self._data = DataSettings(timestamp=timestamp)
+        self._timestamp: str | None = None
+        """Name of the field in JSON objects, once it is found."""
         self._clock = clock
         self._column: int | None = None
         self._start: tuple[float, float] | None = None
         """Timestamp of the event at which the replay (re)started, and when that event was due."""
         self._last = -math.inf
-        kind = msgspec.defstruct(
-            "TimedEvent", [("time", int | float | str | None, None)], rename={"time": timestamp}
-        )
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind, strict=True)
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(dict[str, Any])
 
     def due(self, event: bytes) -> float:
         """Return when the event is due; see `Schedule`.
@@ -88,14 +90,15 @@ class RecordedTimes:
         Raises:
             SourceError: there is no column with timestamps, or the first event has no readable timestamp.
         """
-        if self._table and self._column is None:
-            self._column = self._find_column(event)
+        if self._table and (self._column is None or event.startswith(b"#")):
+            if not event.startswith(b"#"):
+                self._column = self._find_column(event)
             return -math.inf
         moment = self._moment(event)
         if self._start is None and moment is None:
             raise SourceError(
-                f"{self._name}: the first event has no readable '{self._timestamp}'; "
-                "speed needs the column that data.timestamp names"
+                f"{self._name}: the first event has no readable {self._wanted}; "
+                "speed needs it: set data.timestamp to its name"
             )
         if moment is not None:
             if self._start is None or moment < self._last:
@@ -106,12 +109,18 @@ class RecordedTimes:
 
     def _find_column(self, header: bytes) -> int:
         names = [cell.strip() for cell in _cells(header)]
-        if self._timestamp not in names:
+        time = find_time(names, self._data)
+        if time is None:
             raise SourceError(
-                f"{self._name}: no column '{self._timestamp}' in the header; "
-                "speed needs the column that data.timestamp names"
+                f"{self._name}: no column for {self._wanted} in the header; "
+                "speed needs one: set data.timestamp to its name"
             )
-        return names.index(self._timestamp)
+        return names.index(time)
+
+    @property
+    def _wanted(self) -> str:
+        name = self._data.timestamp
+        return f"time '{name}'" if name is not None else f"time ({', '.join(TIME_NAMES)})"
 
     def _moment(self, event: bytes) -> float | None:
         """Return the event's timestamp in seconds since 1970; None without a readable timestamp."""
@@ -119,9 +128,12 @@ class RecordedTimes:
             cells = _cells(event)
             return parse_seconds(cells[self._column]) if self._column < len(cells) else None
         try:
-            return parse_seconds(self._decoder.decode(event).time)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            fields = self._decoder.decode(event)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
+        if self._timestamp is None:
+            self._timestamp = find_time(fields, self._data)
+        return None if self._timestamp is None else parse_seconds(fields.get(self._timestamp))
 
 
 def _cells(line: bytes) -> list[str]:

@@ -30,7 +30,7 @@ class StdinSource:
         self._ended = False
 
     @classmethod
-    def at(cls, address: Address, position: Position | None, timestamp: str) -> StdinSource:
+    def at(cls, address: Address, position: Position | None, timestamp: str | None) -> StdinSource:
         """Open `stdin:`."""
         address.expect_options()
         address.expect_no_place()

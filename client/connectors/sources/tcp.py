@@ -47,7 +47,7 @@ class TcpSource:
         self._closed = False
 
     @classmethod
-    def at(cls, address: Address, position: Position | None, timestamp: str) -> TcpSource:
+    def at(cls, address: Address, position: Position | None, timestamp: str | None) -> TcpSource:
         """Open `tcp://HOST:PORT`."""
         address.expect_options()
         if not address.place.startswith("//"):

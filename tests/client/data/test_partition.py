@@ -153,7 +153,7 @@ class TestSplitAndLabels:
         [
             ("cpu,split\n1,0\n1,2\n", ["'split'", "row 2", "'2'", "0 for training or 1 for test"]),
             ("cpu,split\n1,\n", ["'split'", "row 1", "empty"]),
-            ("cpu,label\n1,0\n1,yes\n1,no\n", ["'label'", "row 2", "'yes'", "2 such rows", "0 or 1"]),
+            ("cpu,label\n1,0\n1,bad\n1,good\n", ["'label'", "row 2", "'bad'", "2 such rows", "0 or 1"]),
             ("cpu,label\n1,0.5\n", ["'label'", "row 1", "'0.5'"]),
             ("cpu,label\n1,nan\n", ["'label'", "row 1", "'nan'"]),
             ("cpu,split\n1,1\n", ["no training rows", "'split' is 1"]),
@@ -168,53 +168,112 @@ class TestSplitAndLabels:
         assert "'label' is of type timestamp" in message and "expected 0 or 1" in message
 
 
-class TestBadCells:
+NAN = float("nan")
+
+
+class TestMissingCells:
     @pytest.mark.parametrize(
-        ("cells", "row", "found", "count"),
+        ("cells", "expected"),
         [
-            ("1 2 x", 3, "'x'", 1),
-            ("1 12% y", 2, "'12%'", 2),
-            ("a b 7", 1, "'a'", 2),
-            ("1 0x1f 2", 2, "'0x1f'", 1),
-            ("1 _ _", 2, "an empty cell", 2),
-            ("_ _ _", 1, "an empty cell", 3),
-            ("1 nan NaN", 2, "'nan'", 2),
-            ("NaN NaN NaN", 1, "'NaN'", 3),
-            ("1 inf -inf", 2, "'inf'", 2),
-            ("1 1e39 2", 2, "'1e39'", 1),
-            ("1 2 1e400", 3, "'1e400'", 1),
+            ("1 _ 3", [1, NAN, 3]),
+            ("1 NA 3", [1, NAN, 3]),
+            ("1 nan inf", [1, NAN, NAN]),
+            ("1 1e39 1e400", [1, NAN, NAN]),
+            ("1 2 unavailable", [1, 2, NAN]),
+            ("1 2 ERR", [1, 2, NAN]),
+            ("+1 .5 2.", [1, 0.5, 2]),
+            ("on off _", [1, 0, NAN]),
+            ("True false true", [1, 0, 1]),
         ],
     )
     @pytest.mark.parametrize("listed", [False, True])
-    def test_csv(self, tmp_path: Path, cells: str, row: int, found: str, count: int, listed: bool) -> None:
+    def test_csv(self, tmp_path: Path, cells: str, expected: list[float], listed: bool) -> None:
         text = "cpu,memory\n" + "".join(f"{cell.strip('_')},1\n" for cell in cells.split())
-        settings = DataSettings(features=("memory", "cpu")) if listed else SETTINGS
-        message = refusal(csv(tmp_path, text), settings)
-        assert f"column 'cpu', row {row}: {found}" in message
-        assert (f"({count} such rows)" in message) == (count > 1)
-        assert "expected a finite 32-bit number" in message
-        assert ("data.ignore" in message) != listed
+        settings = DataSettings(features=("cpu", "memory")) if listed else SETTINGS
+        np.testing.assert_array_equal(read_partition(csv(tmp_path, text), settings).rows[:, 0], expected)
 
     @pytest.mark.parametrize(
-        ("values", "found"),
-        [
-            ([1.0, None], "an empty cell"),
-            ([1.0, float("nan")], "nan"),
-            ([1.0, float("-inf")], "-inf"),
-            ([1.0, 1e300], "1e+300"),
-            ([1, None], "an empty cell"),
-        ],
+        "values", [[1.0, None], [1.0, float("nan")], [1.0, float("-inf")], [1.0, 1e300], [1, None]]
     )
-    def test_parquet(self, tmp_path: Path, values: list[float | None], found: str) -> None:
-        assert f"column 'cpu', row 2: {found}" in refusal(parquet(tmp_path, cpu=values))
+    def test_parquet(self, tmp_path: Path, values: list[float | None]) -> None:
+        found = read_partition(parquet(tmp_path, cpu=values, memory=[1, 2]), SETTINGS)
+        np.testing.assert_array_equal(found.rows, [[1, 1], [NAN, 2]])
 
-    def test_a_column_without_any_value(self, tmp_path: Path) -> None:
-        message = refusal(parquet(tmp_path, cpu=[1, 2], memory=pa.nulls(2)))
-        assert "column 'memory', row 1: an empty cell (2 such rows)" in message
+    def test_a_column_without_any_value_is_no_feature(self, tmp_path: Path) -> None:
+        found = read_partition(parquet(tmp_path, cpu=[1, 2], memory=pa.nulls(2)), SETTINGS)
+        assert found.schema.features == ("cpu",)
+        assert found.columns is not None and found.columns.ignored == {"memory": "empty"}
+
+    def test_a_row_without_any_value_is_passed_over(self, tmp_path: Path) -> None:
+        found = read_partition(csv(tmp_path, "ts,cpu\n1,5\n2,\n3,7\nEND OF FILE,\n"), SETTINGS)
+        assert found.rows.tolist() == [[5], [7]]
 
     def test_a_listed_column_of_another_type(self, tmp_path: Path) -> None:
-        path = parquet(tmp_path, cpu=pa.array([1], pa.timestamp("s")))
-        assert "'cpu' is of type timestamp" in refusal(path, DataSettings(features=("cpu",)))
+        path = parquet(tmp_path, cpu=pa.array([1], pa.timestamp("s")), host=["a"])
+        message = refusal(path, DataSettings(features=("cpu", "host")))
+        assert "'cpu' (type timestamp[ms]), 'host' (text, such as 'a')" in message
+
+
+class TestNumbersAsText:
+    @pytest.mark.parametrize(
+        "cells",
+        [["49.8%", "50.1%"], ["60.1 C", "61 C"], ["1,512.3", "980.2"], ["40,125", "41,2"], ["5kB", "6kB"]],
+    )
+    def test_all_columns_are_named_at_once(self, tmp_path: Path, cells: list[str]) -> None:
+        rows = "".join(f'"{cell}","{cell}",1\n' for cell in cells)
+        message = refusal(csv(tmp_path, "load,temp,rpm\n" + rows))
+        assert f"'load' ('{cells[0]}'), 'temp' ('{cells[0]}')" in message and "data.ignore" in message
+        path = csv(tmp_path, "load,temp,rpm\n" + rows)
+        assert read_partition(path, DataSettings(ignore=("load", "temp"))).schema.features == ("rpm",)
+
+    def test_a_tag_with_digits_is_text(self, tmp_path: Path) -> None:
+        path = csv(tmp_path, "net,ip,cpu\n5G,10.0.0.1,1\n5G,10.0.0.2,2\n")
+        assert read_partition(path, SETTINGS).schema.features == ("cpu",)
+
+
+class TestTimes:
+    def test_interval_and_gaps(self, tmp_path: Path) -> None:
+        minutes = [*range(50), *range(100, 150)]
+        rows = "".join(f"{1764547200 + 60 * m},{m % 7}\n" for m in minutes)
+        found = read_partition(csv(tmp_path, "Timestamp,cpu\n" + rows), SETTINGS)
+        assert found.interval_s == 60
+        assert np.flatnonzero(found.breaks).tolist() == [0, 50]
+        assert "time: 'Timestamp', every 60 s" in found.description()
+        part = found.take("part", np.arange(40, 60), np.arange(0))
+        again = read_partition(write_partition(part, tmp_path / "part.parquet", SETTINGS), SETTINGS)
+        assert np.flatnonzero(again.breaks).tolist() == [0, 10]
+
+    def test_steps_of_every_length_are_no_gaps(self, tmp_path: Path) -> None:
+        times = np.cumsum(np.random.default_rng(0).exponential(60, 2000)) + 1764547200
+        rows = "".join(f"{time!r},{i % 7}\n" for i, time in enumerate(times.tolist()))
+        assert read_partition(csv(tmp_path, "ts,cpu\n" + rows), SETTINGS).breaks.sum() < 5
+
+    @pytest.mark.parametrize("column", ["Date", "DateTime", "@timestamp", "_time", "Zeit", "TIME"])
+    def test_text_of_times(self, tmp_path: Path, column: str) -> None:
+        rows = "".join(f"2025-12-01 00:{i:02}:00,{i % 3}\n" for i in range(20))
+        found = read_partition(csv(tmp_path, f"{column},cpu\n" + rows), SETTINGS)
+        assert (found.interval_s, found.schema.features) == (60, ("cpu",))
+
+    @pytest.mark.parametrize("column", ["timestamp", "TIME", "Zeit", "date"])
+    def test_epochs(self, tmp_path: Path, column: str) -> None:
+        rows = "".join(f"{1764547200000 + 10000 * i},{i % 3}\n" for i in range(20))
+        found = read_partition(csv(tmp_path, f"{column},cpu\n" + rows), SETTINGS)
+        assert (found.interval_s, found.schema.features) == (10, ("cpu",))
+
+    def test_types_of_parquet(self, tmp_path: Path) -> None:
+        when = pa.array([60 * i * 10**9 for i in range(5)], pa.timestamp("ns", "UTC"))
+        assert read_partition(parquet(tmp_path, ts=when, cpu=[1, 2, 1, 2, 1]), SETTINGS).interval_s == 60
+
+
+class TestColumnsThatCount:
+    def test_rows_and_counters(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        lines = [f"{i},{i + 7},{1e9 + 5000 * i},{i % 5}" for i in range(50)]
+        path = csv(tmp_path, "\n".join(["Unnamed: 0,number,bytes_total,cpu", *lines]))
+        found = read_partition(path, SETTINGS)
+        assert found.schema.features == ("bytes_total", "cpu")
+        assert found.columns is not None
+        assert found.columns.ignored == {"Unnamed: 0": "no name", "number": "counts the rows"}
+        assert "only rising, as counters do: 'bytes_total'" in caplog.text
 
 
 class TestBadFiles:
@@ -226,11 +285,15 @@ class TestBadFiles:
             (b"cpu,cpu\n1,2\n", "columns named twice: 'cpu'"),
             (b"0.5,1\n2,3\n", "the header names column 1 '0.5'"),
             (b"host,0.5\nweb,3\n", "the header names column 2 '0.5'"),
-            (b",cpu\n0,1\n", "the header names column 1 ''"),
-            (b"cpu,memory\n1,2\n3\n", "row 2 has 1 cells, expected 2"),
             (b"host\nweb\n", "no numeric column to learn from; it has host"),
+            (b"\xff\xfet\x00s\x00,\x00", "is encoded in UTF-16"),
+            (b"c\x00p\x00u\x00\n\x001\x00", "contains zero bytes, as UTF-16"),
+            (b"#separator \\x09\n#fields\tts\n", "a Zeek log"),
+            (b"#group,false\n#datatype,string\n", "annotated CSV of InfluxDB"),
+            (b"# only\n# comments\n", "no line with column names"),
+            (b"cpu,memory\n" + b"1,2\n3\n" * 50, "row 2 has 1 cells, expected 2 (50 such rows)"),
             (b"ts,label\n1,0\n", "no numeric column"),
-            (b"cpu;memory\n1;2\n", "it has cpu;memory"),
+            (b"cpu;memory\n1;2\n", "separated by ';'"),
             (b"\x00\xff\xfe\x01" * 50, "cannot be read"),
             (b"cpu\xb0\n1\n", "cannot be read"),
         ],
@@ -257,6 +320,33 @@ class TestBadFiles:
 
     def test_another_ending(self, tmp_path: Path) -> None:
         assert "expected the suffix .csv" in refusal(csv(tmp_path, "cpu\n1\n", "edge.txt"))
+
+
+class TestBrokenLines:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "# logger 3\ncpu,memory\n1,2\n# pause\n3,4\n",
+            "cpu,memory\n1,2\n3,4\n5",
+            "cpu,memory\n1,2\n3,4\n\0\0\0\0",
+            "cpu,memory,\n1,2,\n3,4,\n",
+            "cpu,memory\n1,2,\n3,4,\n",
+            "cpu,memory,\n1,2\n3,4\n",
+            ",cpu,memory\n0,1,2\n1,3,4\n",
+        ],
+        ids=["comments", "cut short", "zeros", "comma", "comma in rows", "comma in header", "index"],
+    )
+    def test_are_passed_over(self, tmp_path: Path, text: str) -> None:
+        found = read_partition(csv(tmp_path, text), SETTINGS)
+        assert found.schema.features == ("cpu", "memory")
+        assert found.rows.tolist() == [[1, 2], [3, 4]]
+
+    def test_few_in_the_middle_are_passed_over_with_a_warning(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        text = "cpu,memory\n" + "1,2\n" * 100 + "1,2,3\n" + "1,2\n" * 100
+        assert len(read_partition(csv(tmp_path, text), SETTINGS).rows) == 200
+        assert "row 101 has 3 cells, expected 2" in caplog.text
 
 
 class TestFiles:

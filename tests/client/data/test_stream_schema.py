@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
-from client.data.stream_schema import SchemaLookup, SchemaResolver, schema_of_object
+from client.data.stream_schema import FIRST_EVENTS, SchemaLookup, SchemaResolver, StreamSample
 from common.model.schema import Schema
 from common.settings import DataSettings
 
@@ -24,17 +25,68 @@ def resolver(
     return SchemaResolver(data or DataSettings(), fixed, current, offered)
 
 
-def test_features_are_the_numbers_of_an_object() -> None:
-    line = {"cpu": 1, "ts": 5, "label": 0, "_x": 1, "host": "a", "up": True, "memory": 0.5, "rack": 3}
-    data = DataSettings(ignore=("rack",))
-    assert schema_of_object(json.dumps(line).encode(), data) == Schema(("cpu", "memory"))
-    for other in (b"[1, 2]", b"1,2", b"{}", b"{", b"\xff", b'{"a": "b"}'):
-        assert schema_of_object(other, data) is None
+def features(events: Sequence[object], data: DataSettings | None = None) -> tuple[str, ...]:
+    return sample(events, data).columns().features
 
 
-def test_the_time_column_is_not_a_feature_whatever_its_name() -> None:
-    line = b'{"when": 5, "ts": 1, "cpu": 2}'
-    assert schema_of_object(line, DataSettings(timestamp="when")) == Schema(("ts", "cpu"))
+def sample(events: Sequence[object], data: DataSettings | None = None) -> StreamSample:
+    found = StreamSample(data or DataSettings())
+    for event in events:
+        found.add(event if isinstance(event, bytes) else json.dumps(event).encode())
+    return found
+
+
+def test_features_are_the_numbers_and_switches_of_objects() -> None:
+    event = {
+        "cpu": 1,
+        "ts": 5,
+        "label": 0,
+        "_x": 1,
+        "host": "a",
+        "up": True,
+        "memory": 0.5,
+        "rack": 3,
+        "tags": [],
+    }
+    assert features([event], DataSettings(ignore=("rack",))) == ("cpu", "up", "memory")
+    columns = sample([event]).columns()
+    assert columns.time == "ts"
+    assert columns.ignored == {"_x": "underscore", "host": "text, such as 'a'", "tags": "a list"}
+    for other in (b"[1, 2]", b"1,2", b"{}", b"{", b"\xff", b'{"a": "b"}', b"a,b"):
+        assert features([other]) == ()
+
+
+def test_a_time_column_that_is_set_is_the_only_one() -> None:
+    assert features([{"when": 5, "ts": 1, "cpu": 2}], DataSettings(timestamp="when")) == ("ts", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([{"uptime": 1}, *({"temp": i / 7, "flow": i % 3} for i in range(4))], ("temp", "flow")),
+        ([{"temp": 1, "flow": None}, *({"temp": 1.5, "flow": i % 3} for i in range(4))], ("temp", "flow")),
+        ([{"timestamp": 1764547200 + i, "seq": i, "temp": i % 2} for i in range(5)], ("temp",)),
+        ([{"at": 1764547200 + 10 * i, "temp": i % 2} for i in range(5)], ("temp",)),
+        (
+            [{"time": f"2026-01-05 10:00:0{i}", "model": "x", "id": 5, "t": i % 2} for i in range(5)],
+            ("id", "t"),
+        ),
+        ([{"fields": {"idle": 1.5, "user": 2}, "tags": {"host": "a"}}], ("fields.idle", "fields.user")),
+        ([{"temp": str(i / 3), "on": "off", "power": "unavailable"} for i in range(5)], ("temp", "on")),
+        ([b"ts,temp,rpm", b"1764547201,20.36,900.8", b"1764547202,20.74,900.9"], ("temp", "rpm")),
+        ([{"a": 1}, {"b": 2}, {"c": 3}, {"a": 1}, {"b": 2}], ("a", "b", "c")),
+    ],
+    ids=["heartbeat", "null", "sequence", "epoch", "text", "nested", "number text", "csv", "by turns"],
+)
+def test_features_of_streams(events: list[object], expected: tuple[str, ...]) -> None:
+    assert features(events) == expected
+
+
+def test_numbers_with_units_are_a_problem_that_names_them() -> None:
+    under_test = resolver()
+    lines = [json.dumps({"load": f"{i}.8%", "rpm": i % 3}).encode() for i in range(FIRST_EVENTS)]
+    assert under_test.from_stream(lines) == (None, [])
+    assert "'load' ('0.8%')" in str(under_test.problem)
 
 
 @pytest.mark.parametrize(
@@ -53,15 +105,41 @@ def test_a_fixed_version_comes_before_settings_and_these_before_the_current_vers
     assert resolver(data, fixed, lambda: current).without_stream() == expected
 
 
-def test_the_first_object_of_the_stream_names_the_features() -> None:
+def test_the_first_objects_of_the_stream_name_the_features() -> None:
     under_test = resolver()
-    assert under_test.from_stream([b"cpu,memory", b"1,2"]) is None
-    assert under_test.skipped_lines == 2
-    assert under_test.from_stream([]) is None
-    assert under_test.from_stream([b"3,4", b'{"cpu": 1}', b'{"memory": 1}']) == Schema(("cpu",))
-    assert under_test.skipped_lines == 2
+    assert under_test.from_stream([b"hello", b"1,2"]) == (None, [])
+    assert "the stream's 2 lines do not name them" in str(under_test.problem)
+    assert under_test.from_stream([]) == (None, [])
+    objects = [b'{"cpu": 1.5}', b'{"cpu": 1.5}', b'{"memory": 1}'] * 2
+    schema, lines = under_test.from_stream(objects)
+    assert schema == Schema(("cpu", "memory"))
+    assert lines == [b"hello", b"1,2", *objects]
+    assert under_test.problem is None
+
+
+def test_a_short_stream_names_the_features_at_its_end() -> None:
+    under_test = resolver()
+    assert under_test.from_stream([b'{"cpu": 1}']) == (None, [])
+    assert under_test.from_stream([], ended=True) == (Schema(("cpu",)), [b'{"cpu": 1}'])
+
+
+def test_features_are_chosen_anew_when_later_events_have_others() -> None:
+    under_test = resolver()
+    assert under_test.from_stream([b'{"uptime": 1}'] * FIRST_EVENTS)[0] == Schema(("uptime",))
+    event = b'{"temp": 1.5, "flow": 2}'
+    found = [under_test.reconsider([event]) for _ in range(100)]
+    assert next(schema for schema in found if schema is not None) == Schema(("temp", "flow"))
+    assert under_test.columns is not None and under_test.columns.features == ("temp", "flow")
+    assert [under_test.reconsider([event]) for _ in range(1000)] == [None] * 1000
+
+
+def test_a_feature_that_is_rare_for_a_while_remains_one() -> None:
+    under_test = resolver()
+    under_test.from_stream([b'{"temp": 1.5, "flow": 2}'] * FIRST_EVENTS)
+    events = [b'{"temp": 1.5}'] * 3 + [b'{"temp": 1.5, "flow": 2}']
+    assert [under_test.reconsider(events) for _ in range(100)] == [None] * 100
 
 
 def test_a_version_that_training_offers_names_the_features_too() -> None:
-    assert resolver(offered=lambda: OFFERED).from_stream([]) == OFFERED
-    assert resolver(offered=lambda: OFFERED).from_stream([b'{"cpu": 1}']) == OFFERED
+    assert resolver(offered=lambda: OFFERED).from_stream([]) == (OFFERED, [])
+    assert resolver(offered=lambda: OFFERED).from_stream([b'{"cpu": 1}']) == (OFFERED, [b'{"cpu": 1}'])

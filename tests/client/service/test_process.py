@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.connectors.sources import SourceError
 from client.service.checkpoint import saved_position
 from client.service.process import DetectorProcess
 from client.versions.version_store import VersionStore
@@ -91,16 +92,14 @@ def test_an_incident_that_is_open_at_the_end_of_the_stream_is_ended_and_the_posi
     }
 
 
-def test_the_first_object_names_the_features_and_is_scored_with_all_lines_read_with_it(
-    tmp_path: Path,
-) -> None:
+def test_the_first_objects_name_the_features_and_no_line_before_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "events.txt"
     path.write_bytes(b"1,2,3\n")
     with running(process(tmp_path, f"file:{path}?follow=true")) as under_test:
         wait_for(lambda: "the stream's 1 lines do not name them" in "; ".join(under_test.status().problems))
         assert under_test.status().events == 0
-        append(path, b"4,5,6\n" + events(2) + b"7,8,9\n")
-        wait_for(lambda: under_test.status().events == 4)
+        append(path, b"4,5,6\n" + events(5) + b"7,8,9\n")
+        wait_for(lambda: under_test.status().events == 8)
         assert under_test.status().problems == ()
     assert json.loads((tmp_path / "state" / "schema.json").read_bytes()) == ["a", "b", "c"]
 
@@ -152,3 +151,63 @@ def test_the_time_column_is_the_one_of_the_settings_for_replay_and_for_host_metr
         assert host.status().refused == {}
     features = json.loads((tmp_path / "2" / "state" / "schema.json").read_bytes())
     assert "load_1" in features and not {"ts", "time"} & set(features)
+
+
+def test_a_sensor_that_goes_silent_costs_no_event_and_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    silent = [json.loads(line) | {"b": "unavailable"} for line in lines(rows(300), start=1e9 + 60 * 300)]
+    path.write_bytes(events(300) + "".join(json.dumps(event) + "\n" for event in silent).encode())
+    under_test = process(tmp_path, f"file:{path}", fixed=True)
+    assert under_test.run() == 0
+    assert under_test.status().events == 600 and under_test.status().refused == {}
+    (told,) = [notice for notice in notices(tmp_path) if notice["kind"] == "sensor_silent"]
+    assert "'b' has had no value" in told["text"]
+    assert any("'b' has had no value" in problem for problem in under_test.status().problems)
+
+
+def test_fields_that_are_no_features_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    odd = {"uptime": 5}
+    tagged = [json.loads(line) | {"host": "web", "tags": ["x"]} for line in lines(rows(50))]
+    path.write_text("".join(json.dumps(event) + "\n" for event in [odd, *tagged]))
+    under_test = process(tmp_path, f"file:{path}")
+    assert under_test.run() == 0
+    status = under_test.status()
+    assert (status.stream.features, status.stream.time) == (("a", "b", "c"), "ts")
+    assert status.stream.ignored["host"] == "text, such as 'web'"
+    assert status.events == 50
+    assert status.problems == ()
+
+
+@pytest.mark.parametrize("header", [b"x,y,z", b"a,b", b"a,b,c,a"])
+def test_a_file_with_a_header_that_does_not_fit_ends_the_process(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "events.csv"
+    path.write_bytes(header + b"\n" + b"1,2,3\n" * 50)
+    with pytest.raises(SourceError, match="the header names"):
+        process(tmp_path, f"file:{path}", fixed=True).run()
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize("line", [b"hello", b'{"a": "49.8%"}', b"climate,room=hall temperature=20.65"])
+def test_a_file_without_any_event_is_a_failure(tmp_path: Path, line: bytes, fixed: bool) -> None:
+    path = tmp_path / "events.txt"
+    path.write_bytes(b"\n".join([line] * 50))
+    assert process(tmp_path, f"file:{path}", fixed=fixed).run() == 1
+
+
+def test_a_file_without_any_line_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "events.txt"
+    path.touch()
+    assert process(tmp_path, f"file:{path}", fixed=True).run() == 0
+
+
+def test_features_are_chosen_anew_while_no_version_is_at_work(tmp_path: Path) -> None:
+    path = tmp_path / "events.txt"
+    path.write_bytes(b'{"uptime": 1}\n' * 5)
+    with running(process(tmp_path, f"file:{path}?follow=true")) as under_test:
+        wait_for(lambda: under_test.status().stream.features == ("uptime",))
+        append(path, events(100))
+        wait_for(lambda: under_test.status().stream.features == ("a", "b", "c"))
+        append(path, events(100))
+        wait_for(lambda: under_test.status().events >= 100)
+    assert json.loads((tmp_path / "state" / "schema.json").read_bytes()) == ["a", "b", "c"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from client.data.partition import DataError, Partition, read_interval_s, write_partition
+from client.data.partition import DataError, Partition, read_partition, write_partition
 from common.config import ConfigError
 from common.model.schema import Schema, SchemaError
 from common.packages import python_module
@@ -242,4 +242,4 @@ def test_figures_are_per_day_where_the_time_is_known_and_of_1000_events_elsewher
 def test_time_stamps_give_the_interval(times: str, expected: float | None, tmp_path: Path) -> None:
     path = tmp_path / "one.csv"
     path.write_text("ts,a\n" + "".join(f"{time},1\n" for time in times.split(",")))
-    assert read_interval_s(path, DataSettings()) == expected
+    assert read_partition(path, DataSettings()).interval_s == expected

@@ -41,7 +41,7 @@ def divided_by_column(whole: Partition, clients: int, seed: int) -> list[Partiti
         path = Path(folder) / "edge.parquet"
         sites = [f"edge-{owner + 1}" for owner in owners]
         pyarrow.parquet.write_table(pa.table({**columns, "site": sites}), path)
-        return by_column(path, "site", SETTINGS)
+        return by_column(path, "site", DataSettings(features=whole.schema.features))
 
 
 WAYS: dict[str, Callable[[Partition, int, int], list[Partition]]] = {

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import numpy as np
+
+from client.data.recent_events import RecentEvents
+from client.service.stream_watch import Moment, StreamWatch
+from common.protocol.alerts import Notice
+from common.settings import LiveSettings
+
+START = 1_764_547_200.0
+NAN = float("nan")
+
+
+class Stream:
+    """A stream of two features with a clock that the test moves."""
+
+    def __init__(self, interval_s: float = 10.0) -> None:
+        self.recent = RecentEvents(2)
+        self.interval_s, self.now, self.refused = interval_s, 0.0, 0
+        self.watch = StreamWatch("edge", ("temp", "flow"), LiveSettings(), self.moment())
+
+    def moment(self) -> Moment:
+        return Moment(1000 + self.now, START + self.now)
+
+    def pass_time(self, seconds: float) -> list[Notice]:
+        self.now += seconds
+        return self.look()
+
+    def look(self) -> list[Notice]:
+        return self.watch.look(self.recent, self.refused, "'temp' is '49.8%'", self.moment())
+
+    def send(self, count: int, *row: float) -> list[Notice]:
+        notices: list[Notice] = []
+        for _ in range(count):
+            self.now += self.interval_s
+            slot = self.recent.count % self.recent.size
+            self.recent.rows[slot], self.recent.times[slot] = row, START + self.now
+            self.recent.count += 1
+            notices += self.look()
+        return notices
+
+    def refuse(self, count: int) -> list[Notice]:
+        notices: list[Notice] = []
+        for _ in range(count):
+            self.now += self.interval_s
+            self.refused += 1
+            notices += self.look()
+        return notices
+
+
+def kinds(notices: list[Notice]) -> list[tuple[str, bool]]:
+    """The kind of each notice, and whether it says that something has ended."""
+    return [(notice.kind, notice.ended is not None) for notice in notices]
+
+
+def test_a_regular_stream_is_nothing_to_tell() -> None:
+    stream = Stream()
+    assert stream.send(500, 1, 2) == []
+    assert stream.watch.problems() == []
+    assert stream.watch.interval_s is None or stream.watch.interval_s == 10
+
+
+def test_a_sensor_without_values_is_told_once_and_again_when_it_is_back() -> None:
+    stream = Stream()
+    stream.send(100, 1, 2)
+    assert stream.send(29, 1, NAN) == []
+    (notice,) = stream.send(300, 1, NAN)
+    assert (notice.kind, notice.ended, notice.started) == ("sensor_silent", None, START + 1010)
+    assert notice.alert is None and notice.text is not None
+    assert "'flow' has had no value in the last 30 events; before, in 100% of the events" in notice.text
+    assert stream.watch.problems() == [
+        "'flow' has had no value in the last 329 events; before, in 100% of the events"
+    ]
+    (back,) = stream.send(5, 1, 2)
+    assert (back.kind, back.id, back.ended) == ("sensor_silent", notice.id, START + stream.now - 40)
+    assert stream.watch.problems() == []
+    assert Notice.unpack(back.pack()) == back
+
+
+def test_a_fast_stream_waits_for_the_time_of_the_setting() -> None:
+    stream = Stream(interval_s=0.1)
+    stream.send(100, 1, 2)
+    assert stream.send(590, NAN, 2) == []
+    assert kinds(stream.send(20, NAN, 2)) == [("sensor_silent", False)]
+
+
+def test_a_sensor_that_never_had_a_value_is_told() -> None:
+    assert kinds(Stream().send(40, NAN, 2)) == [("sensor_silent", False)]
+
+
+def test_a_sensor_that_is_usually_absent_is_not_told() -> None:
+    stream = Stream()
+    for _ in range(10):
+        assert stream.send(1, 1, 2) + stream.send(29, 1, NAN) == []
+    assert stream.send(200, 1, NAN) == []
+
+
+def test_many_events_at_once_are_told_as_they_are_one_by_one() -> None:
+    stream = Stream()
+    stream.recent.rows[:300], stream.recent.times[:300] = 1, START + np.arange(300)
+    stream.recent.rows[100:300, 1] = NAN
+    stream.recent.count = 300
+    (notice,) = stream.look()
+    assert (notice.started, notice.events) == (START + 100, 200)
+
+
+def test_a_stream_that_stops_is_told_and_again_when_it_goes_on() -> None:
+    stream = Stream()
+    stream.send(100, 1, 2)
+    assert stream.pass_time(590) == []
+    (notice,) = stream.pass_time(20)
+    assert (notice.kind, notice.started) == ("stream_silent", START + 1000)
+    assert notice.text == "no event for 10 minutes; usually one every 10 s"
+    assert stream.pass_time(7200) == []
+    assert stream.watch.problems() == ["no event for 2 hours; usually one every 10 s"]
+    assert kinds(stream.send(3, 1, 2)) == [("stream_silent", True)]
+    assert stream.watch.problems() == []
+
+
+def test_a_slow_stream_is_silent_after_many_of_its_intervals() -> None:
+    stream = Stream(interval_s=300)
+    stream.send(20, 1, 2)
+    assert stream.pass_time(5900) == []
+    assert kinds(stream.pass_time(200)) == [("stream_silent", False)]
+
+
+def test_a_stream_that_never_starts_is_told() -> None:
+    stream = Stream()
+    assert kinds(stream.pass_time(601)) == [("stream_silent", False)]
+    assert kinds(stream.send(1, 1, 2)) == [("stream_silent", True)]
+
+
+def test_refused_lines_are_a_problem_at_once_and_a_notice_after_a_while() -> None:
+    stream = Stream(interval_s=1)
+    stream.send(100, 1, 2)
+    assert stream.refuse(50) == []
+    assert stream.watch.problems() == []
+    (notice,) = stream.refuse(120)
+    assert (notice.kind, notice.ended) == ("events_refused", None)
+    assert notice.text is not None and "the newest: 'temp' is '49.8%'" in notice.text
+    assert "of the last" in stream.watch.problems()[0]
+    assert kinds(stream.send(120, 1, 2)) == [("events_refused", True)]
+    assert stream.watch.problems() == []
+
+
+def test_a_few_refused_lines_are_no_problem() -> None:
+    stream = Stream(interval_s=1)
+    assert stream.refuse(5) == []
+    for _ in range(50):
+        assert stream.send(3, 1, 2) + stream.refuse(1) == []
+    assert stream.watch.problems() == []
