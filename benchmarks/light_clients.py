@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 from client.app import build
 from client.transport.compression_state import CompressionState
 from client.transport.resident_node import ResidentNode
+from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
@@ -35,7 +36,7 @@ class LightWorker:
         self._errors = np.square(rows).mean(axis=1)
         self._scores = ScoreSketch.of(self._errors)
 
-    def describe(self) -> Description:
+    def describe(self, window: int | None = None) -> Description:
         """Describe this client."""
         schema = Schema(tuple(f"f{i:02d}" for i in range(FEATURES)))
         return Description(
@@ -48,6 +49,9 @@ class LightWorker:
             self.compression.codecs,
             self.compression.held_hash,
         )
+
+    def receive(self, manifest: Manifest) -> None:
+        """Take a version without a task; there is no detector that would use it."""
 
     def evaluate(self, task: Task) -> Evaluation:
         """Return the same made-up errors for every version."""

@@ -21,7 +21,16 @@ from client.transport.compression_state import CompressionState
 from common import config
 from common.packages import check_packages
 from common.protocol import wire
-from common.protocol.messages import COUNTED, Describe, Description, Evaluation, Task, Traffic, VersionMissing
+from common.protocol.messages import (
+    COUNTED,
+    Describe,
+    Description,
+    Evaluation,
+    Task,
+    Traffic,
+    VersionMissing,
+    WholeVersion,
+)
 from common.protocol.wire import CONTENT, RECORD, ProtocolError
 
 log = logging.getLogger(__name__)
@@ -33,10 +42,14 @@ def build(get_worker: Callable[[Context], ClientWorker]) -> ClientApp:
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        request = wire.unpack(_content(message), Describe)
+        request, worker = wire.unpack(_content(message), Describe, WholeVersion), get_worker(context)
+        if isinstance(request, WholeVersion):
+            manifest = request.task().manifest
+            worker.receive(manifest)
+            return _reply(worker.describe(manifest.architecture.window), message)
         if request.refused is not None:
             log.error("the server has no work for this client reason=%s", request.refused)
-        return _reply(get_worker(context).describe(), message)
+        return _reply(worker.describe(request.window), message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from client.data import names
-from client.data.training_buffer import read as read_buffer
+from client.data.training_buffer import read_schema
 from client.service.identity import Identity
 from client.service.process import DetectorProcess
 from client.service.supervisor import TrainerSupervisor
@@ -29,9 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MIN_ROWS = 500
-"""Normal events that a client without a data file gathers before it takes part in training."""
-POLL_INTERVAL_S = 1.0
+POLL_INTERVAL_S = 0.5
 
 
 def live_client(settings: Settings) -> DetectorProcess:
@@ -138,6 +135,7 @@ def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) ->
         inline=True,
         folder=folder if live else None,
         compression=CompressionState(folder),
+        min_rows=settings.client.min_rows,
     )
     node = ResidentNode(settings.client.server, build(lambda _: worker), roots, key, worker.offer_version)
     try:
@@ -169,10 +167,9 @@ def _partition(settings: Settings, stopped: threading.Event) -> Partition | None
 
 
 def _wait_for_schema(folder: Path, stopped: threading.Event) -> Schema | None:
-    """Wait for `MIN_ROWS` normal events in the training buffer, and return their schema; None if stopped."""
-    log.info("waiting for normal events to train on wanted=%d", MIN_ROWS)
-    while not stopped.wait(POLL_INTERVAL_S):
-        buffer = read_buffer(folder)
-        if buffer is not None and len(buffer.rows) >= MIN_ROWS:
-            return Schema(tuple(json.loads((folder / "schema.json").read_bytes())))
-    return None
+    """Wait until the detector knows the features of the stream; None if stopped."""
+    log.info("waiting for the features of the stream")
+    while (schema := read_schema(folder)) is None:
+        if stopped.wait(POLL_INTERVAL_S):
+            return None
+    return schema

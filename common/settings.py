@@ -425,6 +425,11 @@ class ClientSettings(Section):
     """File of this client's private key, whose public key the server's operator has registered."""
     data: FilePath | None = None
     """CSV or Parquet file to train on. None: only the live stream is trained on."""
+    min_rows: PositiveInt | None = None
+    """Normal events that a client with a live stream gathers before it trains.
+
+    None: 100, or ten for each event of the model's window, or five for each feature, whichever is most.
+    """
     state: FilePath | None = None
     """Folder for the client's state. None: `runs/clients/NAME`."""
 

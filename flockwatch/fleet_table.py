@@ -27,7 +27,14 @@ CAPTION = (
     "cosine: direction of the updates compared with the fleet's, -1 to 1;\n"
     "distance: difference of the scores from the fleet's, 0 to 1."
 )
-STYLES = {"gone": "dim", "refused": "red", "late": "yellow", "resting": "yellow", "asked": "dim"}
+STYLES = {
+    "gone": "dim",
+    "refused": "red",
+    "late": "yellow",
+    "resting": "yellow",
+    "asked": "dim",
+    "enrolled": "dim",
+}
 
 
 class StatusUnavailableError(RuntimeError):

@@ -1,7 +1,11 @@
-"""The training buffer: a ring file of normal events, written by the detector and read by the trainer."""
+"""The training buffer: a ring file of normal events, written by the detector and read by the trainer.
+
+Two small files beside it pass on the features of the events, and how many events the trainer wants.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import mmap
 import os
@@ -12,11 +16,12 @@ from struct import Struct
 import numpy as np
 from numpy.typing import NDArray
 
+from common.formats.files import write_atomic
 from common.model.schema import Schema
 
 log = logging.getLogger(__name__)
 
-FILE = "buffer.ring"
+FILE, SCHEMA_FILE, WANTED_FILE = "buffer.ring", "schema.json", "wanted"
 _HEADER = Struct("<8sIQ16s")  # magic, features, capacity, hash of the schema
 _MAGIC = b"flkring1"
 _COUNTS_AT = 48
@@ -99,6 +104,46 @@ class TrainingBuffer:
     def close(self) -> None:
         """Write everything to disk."""
         self._map.flush()
+
+
+def write_schema(folder: Path, schema: Schema) -> None:
+    """Record the features of the stream, for the trainer.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_atomic(folder / SCHEMA_FILE, json.dumps(schema.features).encode())
+
+
+def read_schema(folder: Path) -> Schema | None:
+    """Return the features of the stream; None while they are not known."""
+    try:
+        return Schema(tuple(json.loads((folder / SCHEMA_FILE).read_bytes())))
+    except FileNotFoundError:
+        return None
+
+
+def forget_schema(folder: Path) -> None:
+    """Remove the record of the features: those of the next stream may be others."""
+    (folder / SCHEMA_FILE).unlink(missing_ok=True)
+
+
+def write_wanted(folder: Path, events: int) -> None:
+    """Record how many events of the stream the trainer wants, for the detector, which shows it."""
+    if read_wanted(folder) == events:
+        return
+    try:
+        write_atomic(folder / WANTED_FILE, str(events).encode())
+    except OSError as error:
+        log.warning("number of wanted events not recorded reason=%s", error)
+
+
+def read_wanted(folder: Path) -> int | None:
+    """Return how many events of the stream the trainer wants; None while it has not recorded it."""
+    try:
+        return int((folder / WANTED_FILE).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def read(folder: Path, schema: Schema | None = None) -> BufferedRows | None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from client.data.quarantine import QuarantineFilter, ReleasedEvents
-from client.data.training_buffer import BufferedRows, TrainingBuffer
+from client.data.training_buffer import BufferedRows, TrainingBuffer, write_schema
 from client.detection.detector import Detector
 from client.service.checkpoint import SAVE_EVERY_S, Checkpoint
+from client.service.learning_progress import LearningProgress
 from client.service.problems import Problems
 from client.service.threshold_tuning import ThresholdTuning
 from client.service.version_swap import VersionSwap
 from client.versions.trial_process import Trial, TrialProcess, TrialRequest
 from client.versions.version_store import VersionStore
-from common.formats.files import write_atomic
 from common.model.manifest import Manifest
 from common.settings import Settings
 
@@ -56,6 +56,8 @@ class DetectorMaintenance:
         self._quarantine = QuarantineFilter(detector.recent, settings.live.quarantine)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+        self.progress = LearningProgress(folder, settings, len(detector.schema)) if fixed is None else None
+        """How far the client has come towards training; None for one that never trains."""
         self.problems = Problems()
         self.tuning = ThresholdTuning(detector, settings, store, self.problems)
         self.versions = VersionSwap(detector, self.tuning, store, folder, self.problems, trial)
@@ -94,6 +96,8 @@ class DetectorMaintenance:
         if (events := self._quarantine.release()) is not None:
             self.tuning.learn(events)
             self._add(events)
+        if self.progress is not None:
+            self.progress.update(self.buffered, self._detector.recent.count, time.monotonic())
         if self._fixed is None:
             with self.problems.watch("store"):
                 self.versions.advance()
@@ -116,7 +120,7 @@ class DetectorMaintenance:
     def _open_buffer(self) -> None:
         schema = self._detector.schema
         self._buffer = TrainingBuffer(self._folder, schema, self._keep_rows)
-        write_atomic(self._folder / "schema.json", json.dumps(schema.features).encode())
+        write_schema(self._folder, schema)
         if self._buffer.problem is not None:
             self.problems.set("buffer.ring", self._buffer.problem)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from client.connectors.addresses import Address
 from client.connectors.sources import EndOfStreamError, Source, open_source
 from client.data.stream_schema import SchemaResolver
+from client.data.training_buffer import forget_schema
 from client.detection.detector import Detector
 from client.service.checkpoint import Checkpoint, saved_position
 from client.service.event_loop import READ_TIMEOUT_S, EventLoop
@@ -96,6 +97,8 @@ class DetectorProcess:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         with ExitStack() as closing:
             closing.callback(Identity(self._folder, "detector").release)
+            if self._fixed is None:
+                forget_schema(self._folder)
             position = saved_position(self._folder, self._address)
             source = open_source(self._address, position, self._settings.data.timestamp)
             closing.callback(source.close)
@@ -148,6 +151,7 @@ class DetectorProcess:
             trainer_restarts=supervisor.restarts if supervisor else 0,
             trainer_memory_bytes=supervisor.memory_bytes if supervisor else 0,
             buffered=maintenance.buffered if maintenance else 0,
+            learning=maintenance.progress.learning if maintenance and maintenance.progress else None,
             silent_s=time.monotonic() - loop.last_turn if loop else 0.0,
             queues=self._notifier.queues() if self._notifier else (),
             problems=tuple(self._problems()),

@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from client.service.http_server import HttpServer
 from client.service.latency import LatencyHistogram
+from common.learning import Learning
 
 MIN_POWER, MAX_POWER = 10, 31
 """Powers of two, in nanoseconds, between which the latency histogram has its buckets: 1 us to 2 s."""
@@ -75,6 +76,8 @@ class Status:
     buffered: int
     silent_s: float
     """Seconds since the last turn of the event loop."""
+    learning: Learning | None = None
+    """Progress towards training; None for a client that never trains, or does not know its features yet."""
     queues: tuple[SinkQueue, ...] = ()
     problems: tuple[str, ...] = ()
     stream: StreamStatus = field(default_factory=StreamStatus)
@@ -95,6 +98,7 @@ def health(status: Status) -> tuple[HTTPStatus, bytes]:
         "client": status.client,
         "version": status.version,
         "pinned": status.pinned,
+        "learning": _learning(status.learning),
         "threshold": status.threshold,
         "score": status.score,
         "events": status.events,
@@ -110,6 +114,19 @@ def health(status: Status) -> tuple[HTTPStatus, bytes]:
         "latency_us": {"p50": p50 and p50 * 1e6, "p99": p99 and p99 * 1e6},
     }
     return (HTTPStatus.SERVICE_UNAVAILABLE if stuck else HTTPStatus.OK), json.dumps(body, indent=1).encode()
+
+
+def _learning(learning: Learning | None) -> dict[str, object] | None:
+    """Return the progress towards training as JSON values; None if there are enough events."""
+    if learning is None or learning.done:
+        return None
+    left_s = learning.remaining_s
+    return {
+        "events": learning.rows,
+        "wanted": learning.wanted,
+        "remaining_s": None if left_s is None else round(left_s),
+        "text": str(learning),
+    }
 
 
 def metrics(status: Status) -> Iterable[Metric]:
@@ -134,6 +151,10 @@ def metrics(status: Status) -> Iterable[Metric]:
         "problems": ("Current problems; /healthz lists them", len(status.problems)),
         "trainer_memory_bytes": ("Resident memory of the trainer process", status.trainer_memory_bytes),
         "buffered_events": ("Normal events in the training buffer", status.buffered),
+        "learning_wanted_events": (
+            "Normal events of the stream that the client needs before it trains",
+            status.learning.wanted if status.learning is not None else None,
+        ),
     }
     for name, (text, value) in gauges.items():
         if value is not None:

@@ -58,8 +58,18 @@ class ClientRows:
         self.name = partition.name
         self._folder = folder
         self._schema, self._columns = partition.schema, list(range(len(partition.schema)))
-        self.moments = Moments.of(self._normal().rows)
-        """Moments of the rows that there were at the start."""
+        self.count = 0
+        """Number of rows when they were last measured."""
+        self.moments: Moments | None = None
+        """Moments of the rows when they were last measured; None without rows."""
+        self.measure()
+
+    def measure(self) -> None:
+        """Count the rows that there are, and measure their moments, by which versions are then scaled."""
+        rows = self._normal().rows
+        self.count = len(rows)
+        if len(rows):
+            self.moments = Moments.of(rows)
 
     def prepare(self, manifest: Manifest) -> PreparedRows:
         """Scale the rows for a version and divide them into training and held-out rows.
@@ -94,7 +104,10 @@ class ClientRows:
 
         Raises:
             SchemaError: a feature is missing or extra; the message names it and this client.
+            DataError: there were no rows.
         """
+        if self.moments is None:
+            raise DataError(f"{self.name}: no rows to train on yet")
         return self.moments.take(self._order(schema))
 
     def _order(self, schema: Schema) -> list[int]:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from client.data.partition import Partition
 from client.data.tables import DataError
+from client.data.training_buffer import write_wanted
 from client.training.client_rows import ClientRows
 from client.training.personalisation import TrainerFactory, TrainingUnavailableError, personalise
 from client.transport.compression_state import CompressionState
 from client.versions.version_store import VersionStore
+from common.learning import wanted_rows
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
@@ -44,6 +46,7 @@ class ClientWorker:
             are offered to it. None: there is no detector.
         compression: The state that compressed messages need. None: a new one, in memory.
         get_trainer: Makes the trainer. None: a `TrainerCache` of this worker.
+        min_rows: The setting `client.min_rows`, for a client with a detector, whose rows become more.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class ClientWorker:
         folder: Path | None = None,
         compression: CompressionState | None = None,
         get_trainer: TrainerFactory | None = None,
+        min_rows: int | None = None,
     ) -> None:
         self.name = partition.name
         self.instance = instance
@@ -62,16 +66,45 @@ class ClientWorker:
         self._rows = ClientRows(partition, folder)
         self._get_trainer = get_trainer or TrainerCache()
         self._store = VersionStore(folder) if folder is not None else None
+        self._folder, self._min_rows = folder, min_rows
+        self._wanted = 0
         self._newest = ""
         self._pending: Manifest | None = None
         self._busy_until = 0.0
 
-    def describe(self) -> Description:
-        """Describe the client: its features, and their moments over its training rows."""
+    def describe(self, window: int | None = None) -> Description:
+        """Describe the client: its features, how many rows it has and wants, and their moments.
+
+        Args:
+            window: Events in a window of the fleet's model; None: not known.
+        """
+        rows = self._rows
+        if self._folder is not None and window is not None:
+            self._wanted = wanted_rows(self._min_rows, window, len(rows.partition.schema))
+            write_wanted(self._folder, max(0, self._wanted - len(rows.partition.rows)))
+        if not self._can_train:
+            rows.measure()
         return Description(
-            self.name, self.instance, self._rows.partition.schema, self._rows.moments, self._inline,
-            self._drifted, self.compression.codecs, self.compression.held_hash,
+            self.name, self.instance, rows.partition.schema, rows.moments, self._inline, self._drifted,
+            self.compression.codecs, self.compression.held_hash, rows.count, self._wanted,
         )  # fmt: skip
+
+    def receive(self, manifest: Manifest) -> None:
+        """Take the fleet's newest version without a task.
+
+        A client that still learns offers it to its detector as it is. Any other personalises it first.
+        """
+        if self._store is None or manifest.hash == self._newest:
+            return
+        current = self._store.current()
+        if current is not None and current.version == manifest.version:
+            return
+        if self._can_train:
+            self._remember(manifest)
+            return
+        self._newest = manifest.hash
+        self._store.offer(manifest.pack())
+        log.info("version of the fleet offered version=%d rows=%d", manifest.version, self._rows.count)
 
     def evaluate(self, task: Task) -> Evaluation:
         """Measure the error of a version on the held-out rows.
@@ -148,6 +181,10 @@ class ClientWorker:
         """Keep the newest trained version for `offer_version`."""
         if self._store is not None and manifest.version and manifest.hash != self._newest:
             self._newest, self._pending = manifest.hash, manifest
+
+    @property
+    def _can_train(self) -> bool:
+        return self._rows.moments is not None and self._rows.count >= self._wanted
 
     @property
     def _drifted(self) -> bool:

@@ -2,7 +2,7 @@
 
 | Flower message type | request | reply |
 | --- | --- | --- |
-| query | `Describe` | `Description` |
+| query | `Describe`, or `WholeVersion` to a client that still learns | `Description` |
 | train | `WholeVersion` or `VersionChange` | `Update` or `VersionMissing` |
 | evaluate | the same | `Evaluation` or `VersionMissing` |
 
@@ -86,16 +86,19 @@ class Describe(Message, tag=1, frozen=True):
 
     refused: Text | None = None
     """Why the server has no work for this client; None if it is welcome."""
+    window: PositiveCount | None = None
+    """Events in a window of the fleet's model: how many events a client needs follows from it."""
 
 
 class Description(Message, tag=2, frozen=True, eq=False):
-    """A client's name, its features, and their moments over the rows that it trains on."""
+    """A client's name, its features, how many rows it has to train on, and their moments."""
 
     client: ClientName
     instance: Annotated[str, Meta(max_length=64)]
     """A random id kept in the client's state folder: distinguishes two clients of the same name."""
     schema: Schema
-    moments: Moments
+    moments: Moments | None
+    """Moments of the features over the rows; None without rows."""
     inline: bool
     """Whether the client accepts messages with their content inside; a resident client does."""
     drifted: bool = False
@@ -104,9 +107,18 @@ class Description(Message, tag=2, frozen=True, eq=False):
     """Names of the codecs that the client can encode and decode."""
     held: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Hash of the model version that the client holds, from which changes may start; empty: none."""
+    rows: Count = 0
+    """Normal events that the client has to train on."""
+    wanted: Count = 0
+    """Normal events that it needs before it trains; 0: as many as it has."""
+
+    @property
+    def can_train(self) -> bool:
+        """Whether the client has enough rows to train on."""
+        return self.moments is not None and self.rows >= self.wanted
 
     def __post_init__(self) -> None:
-        if len(self.moments.mean) != len(self.schema):
+        if self.moments is not None and len(self.moments.mean) != len(self.schema):
             raise ValueError(f"{len(self.moments.mean)} moments of {len(self.schema)} features")
 
 

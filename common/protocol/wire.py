@@ -32,7 +32,7 @@ from common.protocol.messages import (
     WholeVersion,
 )
 
-PROTOCOL = 6
+PROTOCOL = 7
 
 REFUSED_HEADER = b"flockwatch-refused"
 """HTTP header that marks a refusal by the server's gateway, as opposed to one by SuperLink."""
@@ -70,7 +70,7 @@ def pack(message: Message) -> bytes:
     """Return a message as bytes.
 
     >>> unpack(pack(Describe("no work")), Describe)
-    Describe(refused='no work')
+    Describe(refused='no work', window=None)
     """
     if isinstance(message, Update):
         message = message.encoded()

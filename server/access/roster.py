@@ -130,6 +130,15 @@ class Roster:
         self._refresh()
         return self._by_header.get(header)
 
+    def clients(self) -> frozenset[str]:
+        """Return the names of the clients with a valid key.
+
+        Raises:
+            RosterError: the file is damaged or cannot be read.
+        """
+        self._refresh()
+        return frozenset(entry.client for entry in self._by_header.values() if not entry.revoked)
+
     def owner(self, public_key: bytes) -> str | None:
         """Return the client that a key in PEM is or was registered for; None for an unknown key."""
         entry = self.find(b64encode(public_key))

@@ -12,11 +12,14 @@ from server.coordination.state import Failure, Kind, NodeId
 
 @dataclass(frozen=True)
 class RequestDescription:
-    """Request a client's description; with `refused`, also report why it gets no tasks."""
+    """Request a client's description."""
 
     node: NodeId
     number: int
     refused: str | None = None
+    """Why the client gets no tasks, which it is told; None if it may get some."""
+    deliver: bool = False
+    """Whether the newest version goes with the request, to a client that has no task to get it with."""
 
 
 @dataclass(frozen=True)

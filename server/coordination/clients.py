@@ -33,6 +33,9 @@ REFRESH_S = 60.0
 REPLY_TIMEOUT_S = 30.0
 """Wait before a request without a reply is repeated, so that requests do not pile up at a busy client."""
 
+MIN_LEARNING_S, MAX_LEARNING_S = 1.0, 30.0
+"""Bounds of the wait before a client that learns describes itself again: half of the time that it needs."""
+
 MAX_REQUESTS = 32
 """Most description requests without a reply at a time.
 
@@ -64,20 +67,20 @@ def nodes_connected(state: State, event: NodesConnected, step: Step) -> State:
 
 
 def described(state: State, event: Described, step: Step) -> State:
-    """Make a client ready if its name is free and its features fit; refuse it otherwise."""
+    """Make a client ready, or let it learn, if its name is free and its features fit; refuse it otherwise."""
     known = state.clients.get(event.node)
     if known is None or event.number < known.first_request:
         return state
     description = event.description
     client = replace(
         known, status="ready", ask_at=step.now + REFRESH_S, description=description, reason="",
-        drifted=known.drifted or description.drifted,
+        drifted=known.drifted or description.drifted, described_at=step.now,
     )  # fmt: skip
     if event.owner not in (None, client.name):
         reason = f"it calls itself '{client.name}', but its key is registered for '{event.owner}'"
         return _refused(state, event.node, client, reason, step)
     for node, other in state.clients.items():
-        if node != event.node and other.status == "ready" and other.name == client.name:
+        if node != event.node and other.status in ("ready", "learning") and other.name == client.name:
             if other.description is None or other.description.instance != description.instance:
                 reason = f"the name '{client.name}' is in use by another connected client"
                 return _refused(state, event.node, client, reason, step)
@@ -89,7 +92,24 @@ def described(state: State, event: Described, step: Step) -> State:
     if task is not None and event.number > task.number:
         # A client handles its messages in the order in which they were sent, so the task was lost.
         state = without_task(fail_task(state, event.node, "the task never arrived"), event.node)
+    if not description.can_train:
+        client = _learning(state, client, step)
     return with_client(state, event.node, client)
+
+
+def _learning(state: State, client: ConnectedClient, step: Step) -> ConnectedClient:
+    """Return the client as one that learns, and when it is to describe itself again."""
+    assert client.description is not None  # noqa: S101  it has just described itself
+    first = client.learned_from or (client.description.rows, step.now)
+    client = replace(client, status="learning", learned_from=first)
+    progress = client.learning
+    left_s = progress.remaining_s if progress is not None else None
+    wait_s = min(
+        max((left_s if left_s is not None else step.now - first[1]) / 2, MIN_LEARNING_S), MAX_LEARNING_S
+    )
+    if client.lacks(state.version) and not client.delivered:
+        wait_s = 0.0
+    return replace(client, ask_at=step.now + wait_s)
 
 
 def description_failed(state: State, event: DescriptionFailed, step: Step) -> State:
@@ -113,8 +133,13 @@ def request_descriptions(state: State, step: Step) -> State:
         due.sort(key=lambda node: state.clients[node].ask_at)
         for node in due[: max(0, MAX_REQUESTS - pending)]:
             number = state.last_number + 1
-            step.actions.append(RequestDescription(node, number))
-            client = replace(state.clients[node], ask_at=step.now + REPLY_TIMEOUT_S)
+            client = state.clients[node]
+            deliver = client.lacks(state.version)
+            step.actions.append(RequestDescription(node, number, deliver=deliver))
+            client = replace(
+                client, ask_at=step.now + REPLY_TIMEOUT_S,
+                delivered=state.version if deliver else client.delivered,
+            )  # fmt: skip
             state = with_client(replace(state, last_number=number), node, client)
     return state
 

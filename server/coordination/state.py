@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from common.learning import Learning
 from common.protocol.messages import Description
 
 NodeId = int
@@ -21,10 +22,11 @@ Kind = Literal["train", "evaluate"]
 class ConnectedClient:
     """A connected node and the client on it. The only place where a client's description is kept."""
 
-    status: Literal["asked", "ready", "refused"]
-    """asked: its description was requested; ready: it can get tasks; refused: it cannot, see `reason`."""
+    status: Literal["asked", "learning", "ready", "refused"]
+    """asked: its description was requested; learning: it has too few events to train on; ready: it can get
+    tasks; refused: it cannot, see `reason`."""
     ask_at: float
-    """When to request its description again, while it is not ready."""
+    """When to request its description again."""
     description: Description | None = None
     """The newest one; None until the client has described itself."""
     reason: str = ""
@@ -41,11 +43,32 @@ class ConnectedClient:
     """How many training tasks of that version it had before the newest one."""
     last_task: int = 0
     """Number of its newest training task; the client with the lowest one is served first."""
+    delivered: int = 0
+    """The newest version that it was sent without a task; 0: none."""
+    learned_from: tuple[int, float] | None = None
+    """Its rows when it was first seen learning, and the time; None: it was not."""
+    described_at: float = 0.0
+    """When it last described itself."""
 
     @property
     def name(self) -> str:
         """The client's name; empty until it has described itself."""
         return self.description.client if self.description is not None else ""
+
+    def lacks(self, version: int) -> bool:
+        """Return whether it is to get this version without a task; version 0 is of no use to a detector."""
+        waits = self.status == "learning" or (self.status == "ready" and self.trained_version < 0)
+        return waits and self.delivered < version
+
+    @property
+    def learning(self) -> Learning | None:
+        """How far it has come towards training; None if it is not learning."""
+        if self.status != "learning" or self.description is None or self.learned_from is None:
+            return None
+        rows, since = self.learned_from
+        gained, took_s = self.description.rows - rows, self.described_at - since
+        per_s = gained / took_s if gained > 0 and took_s > 0 else None
+        return Learning(self.description.rows, self.description.wanted, per_s)
 
 
 @dataclass(frozen=True)

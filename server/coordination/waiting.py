@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from common.settings import FederationSettings
 from server.coordination.state import State, busy_nodes, client_name, idle_nodes, ready_nodes
 
 
-def waiting_for(state: State, now: float, settings: FederationSettings) -> str:
-    """Return what the run waits for and for how long; empty if for nothing."""
+def waiting_for(state: State, now: float, settings: FederationSettings, unseen: Collection[str] = ()) -> str:
+    """Return what the run waits for and for how long; empty if for nothing.
+
+    Args:
+        state: The coordinator's.
+        now: Seconds on a monotonic clock.
+        settings: The settings of the federation.
+        unseen: Names of registered clients that have never connected.
+    """
     if state.stopped is not None:
         return ""
     if state.round is not None:
@@ -35,8 +44,16 @@ def waiting_for(state: State, now: float, settings: FederationSettings) -> str:
         first = f"{len(idle_nodes(state, now))} of {settings.min_clients} clients ready {waited}"
         if busy:
             first += f"; working: {', '.join(busy)}"
+    learning = [f"{c.name} {c.learning}" for c in state.clients.values() if c.learning is not None]
+    missing = settings.min_clients - len(ready) - len(learning)
+    lacks_clients = missing > 0 and not busy and not state.buffer
     parts = [
         first,
+        "; ".join(learning),
+        f"waiting for {missing} more {'client' if missing == 1 else 'clients'} to connect"
+        if lacks_clients
+        else "",
+        f"enrolled, not seen yet: {', '.join(sorted(unseen))}" if lacks_clients and unseen else "",
         f"late with an earlier task: {', '.join(late)}" if late else "",
         f"resting after a failure: {', '.join(resting)}" if resting else "",
         f"refused: {'; '.join(refused)}" if refused else "",

@@ -96,6 +96,12 @@ class ClientRecords:
     def __iter__(self) -> Iterator[str]:
         return iter(self._records)
 
+    def note_seen(self, clients: Iterable[str]) -> None:
+        """Make sure that each of these clients has a record: it has connected and described itself."""
+        for client in clients:
+            if client not in self._records:
+                self._change(client, last_reply_at=time.time())
+
     def record_reply(self, answer: Evaluation) -> Traffic:
         """Record an admitted answer, whether or not it will be used.
 

@@ -11,6 +11,7 @@ from functools import partial
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from common.model.manifest import Manifest
 from common.protocol.messages import (
     Describe,
     Description,
@@ -66,12 +67,16 @@ class MessageExchange:
         grid: Flower's connection to them.
         chain: The steps between versions, for clients that hold an earlier one.
         roster: The registered clients; None where keys are not checked.
+        window: Events in a window of version 0, which is not made yet; None: not known.
     """
 
-    def __init__(self, grid: Grid, chain: VersionChain, roster: Roster | None = None) -> None:
+    def __init__(
+        self, grid: Grid, chain: VersionChain, roster: Roster | None = None, window: int | None = None
+    ) -> None:
         self._grid = grid
         self._chain = chain
         self._roster = roster
+        self._window = window
         self._sent: dict[str, SentMessage] = {}
         self._answered: OrderedDict[str, SentMessage] = OrderedDict()
         self._held_hashes: dict[NodeId, str] = {}
@@ -86,19 +91,30 @@ class MessageExchange:
         return self._heartbeats.alive(stamps, now)
 
     def request_descriptions(
-        self, requests: Sequence[RequestDescription], inline_nodes: Collection[NodeId]
+        self,
+        requests: Sequence[RequestDescription],
+        inline_nodes: Collection[NodeId],
+        newest: Manifest | None = None,
     ) -> None:
         """Send description requests.
 
         Args:
             requests: One for each client; a refused client is sent the reason.
             inline_nodes: The nodes whose clients accept content inside messages.
+            newest: The newest version, for the clients that it is delivered to.
         """
         mail = []
+        window = newest.architecture.window if newest is not None else self._window
+        delivers = newest is not None and any(request.deliver for request in requests)
+        version = _content(WholeVersion.of(Task(newest))) if newest is not None and delivers else None
         for request in requests:
             inline = request.node in inline_nodes
             sent = SentMessage(request.node, request.number, None, inline)
-            content = _content(Describe(request.refused))
+            content = version if version is not None and request.deliver else None
+            if content is None:
+                content = _content(Describe(request.refused, window))
+            else:
+                self._bytes_down += len(_packed(content))
             mail.append((sent, Message(content, request.node, MessageType.QUERY, ttl=REQUEST_TTL_S)))
         self._push(mail)
 

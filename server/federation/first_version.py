@@ -37,7 +37,9 @@ def first_version(
     """
     schema = Schema(features)
     moments = Moments.merge_all(
-        d.moments.take(schema.align(d.schema.features)) for d in sorted(descriptions, key=lambda d: d.client)
+        d.moments.take(schema.align(d.schema.features))
+        for d in sorted(descriptions, key=lambda d: d.client)
+        if d.moments is not None
     )
     architecture = Architecture.from_settings(settings.model, len(schema))
     weights, federation = architecture.initial_weights(settings.training.seed), settings.federation

@@ -169,13 +169,16 @@ class Journal:
         log.info("stopped version=%d reason=%s", version, reason)
         self._history.note("stopped", reason)
 
-    def waiting(self, state: State) -> None:
-        """Record what the run waits for, less and less often while no round ends."""
+    def waiting(self, state: State, unseen: Collection[str] = ()) -> None:
+        """Record what the run waits for, less and less often while no round ends.
+
+        `unseen` are the registered clients that have never connected.
+        """
         now = self._clock()
         if now >= self._waiting_at + self._waiting_every_s:
             self._waiting_at = now
             self._waiting_every_s = min(2 * self._waiting_every_s, MAX_WAITING_INTERVAL_S)
-            if reason := waiting_for(state, now, self._settings):
+            if reason := waiting_for(state, now, self._settings, unseen):
                 log.info("waiting %s", reason)
                 self._history.note("waiting", reason)
 
@@ -183,9 +186,9 @@ class Journal:
         """Return whether the status file is older than `STATUS_INTERVAL_S`."""
         return self._status is not None and self._clock() >= self._status_at + STATUS_INTERVAL_S
 
-    def write_status(self, state: State, records: ClientRecords) -> None:
+    def write_status(self, state: State, records: ClientRecords, unseen: Collection[str] = ()) -> None:
         """Write the status file, if there is one."""
         if self._status is not None:
             self._status_at = self._clock()
-            status = status_file.run_status(state, records, self._status_at, self._settings)
+            status = status_file.run_status(state, records, self._status_at, self._settings, unseen)
             status_file.write(self._status, status)

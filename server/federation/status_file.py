@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,16 @@ from server.federation.client_records import ClientRecords
 
 log = logging.getLogger(__name__)
 
+ENROLLED = "enrolled"
+"""State of a registered client that has never connected."""
+
 
 def run_status(
-    state: State, records: ClientRecords, now: float, settings: FederationSettings
+    state: State,
+    records: ClientRecords,
+    now: float,
+    settings: FederationSettings,
+    unseen: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the status of the run as JSON values.
 
@@ -30,6 +37,7 @@ def run_status(
         records: The clients' records.
         now: Time on the coordinator's clock.
         settings: The settings of the federation.
+        unseen: Names of registered clients that have never connected.
     """
     nodes = {client.name: node for node, client in state.clients.items() if client.name}
     saved = records.to_json()
@@ -42,7 +50,8 @@ def run_status(
         "best_error": state.best_error,
         "held": len(state.buffer),
         "buffer": settings.buffer if settings.mode == "asynchronous" else None,
-        "waiting": waiting_for(state, now, settings),
+        "waiting": waiting_for(state, now, settings, unseen),
+        "converged": state.has_converged(settings.patience),
         "ending": state.ending,
         "stopped": state.stopped,
         "clients": {
@@ -53,7 +62,8 @@ def run_status(
                 "mean_s": state.durations[name].mean_s if name in state.durations else None,
             }
             for name in sorted(nodes.keys() | saved.keys())
-        },
+        }
+        | {name: {"state": ENROLLED, "why": "enrolled, not seen yet"} for name in sorted(unseen)},
     }
 
 
@@ -79,7 +89,9 @@ def read(path: Path) -> dict[str, Any] | None:
 def read_client_records(path: Path) -> dict[str, dict[str, Any]]:
     """Return the clients' records in the status file of an earlier run; empty if there is none."""
     clients = (read(path) or {}).get("clients", {})
-    return clients if isinstance(clients, dict) else {}
+    if not isinstance(clients, dict):
+        return {}
+    return {name: record for name, record in clients.items() if record.get("state") != ENROLLED}
 
 
 def _activity(state: State, node: int | None, now: float) -> dict[str, Any]:
@@ -107,6 +119,8 @@ def _activity_word(client: ConnectedClient | None, task: PendingTask | None, now
 def _activity_details(client: ConnectedClient | None, task: PendingTask | None, now: float) -> str:
     if client is not None and client.reason:
         return client.reason
+    if client is not None and client.learning is not None:
+        return str(client.learning)
     if client is None or task is None:
         return ""
     verb = "trains on" if task.kind == "train" else "evaluates"

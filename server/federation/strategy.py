@@ -21,7 +21,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from common.model.manifest import Manifest
 from common.protocol.messages import Description
 from common.settings import Settings
-from server.access.roster import Roster
+from server.access.roster import Roster, RosterError
 from server.coordination import coordinator
 from server.coordination.actions import (
     AbandonRound,
@@ -90,6 +90,8 @@ class FlockStrategy(Strategy):
         self._publisher = VersionPublisher(
             Aggregator(inner), settings, registry, self._replies, self._records, self._journal
         )
+        self._unseen: frozenset[str] = frozenset()
+        """Registered clients that have never taken part."""
         self._state = State(features=settings.data.features)
         progress = self._publisher.resume()
         newest = self._publisher.newest
@@ -136,7 +138,8 @@ class FlockStrategy(Strategy):
         Weights, rounds and time limits come from the settings, so Flower's other arguments are not used.
         """
         self.summary()
-        exchange = MessageExchange(grid, self._publisher.chain, self._roster)
+        window = self._settings.model.window
+        exchange = MessageExchange(grid, self._publisher.chain, self._roster, window)
         nodes_at = self._clock()
         polls = PollTimer(nodes_at, self._settings.federation.mode == "asynchronous")
         while self._state.stopped is None:
@@ -144,6 +147,7 @@ class FlockStrategy(Strategy):
             if now >= nodes_at:
                 self._handle([NodesConnected(exchange.connected_nodes(now))], exchange)
                 exchange.keep_only({task.number for task in self._state.tasks.values()})
+                self._note_presence()
                 nodes_at = now + NODES_INTERVAL_S
             replies = exchange.receive()
             self._journal.tasks_sent(exchange.take_bytes_down())
@@ -152,7 +156,7 @@ class FlockStrategy(Strategy):
             events = [self._intake.event(reply, self._state, newest) for reply in replies]
             self._handle([event for event in events if event is not None], exchange)
             self._handle([Tick()], exchange)
-            self._journal.waiting(self._state)
+            self._journal.waiting(self._state, self._unseen)
             if self._journal.status_due():
                 self._write_status()
             time.sleep(polls.wait_s(self._clock()))
@@ -222,7 +226,7 @@ class FlockStrategy(Strategy):
         if outbox.requests:
             clients = self._state.clients.items()
             inline = {node for node, c in clients if c.description is not None and c.description.inline}
-            exchange.request_descriptions(outbox.requests, inline)
+            exchange.request_descriptions(outbox.requests, inline, self._publisher.newest)
         tasks = [
             OutgoingTask(
                 order.node, order.number, kind, self._tasks.task(manifest, order.repeats, description),
@@ -244,9 +248,20 @@ class FlockStrategy(Strategy):
             self._records.count_dropped(client)
         self._journal.update_dropped(client, number, reason)
 
+    def _note_presence(self) -> None:
+        """Record which clients take part, and find the registered ones that never have."""
+        clients = self._state.clients.values()
+        self._records.note_seen(c.name for c in clients if c.status in ("learning", "ready"))
+        try:
+            enrolled = self._roster.clients() if self._roster is not None else frozenset()
+        except RosterError as error:
+            log.warning("roster not read reason=%s", error)
+        else:
+            self._unseen = enrolled - set(self._records)
+
     def _write_status(self) -> None:
         self._records.update_distances(ready_names(self._state))
-        self._journal.write_status(self._state, self._records)
+        self._journal.write_status(self._state, self._records, self._unseen)
 
 
 @dataclass(frozen=True)

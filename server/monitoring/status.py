@@ -21,7 +21,7 @@ from server.federation import status_file
 STALE_S = 60.0
 """If the status file is older, the ServerApp is stuck and `/healthz` fails; a restart takes less time."""
 
-CLIENT_STATES = ("working", "late", "idle", "resting", "asked", "refused", "gone")
+CLIENT_STATES = ("working", "late", "idle", "resting", "learning", "asked", "refused", "enrolled", "gone")
 
 
 class ServerStatus:

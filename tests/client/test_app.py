@@ -76,7 +76,7 @@ def test_a_task_to_evaluate_is_answered_with_an_evaluation(answer) -> None:
         (task()[:-5], "not a WholeVersion or a VersionChange"),
         (b"", "not a WholeVersion or a VersionChange"),
         (pack(Describe()), "expected a WholeVersion or a VersionChange, received a Describe"),
-        (bundle.pack({"message": "Task", "protocol": 1}, {}), "protocol 1, but this program speaks 6"),
+        (bundle.pack({"message": "Task", "protocol": 1}, {}), "protocol 1, but this program speaks 7"),
         ("text", "is str, expected bytes"),
     ],
 )

@@ -69,7 +69,7 @@ class Edge:
         self._rows = np.ones((100, 3), np.float32)
         self._errors = self._rows.mean(axis=1)
 
-    def describe(self) -> Description:
+    def describe(self, window: int | None = None) -> Description:
         schema, moments = Schema(("f0", "f1", "f2")), Moments.of(self._rows)
         return Description(self.name, self.name, schema, moments, True, False, self.compression.codecs, "")
 
@@ -272,7 +272,7 @@ def test_an_answer_of_a_newer_protocol_is_named_by_the_server(
     run.enroll("future")
 
     class Future(Edge):
-        def describe(self) -> Description:
+        def describe(self, window: int | None = None) -> Description:
             monkeypatch.setattr(wire, "PROTOCOL", wire.PROTOCOL + 1)  # from here on, what it packs
             return super().describe()
 

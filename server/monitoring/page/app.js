@@ -61,7 +61,7 @@ async function readIncidents() {
 
 function showStatus(status, problems) {
   const all = Object.values(status.clients);
-  const connected = all.filter((c) => !["gone", "refused"].includes(c.state)).length;
+  const connected = all.filter((c) => !["gone", "refused", "enrolled"].includes(c.state)).length;
   const total = (key) => all.reduce((sum, client) => sum + (client[key] ?? 0), 0);
   const round = rounds.filter((r) => r.kind === "train").at(-1);
   setFigure("Model version", count(status.version), status.held && status.buffer ? `${status.held} of ${status.buffer} updates for the next` : "");

@@ -8,8 +8,10 @@ const STATES = {
   late: "Has not answered its task in time",
   idle: "Is ready and has no task",
   resting: "Is ready; its next task is not due yet",
+  learning: "Gathers events until it has enough to train on",
   asked: "Is connected and has not described itself yet",
   refused: "Is connected and cannot take part",
+  enrolled: "Is registered and has never connected",
   gone: "Is not connected",
 };
 const COLUMNS = [

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from client.service.latency import LatencyHistogram
 from client.service.status import STUCK_S, DetectorStatusServer, SinkQueue, Status, health
+from common.learning import Learning
 
 LATENCY = LatencyHistogram()
 LATENCY.add(12_000, 90)
@@ -21,7 +22,7 @@ STATUS = Status(
     client="edge", version=7, pinned=False, threshold=1.5, score=0.25, events=1000, refused={"not_json": 3},
     alerts=4, incidents=2, incident_open=True, drifted=False, swaps=6, refusals=1, trainer_restarts=2,
     trainer_memory_bytes=5 << 20, buffered=800, silent_s=0.1, queues=(SinkQueue("file:x", 1, 2, 3),),
-    latency=LATENCY,
+    latency=LATENCY, learning=Learning(312, 500, per_s=1.0),
 )  # fmt: skip
 
 
@@ -53,6 +54,7 @@ def test_what_prometheus_reads_is_what_goes_on() -> None:
         ("flockwatch_notices_waiting", "file:x"): 1, ("flockwatch_notices_delivered_total", "file:x"): 2,
         ("flockwatch_notices_lost_total", "file:x"): 3, ("flockwatch_trainer_restarts_total",): 2,
         ("flockwatch_trainer_memory_bytes",): 5 << 20, ("flockwatch_buffered_events",): 800,
+        ("flockwatch_learning_wanted_events",): 500,
         ("flockwatch_latency_seconds_count",): 100, ("flockwatch_latency_seconds_bucket", "+Inf"): 100,
         ("flockwatch_latency_seconds_bucket", repr(2**14 / 1e9)): 90,
     }  # fmt: skip
@@ -97,3 +99,14 @@ def test_a_quantile_of_the_latency_is_off_by_a_quarter_at_most(
     found = latency.quantile_s(rank)
     assert found is not None
     assert exact <= found * 1e9 <= max(1, 1.25 * exact)
+
+
+def test_the_health_says_how_far_a_client_has_come_towards_training() -> None:
+    assert json.loads(health(STATUS)[1])["learning"] == {
+        "events": 312,
+        "wanted": 500,
+        "remaining_s": 188,
+        "text": "learning 312 of 500 events, about 3 minutes",
+    }
+    assert json.loads(health(replace(STATUS, learning=Learning(500, 500)))[1])["learning"] is None
+    assert json.loads(health(replace(STATUS, learning=None))[1])["learning"] is None

@@ -35,6 +35,7 @@ def test_registration_and_revocation_take_effect_without_a_restart(tmp_path: Pat
     other = reader.find(header(B))
     assert other is not None
     assert other.revoked is None
+    assert reader.clients() == {"b"}
     assert reader.owner(public_key_pem(A)) == "a"
     assert reader.owner(public_key_pem(C)) is None
 

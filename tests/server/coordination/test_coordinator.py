@@ -304,7 +304,9 @@ def test_clients_that_never_come_end_the_run_with_a_reason() -> None:
     run = Run(min_clients=3)
     run.join("a", "b")
     assert decisions(run.after(WAIT_S - 1)) == []
-    assert only(Stop, run.after(1)).reason == "gave up waiting: 2 of 3 clients ready after 600 s"
+    assert only(Stop, run.after(1)).reason == (
+        "gave up waiting: 2 of 3 clients ready after 600 s; waiting for 1 more client to connect"
+    )
 
 
 def test_each_wait_is_measured_from_its_own_start() -> None:

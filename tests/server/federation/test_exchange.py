@@ -16,8 +16,8 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
-from common.protocol.messages import Description, Task, TaskOptions, VersionMissing
-from common.protocol.wire import CONTENT, RECORD, pack
+from common.protocol.messages import Describe, Description, Task, TaskOptions, VersionMissing, WholeVersion
+from common.protocol.wire import CONTENT, RECORD, pack, unpack
 from server.coordination.actions import RequestDescription
 from server.federation.compression import VersionChain
 from server.federation.exchange import MessageExchange, OutgoingTask
@@ -117,6 +117,22 @@ def test_each_reply_is_matched_with_its_message_tasks_first(grid: FakeGrid) -> N
     assert (second.sent.node, second.sent.number, second.sent.kind) == (1, 10, None)
     assert first.bytes_up > 0
     assert not first.error + second.error
+
+
+def test_the_newest_version_goes_with_a_request_to_a_client_that_lacks_it(grid: FakeGrid) -> None:
+    exchange, newest = MessageExchange(grid, VersionChain(), window=9), manifest(4)
+    exchange.request_descriptions([RequestDescription(1, 10)], set())
+    requests = [RequestDescription(1, 11), RequestDescription(2, 12, deliver=True)]
+    exchange.request_descriptions(requests, set(), newest)
+    first, asked, delivered = (m.content[RECORD][CONTENT] for m in grid.sent)  # type: ignore[index]
+    assert unpack(first, Describe).window == 9
+    assert unpack(asked, Describe).window == 1  # the newest version's
+    assert unpack(delivered, WholeVersion).task().manifest.hash == newest.hash
+    assert kinds(grid) == [(node, MessageType.QUERY) for node in (1, 1, 2)]
+    grid.answer(2, description("b", "i", ("f",)))
+    (reply,) = exchange.receive()
+    assert (reply.sent.number, reply.sent.kind) == (12, None)
+    assert exchange.take_bytes_down() == len(delivered)
 
 
 def test_a_second_reply_to_one_message_is_a_duplicate(grid: FakeGrid) -> None:

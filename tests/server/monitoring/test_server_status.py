@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import time
 import urllib.request
@@ -8,10 +9,11 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 
 from common.settings import FederationSettings
 from flockwatch import cli
-from flockwatch.fleet_table import StatusUnavailableError, fetch
+from flockwatch.fleet_table import StatusUnavailableError, fetch, render
 from server.coordination.state import ConnectedClient, PendingTask, State
 from server.federation import status_file
 from server.federation.client_records import ClientRecords
@@ -62,6 +64,36 @@ def test_the_status_has_each_clients_state_and_reason(folder: Path) -> None:
     assert clients["b"]["why"] == "trains on version 5 for 50 s, overdue by 20 s"
     assert clients["c"]["why"] == "columns differ"
     assert [clients[name].get("behind") for name in "abcd"] == [0, 2, None, 6]
+
+
+def test_the_status_has_clients_that_learn_and_registered_ones_that_never_came(tmp_path: Path) -> None:
+    told = description("a", "i", ("cpu",), rows=312, wanted=500)
+    learns = ConnectedClient("learning", 0.0, told, learned_from=(300, 88.0), described_at=100.0)
+    records = ClientRecords({"b": {"admitted": 1}})
+    records.note_seen(["a", "b"])
+    shown = status_file.run_status(
+        State(clients={1: learns}, waiting_since=95.0), records, 100.0, RULES, ["c"]
+    )
+    status_file.write(tmp_path / "fleet.json", shown)
+    status = ServerStatus(tmp_path, lambda: True).status()
+    assert {name: (client["state"], client["why"]) for name, client in status["clients"].items()} == {
+        "a": ("learning", "learning 312 of 500 events, about 3 minutes"),
+        "b": ("gone", ""),
+        "c": ("enrolled", "enrolled, not seen yet"),
+    }
+    assert status["waiting"] == (
+        "0 of 2 clients ready after 5 s; a learning 312 of 500 events, about 3 minutes; "
+        "waiting for 1 more client to connect; enrolled, not seen yet: c"
+    )
+    assert set(status_file.read_client_records(tmp_path / "fleet.json")) == {"a", "b"}
+    assert "enrolled, not seen yet" in printed(status)
+
+
+def printed(status: dict[str, Any]) -> str:
+    """Return what `flockwatch status` prints."""
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render(status))
+    return console.export_text()
 
 
 def test_the_status_has_what_the_run_waits_for(folder: Path) -> None:
