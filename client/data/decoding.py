@@ -104,9 +104,18 @@ class Decoder:
         try:
             self._row.pack_into(rows, offset, *values)
         except (StructError, OverflowError):
-            self._row.pack_into(rows, offset, *self._numbers(values, self._number))
+            self._pack_incomplete(values, rows, offset)
         time = event.time_
         return time if type(time) is float and time < _MIN_MILLISECONDS else parse_seconds(time)
+
+    def _pack_incomplete(self, values: Values, rows: Any, offset: int) -> None:
+        """Write values of which some are missing or text, or too large for a 32-bit float."""
+        present = [math.nan if value is None else value for value in values]
+        if any(value is not None for value in values):
+            with suppress(StructError, OverflowError):
+                self._row.pack_into(rows, offset, *present)
+                return
+        self._row.pack_into(rows, offset, *self._numbers(values, self._number))
 
     def _fast_path(self) -> tuple[msgspec.json.Decoder[Any], Callable[[Any], Values]]:
         """Return a decoder of JSON objects with the known fields, and a getter of the values.

@@ -155,6 +155,7 @@ class SchemaResolver:
         """What each field is, if the stream has named the features."""
         self.skipped_lines = 0
         """Number of lines from which the schema could not be resolved. They are not scored."""
+        self._line_protocol = False
 
     @property
     def problem(self) -> str | None:
@@ -168,6 +169,11 @@ class SchemaResolver:
             if len(self._sample) >= FIRST_EVENTS and not found.features:
                 return f"no field holds numbers: set data.features; {found.description()}"
             return None
+        if self._line_protocol:
+            return (
+                f"the stream's {self.skipped_lines} lines are InfluxDB's line protocol, which is not read: "
+                "send JSON objects, or a CSV header first"
+            )
         if self.skipped_lines:
             return (
                 f"the features are not known, and the stream's {self.skipped_lines} lines do not "
@@ -194,7 +200,9 @@ class SchemaResolver:
             The schema, and the lines to be scored, which are all so far; no schema if it is not known yet.
         """
         for line in lines:
-            self.skipped_lines += not self._sample.add(line)
+            if not self._sample.add(line):
+                self.skipped_lines += 1
+                self._line_protocol = is_line_protocol(line.decode(errors="replace"))
         self._waiting = [*self._waiting, *lines][-MAX_WAITING:]
         if (schema := self._offered()) is not None:
             return schema, self._taken()

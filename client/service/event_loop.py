@@ -76,6 +76,9 @@ class EventLoop:
             else:
                 schema, lines = resolver.from_stream(read)
             self.last_turn = time.monotonic()
+            if (problem := resolver.problem) is not None and self.last_turn >= self._next_report:
+                self._next_report = self.last_turn + REPORT_EVERY_S
+                log.warning("features not known: %s", problem)
         return schema, lines
 
     def run(
