@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from benchmarks.watch.judging import (
     incidents,
     judge,
     lost,
+    open_hours,
     other_notices,
     shift_answer,
     silent_told_s,
@@ -92,6 +94,7 @@ def main() -> None:
         parser.error(f"unknown part in '{arguments.part}'; expected a, b, c")
     if not DATA.is_dir() and set(parts) & {"a", "b"}:
         sys.exit(f"no data: {DATA} does not exist; set FLOCKWATCH_DATA to the folder that contains asd/")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the processes are ended
     scale = Scale.quick() if arguments.quick else Scale.whole()
     rows: Rows = []
     figures: dict[str, Any] = {}
@@ -124,13 +127,19 @@ def fleet(folder: Path, scale: Scale) -> tuple[Rows, dict[str, Any]]:
         "first_verdict_hours": _hours([m.first_verdict for m in cold]),
         "ready_hours": _hours([m.ready for m in cold]),
     }
-    figures: dict[str, Any] = {**first, **totals["flockwatch"], "faults_inside": sum(j.inside for j in own)}
+    hours = [open_hours(m.looks, m.timeline, m.first_verdict or 0) for m in machines]
+    rest = {
+        "faults_inside": sum(j.inside for j in own),
+        "open_hours_median": round(statistics.median(hours), 3),
+        "open_hours_worst": round(max(hours), 3),
+    }
+    figures: dict[str, Any] = {**first, **totals["flockwatch"], **rest}
     for name in RIVALS:
         figures |= {f"{key}_{name}": value for key, value in totals[name].items()}
     figures["machines"] = {m.name: _shown(m, j) for m, j in zip(machines, own, strict=True)}
     table: Rows = [["a", key, _cell(value), "", ""] for key, value in first.items()]
-    table += [["a", "faults_inside", _cell(figures["faults_inside"]), "", ""]]
     table += [["a", key, *(_cell(total[key]) for total in totals.values())] for key in totals["flockwatch"]]
+    table += [["a", key, _cell(value), "", ""] for key, value in rest.items()]
     return table, figures
 
 
@@ -154,7 +163,9 @@ def changed(folder: Path, scale: Scale) -> tuple[Rows, dict[str, Any]]:
     answer = shift_answer(shift.notices(), pairs["shift"][2], _test_from_s(shift))
     figures: dict[str, Any] = {
         "shift_told": answer.told, "shift_regimes": answer.regimes, "shift_adapted_s": answer.adapted_s,
-        "silent_told_s": silent_told_s(silence.notices(), pairs["silent"][2], _test_from_s(silence)),
+        "silent_told_s": silent_told_s(
+            silence.notices(), pairs["silent"][2], _test_from_s(silence), INTERVAL_S
+        ),
     }  # fmt: skip
     for kind, (source_name, copy_name, feature) in pairs.items():
         without, with_change = judged[source_name], judged[copy_name]
@@ -202,7 +213,7 @@ def _copy(kind: str, source: Recording, feature: str) -> Recording:
 
 def _judged(machine: Machine) -> Judgement:
     notices, timeline = machine.notices(), machine.timeline
-    first = machine.first_verdict if machine.first_verdict is not None else len(timeline.labels)
+    first = machine.first_verdict or 0
     return judge(incidents(notices, timeline), other_notices(notices, timeline), timeline, first)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.watch import stress as stress_program
 from benchmarks.watch.judging import REST, STARTS, leading_cause, learned
-from benchmarks.watch.replay import HEALTH_TIMEOUT_S, read_notices
+from benchmarks.watch.replay import HEALTH_TIMEOUT_S, gives_verdicts, read_notices
 from client.connectors.sources.host import HostSource
 from client.data import training_buffer
 from common.packages import python_module
@@ -61,7 +61,7 @@ class Stress:
 
 STRESSES = (
     Stress("memory", "memory_", "memory_percent"),
-    Stress("disk", "disk_", "disk_write_bytes"),
+    Stress("disk", "disk_write", "disk_write_bytes"),
 )
 
 
@@ -105,9 +105,12 @@ class Recorder:
         self._stop.set()
         self._thread.join()
 
-    def values(self, metric: str, begin_s: float, end_s: float) -> NDArray[np.float64]:
-        """Return the values of a metric between two times of day."""
-        return np.array([s[metric] for s in list(self._samples) if begin_s <= s["ts"] < end_s])
+    def values(self, metric: str, begin_s: float, end_s: float) -> tuple[NDArray[np.float64], ...]:
+        """Return the values of a metric between two times in seconds since 1970, and all others."""
+        samples = list(self._samples)
+        inside = np.array([begin_s <= sample["ts"] < end_s for sample in samples], np.bool_)
+        values = np.array([sample[metric] for sample in samples])
+        return values[inside], values[~inside]
 
     def _run(self) -> None:
         source = HostSource()
@@ -143,7 +146,7 @@ class HostFleet:
 
     def gives_verdicts(self) -> bool:
         """Return whether every client scores its events."""
-        return all(self._health(name).get("score") is not None for name in self.names)
+        return all(gives_verdicts(self._health(name)) for name in self.names)
 
     def notices(self, name: str) -> list[dict[str, Any]]:
         """Return the notices that a client's sink has written."""
@@ -193,7 +196,6 @@ def watch_host(folder: Path, clients: int, quiet_s: float) -> HostResult:
         _say(f"{clients} clients: first verdicts after {result.first_verdict_s} s, quiet for {quiet_s:.0f} s")
         quiet_from = time.time()
         time.sleep(quiet_s)
-        quiet_to = time.time()
         for name in fleet.names:
             told = _told(fleet.notices(name), quiet_from)
             result.quiet_false.append(len(told))
@@ -202,15 +204,14 @@ def watch_host(folder: Path, clients: int, quiet_s: float) -> HostResult:
         for stress in STRESSES:
             begin = time.time()
             result.stresses[stress.name] = _stress(stress, fleet, processes)
-            times[stress.name] = begin + STRESS_S / 6, begin + STRESS_S
+            times[stress.name] = begin, time.time()
             _say(f"{clients} clients, {stress.name} stress: {result.stresses[stress.name]}")
             time.sleep(RECOVERY_S)
         processes.end(fleet.names)
     recorder.stop()
     for stress in STRESSES:
-        quiet = recorder.values(stress.metric, quiet_from, quiet_to)
-        stressed = recorder.values(stress.metric, *times[stress.name])
-        answers = [learned(fleet.stored(name, stress.metric), quiet, stressed) for name in fleet.names]
+        stressed, normal = recorder.values(stress.metric, *times[stress.name])
+        answers = [learned(fleet.stored(name, stress.metric), normal, stressed) for name in fleet.names]
         result.stresses[stress.name].learned = None if None in answers else any(answers)
     return result
 
@@ -242,7 +243,8 @@ def _stress(stress: Stress, fleet: HostFleet, processes: Processes) -> StressAns
 
 def _told(notices: Sequence[dict[str, Any]], since_s: float) -> list[dict[str, Any]]:
     """Return the notices that ask for attention, from a time on."""
-    return [n for n in notices if n["kind"] in (*STARTS, *REST) and (n["ended"] or n["started"]) >= since_s]
+    kinds = (*STARTS, *REST)
+    return [n for n in notices if n["kind"] in kinds and n["ended"] is None and n["started"] >= since_s]
 
 
 def _say(text: str) -> None:

@@ -15,12 +15,14 @@ from flockwatch.quality.vus import runs
 DAY_S = 86400.0
 STARTS = ("incident_started",)
 ENDS = ("incident_ended", "adapted")
-"""Notices after which an incident is over. Kinds that are in neither list and not in `REST` count alone."""
+"""Notices after which an incident is over."""
 REST = ("regime_changed", "flapping", "sensor_silent", "stream_silent", "events_refused")
-"""Notices that ask for attention, and are counted beside the starts of incidents."""
+"""Notices that ask for attention too; not those with `ended`, which say that something is over."""
+LEARNED_SHARE = 0.2
+"""Share of a stress in a training buffer above which it counts as learned."""
 
 Notice = Mapping[str, Any]
-"""A notice as a sink wrote it: `kind`, `id`, `started`, `ended`, `alert`, with times in seconds."""
+"""A notice as a sink wrote it, the JSON form of `common.protocol.alerts.Notice`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,7 @@ class Judgement:
     alarm_hours: float
     """Hours in alarm on normal events, per day of normal events."""
     faults: int
-    """Labelled faults after the first verdict."""
+    """Labelled faults; those before the first verdict count, and are not found."""
     found: dict[int, tuple[str | None, ...]] = field(default_factory=dict)
     """Faults in which an incident of its own begins: its number, and the causes of these incidents."""
     inside: int = 0
@@ -99,16 +101,12 @@ def leading_cause(notice: Notice) -> str | None:
 
 
 def other_notices(notices: Sequence[Notice], timeline: Timeline) -> list[int]:
-    """Return the event at which each notice of `REST` was due: the end of what it tells, or its start."""
-    return [
-        timeline.index(notice["started"] if notice["ended"] is None else notice["ended"])
-        for notice in notices
-        if notice["kind"] in REST
-    ]
+    """Return the event at which what each notice of `REST` tells has started."""
+    return [timeline.index(n["started"]) for n in notices if n["kind"] in REST and n["ended"] is None]
 
 
 def judge(found: Sequence[Incident], others: Sequence[int], timeline: Timeline, first: int) -> Judgement:
-    """Judge a machine from its first verdict on.
+    """Judge what a machine's notices have told.
 
     By the rules of `flockwatch.quality.metrics`: an incident is a false notice if it begins outside faults,
     and so is each other notice. A fault is found when an incident begins in it. All normal time of an
@@ -118,7 +116,7 @@ def judge(found: Sequence[Incident], others: Sequence[int], timeline: Timeline, 
         found: The incidents.
         others: Events at which other notices were sent.
         timeline: The stream.
-        first: The event with the first verdict.
+        first: The event with the first verdict. Days are counted from there.
     """
     labels = timeline.labels
     watched = np.arange(len(labels)) >= first
@@ -135,7 +133,7 @@ def judge(found: Sequence[Incident], others: Sequence[int], timeline: Timeline, 
     alarm = np.zeros(len(labels), np.bool_)
     for incident in found:
         alarm[incident.span] = True
-    faults = [span for span in runs(labels) if span.start >= first]
+    faults = runs(labels)
     own: dict[int, tuple[str | None, ...]] = {}
     inside = 0
     for number, fault in enumerate(faults):
@@ -146,6 +144,27 @@ def judge(found: Sequence[Incident], others: Sequence[int], timeline: Timeline, 
             inside += 1
     hours = float((alarm & normal).sum()) / max(int(normal.sum()), 1) * 24
     return Judgement(per_day(first, day_end), per_day(day_end, None), hours, len(faults), own, inside)
+
+
+def open_hours(looks: Sequence[tuple[int, bool]], timeline: Timeline, first: int) -> float:
+    """Return the hours with an open incident on normal events, per day of normal events, by samples.
+
+    Unlike the time in alarm by notices, this has the incidents that are not reported, such as those of a
+    flapping feature. Whatever a look sees counts for all events since the look before.
+
+    Args:
+        looks: Number of events read so far and whether an incident was open, at each look.
+        timeline: The stream.
+        first: The event with the first verdict.
+    """
+    alarm = np.zeros(len(timeline.labels), np.bool_)
+    before = 0
+    for events, is_open in looks:
+        alarm[before:events] |= is_open
+        before = events
+    normal = ~timeline.labels
+    normal[:first] = False
+    return float((alarm & normal).sum()) / max(int(normal.sum()), 1) * 24
 
 
 def summary(judgements: Sequence[Judgement]) -> dict[str, float | None]:
@@ -185,9 +204,9 @@ class ShiftAnswer:
     """What was said about a lasting shift of one feature."""
 
     told: int
-    """Incidents that began with the changed feature as their first cause, from the shift on."""
+    """Notices of its beginning: incidents that the feature leads, until its values count as normal."""
     regimes: int
-    """Notices of a changed regime."""
+    """Notices of a changed regime in that time."""
     adapted_s: float | None
     """Seconds from the shift to the notice that it counts as normal; None: there was none."""
 
@@ -201,49 +220,53 @@ def shift_answer(notices: Sequence[Notice], changed: str, at_s: float) -> ShiftA
         at_s: When its values changed, in seconds.
     """
     later = [n for n in notices if n["started"] >= at_s and leading_cause(n) == changed]
-    adapted = [n["ended"] for n in later if n["kind"] == "adapted" and n["ended"] is not None]
+    adapted_s = min((n["ended"] for n in later if n["kind"] == "adapted"), default=None)
+    told = [n for n in later if adapted_s is None or n["started"] <= adapted_s]
     return ShiftAnswer(
-        told=sum(n["kind"] in STARTS for n in later),
-        regimes=sum(n["kind"] == "regime_changed" for n in later),
-        adapted_s=min(adapted) - at_s if adapted else None,
+        told=sum(n["kind"] in (*STARTS, "flapping") for n in told),
+        regimes=sum(n["kind"] == "regime_changed" for n in told),
+        adapted_s=None if adapted_s is None else adapted_s - at_s,
     )
 
 
-def silent_told_s(notices: Sequence[Notice], feature: str, at_s: float) -> float | None:
+def silent_told_s(notices: Sequence[Notice], feature: str, at_s: float, interval_s: float) -> float | None:
     """Return the seconds from a sensor's silence to the notice that names it; None without one.
 
     Args:
         notices: The machine's notices.
         feature: Name of the silent feature.
         at_s: Timestamp of the first event without its value.
+        interval_s: Time between two events.
     """
     for notice in notices:
-        names = f"{leading_cause(notice)} {notice.get('text') or ''}".replace("'", " ").replace(",", " ")
-        if notice["kind"] == "sensor_silent" and feature in names.split():
-            told = notice["started"] if notice["ended"] is None else notice["ended"]
-            return float(max(told - at_s, 0.0))
+        named = f"'{feature}'" in (notice["text"] or "")
+        if notice["kind"] == "sensor_silent" and named and notice["ended"] is None:
+            return float(notice["started"] + notice["events"] * interval_s - at_s)
     return None
 
 
 def learned(
-    stored: NDArray[np.floating], quiet: NDArray[np.floating], stressed: NDArray[np.floating]
+    stored: NDArray[np.floating], normal: NDArray[np.floating], stressed: NDArray[np.floating]
 ) -> bool | None:
     """Return whether values of a stress are in a training buffer.
 
+    Normal values can lie as high as those of a stress for a moment, and belong into the buffer. So there
+    have to be more such values in it than there were without the stress.
+
     Args:
         stored: The metric in the training buffer, shape (n,).
-        quiet: The metric in the quiet time, shape (m,).
+        normal: The metric without the stress, since the buffer was empty, shape (m,).
         stressed: The metric during the stress, shape (k,).
 
     Returns:
-        Whether a stored value lies beyond the middle between quiet and stress; None if the two overlap.
+        Whether more than `LEARNED_SHARE` of the stress was stored; None if it does not stand out.
     """
-    if not len(quiet) or not len(stressed):
+    if not len(normal) or not len(stressed):
         return None
-    high, low = (quiet.max(), quiet.min())
-    level = float(np.median(stressed))
+    usual, level = float(np.median(normal)), float(np.median(stressed))
+    low, high = np.quantile(normal, [0.01, 0.99])
     if low <= level <= high:
         return None
-    if level > high:
-        return bool((stored > (high + level) / 2).any())
-    return bool((stored < (low + level) / 2).any())
+    middle, sign = (usual + level) / 2, np.sign(level - usual)
+    extra = int((sign * (stored - middle) > 0).sum()) - int((sign * (normal - middle) > 0).sum())
+    return extra > LEARNED_SHARE * len(stressed)

@@ -15,9 +15,10 @@ recorded time late in step 3, where a live machine waits 20 s: the replay never 
 from __future__ import annotations
 
 import json
+import math
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,9 +81,11 @@ class Machine:
     """When its events began to flow, on the monotonic clock."""
     written: int = 0
     first_verdict: int | None = None
-    """Events at the first look at which the newest one had a score."""
+    """Events at the first look at which the newest one had a verdict."""
     ready: int | None = None
     """Events at the first look at which its threshold was no longer provisional."""
+    looks: list[tuple[int, bool]] = field(default_factory=list)
+    """At each look: events read so far, and whether an incident was open."""
     health: dict[str, Any] = field(default_factory=dict)
     started_at: float = 0.0
 
@@ -127,11 +130,12 @@ class Machine:
 
     def look(self) -> None:
         """Read /healthz, and note the first verdict."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):  # it does not listen yet, or the machine is very busy
             url = f"http://127.0.0.1:{self.status_port}/healthz"
             with urllib.request.urlopen(url, timeout=HEALTH_TIMEOUT_S) as answer:
                 self.health = json.load(answer)
-        if self.health.get("score") is None:
+            self.looks.append((self.events, bool(self.health["incident_open"])))
+        if not gives_verdicts(self.health):
             return
         if self.first_verdict is None:
             self.first_verdict = self.events
@@ -153,6 +157,12 @@ class Machine:
     @property
     def _notices(self) -> Path:
         return self.folder / f"{self.name}-notices.jsonl"
+
+
+def gives_verdicts(health: Mapping[str, Any]) -> bool:
+    """Return whether /healthz says that the newest event has a score, and that there is a threshold."""
+    score, threshold = health.get("score"), health.get("threshold")
+    return score is not None and threshold is not None and math.isfinite(threshold)
 
 
 def read_notices(path: Path) -> list[dict[str, Any]]:

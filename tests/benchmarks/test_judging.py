@@ -12,6 +12,7 @@ from benchmarks.watch.judging import (
     judge,
     learned,
     lost,
+    open_hours,
     other_notices,
     shift_answer,
     silent_told_s,
@@ -35,7 +36,8 @@ def notice(
     """A notice with times in events."""
     alert = {"causes": [{"feature": cause}]} if cause else None
     end = None if ended is None else START + ended * HOUR
-    return {"kind": kind, "id": "1", "started": START + started * HOUR, "ended": end, "alert": alert, **rest}
+    given = {"kind": kind, "started": START + started * HOUR, "ended": end, "alert": alert}
+    return {"id": "1", "text": None, "events": 1, **given, **rest}
 
 
 def test_an_incident_lasts_from_its_first_alert_to_its_last() -> None:
@@ -97,14 +99,24 @@ def test_a_fault_is_found_by_an_incident_that_begins_in_it() -> None:
     assert result.inside == 1
 
 
-def test_nothing_counts_before_the_first_verdict() -> None:
-    result = judge([], [], timeline(48, slice(2, 4), slice(30, 32)), 10)
-    assert result.faults == 1
+def test_a_fault_before_the_first_verdict_is_not_found() -> None:
+    result = judge([Incident(slice(30, 32))], [], timeline(48, slice(2, 4), slice(30, 32)), 10)
+    assert (result.faults, list(result.found)) == (2, [1])
 
 
-def test_another_notice_is_due_at_the_end_of_what_it_tells() -> None:
-    told = [notice("regime_changed", 2, 8), notice("sensor_silent", 5, cause=None), notice("adapted", 2, 9)]
-    assert other_notices(told, timeline(24)) == [8, 5]
+def test_a_notice_that_a_silence_is_over_asks_for_no_attention() -> None:
+    told = [
+        notice("regime_changed", 2),
+        notice("sensor_silent", 5, cause=None),
+        notice("sensor_silent", 5, 8, cause=None),
+        notice("adapted", 2, 9),
+    ]
+    assert other_notices(told, timeline(24)) == [2, 5]
+
+
+def test_open_incidents_are_sampled_on_normal_time() -> None:
+    looks = [(10, True), (20, False), (26, True), (30, True), (40, False)]
+    assert open_hours(looks, timeline(48, slice(28, 30)), 4) == pytest.approx((6 + 8) * 24 / 42)
 
 
 def test_the_summary_has_the_median_and_the_worst_machine_and_all_faults() -> None:
@@ -129,8 +141,10 @@ def test_a_shift_is_told_by_incidents_of_its_feature_and_adapted_at_the_end_of_o
         notice("incident_started", 2),
         notice("incident_started", 12),
         notice("incident_started", 14, cause="b"),
-        notice("regime_changed", 12, 18),
+        notice("regime_changed", 12),
         notice("adapted", 12, 36),
+        notice("incident_started", 40),
+        notice("regime_changed", 40),
     ]
     answer = shift_answer(told, "a", START + 12 * HOUR)
     assert (answer.told, answer.regimes, answer.adapted_s) == (1, 1, 24 * HOUR)
@@ -138,21 +152,24 @@ def test_a_shift_is_told_by_incidents_of_its_feature_and_adapted_at_the_end_of_o
 
 
 def test_a_silent_sensor_is_told_by_the_notice_that_names_it() -> None:
-    text = "sensors 'a', 'c' have no values"
     told = [
-        notice("sensor_silent", 3, cause=None, text="sensor 'b' has no values"),
-        notice("sensor_silent", 14, cause=None, text=text),
+        notice("sensor_silent", 3, cause=None, events=5, text="'b' has had no value in the last 5 events"),
+        notice("sensor_silent", 12, cause=None, events=2, text="'c' has had no value in the last 2 events"),
+        notice("sensor_silent", 3, 20, cause=None, text="'d' has values again"),
     ]
-    assert silent_told_s(told, "c", START + 12 * HOUR) == 2 * HOUR
-    assert silent_told_s(told, "d", START) is None
+    assert silent_told_s(told, "c", START + 12 * HOUR, HOUR) == 2 * HOUR
+    assert silent_told_s(told, "d", START, HOUR) is None
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_stress_is_learned_if_a_stored_value_is_beyond_the_middle(sign: int) -> None:
-    quiet, stressed = sign * np.array([10.0, 20.0]), sign * np.array([60.0, 60.0])
-    assert learned(sign * np.array([15.0, 39.0]), quiet, stressed) is False
-    assert learned(sign * np.array([15.0, 41.0]), quiet, stressed) is True
+def test_a_stress_is_learned_if_the_buffer_has_more_of_its_values_than_came_without_it(sign: int) -> None:
+    normal = sign * np.array([10.0] * 997 + [60.0] * 3)
+    stressed = sign * np.full(10, 60.0)
+    assert learned(normal, normal, stressed) is False
+    assert learned(np.concatenate([normal, stressed[:2]]), normal, stressed) is False
+    assert learned(np.concatenate([normal, stressed[:3]]), normal, stressed) is True
 
 
 def test_a_stress_that_looks_like_the_quiet_time_cannot_be_judged() -> None:
     assert learned(np.array([1.0]), np.array([0.0, 9.0]), np.array([5.0])) is None
+    assert learned(np.array([1.0]), np.array([]), np.array([5.0])) is None

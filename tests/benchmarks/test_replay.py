@@ -73,6 +73,19 @@ def test_a_client_that_never_joins_gets_its_events_all_the_same(machine: Machine
     assert machine.written == 2
 
 
+@pytest.mark.parametrize(
+    ("health", "given"),
+    [
+        ({}, False),
+        ({"score": 1.0, "threshold": None}, False),
+        ({"score": None, "threshold": 2.0}, False),
+        ({"score": 0.0, "threshold": 2.0}, True),
+    ],
+)
+def test_a_verdict_needs_a_score_and_a_threshold(health: dict[str, float | None], given: bool) -> None:
+    assert replay.gives_verdicts(health) is given
+
+
 def test_a_notice_that_is_being_written_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "notices.jsonl"
     assert replay.read_notices(path) == []
