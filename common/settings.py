@@ -110,7 +110,8 @@ class ScalingSettings(Section):
 
     shared: the client's own mean, and the spread of the fleet's rows around the mean of their own client. For
     a client whose values spread over ten times more or less, the spread is adjusted. fleet: mean and spread
-    of all rows together. client: the client's own mean and spread. none: values are not scaled.
+    of all rows together. client: the client's own mean and spread, at least a tenth of the fleet's. none:
+    values are not scaled. A nearly constant feature is not scaled up beyond the smallest step of its values.
     """
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 10.0
     """Scaled values are clipped to this many standard deviations, so that none dominates. None: no limit."""

@@ -71,7 +71,7 @@ class WarmUpSchedule:
         if self._fleet is None or self.until_due:
             return None
         fleet, events = self._fleet, self._rows(buffered)
-        if not len(window_starts(events.breaks, fleet.architecture.window)):
+        if not len(window_starts(events.rows, events.breaks, fleet.architecture.window)):
             self._next = self.events + fleet.architecture.window
             return None
         warm = warm_up(fleet, events)

@@ -24,7 +24,7 @@ class PreparedRows:
     """Scaled rows, divided into training rows and held-out rows, which are the last ones."""
 
     rows: Rows
-    """Shape (n, features), in time order."""
+    """Shape (n, features), in time order; NaN where a value is missing."""
     training: int
     """Number of training rows."""
     training_starts: NDArray[np.int32]
@@ -83,7 +83,7 @@ class ClientRows:
         held_out = round(len(rows) * manifest.settings.training.holdout)
         training = len(rows) - held_out
         window = manifest.architecture.window
-        starts = window_starts(normal.breaks, window)
+        starts = window_starts(rows, normal.breaks, window)
         training_starts = starts[starts <= training - window]
         held_out_starts = starts[starts >= training] if held_out else starts
         if not len(training_starts) or not len(held_out_starts):

@@ -54,7 +54,11 @@ class Trainer:
         self._optimizer.build(self._model.trainable_variables)
         self._optimizer_start = [variable.numpy() for variable in self._optimizer.variables]
         self._start = [tf.Variable(v, trainable=False) for v in self._model.trainable_variables]
-        self._epoch = _compile_epoch(self._model, self._optimizer, self._start, architecture, settings)
+        # Each is compiled when it is first used: the second one only if a value is missing.
+        self._epoch, self._masked_epoch = (
+            _epoch_of(self._model, self._optimizer, self._start, architecture, settings, masked)
+            for masked in (False, True)
+        )
 
     def fit(
         self,
@@ -68,7 +72,8 @@ class Trainer:
 
         Args:
             weights: The weights to start from.
-            rows: Scaled training rows in time order, shape (n, features), n >= window.
+            rows: Scaled training rows in time order, shape (n, features), n >= window; NaN where a value is
+                missing: the model gets 0 there, and the error is left out of the loss.
             epochs: Passes over all windows.
             seed: Seed of the order of the windows.
             starts: First row of each window; None: every row.
@@ -85,9 +90,10 @@ class Trainer:
         if starts is None:
             starts = np.arange(len(rows) - self.architecture.window + 1, dtype=np.int32)
         data = tf.constant(rows)
+        epoch = self._masked_epoch if np.isnan(rows).any() else self._epoch
         loss = 0.0
         for _ in range(epochs):
-            loss = float(self._epoch(data, tf.constant(rng.permutation(starts))))
+            loss = float(epoch(data, tf.constant(rng.permutation(starts))))
         trained = zip(self.architecture.shapes, self._model.get_weights(), strict=True)
         return dict(trained), loss
 
@@ -100,14 +106,15 @@ def build_model(architecture: Architecture) -> keras.Model:
     return keras.Sequential(layers)
 
 
-def _compile_epoch(
+def _epoch_of(
     model: keras.Model,
     optimizer: Any,
     start: list[tf.Variable],
     architecture: Architecture,
     settings: TrainingSettings,
+    masked: bool,
 ) -> Any:
-    """Compile one pass over all windows as a single graph, about ten times faster than `model.fit` here.
+    """Make one pass over all windows that compiles to a graph, about ten times faster than `model.fit` here.
 
     Windows are gathered for each batch, so memory holds the rows once and not `window` times.
 
@@ -117,12 +124,23 @@ def _compile_epoch(
         start: The weights that training started from, for the proximal term.
         architecture: The model's shape.
         settings: Loss, batch size and the weight of the proximal term.
+        masked: Whether rows have NaN where a value is missing.
 
     Returns:
         A function of scaled rows and the first rows of the windows, which returns the mean loss.
     """
     loss_of = _LOSSES[settings.loss]()
+    loss_of_each = _LOSSES[settings.loss](reduction=None)
     offsets = tf.range(architecture.window)
+
+    def masked_loss(inputs: tf.Tensor) -> tf.Tensor:
+        missing = tf.math.is_nan(inputs)
+        output = model(tf.where(missing, 0.0, inputs), training=True)
+        # What is missing is taken to be as expected: it has no error and no gradient. The mean over the
+        # inputs of a window becomes that over its present ones.
+        losses = loss_of_each(tf.where(missing, tf.stop_gradient(output), inputs), output)
+        present = tf.reduce_sum(tf.cast(~missing, tf.float32), axis=1)
+        return tf.reduce_mean(losses * architecture.inputs / tf.maximum(present, 1.0))
 
     @tf.function(  # type: ignore[untyped-decorator]
         input_signature=[
@@ -137,7 +155,7 @@ def _compile_epoch(
             batch = starts[first : first + settings.batch_size]
             inputs = tf.reshape(tf.gather(rows, batch[:, None] + offsets), (-1, architecture.inputs))
             with tf.GradientTape() as tape:
-                loss = loss_of(inputs, model(inputs, training=True))
+                loss = masked_loss(inputs) if masked else loss_of(inputs, model(inputs, training=True))
             gradients = tape.gradient(loss, model.trainable_variables)
             if settings.proximal_mu:  # the gradient of mu / 2 * |w - w_start|^2: Li et al. 2020, equation 2
                 pairs = zip(gradients, model.trainable_variables, start, strict=True)

@@ -16,13 +16,7 @@ def with_own_scaling(manifest: Manifest, own: Moments) -> Manifest:
         manifest: A version of the fleet.
         own: The client's moments, its features in the version's order.
     """
-    match manifest.settings.scaling.by:
-        case "client":
-            return replace(manifest, moments=own)
-        case "shared":
-            return replace(manifest, moments=manifest.moments.for_client(own))
-        case _:
-            return manifest
+    return replace(manifest, moments=Moments.chosen(manifest.settings.scaling, manifest.moments, own))
 
 
 def with_own_residuals(manifest: Manifest, own: Residuals) -> Manifest:

@@ -106,10 +106,10 @@ def run_trial(
 
 
 def buffer_scores(manifest: Manifest, events: BufferedRows) -> NDArray[np.float32]:
-    """Return a version's scores of all unbroken windows of buffered events, shape (windows,)."""
+    """Return a version's scores of all windows of buffered events that can be scored, shape (windows,)."""
     scaler = Scaler.chosen(manifest.settings.scaling, manifest.moments, manifest.moments)
-    starts = window_starts(events.breaks, manifest.architecture.window)
-    return version_scores(manifest, scaler.apply(events.rows), starts)
+    rows = scaler.apply(events.rows)
+    return version_scores(manifest, rows, window_starts(rows, events.breaks, manifest.architecture.window))
 
 
 def _mean_error(manifest: Manifest, events: BufferedRows) -> float:

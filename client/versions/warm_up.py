@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -83,8 +84,7 @@ def robust_moments(rows: NDArray[np.float32], fleet: Moments) -> Moments:
     """Return a machine's moments, in which single values that are far away count little.
 
     Values are moved to at most `CLIP` robust standard deviations from their median; a standard deviation is
-    the larger one of the machine's, from its median absolute deviation, and the fleet's within clients. A
-    feature without a value has the fleet's moments.
+    the larger one of the machine's, from its median absolute deviation, and the fleet's within clients.
 
     Source: Huber 1964, the mean of which this is one step.
 
@@ -92,16 +92,14 @@ def robust_moments(rows: NDArray[np.float32], fleet: Moments) -> Moments:
         rows: Shape (n, features), n >= 1; NaN where a value is missing.
         fleet: The fleet's moments.
     """
-    spread = np.sqrt(fleet.within / fleet.count)
+    spread = np.sqrt(fleet.within / np.maximum(fleet.counts, 1))
     values = np.where(np.isfinite(rows), rows.astype(np.float64), np.nan)
-    silent = np.isnan(values).all(axis=0)
-    values[:, silent] = fleet.mean[silent]
-    median = np.nanmedian(values, axis=0)
-    reach = CLIP * np.maximum(_MAD_TO_STD * np.nanmedian(np.abs(values - median), axis=0), spread)
-    near = np.clip(values, median - reach, median + reach)
-    count = len(rows)
-    m2 = np.where(silent, spread**2, np.nanvar(near, axis=0)) * count
-    return Moments(count, np.nanmean(near, axis=0), m2, np.nanmin(near, axis=0), np.nanmax(near, axis=0), m2)
+    # NumPy warns of a median of nothing.
+    filled = np.where(np.isnan(values).all(axis=0), 0.0, values)
+    median = np.nanmedian(filled, axis=0)
+    reach = CLIP * np.maximum(_MAD_TO_STD * np.nanmedian(np.abs(filled - median), axis=0), spread)
+    near = Moments.of(np.clip(values, median - reach, median + reach))
+    return msgspec.structs.replace(near, step=Moments.of(values).step)
 
 
 def _scaled(fleet: Manifest, events: BufferedRows) -> Manifest:
@@ -112,8 +110,8 @@ def _score(manifest: Manifest, events: BufferedRows) -> tuple[NDArray[np.int32],
     """Return the last row of each unbroken window, and the windows' errors under a version."""
     scaler = Scaler.chosen(manifest.settings.scaling, manifest.moments, manifest.moments)
     window = manifest.architecture.window
-    starts = window_starts(events.breaks, window)
     rows = scaler.apply(events.rows)
+    starts = window_starts(rows, events.breaks, window)
     with np.errstate(over="ignore", invalid="ignore"):
         scored = score_windows(manifest.architecture, manifest.weights, rows, starts, manifest.precision)
     return starts + window - 1, scored
@@ -138,7 +136,7 @@ def _without_faults(manifest: Manifest, events: BufferedRows) -> BufferedRows:
     left = ~faulty
     follows = np.concatenate([[False], left[:-1]])
     kept = BufferedRows(events.rows[left], (events.breaks | ~follows)[left])
-    return kept if len(window_starts(kept.breaks, window)) else events
+    return kept if len(window_starts(kept.rows, kept.breaks, window)) else events
 
 
 def _outstanding(scores: NDArray[np.float32]) -> NDArray[np.bool_]:

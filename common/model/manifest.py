@@ -26,6 +26,8 @@ from common.model.weights import Weights, digest, is_finite, shapes
 FORMAT = 3
 _TWO_NETWORKS_FORMAT = 4
 _MOMENTS = ("mean", "m2", "minimum", "maximum", "within")
+_MORE_MOMENTS = ("present", "step")
+"""Arrays that a file has only if they are not empty: files of earlier programs do not have them."""
 
 
 class ManifestError(UserError):
@@ -88,8 +90,20 @@ class Manifest:
     @cached_property
     def precision(self) -> NDArray[np.float32]:
         """The factor for each input's squared error in a score, shape (inputs,)."""
-        precision = self.residuals.precision(self.architecture.inputs)
-        return precision * self.architecture.recency_weights(self.settings.scoring.decay)
+        recency = self.architecture.recency_weights(self.settings.scoring.decay)
+        return self.residuals.precision(self.architecture.inputs, self._step_error(recency)) * recency
+
+    def _step_error(self, recency: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the usual errors at which one step of an input's feature adds 1, a usual score, to a score.
+
+        Usual errors are not taken to be less: else the smallest change of a nearly constant feature would be
+        an alert (`common.model.moments`). A change that stays adds up over the events of a window.
+        """
+        std, window = self.moments.std, self.architecture.window
+        known = (std > 0) & (self.settings.scaling.by != "none")
+        steps = np.divide(self.moments.steps, std, out=np.zeros_like(std), where=known)
+        error: NDArray[np.float64] = np.tile(np.square(steps), window) * (recency.max() / len(recency))
+        return error
 
     @cached_property
     def hash(self) -> str:
@@ -134,15 +148,16 @@ class Manifest:
             if (number := fields.get("format")) != FORMAT:
                 raise ManifestError(_format_problem(number))
             header = as_dataclass(_ManifestHeader, fields)
+            more = {name: arrays[key] for name in _MORE_MOMENTS if (key := f"moments/{name}") in arrays}
             manifest = cls(
                 version=header.version,
                 schema=Schema(header.features),
                 architecture=header.architecture,
                 weights=_named("weights/", arrays),
-                moments=Moments(header.count, *(arrays[f"moments/{name}"] for name in _MOMENTS)),
+                moments=Moments(header.count, *(arrays[f"moments/{name}"] for name in _MOMENTS), **more),
                 settings=_settings(header.settings),
                 scores=ScoreSketch.unpack(arrays["scores"].tobytes()),
-                residuals=Residuals.unpacked(arrays["residuals"]),
+                residuals=Residuals.unpacked(arrays["residuals"], arrays.get("residuals_present")),
                 personalised=bool(header.personalised),
             )
         except ManifestError:
@@ -177,6 +192,9 @@ class Manifest:
         named["residuals"] = self.residuals.packed()
         named["scores"] = np.frombuffer(self.scores.pack(), np.uint8)
         named |= {f"moments/{name}": np.asarray(getattr(self.moments, name)) for name in _MOMENTS}
+        more = {f"moments/{name}": getattr(self.moments, name) for name in _MORE_MOMENTS}
+        more["residuals_present"] = self.residuals.present
+        named |= {name: array for name, array in more.items() if array.size}
         return named
 
 

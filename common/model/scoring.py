@@ -39,7 +39,8 @@ class ErrorSummary(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
 
     @classmethod
     def of(cls, errors: NDArray[np.floating]) -> ErrorSummary:
-        """Summarise errors of shape (n,), n >= 1."""
+        """Summarise errors of shape (n,), at least one of them not NaN; NaN is left out."""
+        errors = errors[~np.isnan(errors)]
         p50, p95, p99 = np.quantile(errors, (0.5, 0.95, 0.99))
         mean = errors.mean(dtype=np.float64)
         return cls(len(errors), float(mean), float(p50), float(p95), float(p99), float(errors.max()))
@@ -144,20 +145,25 @@ def _present_errors(squares: Floats, precision: Floats | None) -> Floats:
     return errors
 
 
-def window_starts(breaks: NDArray[np.bool_], window: int) -> NDArray[np.int32]:
-    """Return the first row of each window that has no break after its first row.
+def window_starts(rows: Floats, breaks: NDArray[np.bool_], window: int) -> NDArray[np.int32]:
+    """Return the first row of each window that can be scored.
+
+    It has no break after its first row, and its newest event has a value.
 
     Args:
+        rows: Shape (n, features); NaN where a value is missing.
         breaks: Shape (n,): whether a row does not follow directly on the row before it.
         window: Events in a window.
 
-    >>> window_starts(np.array([True, False, False, True, False]), 2).tolist()
+    >>> window_starts(np.zeros((5, 1), np.float32), np.array([True, False, False, True, False]), 2).tolist()
     [0, 1, 3]
     """
     until = np.cumsum(breaks)
     starts = np.arange(max(0, len(breaks) - window + 1), dtype=np.int32)
-    unbroken: NDArray[np.int32] = starts[until[starts + window - 1] == until[starts]]
-    return unbroken
+    newest = starts + window - 1
+    empty = np.asarray(np.isnan(rows).all(axis=1))
+    scored: NDArray[np.int32] = starts[(until[newest] == until[starts]) & ~empty[newest]]
+    return scored
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ _NOT_FINITE = "holds a score that is not finite"
 
 
 class SketchError(ValueError):
-    """Bytes are not a sketch of scores, scores are not finite, or a sketch is empty."""
+    """Bytes are not a sketch of scores, a score is infinite, or a sketch is empty."""
 
 
 class ScoreSketch:
@@ -50,7 +50,7 @@ class ScoreSketch:
 
     @classmethod
     def of(cls, scores: NDArray[np.floating]) -> Self:
-        """Sketch scores of shape (n,), all finite."""
+        """Sketch scores of shape (n,); NaN, the score of an event without a value, is left out."""
         sketch = cls()
         sketch.add(scores)
         return sketch
@@ -69,13 +69,14 @@ class ScoreSketch:
         return int(self._sketch.n)
 
     def add(self, scores: NDArray[np.floating]) -> None:
-        """Add scores of shape (n,).
+        """Add scores of shape (n,); NaN, the score of an event without a value, is left out.
 
         Raises:
-            SketchError: a score is not finite.
+            SketchError: a score is infinite.
         """
-        if not np.isfinite(scores).all():
-            raise SketchError("a score is not finite")
+        scores = scores[~np.isnan(scores)]
+        if np.isinf(scores).any():
+            raise SketchError("a score is infinite")
         self._packed = None
         whole = np.ascontiguousarray(scores, np.float32)
         for start in range(0, len(whole), _PIECE):

@@ -1,6 +1,7 @@
 """Detectors without an autoencoder, each fitted to the training rows of one client, for comparison.
 
-Their input is that of the autoencoder: windows of standardised events, oldest event first.
+Their input is that of the autoencoder: windows of standardised events, oldest event first. None of them knows
+missing values; they get the mean, which is 0, in their place.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def score_client(baseline: Baseline, client: ScaledRows, settings: Settings, see
         DataError: no whole window is held out.
     """
     window = settings.model.window
-    score = baseline(windows(client.training, window), settings, seed)
-    window_scores = score(windows(client.rows, window)).astype(np.float32)
+    score = baseline(np.nan_to_num(windows(client.training, window)), settings, seed)
+    window_scores = score(np.nan_to_num(windows(client.rows, window))).astype(np.float32)
     training, held_out, test = client.split_scores(window_scores)
     return StreamScores(training, test, ScoreSketch.of(held_out))

@@ -29,9 +29,13 @@ class RankingMetrics:
 
     @classmethod
     def of(cls, labels: Labels, scores: NDArray[np.floating]) -> RankingMetrics | None:
-        """Return the metrics of finite scores, shape (n,); None if the labels are all of one kind."""
+        """Return the metrics of scores, shape (n,); None if the labels are all of one kind.
+
+        Events without a score, NaN, rank with the least.
+        """
         from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
+        scores = np.where(np.isnan(scores), 0, scores)
         if labels.all() or not labels.any():
             return None
         precision, recall, _ = precision_recall_curve(labels, scores)

@@ -74,7 +74,7 @@ def admit(answer: Update | Evaluation, version: int, newest: Manifest) -> Update
             )
         if residuals.count > MAX_COUNT:
             raise AdmissionError("residuals", f"they count {residuals.count} windows")
-        if (residuals.squares > MAX_ERROR * residuals.count).any():
+        if (residuals.squares > MAX_ERROR * np.asarray(residuals.counts)).any():
             raise AdmissionError("residuals", f"their mean over {residuals.count} windows is too large")
     if isinstance(answer, Update):
         expected = newest.architecture.shapes

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from client.training.trainer_cache import TrainerCache
 
 from client.data.tables import DataError
 from client.data.training_buffer import TrainingBuffer
+from client.detection.scorer import Scorer
+from client.training.personalisation import personalise
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema, SchemaError
+from flockwatch.quality.stream import score_stream
 from tests.client.training.samples import ROWS, SCHEMA, client_rows, expected_scores, version
 
 
@@ -74,3 +78,52 @@ def test_other_columns_are_named() -> None:
 def test_too_few_rows_for_a_window_are_named() -> None:
     with pytest.raises(DataError, match="edge: 18 rows to train on and 2 held out, but a window needs 3"):
         client_rows(ROWS[:20]).prepare(version())
+
+
+# Missing values.
+
+
+def rows_with_gaps() -> np.ndarray:
+    rows = ROWS.copy()
+    rows[::7, 1] = np.nan
+    rows[40] = np.nan
+    rows[95] = np.nan
+    return rows
+
+
+def test_windows_that_end_with_an_event_without_values_are_left_out() -> None:
+    prepared = client_rows(rows_with_gaps()).prepare(version())
+    assert (len(prepared.training_starts), len(prepared.held_out_starts)) == (87, 7)
+    assert 38 not in prepared.training_starts
+    for scored in (prepared.score_training(version()), prepared.score_held_out(version())):
+        assert np.isfinite(scored.errors).all()
+        assert np.isfinite(scored.scores).all()
+
+
+def test_missing_values_survive_the_training_buffer(tmp_path: Path) -> None:
+    buffer = TrainingBuffer(tmp_path, SCHEMA, 1000)
+    buffer.append(rows_with_gaps(), np.zeros(100, np.bool_))
+    from_buffer, from_file = client_rows(ROWS[:0], folder=tmp_path), client_rows(rows_with_gaps())
+    assert np.array_equal(buffer.contents().rows, rows_with_gaps(), equal_nan=True)
+    assert np.array_equal(from_buffer.moments.present, from_file.moments.present)
+    assert from_buffer.prepare(version()).training == 90
+
+
+@pytest.mark.parametrize("by", ["shared", "client", "fleet"])
+def test_the_trainer_the_detector_and_an_evaluation_score_rows_with_gaps_the_same(by: str) -> None:
+    manifest = version(scaling={"by": by})
+    # The client's values spread a thousand times less than the fleet's.
+    rows = client_rows(rows_with_gaps() * np.float32(1e-3))
+    mine = personalise(manifest, rows, TrainerCache())
+    prepared = rows.prepare(manifest)
+    trained = prepared.score_training(mine).scores
+    live = Scorer(mine).score_many(rows.partition.rows)
+    starts = prepared.training_starts
+    np.testing.assert_allclose(live[starts + 2], trained, rtol=1e-3)
+    evaluated = score_stream(mine, rows.partition).training
+    assert np.array_equal(evaluated, live, equal_nan=True)
+
+
+def test_a_client_whose_events_are_all_empty_has_nothing_to_train_on() -> None:
+    with pytest.raises(DataError, match="a window needs 3"):
+        client_rows(np.full_like(ROWS, np.nan)).prepare(version())

@@ -10,7 +10,7 @@ import pytest
 
 from client.training.trainer import Trainer
 from common.model.architecture import Architecture
-from common.model.scoring import reconstruct, scores, windows
+from common.model.scoring import reconstruct, scores, window_starts, windows
 from common.model.weights import norm, subtract
 from common.settings import Activation, TrainingSettings
 
@@ -117,3 +117,56 @@ def test_frozen_layers_keep_their_weights_and_the_others_learn() -> None:
     trained, _ = trainer(frozen=2).fit(first, ROWS, epochs=2, seed=0)
     kept = [name for name in first if np.array_equal(first[name], trained[name])]
     assert kept == ["dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias"]
+
+
+# Missing values.
+
+
+def with_gaps(share: float, seed: int = 1) -> np.ndarray:
+    missing = np.random.default_rng(seed).random(ROWS.shape) < share
+    return np.where(missing, np.float32(np.nan), ROWS)
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+def test_rows_with_missing_values_are_learned(loss: str) -> None:
+    first = SHAPE.initial_weights(0)
+    trained, _ = trainer(loss=loss).fit(first, with_gaps(0.2), epochs=30, seed=0)
+    assert scores(SHAPE, trained, ROWS).mean() < 0.5 * scores(SHAPE, first, ROWS).mean()
+    assert np.nanmean(scores(SHAPE, trained, with_gaps(0.2, 2))) < scores(SHAPE, first, ROWS).mean()
+
+
+def test_the_loss_of_rows_with_missing_values_is_their_score() -> None:
+    rows, first = with_gaps(0.3), SHAPE.initial_weights(0)
+    starts = window_starts(rows, np.zeros(len(rows), np.bool_), SHAPE.window)
+    still = trainer(optimizer="sgd", learning_rate=1e-12, batch_size=len(starts))
+    _, loss = still.fit(first, rows, 1, 0, starts)
+    assert loss == pytest.approx(scores(SHAPE, first, rows, starts).mean(), rel=1e-5)
+
+
+def test_a_missing_value_elsewhere_changes_nothing_of_what_is_learned() -> None:
+    first, starts = SHAPE.initial_weights(0), np.arange(199, dtype=np.int32)
+    rows = ROWS.copy()
+    rows[300] = np.nan
+    plain, _ = trainer().fit(first, ROWS, 2, 0, starts)
+    masked, _ = trainer().fit(first, rows, 2, 0, starts)
+    for name in first:
+        np.testing.assert_allclose(masked[name], plain[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_feature_that_is_never_there_teaches_nothing_about_it() -> None:
+    first, rows = SHAPE.initial_weights(0), ROWS.copy()
+    rows[:, 2] = np.nan
+    trained, _ = trainer().fit(first, rows, 3, 0)
+    last = f"dense_{len(SHAPE.hidden)}"
+    for part in ("kernel", "bias"):
+        before, after = first[f"{last}/{part}"], trained[f"{last}/{part}"]
+        assert np.array_equal(before[..., [2, 5]], after[..., [2, 5]])
+        assert not np.array_equal(before, after)
+
+
+def test_windows_without_any_value_do_not_spoil_the_weights() -> None:
+    rows = ROWS.copy()
+    rows[50:60] = np.nan
+    trained, loss = trainer().fit(SHAPE.initial_weights(0), rows, 2, 0)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(array).all() for array in trained.values())

@@ -62,10 +62,18 @@ def test_a_trial_returns_the_scores_that_the_threshold_is_set_by() -> None:
 
 def test_a_version_with_scores_that_are_not_finite_is_rejected() -> None:
     events = normal_events(200)
-    events.rows[3:5] = np.nan
+    events.rows[3:5] = np.inf
     assert "2 of 200 recent scores are not finite" in str(
         run_trial(version(1), events, ThresholdRule(1.0, 1)).rejection
     )
+
+
+def test_events_without_a_value_are_left_out_of_a_trial() -> None:
+    events = normal_events(200)
+    events.rows[3:5] = np.nan
+    events.rows[9, 1] = np.nan
+    result = run_trial(version(1), events, ThresholdRule(100.0, 1))
+    assert (result.rejection, result.windows) == (None, 198)
 
 
 def test_a_version_without_any_score_is_rejected_unless_the_threshold_is_fixed() -> None:

@@ -85,8 +85,8 @@ def test_impossible_moments_are_refused(changes: dict[str, Any], said: str) -> N
         replace(sound, **changes)
 
 
-@pytest.mark.parametrize("rows", [[[np.nan]], [[np.inf]], [[1.0], [np.nan]]])
-def test_rows_that_are_not_finite_have_no_moments(rows: Any) -> None:
+@pytest.mark.parametrize("rows", [[[np.inf]], [[1.0], [-np.inf]]])
+def test_rows_with_infinite_values_have_no_moments(rows: Any) -> None:
     with pytest.raises(ValueError, match="finite"), np.errstate(invalid="ignore"):
         Moments.of(np.array(rows))
 
@@ -102,9 +102,10 @@ def test_taken_features_have_the_moments_of_their_columns(rows: Rows, columns: l
 
 @given(ROWS)
 def test_scaled_rows_have_mean_zero_and_deviation_one(rows: Rows) -> None:
-    spread = np.ptp(rows.astype(np.float64), axis=0)
+    spread, moments = np.ptp(rows.astype(np.float64), axis=0), Moments.of(rows)
     assume((spread > 1e-2 * np.abs(rows).max(axis=0)).all() and (spread > 1e-3).all())
-    scaled = Scaler.of(Moments.of(rows)).apply(rows).astype(np.float64)
+    assume((moments.steps <= np.sqrt(moments.variance)).all())
+    scaled = Scaler.of(moments).apply(rows).astype(np.float64)
     assert np.allclose(scaled.mean(axis=0), 0, atol=1e-3)
     assert np.allclose(scaled.std(axis=0), 1, atol=1e-3)
 
@@ -123,17 +124,17 @@ def test_a_spread_too_small_for_float32_is_only_centred() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -273.15, 1e6, 1e-6, 16_777_217.0])
-def test_a_feature_that_never_varies_is_only_centred(value: float) -> None:
+def test_a_feature_that_never_varies_is_scaled_by_a_share_of_its_value(value: float) -> None:
     rows = np.full((50, 1), value, np.float32)
     scaler = Scaler.of(Moments.of(rows))
-    assert scaler.std.tolist() == [1.0]
+    assert scaler.std.tolist() == [pytest.approx(max(1.0, abs(value) / 100))]
     assert not scaler.apply(rows).any()
-    assert scaler.apply(rows + np.float32(2.0))[0, 0] == pytest.approx(2.0, abs=1.0)
+    assert scaler.apply(rows + 2 * scaler.std)[0, 0] == pytest.approx(2.0, rel=0.01)
 
 
 def test_rounding_noise_is_not_scaled_up() -> None:
     rows = np.float32(1e6) + np.array([[0.0], [0.0625]] * 20, np.float32)
-    assert Scaler.of(Moments.of(rows)).std.tolist() == [1.0]
+    assert np.abs(Scaler.of(Moments.of(rows)).apply(rows)).max() < 1e-4
 
 
 @given(ROWS, st.floats(0.01, 10))

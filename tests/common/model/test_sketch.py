@@ -51,10 +51,16 @@ def test_a_hundred_thousand_scores_fit_into_a_few_kilobytes() -> None:
     assert len(ScoreSketch.of(np.random.default_rng(0).lognormal(size=100_000)).pack()) < 20_000
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_score_that_is_not_finite_is_refused(value: float) -> None:
-    with pytest.raises(SketchError, match="not finite"):
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_an_infinite_score_is_refused(value: float) -> None:
+    with pytest.raises(SketchError, match="infinite"):
         ScoreSketch.of(np.array([1.0, value]))
+
+
+def test_an_event_without_a_score_is_left_out() -> None:
+    sketch = ScoreSketch.of(np.array([np.nan, 1.0, np.nan, 2.0]))
+    assert (sketch.count, sketch.quantile(1.0)) == (2, 2.0)
+    assert ScoreSketch.of(np.full(3, np.nan)).count == 0
 
 
 def test_an_empty_sketch_has_no_quantiles() -> None:
