@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from client.training.trainer_cache import TrainerCache
 
 from client.data.tables import DataError
 from client.data.training_buffer import TrainingBuffer
 from client.detection.scorer import Scorer
 from client.training.personalisation import personalise
+from client.training.worker import TrainerCache
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema, SchemaError
 from flockwatch.quality.stream import score_stream
