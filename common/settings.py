@@ -296,10 +296,19 @@ class LiveSettings(Section):
     """Addresses that notices are sent to, such as `file:PATH` or `https://HOST/PATH`."""
     status: Annotated[str, Field(pattern=ADDRESS)] | None = None
     """`HOST:PORT` of the endpoints /metrics and /healthz. None: there are none."""
-    release: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """An incident ends when scores stay below this share of the threshold."""
-    end_after: PositiveInt = 5
-    """Number of events in a row below `release` that end an incident."""
+    start_after: PositiveInt = 1
+    """Number of events in a row above the threshold that start an incident."""
+    release: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """An incident ends when scores stay at or below this share of the threshold."""
+    end_after: PositiveInt = 3
+    """Number of events in a row at or below `release` that end an incident."""
+    flap_after: PositiveInt = 3
+    """Incidents with the same leading feature within a day that are reported; the next one is `flapping`."""
+    adapt_after_s: Seconds | None = 86400.0
+    """Seconds, in the stream's time, after which a lasting incident is taken as the new normal state.
+
+    A quarter of it after the incident's start, a notice says that the state has changed. None: never.
+    """
     explain: PositiveInt = 5
     """Number of causes, the features with the largest shares of the error, that an alert names."""
     keep_rows: Annotated[int, Field(ge=100)] = 50_000

@@ -76,11 +76,13 @@ def _add_client(subparsers: Any) -> None:
         "flockwatch client --name edge-7 --server SERVER:8000 --ca ca.pem --key edge-7.key --source host:\n"
         "flockwatch client --data rows.parquet --server SERVER:8000      # only trains, on a file\n"
         "flockwatch client rollback --name edge-7                        # uses the previous model version\n"
-        "flockwatch client rollback --name edge-7 --to newest            # undoes that",
+        "flockwatch client rollback --name edge-7 --to newest            # undoes that\n"
+        "flockwatch client accept --name edge-7                          # takes an open incident as normal",
     )  # fmt: skip
     client.add_argument(
-        "action", nargs="?", choices=["rollback"],
-        help="rollback: use an earlier model version until `--to newest`; works while the client runs",
+        "action", nargs="?", choices=["rollback", "accept"],
+        help="rollback: use an earlier model version until `--to newest`; accept: take what the open "
+        "incidents found as normal from here on; both work while the client runs",
     )  # fmt: skip
     client.add_argument(
         "--to", metavar="VERSION", default=None,

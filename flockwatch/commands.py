@@ -32,6 +32,8 @@ def client(settings: Settings, options: argparse.Namespace) -> int:
 
     if options.action == "rollback":
         return _roll_back(settings, options.to)
+    if options.action == "accept":
+        return _accept(settings)
     if settings.live.source is None:
         launch.train(settings, _on_signal)
         return 0
@@ -82,6 +84,15 @@ def _roll_back(settings: Settings, to: str | None) -> int:
     if to is not None and not to.isdecimal():
         raise ConfigError(f"--to {to}: expected the number of a model version, or 'newest'")
     print(f"rolled back to {store.roll_back(None if to is None else int(to))}; undo it with --to newest")
+    return 0
+
+
+def _accept(settings: Settings) -> int:
+    from client.launch import client_name, state_folder
+    from client.service.adaptation import accept
+
+    name = settings.client.name if settings.client.state is not None else client_name(settings)
+    print(accept(state_folder(settings, name or "")))
     return 0
 
 

@@ -23,7 +23,7 @@ class ReleasedEvents:
     scores: NDArray[np.float32]
     versions: NDArray[np.int64]
     normal: Mask
-    """Whether no abnormal event is within the margin."""
+    """Whether the event is normal and no abnormal one is within the margin."""
     breaks: Mask
     """Whether the event does not directly follow the previous normal event."""
 
@@ -76,7 +76,9 @@ class QuarantineFilter:
 
 
 def far_from_incidents(flags: Flags, margin: int) -> Mask:
-    """Return for each event whether no abnormal event is within `margin` events of it; shape (n,).
+    """Return for each event whether it is normal, with no abnormal event within `margin` events; shape (n,).
+
+    An unreported event is left out alone: a cause that flaps would otherwise stop all learning.
 
     >>> far_from_incidents(np.array([0, 0, ABNORMAL, 0, 0, 0], np.uint8), 1).tolist()
     [True, False, False, False, True, True]
@@ -84,4 +86,4 @@ def far_from_incidents(flags: Flags, margin: int) -> Mask:
     abnormal = np.concatenate([[0], np.cumsum(flags == ABNORMAL)])
     numbers = np.arange(len(flags))
     low, high = np.maximum(numbers - margin, 0), np.minimum(numbers + margin + 1, len(flags))
-    return np.asarray(abnormal[high] == abnormal[low])
+    return np.asarray((abnormal[high] == abnormal[low]) & (flags == NORMAL))

@@ -13,8 +13,11 @@ MAX_BATCH_EVENTS = 256
 `RecentEvents.since` relies on it: at most this many rows in the ring are written and not counted yet.
 """
 
-NORMAL, ABNORMAL = 0, 1
-"""Values of an event's flag: ABNORMAL above the threshold or during an incident, else NORMAL."""
+NORMAL, ABNORMAL, UNREPORTED = 0, 1, 2
+"""Values of an event's flag: ABNORMAL above the threshold or during an incident, else NORMAL.
+
+UNREPORTED: the same as ABNORMAL, during an incident that is not reported because its cause flaps.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,7 @@ class EventSlice:
     versions: NDArray[np.int64]
     """The version that scored the event; 0 for none."""
     flags: NDArray[np.uint8]
-    """NORMAL or ABNORMAL."""
+    """NORMAL, ABNORMAL or UNREPORTED."""
 
 
 class RecentEvents:

@@ -62,22 +62,19 @@ class TrainingBuffer:
     def __init__(self, folder: Path, schema: Schema, capacity: int) -> None:
         self.problem: str | None = None
         """Why an existing file was replaced, if it was."""
-        path = folder / FILE
+        self._path = path = folder / FILE
         features = len(schema)
         size = _DATA_AT + capacity * (4 * features + 1)
-        header = _HEADER.pack(_MAGIC, features, capacity, schema.hash.encode())
+        self._header = header = _HEADER.pack(_MAGIC, features, capacity, schema.hash.encode())
         if path.exists() and (defect := _defect(path, header, size)):
             self.problem = f"{path}: {defect}; replaced by an empty buffer"
             log.warning("training buffer replaced file=%s reason=%s", path, defect)
             path.unlink()
         if not path.exists():
             _create(path, header, size)
-        with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), size)
-        self._capacity = capacity
-        self._rows, self._breaks = _arrays(self._map, features, capacity)
-        self._counts = _counts(self._map)
-        self._count = int(self._counts[0])
+        self._capacity, self._features, self._size = capacity, features, size
+        self._count = 0
+        self._open(path)
 
     def __len__(self) -> int:
         """Return the number of events that it holds."""
@@ -101,9 +98,32 @@ class TrainingBuffer:
         """Return copies of all events, oldest first."""
         return _ordered(self._rows, self._breaks, self._count, self._capacity)
 
+    def replace(self, events: BufferedRows) -> None:
+        """Hold these events, at most the capacity, in place of all others.
+
+        They go into a new file, so that a process that reads the old one sees no mixture.
+
+        Raises:
+            OSError: the file cannot be created at its full size; the old one is kept.
+        """
+        fresh = self._path.with_name(f"{FILE}.new")
+        _create(fresh, self._header, self._size)
+        self._map.flush()
+        self._open(fresh)
+        self.append(events.rows, events.breaks)
+        fresh.replace(self._path)
+
     def close(self) -> None:
         """Write everything to disk."""
         self._map.flush()
+
+    def _open(self, path: Path) -> None:
+        """Map a file in place of the one that is mapped."""
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), self._size)
+        self._rows, self._breaks = _arrays(self._map, self._features, self._capacity)
+        self._counts = _counts(self._map)
+        self._count = int(self._counts[0])
 
 
 def write_schema(folder: Path, schema: Schema) -> None:

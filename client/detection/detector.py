@@ -10,12 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from client.data.decoding import Decoder, InvalidEventError, NoEventError
-from client.data.recent_events import ABNORMAL, MAX_BATCH_EVENTS, NORMAL, RecentEvents
+from client.data.recent_events import ABNORMAL, MAX_BATCH_EVENTS, NORMAL, UNREPORTED, RecentEvents
+from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.incidents import Incidents
+from client.detection.recent_event import RecentEvent
 from client.detection.scorer import Scorer
 from common.model.manifest import Manifest
 from common.model.schema import Schema
-from common.protocol.alerts import Alert, Cause, Notice
+from common.protocol.alerts import Notice
 from common.settings import DataSettings, LiveSettings
 
 MAX_SINGLE_EVENTS = 4
@@ -45,14 +47,24 @@ class Outcome:
     """Lines that are not events."""
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class ActiveVersion:
     """The model version that scores events."""
 
     manifest: Manifest
     """Its features are in the order of the detector's schema."""
     scorer: Scorer
-    threshold: float
+    limit: AdaptiveThreshold
+    """Changed by `Detector.step` alone."""
+    adapted: tuple[str, ...] = ()
+    """Ids of the incidents that end because the version takes what they found as normal."""
+    text: str = ""
+    """What is taken as normal, for people."""
+
+    @property
+    def threshold(self) -> float:
+        """The score above which an event is an anomaly."""
+        return self.limit.value
 
 
 class Detector:
@@ -82,20 +94,43 @@ class Detector:
         """Set by any thread."""
         self._active: ActiveVersion | None = None
         """Set by `step` alone, between two events."""
+        self._quiet = 0
+        """Events outside incidents that the threshold has not fallen with yet."""
 
     @property
     def active(self) -> ActiveVersion | None:
         """The version that scores events, at the latest from the next event on."""
         return self._next
 
-    def activate(self, manifest: Manifest, threshold: float) -> None:
+    @property
+    def settled(self) -> bool:
+        """Whether the version that was activated last scores events already."""
+        return self._next is self._active
+
+    def activate(
+        self,
+        manifest: Manifest,
+        threshold: float | AdaptiveThreshold,
+        adapted: Sequence[str] = (),
+        text: str = "",
+    ) -> None:
         """Score with this version from the next event on. Any thread may call it.
 
         Args:
             manifest: The version, its features in the order of `schema`.
-            threshold: The score above which an event is an anomaly.
+            threshold: The score above which an event is an anomaly; a number is a fixed threshold.
+            adapted: Ids of open incidents that end because the version takes what they found as normal.
+            text: What it takes as normal, for people.
         """
-        self._next = ActiveVersion(manifest, Scorer(manifest), threshold)
+        if not isinstance(threshold, AdaptiveThreshold):
+            threshold = AdaptiveThreshold(threshold, fixed=True)
+        self._next = ActiveVersion(manifest, Scorer(manifest), threshold, tuple(adapted), text)
+
+    def end(self) -> list[Notice]:
+        """End the open incidents, when the stream has ended; return their notices."""
+        version = self._next
+        adapted = [] if version is None or version is self._active else self._adapted(version)
+        return adapted + self.incidents.end()
 
     def step(self, lines: Sequence[bytes], now: float) -> Outcome:
         """Score lines in order.
@@ -106,7 +141,7 @@ class Detector:
         """
         outcome = Outcome()
         if self._next is not self._active and self._next is not None:
-            self._swap(self._next)
+            outcome.notices += self._swap(self._next)
         with np.errstate(over="ignore", invalid="ignore"):
             if len(lines) <= MAX_SINGLE_EVENTS:
                 for line in lines:
@@ -116,11 +151,18 @@ class Detector:
             else:
                 for start in range(0, len(lines), MAX_BATCH_EVENTS):
                     self._score_batch(lines[start : start + MAX_BATCH_EVENTS], now, outcome)
+        if self._quiet and self._active is not None:
+            self._active.limit.quiet(self._quiet)
+            self._quiet = 0
         return outcome
 
-    def _swap(self, version: ActiveVersion) -> None:
+    def _swap(self, version: ActiveVersion) -> list[Notice]:
         version.scorer.follow(self.recent.last(version.scorer.window - 1))
-        self._active = version
+        self._active, self._quiet = version, 0
+        return self._adapted(version)
+
+    def _adapted(self, version: ActiveVersion) -> list[Notice]:
+        return self.incidents.adapt(version.adapted, version.text) if version.adapted else []
 
     def _decode(self, line: bytes, number: int, outcome: Outcome) -> float | None:
         """Write the event `number` into the ring.
@@ -170,13 +212,12 @@ class Detector:
         version, flag, anomaly = 0, NORMAL, False
         if active is not None:
             version = active.scorer.version
-            threshold = active.threshold
-            anomaly = score > threshold
+            anomaly = score > active.limit.value
             if anomaly or self.incidents.open:
-                flag = ABNORMAL
-                notice = self._add_to_incident(active, slot, time, score, threshold)
-                if notice is not None:
-                    outcome.notices.append(notice)
+                flag = self._add_to_incidents(active, slot, time, score, outcome)
+            elif score == score:
+                self._quiet += 1
+                self.incidents.skip()
         recent.scores[slot] = score
         recent.times[slot] = time
         recent.versions[slot] = version
@@ -184,26 +225,20 @@ class Detector:
         recent.count += 1
         outcome.verdicts.append(Verdict(time, score, anomaly, version))
 
-    def _add_to_incident(
-        self, active: ActiveVersion, slot: int, time: float, score: float, threshold: float
-    ) -> Notice | None:
-        incidents = self.incidents
-        if not score > threshold:
-            return incidents.add_below(score, threshold)
-        self.alerts += 1
-        if incidents.is_peak(score):
-            return incidents.add_peak(score, self._alert(active, slot, time, score, threshold))
-        incidents.add(time)  # without an alert: an explanation takes longer than a score
-        return None
-
-    def _alert(self, active: ActiveVersion, slot: int, time: float, score: float, threshold: float) -> Alert:
-        recent, scorer = self.recent, active.scorer
-        window = np.arange(slot - scorer.window + 1, slot + 1) % recent.size
-        why = scorer.explain(recent.rows[window])
-        largest = np.argsort(why.share, kind="stable")[::-1][: self._max_causes]
-        causes = tuple(
-            Cause(self.schema.features[i], *map(float, (why.share[i], why.value[i], why.expected[i])))
-            for i in largest
-            if why.value[i] == why.value[i]  # a feature that is missing explains nothing
-        )
-        return Alert(time, score, threshold, scorer.version, causes)
+    def _add_to_incidents(
+        self, active: ActiveVersion, slot: int, time: float, score: float, outcome: Outcome
+    ) -> int:
+        """Add an event to the incidents, let the threshold rise with those that start; return its flag."""
+        incidents, threshold = self.incidents, active.limit.value
+        if score > threshold:
+            self.alerts += 1
+        before, reported = incidents.open, incidents.started
+        event = RecentEvent(
+            self.schema.features, self.recent, active.scorer, slot, self.recent.count, time, score, threshold,
+            self._max_causes,
+        )  # fmt: skip
+        outcome.notices += incidents.add(event)
+        for _ in range(incidents.started - reported):
+            active.limit.incident_started()
+        concerned = (*before, *incidents.open)
+        return UNREPORTED if concerned and not any(i.reported for i in concerned) else ABNORMAL

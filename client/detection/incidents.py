@@ -1,86 +1,275 @@
-"""Groups events above the threshold into incidents: one notice when an incident starts, one when it ends."""
+"""Groups events above the threshold into incidents, one per cause, and says what people are told of them."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
+from client.detection.flapping import Flapping
 from common.protocol.alerts import Alert, Notice, NoticeKind
 from common.settings import LiveSettings
 
+SECOND_MARGIN = 1.5
+"""Multiple of the threshold above which a masked window is another incident: its score varies more."""
+MAX_OPEN = 3
+"""Incidents that are open at once; further causes are part of those."""
+REGIME_SHARE = 0.25
+"""Share of `live.adapt_after_s` after which a lasting incident counts as a changed regime."""
+MIN_LASTING_EVENTS = 10
+"""Events that a lasting incident has at least: two alerts around a gap in the stream are none."""
+
+
+class Explained(NamedTuple):
+    """An alert, and the features that explain most of its error, by position, the most important first."""
+
+    alert: Alert
+    features: tuple[int, ...]
+
+
+class ScoredEvent(Protocol):
+    """An event with its window, for questions that take longer than a score."""
+
+    @property
+    def number(self) -> int:
+        """Number of the event in the stream."""
+        ...
+
+    @property
+    def time(self) -> float:
+        """Seconds since 1970."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Its score, with no feature masked."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """The threshold for it."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """Number of events in a window: an event is part of the scores of as many."""
+        ...
+
+    def score_without(self, features: Collection[int]) -> float:
+        """Return the score of the window with these features masked; NaN if nothing is left."""
+        ...
+
+    def share(self, features: Collection[int], masked: Collection[int]) -> float:
+        """Return the share of some features of the error, 0 to 1, with other features masked."""
+        ...
+
+    def explain_without(self, features: Collection[int]) -> Explained:
+        """Return the alert and its explanation with these features masked."""
+        ...
+
+
+@dataclass
+class Incident:
+    """An open incident."""
+
+    id: str
+    feature: str
+    """The leading feature: the one with the largest share of the error when it started."""
+    features: tuple[int, ...]
+    """The features that explain it, by position. They are masked to look for other causes."""
+    first: int
+    """Number of its first event in the stream."""
+    start: float
+    """Time of its first event, as are the others in seconds since 1970."""
+    last: float
+    peak: Alert
+    peak_score: float
+    reported: bool
+    """Whether its start was reported; it is not while its leading feature is flapping."""
+    events: int
+    """Events above the threshold."""
+    below: int = field(default=0, repr=False)
+    regime_reported: bool = False
+
 
 class Incidents:
-    """Tracks the open incident, if there is one.
+    """Tracks the open incidents of a stream.
 
-    An incident starts with an event above the threshold. It ends after `settings.end_after` events in a row
-    whose scores are below `settings.release` times the threshold.
+    An incident starts with `settings.start_after` events in a row above the threshold, and ends after
+    `settings.end_after` events in a row at or below `settings.release` times the threshold. While one is
+    open, the features that explain it are masked in the windows, and what is left is scored: above the
+    threshold, it is an incident with another cause. Within a window's length of an incident's start, other
+    features become part of it, because one fault reaches the features one after the other.
 
     Args:
         client: The client's name in notices.
-        settings: Has `release` and `end_after`.
+        settings: When incidents start, end, flap and last.
     """
 
     def __init__(self, client: str, settings: LiveSettings) -> None:
-        self._client = client
-        self._release, self._end_after = settings.release, settings.end_after
-        self.open = False
-        """Whether an incident is open."""
+        self._client, self._settings = client, settings
+        self.open: tuple[Incident, ...] = ()
+        """Open incidents, oldest first; replaced, never changed, so that any thread may iterate over it."""
         self.started = 0
-        """Number of incidents so far."""
-        self._id = ""
-        self._peak: Alert | None = None
-        """The alert with the highest score of the open incident; None when none is open."""
-        self._peak_score = 0.0
-        self._start = self._last = 0.0
-        """Times of the first and the last event above the threshold."""
-        self._events = self._below = 0
+        """Number of incidents whose start was reported."""
+        self.flapping = Flapping(settings.flap_after)
+        self._above = 0
+        """Events in a row above the threshold that belong to no incident."""
 
-    def is_peak(self, score: float) -> bool:
-        """Return whether an event above the threshold starts an incident or has its highest score so far."""
-        return self._peak is None or score > self._peak_score
+    def add(self, event: ScoredEvent) -> list[Notice]:
+        """Add an event that is above the threshold, or that comes while an incident is open.
 
-    def add_peak(self, score: float, alert: Alert) -> Notice | None:
-        """Add an event above the threshold for which `is_peak` is true.
+        A score of NaN, which is no verdict, changes nothing.
+        """
+        if event.score != event.score:
+            return []
+        notices: list[Notice] = []
+        for incident in self.open:
+            self._continue(incident, event)
+        for incident in self.open:
+            if incident.below >= self._settings.end_after:
+                notices += self._close(incident, "incident_ended", None)
+        notices += self._start(event)
+        return notices + self._changed_regimes()
+
+    def skip(self) -> None:
+        """Record an event at or below the threshold while no incident is open."""
+        self._above = 0
+
+    def adapt(self, ids: Collection[str], text: str) -> list[Notice]:
+        """End incidents because the detector has adapted to what they found; return their notices.
 
         Args:
-            score: The event's score.
-            alert: Its alert.
-
-        Returns:
-            A notice if an incident starts with it.
+            ids: Ids of incidents; those that have ended meanwhile are skipped.
+            text: What the detector has changed, for people.
         """
-        self._peak, self._peak_score = alert, score
-        if self.open:
-            self.add(alert.time)
-            return None
-        self.open = True
-        self._id = _incident_id(self._client, alert)
-        self._start = self._last = alert.time
-        self._events, self._below = 1, 0
-        self.started += 1
-        return self._notice("incident_started", None, alert)
+        chosen = [incident for incident in self.open if incident.id in ids]
+        return [notice for incident in chosen for notice in self._close(incident, "adapted", text)]
 
-    def add(self, time: float) -> None:
-        """Add an event above the threshold that is not a peak, with its time in seconds since 1970."""
-        self._last, self._below = time, 0
-        self._events += 1
+    def end(self) -> list[Notice]:
+        """End all incidents; return their notices."""
+        return [notice for incident in self.open for notice in self._close(incident, "incident_ended", None)]
 
-    def add_below(self, score: float, threshold: float) -> Notice | None:
-        """Add an event that is not above the threshold; return a notice if the incident ends with it."""
-        if self._peak is None:
-            return None
-        self._below = self._below + 1 if score < threshold * self._release else 0
-        return self.end() if self._below >= self._end_after else None
+    def _continue(self, incident: Incident, event: ScoredEvent) -> None:
+        """Add an event to an incident, with the part of the score that the others do not explain.
 
-    def end(self) -> Notice | None:
-        """End the open incident; return its notice, or None when no incident is open."""
-        if self._peak is None:
-            return None
-        notice = self._notice("incident_ended", self._last, self._peak)
-        self.open, self._peak = False, None
-        return notice
+        The features of older incidents are masked, as they were when the incident started. The features of
+        newer ones are not: with many inputs masked the model says little about the rest. Instead their share
+        of the error is left out.
+        """
+        at = self.open.index(incident)
+        older, newer = _features(self.open[:at]), _features(self.open[at + 1 :])
+        score, release = event.score, event.threshold * self._settings.release
+        if score > release and (older or newer):
+            score = event.score_without(older) * (1 - event.share(newer, older))
+        if not score > event.threshold:
+            incident.below = incident.below + 1 if score <= release else 0
+            return
+        incident.below, incident.last = 0, event.time
+        incident.events += 1
+        if score > incident.peak_score:
+            incident.peak, incident.peak_score = event.explain_without(older | newer).alert, score
 
-    def _notice(self, kind: NoticeKind, ended: float | None, alert: Alert) -> Notice:
-        return Notice(kind, self._id, self._client, self._start, ended, self._events, alert)
+    def _start(self, event: ScoredEvent) -> list[Notice]:
+        """Start an incident if what no open incident explains is above the threshold."""
+        known = _features(self.open)
+        limit = event.threshold * (SECOND_MARGIN if known else 1.0)
+        newest = self.open[-1] if self.open else None
+        if newest is not None and event.number - newest.first == event.window:
+            self._settle(newest, event, limit)
+        if not event.score > limit or (known and not event.score_without(known) > limit):
+            self._above = 0
+            return []
+        if newest is not None and event.number - newest.first < event.window:
+            found = event.explain_without(known).features
+            newest.features = (*newest.features, *(i for i in found if i not in newest.features))
+            return []
+        self._above += 1
+        if self._above < self._settings.start_after or len(self.open) >= MAX_OPEN:
+            return []
+        alert, features = event.explain_without(known)
+        return self._begin(event, alert, features) if features else []
+
+    def _settle(self, incident: Incident, event: ScoredEvent, limit: float) -> None:
+        """Reduce an incident to the features that explain it once it fills a window, if they are enough.
+
+        While it spreads over the window, errors spread over other features too, which became part of it.
+        """
+        older = _features(self.open[:-1])
+        if not event.score > limit:
+            return
+        features = event.explain_without(older).features
+        if not event.score_without(older.union(features)) > limit:
+            incident.features = features
+
+    def _begin(self, event: ScoredEvent, alert: Alert, features: tuple[int, ...]) -> list[Notice]:
+        leading = alert.causes[0].feature
+        state = self.flapping.add(leading, event.time)
+        incident = Incident(
+            id=_incident_id(self._client, alert), feature=leading, features=features, first=event.number,
+            start=event.time, last=event.time, peak=alert, peak_score=alert.score or 0.0,
+            reported=state == "steady", events=self._above,
+        )  # fmt: skip
+        self._above = 0
+        self.open = (*self.open, incident)
+        if state == "steady":
+            self.started += 1
+            return [self._notice("incident_started", incident)]
+        if state == "starts":
+            count = self.flapping.after + 1
+            text = (
+                f"{leading} flaps: incident {count} within a day; the next ones that it leads are "
+                "not reported until a day has passed without one"
+            )
+            return [self._notice("flapping", incident, text)]
+        return []
+
+    def _close(self, incident: Incident, kind: NoticeKind, text: str | None) -> list[Notice]:
+        self.open = tuple(other for other in self.open if other is not incident)
+        if not incident.reported:
+            self.flapping.extend(incident.feature, incident.last)
+        if not incident.reported and not incident.regime_reported and kind == "incident_ended":
+            return []
+        return [self._notice(kind, incident, text, ended=incident.last)]
+
+    def lasting(self, share: float = 1.0) -> tuple[Incident, ...]:
+        """Return the open incidents that have lasted for a share of `live.adapt_after_s`."""
+        after = self._settings.adapt_after_s
+        if after is None:
+            return ()
+        return tuple(
+            incident
+            for incident in self.open
+            if incident.last - incident.start >= share * after and incident.events >= MIN_LASTING_EVENTS
+        )
+
+    def _changed_regimes(self) -> list[Notice]:
+        """Return a notice for each incident that has lasted long enough to count as a changed regime."""
+        notices = []
+        for incident in self.lasting(REGIME_SHARE) if self.open else ():
+            if incident.regime_reported:
+                continue
+            incident.regime_reported = True
+            hours, limit = (incident.last - incident.start) / 3600, (self._settings.adapt_after_s or 0) / 3600
+            text = (
+                f"{incident.feature} has been unusual for {hours:.3g} h: this looks like a new normal state. "
+                f"After {limit:.3g} h it counts as one, or at once with 'flockwatch client accept'"
+            )
+            notices.append(self._notice("regime_changed", incident, text))
+        return notices
+
+    def _notice(
+        self, kind: NoticeKind, incident: Incident, text: str | None = None, ended: float | None = None
+    ) -> Notice:
+        return Notice(
+            kind, incident.id, self._client, incident.start, ended, incident.events, incident.peak, text
+        )  # fmt: skip
+
+
+def _features(incidents: Iterable[Incident]) -> frozenset[int]:
+    """Return the features that explain these incidents, by position."""
+    return frozenset(i for incident in incidents for i in incident.features)
 
 
 def _incident_id(client: str, alert: Alert) -> str:

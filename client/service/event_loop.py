@@ -126,9 +126,9 @@ class EventLoop:
             self._notifier.post(notice)
 
     def finish(self, detector: Detector, watch: StreamWatch) -> None:
-        """End the open incident, and record the position reached."""
+        """End the open incidents, and record the position reached."""
         self.look(detector, watch)
-        if (notice := detector.incidents.end()) is not None:
+        for notice in detector.end():
             self._notifier.post(notice)
         self._checkpoint.reached(self._source.position())
 

@@ -37,6 +37,7 @@ class Identity:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._file.close()
             raise IdentityError(
                 f"{folder}: in use by another running client; give each its own state folder"
             ) from error

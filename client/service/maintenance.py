@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from client.data.quarantine import QuarantineFilter, ReleasedEvents
-from client.data.training_buffer import BufferedRows, TrainingBuffer, write_schema
+from client.data.quarantine import QuarantineFilter
 from client.detection.detector import Detector
+from client.service.adaptation import Adaptation
 from client.service.checkpoint import SAVE_EVERY_S, Checkpoint
+from client.service.learned_rows import LearnedRows
 from client.service.learning_progress import LearningProgress
 from client.service.problems import Problems
 from client.service.threshold_tuning import ThresholdTuning
@@ -27,7 +28,7 @@ TICK_S = 0.25
 
 
 class DetectorMaintenance:
-    """Ticks the training buffer, the version swap, the threshold tuning and the checkpoint of a detector.
+    """Ticks the learning, adaptation, version swap, threshold tuning and checkpoint of a detector.
 
     Args:
         detector: The detector to maintain.
@@ -50,28 +51,27 @@ class DetectorMaintenance:
         trial: Callable[[TrialRequest], Trial] = TrialProcess,
     ) -> None:
         self._detector, self._folder, self._fixed = detector, folder, fixed
-        self._keep_rows = settings.live.keep_rows
-        self._checkpoint = checkpoint
-        self._buffer: TrainingBuffer | None = None
+        self._checkpoint, self._store = checkpoint, store
         self._quarantine = QuarantineFilter(detector.recent, settings.live.quarantine)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
         self.progress = LearningProgress(folder, settings, len(detector.schema)) if fixed is None else None
         """How far the client has come towards training; None for one that never trains."""
         self.problems = Problems()
+        self.learned = LearnedRows(folder, detector.schema, settings.live.keep_rows, self.problems)
         self.tuning = ThresholdTuning(detector, settings, store, self.problems)
         self.versions = VersionSwap(detector, self.tuning, store, folder, self.problems, trial)
-
-    @property
-    def buffered(self) -> int:
-        """Number of normal events in the training buffer."""
-        return len(self._buffer) if self._buffer is not None else 0
+        self.adaptation = Adaptation(
+            detector, self.tuning, self.learned, store, folder, fixed.hash if fixed is not None else ""
+        )
 
     def start(self) -> None:
         """Activate the version on disk, then start the thread."""
-        with self.problems.watch("buffer"):
-            self._open_buffer()
-        self.versions.start(self._fixed, self._rows())
+        self.learned.open()
+        fixed = self._fixed
+        if fixed is not None and self.adaptation.regime.moves:
+            fixed = self._store.current() or fixed  # as it was re-made before a restart
+        self.versions.start(fixed, self.learned.contents())
         self._thread.start()
 
     def stop(self) -> None:
@@ -81,8 +81,7 @@ class DetectorMaintenance:
             self._thread.join()
         self.tick(save=True)
         self.versions.cancel()
-        if self._buffer is not None:
-            self._buffer.close()
+        self.learned.close()
 
     def tick(self, save: bool) -> None:
         """Do everything once, as the thread does every `TICK_S`.
@@ -90,17 +89,17 @@ class DetectorMaintenance:
         Args:
             save: Whether to save the checkpoint.
         """
-        with self.problems.watch("buffer"):
-            if self._buffer is None:
-                self._open_buffer()
+        self.learned.open()
         if (events := self._quarantine.release()) is not None:
             self.tuning.learn(events)
-            self._add(events)
+            self.learned.add(events, self.tuning.scores)
+        with self.problems.watch("regime"):
+            if self.adaptation.advance():
+                self.versions.cancel()
         if self.progress is not None:
-            self.progress.update(self.buffered, self._detector.recent.count, time.monotonic())
+            self.progress.update(len(self.learned), self._detector.recent.count, time.monotonic())
         if self._fixed is None:
-            with self.problems.watch("store"):
-                self.versions.advance()
+            self._advance_versions()
         self.tuning.update()
         if save and self._checkpoint is not None:
             with self.problems.watch("state"):
@@ -117,18 +116,9 @@ class DetectorMaintenance:
                 log.exception("maintenance failed")
                 self.problems.set("maintenance", "maintenance failed; see the log")
 
-    def _open_buffer(self) -> None:
-        schema = self._detector.schema
-        self._buffer = TrainingBuffer(self._folder, schema, self._keep_rows)
-        write_schema(self._folder, schema)
-        if self._buffer.problem is not None:
-            self.problems.set("buffer.ring", self._buffer.problem)
-
-    def _rows(self) -> BufferedRows:
-        if self._buffer is not None:
-            return self._buffer.contents()
-        return BufferedRows.empty(len(self._detector.schema))
-
-    def _add(self, events: ReleasedEvents) -> None:
-        if self._buffer is not None and events.normal.any():
-            self._buffer.append(events.rows[events.normal], events.breaks[events.normal])
+    def _advance_versions(self) -> None:
+        without = self._detector.active is None
+        with self.problems.watch("store"):
+            self.versions.advance()
+        if without and self._detector.active is not None:
+            self.learned.clean(self._detector.active.manifest)

@@ -144,13 +144,16 @@ class DetectorProcess:
             refused=dict(detector.refused) if detector else {},
             alerts=detector.alerts if detector else 0,
             incidents=detector.incidents.started if detector else 0,
-            incident_open=detector is not None and detector.incidents.open,
+            open_incidents=tuple(i.feature for i in detector.incidents.open) if detector else (),
+            flapping=_flapping(detector),
+            evidence=maintenance.tuning.evidence if maintenance and active else None,
+            moved=tuple(sorted(maintenance.adaptation.regime.moves)) if maintenance else (),
             drifted=maintenance is not None and maintenance.tuning.drifted,
             swaps=maintenance.versions.swaps if maintenance else 0,
             refusals=maintenance.versions.refusals if maintenance else 0,
             trainer_restarts=supervisor.restarts if supervisor else 0,
             trainer_memory_bytes=supervisor.memory_bytes if supervisor else 0,
-            buffered=maintenance.buffered if maintenance else 0,
+            buffered=len(maintenance.learned) if maintenance else 0,
             learning=maintenance.progress.learning if maintenance and maintenance.progress else None,
             silent_s=time.monotonic() - loop.last_turn if loop else 0.0,
             queues=self._notifier.queues() if self._notifier else (),
@@ -247,3 +250,10 @@ class DetectorProcess:
             log.warning("version not used reason=%s", error)
             return None
         return offered.schema if offered is not None else None
+
+
+def _flapping(detector: Detector | None) -> tuple[str, ...]:
+    if detector is None or not detector.recent.count:
+        return ()
+    newest = detector.recent.times[(detector.recent.count - 1) % detector.recent.size]
+    return tuple(detector.incidents.flapping.features(float(newest)))

@@ -16,6 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from client.service.evidence import Evidence
 from client.service.http_server import HttpServer
 from client.service.latency import LatencyHistogram
 from common.learning import Learning
@@ -67,7 +68,14 @@ class Status:
     """Lines that are not events, by reason."""
     alerts: int
     incidents: int
-    incident_open: bool
+    open_incidents: tuple[str, ...]
+    """Leading feature of each open incident, the oldest first."""
+    flapping: tuple[str, ...]
+    """Features whose incidents come again and again, and are not reported."""
+    evidence: Evidence | None
+    """How far the scores of this client reach; None without a version."""
+    moved: tuple[str, ...]
+    """Features whose level has changed for good, as far as the detector has adapted to it."""
     drifted: bool
     swaps: int
     refusals: int
@@ -82,6 +90,11 @@ class Status:
     problems: tuple[str, ...] = ()
     stream: StreamStatus = field(default_factory=StreamStatus)
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+
+    @property
+    def incident_open(self) -> bool:
+        """Whether an incident is open."""
+        return bool(self.open_incidents)
 
 
 def health(status: Status) -> tuple[HTTPStatus, bytes]:
@@ -110,6 +123,11 @@ def health(status: Status) -> tuple[HTTPStatus, bytes]:
         "alerts": status.alerts,
         "incidents": status.incidents,
         "incident_open": status.incident_open,
+        "open_incidents": list(status.open_incidents),
+        "flapping": list(status.flapping),
+        "evidence": str(status.evidence) if status.evidence is not None else None,
+        "provisional": status.evidence is not None and not status.evidence.sufficient,
+        "adapted": list(status.moved),
         "drifted": status.drifted,
         "latency_us": {"p50": p50 and p50 * 1e6, "p99": p99 and p99 * 1e6},
     }
@@ -131,6 +149,7 @@ def _learning(learning: Learning | None) -> dict[str, object] | None:
 
 def metrics(status: Status) -> Iterable[Metric]:
     """Yield the status as Prometheus metrics."""
+    evidence = status.evidence
     counters = {
         "events": ("Events received, whether or not a model version scored them", status.events),
         "alerts": ("Events with a score above the threshold", status.alerts),
@@ -147,6 +166,16 @@ def metrics(status: Status) -> Iterable[Metric]:
         "version": ("Active model version", status.version),
         "version_pinned": ("1 while an operator has pinned the model version, else 0", float(status.pinned)),
         "incident_open": ("1 while an incident is open, else 0", float(status.incident_open)),
+        "features_flapping": (
+            "Features whose incidents are not reported, for they flap",
+            len(status.flapping),
+        ),
+        "features_adapted": ("Features to whose lasting change the detector has adapted", len(status.moved)),
+        "evidence_seconds": (
+            "Time of the normal events behind the threshold",
+            evidence.has_s if evidence else None,
+        ),
+        "evidence_needed_seconds": ("Time that the budget needs", evidence.wanted_s if evidence else None),
         "drifted": ("1 while the scores differ from those at calibration, else 0", float(status.drifted)),
         "problems": ("Current problems; /healthz lists them", len(status.problems)),
         "trainer_memory_bytes": ("Resident memory of the trainer process", status.trainer_memory_bytes),

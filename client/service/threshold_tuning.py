@@ -1,20 +1,24 @@
-"""Adapts the threshold to the scores of this client's stream, and detects drift of the stream."""
+"""Keeps the threshold within the evidence of this client's stream, and detects drift of the stream."""
 
 from __future__ import annotations
 
 import logging
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.data.quarantine import ReleasedEvents
+from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.detector import Detector
+from client.service.evidence import Evidence
 from client.service.problems import Problems
-from client.versions.drift import Drift
+from client.versions.drift import Drift, calibration
 from client.versions.trial import ThresholdRule, TrialResult
 from client.versions.version_store import VersionStore
 from common.budget import Budget
 from common.model.manifest import Manifest
-from common.model.threshold import ClientScores
+from common.model.sketch import ScoreSketch
+from common.model.threshold import robust_limit
 from common.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,13 +29,17 @@ MIN_INTERVALS = 8
 """Number of intervals that a measurement needs."""
 MAX_INTERVALS = 1023
 """Number of intervals, the newest, that a measurement uses."""
+LEVEL = 0.75
+"""Quantile of the scores whose ratio says how much the scores of two regimes differ."""
 
 
 class ThresholdTuning:
-    """Collects scores of normal events under the active version, and sets its threshold from them.
+    """Collects scores of normal events under the active version; they bound its threshold.
+
+    The threshold itself rises and falls with the incidents (`AdaptiveThreshold`), in the detector.
 
     Args:
-        detector: Its active version gets the threshold.
+        detector: Its active version gets the bounds and the budget's rate.
         settings: Sections `threshold` and `live`.
         store: Records drift for the trainer.
         problems: Gets a problem when drift cannot be recorded.
@@ -42,20 +50,28 @@ class ThresholdTuning:
     ) -> None:
         self._detector, self._store, self._problems = detector, store, problems
         self._fixed, self._interval_s = settings.threshold.value, settings.threshold.interval_s
+        self._budget_text = settings.threshold.budget
         self._budget = Budget.parse(settings.threshold.budget)
         self._drift_p = settings.live.drift_p
         self._drift = Drift(self._drift_p)
-        self._evidence = ClientScores()
-        self._incidents_before = 0
-        """Incidents that had started when the active version was taken."""
+        self.scores = ScoreSketch()
+        """Scores of normal events of this client under the active version."""
 
     @property
     def drifted(self) -> bool:
         """Whether the recent scores differ from those at calibration."""
         return self._drift.drifted
 
-    def restart(self, manifest: Manifest, trial: TrialResult) -> float:
-        """Start anew for a version that is about to become active; return its first threshold.
+    @property
+    def evidence(self) -> Evidence:
+        """How far the scores reach, in time, compared with the budget."""
+        return Evidence(self._budget_text, self.scores.count, self.interval_s())
+
+    def restart(self, manifest: Manifest, trial: TrialResult) -> AdaptiveThreshold:
+        """Start anew for a version that is about to become active; return its threshold.
+
+        The threshold of the version before goes on, times `trial.scale`, within the bounds of the scores of
+        the new one. Without a version before, or without a scale, it is the first threshold of a version.
 
         Args:
             manifest: The version.
@@ -64,12 +80,45 @@ class ThresholdTuning:
         Raises:
             SketchError: neither the version nor the trial has a score.
         """
-        evidence = ClientScores(trial.scores)
-        threshold = self.rule().threshold(manifest.scores, evidence)
-        self._evidence, self._incidents_before = evidence, self._detector.incidents.started
-        self._drift = Drift(self._drift_p, trial.calibration)
-        self._record_drift()
-        return threshold
+        rule, active = self.rule(), self._detector.active
+        start, lowest, highest = rule.start(manifest.scores, trial.scores)
+        self._restart(trial.scores, Drift(self._drift_p, trial.calibration))
+        if self._fixed is not None:
+            return AdaptiveThreshold(self._fixed, fixed=True)
+        if active is None or trial.scale is None:
+            return AdaptiveThreshold(start, (lowest, highest), rule.rate)
+        return active.limit.scaled(trial.scale, (lowest, highest))
+
+    def rebase(self, scores: NDArray[np.float32]) -> AdaptiveThreshold:
+        """Start anew for the active version, re-made for a changed machine; return its threshold.
+
+        The threshold is multiplied by the ratio of the scores since the change to those before. Scores
+        beyond the robust limit, which may be of faults within the change, are no evidence.
+
+        Args:
+            scores: The re-made version's scores of the rows since the change, shape (n,), all finite.
+
+        Raises:
+            ValueError: there is no active version.
+        """
+        active = self._detector.active
+        if active is None:
+            raise ValueError("there is no version to re-make")
+        before, after = self.scores, ScoreSketch.of(scores)
+        if not after.count:
+            return active.limit
+        usual = scores[scores <= robust_limit(after)]
+        after = ScoreSketch.of(usual)
+        factor = 1.0
+        if before.count and min(before.quantile(LEVEL), after.quantile(LEVEL)) > 0:
+            factor = after.quantile(LEVEL) / before.quantile(LEVEL)
+        self._restart(after, Drift(self._drift_p, calibration(usual)))
+        if self._fixed is not None:
+            return active.limit
+        start, lowest, highest = self.rule().start(active.manifest.scores, after)
+        if not before.count:
+            return AdaptiveThreshold(start, (lowest, highest), self.rule().rate)
+        return active.limit.scaled(factor, (lowest, highest))
 
     def learn(self, events: ReleasedEvents) -> None:
         """Add the scores of events that have left quarantine, as far as the active version gave them."""
@@ -77,8 +126,7 @@ class ThresholdTuning:
         if active is None:
             return
         usable = np.isfinite(events.scores) & (events.versions == active.manifest.version)
-        self._evidence.normal.add(events.scores[usable & events.normal])
-        self._evidence.alerts = self._detector.incidents.started - self._incidents_before
+        self.scores.add(events.scores[usable & events.normal])
         before = self.drifted
         self._drift.add(events.scores[usable])
         if self.drifted != before:
@@ -86,10 +134,12 @@ class ThresholdTuning:
             self._record_drift()
 
     def update(self) -> None:
-        """Set the threshold of the active version, except during an incident."""
+        """Give the threshold of the active version the bounds of the scores so far, and the budget's rate."""
         active = self._detector.active
-        if active is not None and not self._detector.incidents.open:
-            active.threshold = self.rule().threshold(active.manifest.scores, self._evidence)
+        if active is not None and self._fixed is None and self.scores.count:
+            rule = self.rule()
+            _, *bounds = rule.start(active.manifest.scores, self.scores)
+            active.limit.bounds, active.limit.rate = (bounds[0], bounds[1]), rule.rate
 
     def rule(self) -> ThresholdRule:
         """Return the rule by which thresholds are set now."""
@@ -106,6 +156,10 @@ class ThresholdTuning:
         median = float(np.median(steps))
         typical = median if median > 0 else float(steps.mean())  # events that come in bursts have median 0
         return typical if typical > 0 else DEFAULT_INTERVAL_S
+
+    def _restart(self, scores: ScoreSketch, drift: Drift) -> None:
+        self.scores, self._drift = scores, drift
+        self._record_drift()
 
     def _record_drift(self) -> None:
         with self._problems.watch("state"):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.partition import Partition
+from client.data.regime import Regime
 from client.data.tables import DataError
 from client.data.training_buffer import BufferedRows, read
 from common.model.manifest import Manifest
@@ -58,6 +59,7 @@ class ClientRows:
         self.name = partition.name
         self._folder = folder
         self._schema, self._columns = partition.schema, list(range(len(partition.schema)))
+        self._regime = self._current_regime()
         self.count = 0
         """Number of rows when they were last measured."""
         self.moments: Moments | None = None
@@ -78,6 +80,7 @@ class ClientRows:
             SchemaError: the features of the version are not those of this client.
             DataError: there are too few rows for one window on each side.
         """
+        self._follow_regime()
         normal = self._normal()
         rows = self.scaler(manifest).apply(normal.rows[:, self._order(manifest.schema)])
         held_out = round(len(rows) * manifest.settings.training.holdout)
@@ -116,8 +119,20 @@ class ClientRows:
             self._columns, self._schema = self.partition.aligned_order(schema), schema
         return self._columns
 
+    def _current_regime(self) -> Regime:
+        return Regime.load(self._folder) if self._folder is not None else Regime()
+
+    def _follow_regime(self) -> None:
+        """Use the level of the rows that the detector has adapted to since the last time."""
+        regime = self._current_regime()
+        if regime != self._regime:
+            self._regime = regime
+            self.measure()
+
     def _normal(self) -> BufferedRows:
-        rows, breaks = self.partition.rows, self.partition.breaks
+        """Return the rows of the file, moved to the machine's present level, and the buffered ones."""
+        rows = self._regime.apply(self.partition.rows, self.partition.schema.features)
+        breaks = self.partition.breaks
         buffered = read(self._folder, self.partition.schema) if self._folder is not None else None
         if buffered is None:
             return BufferedRows(rows, breaks)

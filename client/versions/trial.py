@@ -14,7 +14,7 @@ from common.model.moments import Scaler
 from common.model.residuals import Residuals
 from common.model.scoring import version_scores, window_starts
 from common.model.sketch import ScoreSketch, SketchError
-from common.model.threshold import ClientScores, blended_threshold
+from common.model.threshold import robust_limit, starting_threshold
 
 MAX_COMPARED_EVENTS = 4096
 """Newest normal events on which the two versions are compared."""
@@ -38,13 +38,19 @@ class ThresholdRule:
     rate: float
     """Share of normal events that may be alerts."""
 
-    def threshold(self, fleet: ScoreSketch, own: ClientScores) -> float:
-        """Return the threshold for a version, from its scores in the fleet and on this client.
+    def start(self, fleet: ScoreSketch, own: ScoreSketch) -> tuple[float, float, float]:
+        """Return the first threshold for a version and its bounds, as `starting_threshold` does.
+
+        Args:
+            fleet: The version's scores in the fleet.
+            own: Its scores on this client.
 
         Raises:
             SketchError: there are no scores.
         """
-        return self.value if self.value is not None else blended_threshold(fleet, own, self.rate)
+        if self.value is not None:
+            return self.value, self.value, self.value
+        return starting_threshold(fleet, own, self.rate)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,12 @@ class TrialResult:
     """The version's scores of the buffered normal events."""
     calibration: bytes = b""
     """The same scores as `client.versions.drift.calibration` makes them."""
+    scale: float | None = None
+    """Ratio of the version's scores to those of the version in use, on the same events; None: unknown.
+
+    A threshold goes on from one version to the next times this ratio. It is that of the 95 % quantiles, which
+    lie near the tail and which a few unusual events do not move.
+    """
 
 
 def run_trial(
@@ -74,35 +86,42 @@ def run_trial(
         new: The version on trial, its features in the order of the rows.
         events: Normal events of this client.
         rule: How the new version's threshold is set.
-        current: The version in use, its features in the same order; None: there is none.
+        current: The version in use, its features in the same order; None: there is none, and the new one is
+            not refused unless its scores are unusable.
         current_threshold: The threshold in use.
     """
     scores = buffer_scores(new, events)
-    if not np.isfinite(scores).all():
-        return TrialResult(
-            f"{int((~np.isfinite(scores)).sum())} of {len(scores)} recent scores are not finite"
-        )
-    newest = events.newest(MAX_COMPARED_EVENTS)
-    current_scores = buffer_scores(current, newest) if current is not None else scores[:0]
+    if np.isinf(scores).any():
+        return TrialResult(f"{int(np.isinf(scores).sum())} of {len(scores)} recent scores are not finite")
+    if current is None:  # no version has judged these rows before
+        scores = scores[scores <= robust_limit(ScoreSketch.of(scores))]
     sketch = ScoreSketch.of(scores)
     try:
-        threshold = rule.threshold(new.scores, ClientScores(sketch))
+        threshold = rule.start(new.scores, sketch)[0]
     except SketchError as error:
         return TrialResult(str(error))
-    errors = None
-    if current is not None and len(current_scores) and len(scores):
+    if current is None:  # any version is better than none
+        return TrialResult(None, len(scores), sketch, calibration(scores))
+    newest = events.newest(MAX_COMPARED_EVENTS)
+    new_scores = buffer_scores(new, newest)
+    current_scores = buffer_scores(current, newest)
+    scale, errors = None, None
+    if len(current_scores) and len(new_scores):
+        scale = _ratio(new_scores, current_scores)
+        threshold = rule.value if rule.value is not None else max(threshold, scale * current_threshold)
         # Scores weighted by a version's own residuals are near 1 for good and bad versions alike; plain
         # errors can be compared.
         errors = (_mean_error(new, newest), _mean_error(current, newest))
     rejection = rejection_reason(
-        scores[-MAX_COMPARED_EVENTS:],
-        threshold,
-        current.version if current is not None else 0,
-        current_scores,
-        current_threshold,
-        errors,
+        new_scores, threshold, current.version, current_scores, current_threshold, errors
     )
-    return TrialResult(rejection, len(scores), sketch, calibration(scores))
+    return TrialResult(rejection, len(scores), sketch, calibration(scores), scale)
+
+
+def _ratio(new: NDArray[np.float32], current: NDArray[np.float32]) -> float:
+    """Return the ratio of the 95 % quantiles of two sets of scores; 1 if one of them is 0."""
+    above, below = (float(np.quantile(scores, 0.95)) for scores in (new, current))
+    return above / below if above > 0 and below > 0 else 1.0
 
 
 def buffer_scores(manifest: Manifest, events: BufferedRows) -> NDArray[np.float32]:

@@ -178,7 +178,7 @@ def _from_json(values: dict[str, Any]) -> TrialRequest:
 
 def _pack(result: TrialResult) -> bytes:
     return pack(
-        {"rejection": result.rejection, "windows": result.windows},
+        {"rejection": result.rejection, "windows": result.windows, "scale": result.scale},
         {
             "scores": np.frombuffer(result.scores.pack(), np.uint8),
             "calibration": np.frombuffer(result.calibration, np.uint8),
@@ -193,6 +193,7 @@ def _unpack(content: bytes) -> TrialResult:
         windows=fields["windows"],
         scores=ScoreSketch.unpack(arrays["scores"].tobytes()),
         calibration=arrays["calibration"].tobytes(),
+        scale=fields["scale"],
     )
 
 

@@ -80,6 +80,17 @@ class VersionStore:
             if path.name != self.pinned:
                 path.unlink()
 
+    def replace_current(self, manifest: Manifest) -> None:
+        """Store a version that this client has re-made from the one in use, as the version in use.
+
+        Versions that wait for a trial are dropped: they were made for the state of the machine before.
+        """
+        self._candidate.unlink(missing_ok=True)
+        pinned = self.pinned is not None
+        self.accept(manifest)
+        if pinned and self.current_file is not None:
+            write_atomic(self._pin, self.current_file.name.encode())
+
     def refuse(self, manifest: Manifest, reason: str) -> None:
         """Move the version on trial to `refused`, with a text file of the reason."""
         self._set_aside(self._trying, _name(manifest), reason)

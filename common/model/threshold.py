@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,14 +15,10 @@ _MAX_SHAPE = 0.9
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-@dataclass
-class ClientScores:
-    """A client's scores of its own stream under one version."""
-
-    normal: ScoreSketch = field(default_factory=ScoreSketch)
-    """Scores of events that were not alerts."""
-    alerts: int = 0
-    """Alerts besides. All of them count against the budget, as if they were false."""
+MAX_FLEET_RATIO = 3.0
+"""Largest threshold of a client without scores of its own, as a multiple of the fleet's largest score."""
+MIN_ROBUST = 30
+"""Number of scores that `robust_limit` needs."""
 
 
 def tail_quantile(scores: ScoreSketch, rate: float) -> float:
@@ -58,27 +53,46 @@ def tail_quantile(scores: ScoreSketch, rate: float) -> float:
     )
 
 
-def blended_threshold(fleet: ScoreSketch, own: ClientScores, rate: float) -> float:
-    """Return the threshold for a rate of false alerts, from the fleet's scores and the client's own.
+def starting_threshold(fleet: ScoreSketch, own: ScoreSketch, rate: float) -> tuple[float, float, float]:
+    """Return the threshold to begin with, and the bounds that the client's own scores set to it.
 
-    The client's own threshold has the weight `m / (m + 1)`, where `m` is the number of alerts that the rate
-    would have allowed on its events so far; the blend is a weighted geometric mean. If there were more alerts
-    than allowed, the client's own threshold is its largest normal score.
+    It is the tail of the fleet's scores at `rate`, kept within what the client has seen itself: not below its
+    own quantile at `rate`, and not above its largest score times 1.5, or `1 + 60 / n` for fewer than 120
+    scores. Without scores of its own it is at most `MAX_FLEET_RATIO` times the largest score of the fleet.
+
+    A tail tells little far outside its data: the largest of `n` scores estimates the score that one event in
+    `n` exceeds, and a fit to the same scores cannot know how the distribution goes on. Source:
+    Coles 2001, "An Introduction to Statistical Modeling of Extreme Values", chapter 4, on extrapolation. The
+    factors are chosen: with 60 scores the tail may lie at twice the largest one.
 
     Args:
         fleet: The fleet's scores under the version; may be empty.
         own: The client's scores under the version; may be empty.
         rate: Share of events that may be alerts.
 
+    Returns:
+        The threshold, the lowest and the highest that the scores support.
+
     Raises:
         SketchError: there are no scores at all.
     """
-    if not own.normal.count:
-        return tail_quantile(fleet, rate)
-    events = own.normal.count + own.alerts
-    allowed = max(0.0, rate * events - own.alerts)
-    own_threshold = max(own.normal.quantile(1 - allowed / own.normal.count), SMALLEST)
-    if not fleet.count:
-        return max(own_threshold, tail_quantile(own.normal, rate)) if not own.alerts else own_threshold
-    weight = rate * events / (rate * events + 1)
-    return math.exp((1 - weight) * math.log(tail_quantile(fleet, rate)) + weight * math.log(own_threshold))
+    tail = tail_quantile(fleet if fleet.count else own, rate)
+    if own.count:
+        lowest = max(own.quantile(1 - rate), SMALLEST)
+        highest = max(1.5, 1 + 60 / own.count) * max(own.quantile(1.0), SMALLEST)
+    else:
+        lowest, highest = SMALLEST, MAX_FLEET_RATIO * max(fleet.quantile(1.0), SMALLEST)
+    return min(max(tail, lowest), highest), lowest, highest
+
+
+def robust_limit(normal: ScoreSketch) -> float:
+    """Return the score above which an event is too unusual to be learned from, though it raises no alert.
+
+    It is the third quartile of the logarithms of normal scores plus three times their interquartile range
+    (Tukey 1977, the outer fence): a share of unusual events that is far below a quarter does not move it.
+    Infinite with fewer than `MIN_ROBUST` scores.
+    """
+    if normal.count < MIN_ROBUST:
+        return math.inf
+    lower, upper = (max(normal.quantile(rank), SMALLEST) for rank in (0.25, 0.75))
+    return upper * (upper / lower) ** 3

@@ -19,6 +19,7 @@ from prometheus_client.core import Metric
 from client.service import status as edge_status
 from client.service.status import SinkQueue, Status
 from common.config import load
+from common.learning import Learning
 from common.packages import python_module
 from server.monitoring.status import metrics as server_metrics
 
@@ -73,8 +74,11 @@ def exposed() -> set[str]:
     """Return the names of all metrics of clients and servers."""
     edge = Status(
         client="a", version=1, pinned=False, threshold=1.0, score=0.5, events=1, refused={"not_json": 1},
-        alerts=1, incidents=1, incident_open=False, drifted=False, swaps=1, refusals=0, trainer_restarts=0,
+        alerts=1, incidents=1, open_incidents=(), flapping=(), moved=(),
+        evidence=edge_status.Evidence("1 per day", 10, 60.0),
+        drifted=False, swaps=1, refusals=0, trainer_restarts=0,
         trainer_memory_bytes=1, buffered=1, silent_s=0.0, queues=(SinkQueue("stdout:", 0, 1, 0),),
+        learning=Learning(312, 500, per_s=1.0),
     )  # fmt: skip
     client = {
         "state": "idle", "error": 0.1, "behind": 0, "mean_s": 1.0, "cosine": 0.9, "distance": 0.1,

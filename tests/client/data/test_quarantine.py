@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.data.quarantine import QuarantineFilter, ReleasedEvents, far_from_incidents
-from client.data.recent_events import ABNORMAL, NORMAL, RecentEvents
+from client.data.recent_events import ABNORMAL, NORMAL, UNREPORTED, RecentEvents
 
 MARGIN = 3
 
@@ -71,3 +71,8 @@ def test_nothing_is_released_before_the_margin_has_passed() -> None:
     assert quarantine.release() is None
     write(recent, [NORMAL])
     assert joined([quarantine.release(), quarantine.release()])[0] == [0.0]
+
+
+def test_an_unreported_event_is_left_out_alone() -> None:
+    flags = np.array([NORMAL] * 5 + [UNREPORTED] + [NORMAL] * 5, np.uint8)
+    assert far_from_incidents(flags, MARGIN).tolist() == [True] * 5 + [False] + [True] * 5

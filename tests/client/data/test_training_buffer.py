@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.data.training_buffer import FILE, TrainingBuffer, read
+from client.data.training_buffer import FILE, BufferedRows, TrainingBuffer, read
 from common.model.schema import Schema
 
 SCHEMA = Schema(("a", "b"))
@@ -100,3 +100,15 @@ def test_a_full_disk_is_an_error_when_the_ring_is_made(tmp_path: Path) -> None:
         TrainingBuffer(tmp_path, SCHEMA, 2**45)
     assert caught.value.errno in (errno.ENOSPC, errno.EFBIG, errno.EINVAL)
     assert not (tmp_path / FILE).exists()
+
+
+def test_replaced_events_are_read_by_this_process_and_others_and_more_can_follow(tmp_path: Path) -> None:
+    buffer = TrainingBuffer(tmp_path, SCHEMA, 100)
+    buffer.append(*events(0, 90))
+    buffer.replace(BufferedRows(*events(500, 30)))
+    buffer.append(*events(530, 5))
+    for kept in (buffer.contents(), read(tmp_path), TrainingBuffer(tmp_path, SCHEMA, 100).contents()):
+        assert kept is not None
+        np.testing.assert_array_equal(kept.rows, events(500, 35)[0])
+    assert len(buffer) == 35
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.data.recent_events import ABNORMAL
+from client.data.recent_events import ABNORMAL, NORMAL, UNREPORTED
+from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.detector import Detector, Verdict
 from common.model.moments import Scaler
 from common.model.scoring import version_scores
@@ -131,9 +132,9 @@ def test_a_fault_is_told_once_with_its_cause_and_once_when_it_is_over(size: int)
     assert started.alert.version == 1
     assert under_test.alerts == 10
     flags = under_test.recent.since(0).flags
-    assert (flags[100:114] & ABNORMAL).all()
-    assert not (flags[:100] & ABNORMAL).any()
-    assert not (flags[115:] & ABNORMAL).any()
+    assert (flags[100:114] == ABNORMAL).all()
+    assert (flags[:100] == NORMAL).all()
+    assert (flags[115:] == NORMAL).all()
 
 
 @pytest.mark.parametrize("size", [1, 8])
@@ -176,3 +177,50 @@ def test_a_clock_that_goes_back_stops_nothing() -> None:
     back = lines(rows(5), start=1e9) + lines(rows(5), start=1e8)
     assert len(feed(under_test, back, 1)) == 10
     assert under_test.incidents.open
+
+
+def faults(seed: int = 0) -> list[bytes]:
+    events = rows(40, seed)
+    events[10:20, 1] += 500
+    return lines(events, start=1e9 + 60 * 40 * seed)
+
+
+def test_an_incident_raises_the_threshold_and_quiet_events_lower_it() -> None:
+    under_test = detector()
+    limit = AdaptiveThreshold(20.0, (10.0, 100.0), rate=0.01)
+    under_test.activate(version(), limit)
+    feed(under_test, faults(), 1)
+    quiet = 40 - 10 - 3  # the incident ends with the third event after the fault
+    assert limit.value == pytest.approx(20.0 * math.exp(0.3 * (1 - 0.01 * quiet)), rel=1e-6)
+
+
+def test_events_of_an_incident_that_is_not_reported_are_marked_so() -> None:
+    under_test = detector(flap_after=1)
+    under_test.activate(version(), 20.0)
+    notices = [n.kind for seed in range(3) for n in under_test.step(faults(seed), 0.0).notices]
+    assert notices == ["incident_started", "incident_ended", "flapping"]
+    flags = under_test.recent.since(0).flags
+    assert [set(flags[40 * i + 10 : 40 * i + 23].tolist()) for i in range(3)] == [
+        {ABNORMAL}, {UNREPORTED}, {UNREPORTED},
+    ]  # fmt: skip
+
+
+def test_a_version_that_was_adapted_ends_its_incidents_with_the_next_event() -> None:
+    under_test = detector()
+    under_test.activate(version(), 20.0)
+    under_test.step(faults()[:15], 0.0)
+    (incident,) = under_test.incidents.open
+    under_test.activate(version(), 1e9, [incident.id], "normal from here on: b +500")
+    assert not under_test.settled
+    (notice,) = under_test.step(faults()[15:16], 0.0).notices
+    assert under_test.settled
+    assert (notice.kind, notice.id, notice.text) == ("adapted", incident.id, "normal from here on: b +500")
+    assert under_test.incidents.open == ()
+
+
+def test_at_the_end_of_the_stream_open_incidents_end() -> None:
+    under_test = detector()
+    under_test.activate(version(), 20.0)
+    under_test.step(faults()[:15], 0.0)
+    assert [notice.kind for notice in under_test.end()] == ["incident_ended"]
+    assert under_test.end() == []

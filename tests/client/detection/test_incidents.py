@@ -1,73 +1,121 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.detection.incidents import Incidents
+from client.detection.incidents import Explained, Incidents
 from common.protocol.alerts import Alert, Cause, Notice
 from common.settings import LiveSettings
 
-SETTINGS = LiveSettings(release=0.5, end_after=3)
+HOUR_S = 3600.0
+FEATURES = ("cpu", "disk", "heat", "net")
 
 
-def run(scores: Iterable[float], incidents: Incidents | None = None) -> list[Notice]:
-    """Notices of scores against a threshold of 1, a second apart."""
-    incidents = incidents or Incidents("edge", SETTINGS)
-    found = []
-    for time, score in enumerate(scores):
-        notice = None
-        if score <= 1:
-            notice = incidents.add_below(score, 1.0)
-        elif incidents.is_peak(score):
-            cause = Cause("cpu", 1.0, score, 0.5)
-            notice = incidents.add_peak(score, Alert(float(time), score, 1.0, 4, (cause,)))
+@dataclass(frozen=True)
+class Event:
+    """An event whose score is the sum of its features' errors, against a threshold of 1."""
+
+    number: int
+    errors: tuple[float, ...]
+    time: float
+    threshold: float = 1.0
+    window: int = 1
+
+    @property
+    def score(self) -> float:
+        return sum(self.errors)
+
+    def score_without(self, features: Collection[int]) -> float:
+        return sum(error for i, error in enumerate(self.errors) if i not in features)
+
+    def share(self, features: Collection[int], masked: Collection[int]) -> float:
+        total = self.score_without(masked)
+        return sum(self.errors[i] for i in features) / total if total else 0.0
+
+    def explain_without(self, features: Collection[int]) -> Explained:
+        total = self.score_without(features)
+        order = sorted(
+            (i for i in range(len(self.errors)) if i not in features), key=lambda i: -self.errors[i]
+        )
+        causes = tuple(Cause(FEATURES[i], self.errors[i] / total, self.errors[i], 0.5) for i in order)
+        return Explained(Alert(self.time, total, self.threshold, 4, causes), tuple(order[:1]))
+
+
+def incidents(**live: object) -> Incidents:
+    return Incidents("edge", LiveSettings(**live))  # type: ignore[arg-type]
+
+
+def run(
+    errors: Iterable[float | tuple[float, ...]],
+    under_test: Incidents | None = None,
+    step_s: float = 1.0,
+    first: int = 0,
+    window: int = 1,
+) -> list[Notice]:
+    """Notices of events `step_s` apart, given by the errors of their features, or by that of the first."""
+    under_test = under_test or incidents()
+    notices = []
+    for number, of in enumerate(errors, first):
+        event = Event(number, of if isinstance(of, tuple) else (of,), number * step_s, window=window)
+        if event.score > 1 or under_test.open:
+            notices += under_test.add(event)
         else:
-            incidents.add(float(time))
-        if notice is not None:
-            found.append(notice)
-    return found
+            under_test.skip()
+    return notices
+
+
+def kinds(notices: Iterable[Notice]) -> list[str]:
+    return [notice.kind for notice in notices]
+
+
+def leading(notices: Iterable[Notice]) -> list[tuple[str, str]]:
+    return [(n.kind, n.alert.causes[0].feature if n.alert else "") for n in notices]
 
 
 def test_a_fault_is_one_notice_when_it_starts_and_one_when_it_has_ended() -> None:
-    start, end = run([0.1, 2, 5, 3, 0.9, 0.4, 0.4, 0.4, 0.1])
+    start, end = run([0.1, 2, 5, 3, 0.9, 0.4, 0.4, 0.4, 0.1], incidents(release=0.5))
     assert (start.kind, start.started, start.ended, start.events) == ("incident_started", 1.0, None, 1)
-    assert start.alert.score == 2
     assert (end.kind, end.started, end.ended, end.events) == ("incident_ended", 1.0, 3.0, 3)
-    assert (end.alert.time, end.alert.score) == (2.0, 5)
+    assert start.alert is not None and start.alert.score == 2
+    assert end.alert is not None and (end.alert.time, end.alert.score) == (2.0, 5)
     assert start.id == end.id
     assert len(start.id) == 16
 
 
 def test_a_score_between_release_and_threshold_keeps_an_incident_open() -> None:
-    incidents = Incidents("edge", SETTINGS)
-    assert len(run([2, 0.4, 0.4, 0.6, 0.4, 0.4], incidents)) == 1
-    assert incidents.open
-    assert len(run([0.4], incidents)) == 1
-    assert not incidents.open
+    under_test = incidents(release=0.5)
+    assert len(run([2, 0.4, 0.4, 0.6, 0.4, 0.4], under_test)) == 1
+    assert under_test.open
+    assert len(run([0.4], under_test)) == 1
+    assert not under_test.open
 
 
-def test_a_second_fault_is_another_incident() -> None:
-    notices = run([2, 0, 0, 0, 2, 0, 0, 0])
-    assert [n.kind for n in notices] == ["incident_started", "incident_ended"] * 2
-    assert notices[0].id != notices[2].id
+def test_a_fault_that_is_shorter_than_start_after_is_no_incident() -> None:
+    assert kinds(run([2, 2, 0, 2, 0, 2, 2, 2], incidents(start_after=3))) == ["incident_started"]
+
+
+def test_an_event_without_a_verdict_neither_starts_nor_ends_an_incident() -> None:
+    nan = float("nan")
+    under_test = incidents()
+    assert kinds(run([2, nan, nan, nan, nan], under_test)) == ["incident_started"]
+    assert kinds(run([0, 0, 0], under_test)) == ["incident_ended"]
 
 
 @given(st.lists(st.sampled_from([0.1, 0.7, 2.0, 9.0]), max_size=80))
 def test_notices_alternate_and_count_every_event_above_the_threshold(scores: list[float]) -> None:
-    incidents = Incidents("edge", SETTINGS)
-    notices = run(scores, incidents)
-    last = incidents.end()
-    notices += [last] if last else []
-    assert [n.kind for n in notices] == ["incident_started", "incident_ended"] * (len(notices) // 2)
+    under_test = incidents(flap_after=100, release=0.5)
+    notices = run(scores, under_test) + under_test.end()
+    assert kinds(notices) == ["incident_started", "incident_ended"] * (len(notices) // 2)
     ended = notices[1::2]
     assert sum(n.events for n in ended) == sum(score > 1 for score in scores)
-    assert incidents.started == len(ended)
+    assert under_test.started == len(ended)
     for notice in ended:
         inside = scores[int(notice.started) : int(notice.ended or 0) + 1]
-        assert notice.alert.score == max(inside)
+        assert notice.alert is not None and notice.alert.score == max(inside)
 
 
 def test_an_incident_has_the_same_id_when_the_stream_is_read_again() -> None:
@@ -81,14 +129,102 @@ def test_a_notice_is_a_json_object() -> None:
     assert (packed["kind"], packed["client"], packed["alert"]["version"]) == ("incident_started", "edge", 4)
 
 
-def test_only_the_first_alert_and_higher_ones_are_peaks() -> None:
-    incidents, peaks = Incidents("edge", SETTINGS), []
-    for score in (2.0, 3.0, 2.5, 3.0, 4.0):
-        if incidents.is_peak(score):
-            peaks.append(score)
-            incidents.add_peak(score, Alert(0.0, score, 1.0, 1, ()))
-        else:
-            incidents.add(0.0)
-    assert peaks == [2.0, 3.0, 4.0]
-    ended = incidents.end()
-    assert ended is not None and (ended.events, ended.alert.score) == (5, 4.0)
+def test_a_second_cause_is_an_incident_of_its_own_while_the_first_lasts() -> None:
+    under_test = incidents()
+    stuck, both = (9.0, 0.0, 0.0), (9.0, 5.0, 0.0)
+    notices = run([stuck] * 4 + [both] * 3 + [stuck] * 4, under_test)
+    assert leading(notices) == [
+        ("incident_started", "cpu"),
+        ("incident_started", "disk"),
+        ("incident_ended", "disk"),
+    ]
+    assert (notices[2].events, notices[2].ended) == (3, 6.0)
+    assert [incident.feature for incident in under_test.open] == ["cpu"]
+
+
+def test_the_first_cause_ends_while_the_second_lasts() -> None:
+    under_test = incidents()
+    notices = run([(9.0, 0.0, 0.0)] * 2 + [(9.0, 5.0, 0.0)] * 3 + [(0.0, 5.0, 0.0)] * 4, under_test)
+    assert leading(notices)[-1] == ("incident_ended", "cpu")
+    assert [incident.feature for incident in under_test.open] == ["disk"]
+
+
+def test_a_fault_that_spreads_within_a_window_is_one_incident() -> None:
+    under_test = incidents()
+    spreading = [(9.0, 0.0, 0.0), (9.0, 5.0, 0.0), (9.0, 5.0, 5.0)] + [(9.0, 5.0, 5.0)] * 20
+    assert leading(run(spreading, under_test, window=4)) == [("incident_started", "cpu")]
+    assert set(under_test.open[0].features) == {0, 1, 2}
+
+
+def test_at_most_three_incidents_are_open() -> None:
+    under_test = incidents()
+    spreading = [(9.0, *(5.0 if k < i else 0.0 for k in range(3))) for i in range(4) for _ in range(2)]
+    run(spreading, under_test)
+    assert [incident.feature for incident in under_test.open] == ["cpu", "disk", "heat"]
+
+
+GLITCH = [2.0, 0.0, 0.0, 0.0]
+
+
+def test_a_feature_that_flaps_is_told_once_and_then_not_until_a_quiet_day() -> None:
+    under_test = incidents(flap_after=3)
+    notices = run(GLITCH * 50, under_test, step_s=240.0)
+    assert kinds(notices) == ["incident_started", "incident_ended"] * 3 + ["flapping"]
+    assert notices[-1].text is not None and "cpu flaps: incident 4 within a day" in notices[-1].text
+    assert under_test.started == 3
+    assert under_test.flapping.features(200 * 240.0) == ["cpu"]
+    a_day_later = 200 + 24 * 15
+    assert under_test.flapping.features(a_day_later * 240.0) == []
+    assert kinds(run(GLITCH, under_test, 240.0, a_day_later)) == ["incident_started", "incident_ended"]
+
+
+def test_another_feature_is_told_while_one_flaps() -> None:
+    under_test = incidents(flap_after=1)
+    run(GLITCH * 5, under_test)
+    assert leading(run([(0.0, 2.0, 0.0), *[(0.0, 0.0, 0.0)] * 3], under_test, first=20)) == [
+        ("incident_started", "disk"),
+        ("incident_ended", "disk"),
+    ]
+
+
+def test_incidents_days_apart_do_not_flap() -> None:
+    assert "flapping" not in kinds(run(GLITCH * 10, step_s=8 * HOUR_S))
+
+
+def test_an_incident_that_lasts_is_told_as_a_changed_regime_once() -> None:
+    under_test = incidents(adapt_after_s=24 * HOUR_S)
+    notices = run([2.0] * 200, under_test, step_s=300.0)
+    assert kinds(notices) == ["incident_started", "regime_changed"]
+    changed = notices[1]
+    assert changed.text is not None and "cpu has been unusual for 6 h" in changed.text
+    assert under_test.lasting() == ()
+    run([2.0] * 100, under_test, step_s=300.0, first=200)
+    assert under_test.lasting() == under_test.open
+
+
+def test_two_alerts_around_a_gap_are_not_a_lasting_incident() -> None:
+    under_test = incidents()
+    assert kinds(run([2.0, 2.0], under_test, step_s=48 * HOUR_S)) == ["incident_started"]
+    assert under_test.lasting() == ()
+
+
+def test_without_adaptation_an_incident_lasts_as_long_as_it_does() -> None:
+    under_test = incidents(adapt_after_s=None)
+    assert kinds(run([2.0] * 500, under_test, step_s=HOUR_S)) == ["incident_started"]
+    assert under_test.lasting() == ()
+
+
+def test_adapting_ends_the_chosen_incidents() -> None:
+    under_test = incidents()
+    run([(9.0, 0.0, 0.0), (9.0, 5.0, 0.0)], under_test)
+    first, second = under_test.open
+    (notice,) = under_test.adapt([first.id, "ended meanwhile"], "normal from here on: cpu +3")
+    assert (notice.kind, notice.id, notice.text) == ("adapted", first.id, "normal from here on: cpu +3")
+    assert under_test.open == (second,)
+
+
+def test_an_unreported_incident_that_lasts_is_told_as_a_changed_regime() -> None:
+    under_test = incidents(flap_after=1)
+    run(GLITCH * 2, under_test, step_s=300.0)
+    notices = run([2.0] * 100, under_test, step_s=300.0, first=8)
+    assert kinds(notices) == ["regime_changed"]

@@ -14,7 +14,7 @@ import pytest
 from client.data.training_buffer import read
 from client.detection.detector import Detector
 from client.service import checkpoint as checkpoint_module
-from client.service import maintenance as maintenance_module
+from client.service import learned_rows as learned_rows_module
 from client.service.checkpoint import Checkpoint, saved_position
 from client.service.maintenance import DetectorMaintenance
 from client.service.threshold_tuning import DEFAULT_INTERVAL_S
@@ -30,7 +30,8 @@ from client.versions.trial_process import (
 from client.versions.version_store import VersionStore
 from common.budget import Budget
 from common.model.schema import Schema
-from common.model.threshold import tail_quantile
+from common.model.sketch import ScoreSketch
+from common.model.threshold import starting_threshold
 from common.settings import Settings
 from tests.client.sample_versions import SCHEMA, lines, rows, version
 
@@ -142,7 +143,8 @@ def test_the_fleets_threshold_serves_before_there_is_any_evidence(tmp_path: Path
     tick(edge)
     rate = Budget.parse("1 per day").rate(DEFAULT_INTERVAL_S)
     assert edge.detector.active is not None
-    assert edge.detector.active.threshold == pytest.approx(tail_quantile(given.scores, rate))
+    expected = starting_threshold(given.scores, ScoreSketch(), rate)[0]
+    assert edge.detector.active.threshold == pytest.approx(expected)
 
 
 def test_the_clients_own_scores_move_the_threshold_as_they_grow_in_number(tmp_path: Path) -> None:
@@ -194,11 +196,11 @@ def test_training_may_learn_from_normal_events_far_from_incidents_only(tmp_path:
     kept = read(tmp_path, SCHEMA)
     assert kept is not None
     numbers = np.rint(kept.rows[:, 0] * 100).astype(int)
-    # The incident ends after 5 events below the release; 10 on both sides are not normal, and the last 10
+    # The incident ends after 3 events below the release; 10 on both sides are not normal, and the last 10
     # are still in quarantine.
-    assert numbers.tolist() == [*range(200 - 10), *range(205 + 5 + 10, 390)]
+    assert numbers.tolist() == [*range(200 - 10), *range(205 + 3 + 10, 390)]
     assert np.flatnonzero(kept.breaks).tolist() == [0, 190]
-    assert edge.maintenance.buffered == len(numbers)
+    assert len(edge.maintenance.learned) == len(numbers)
 
 
 def test_events_are_kept_while_there_is_no_version_and_their_names_beside_them(tmp_path: Path) -> None:
@@ -335,7 +337,7 @@ def test_the_version_at_work_goes_on_until_a_trial_is_over(tmp_path: Path, slow:
     edge = Edge(tmp_path, trial=Slow)
     edge.store.offer(version(1).pack())
     edge.feed(rows(300))
-    assert edge.detector.active is None and edge.maintenance.buffered > 0
+    assert edge.detector.active is None and len(edge.maintenance.learned) > 0
     edge.store.offer(version(2).pack())
     (first,) = slow
     first.over = True
@@ -447,7 +449,7 @@ def test_without_room_for_the_buffer_events_are_scored_all_the_same(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(maintenance_module, "TrainingBuffer", full)
+        patch.setattr(learned_rows_module, "TrainingBuffer", full)
         edge = Edge(tmp_path)
         edge.store.offer(version(1).pack())
         tick(edge)
@@ -456,7 +458,7 @@ def test_without_room_for_the_buffer_events_are_scored_all_the_same(
         assert math.isfinite(edge.detector.recent.scores[299])
     edge.feed(rows(300))
     assert edge.maintenance.problems.messages() == []
-    assert edge.maintenance.buffered > 0
+    assert len(edge.maintenance.learned) > 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from client.service.evidence import Evidence
 from client.service.latency import LatencyHistogram
 from client.service.status import STUCK_S, DetectorStatusServer, SinkQueue, Status, health
 from common.learning import Learning
@@ -20,7 +21,8 @@ LATENCY.add(12_000, 90)
 LATENCY.add(900_000, 10)
 STATUS = Status(
     client="edge", version=7, pinned=False, threshold=1.5, score=0.25, events=1000, refused={"not_json": 3},
-    alerts=4, incidents=2, incident_open=True, drifted=False, swaps=6, refusals=1, trainer_restarts=2,
+    alerts=4, incidents=2, open_incidents=("cpu",), flapping=("net",), moved=("temp",),
+    evidence=Evidence("1 per day", 180, 60.0), drifted=False, swaps=6, refusals=1, trainer_restarts=2,
     trainer_memory_bytes=5 << 20, buffered=800, silent_s=0.1, queues=(SinkQueue("file:x", 1, 2, 3),),
     latency=LATENCY, learning=Learning(312, 500, per_s=1.0),
 )  # fmt: skip
@@ -55,6 +57,8 @@ def test_what_prometheus_reads_is_what_goes_on() -> None:
         ("flockwatch_notices_lost_total", "file:x"): 3, ("flockwatch_trainer_restarts_total",): 2,
         ("flockwatch_trainer_memory_bytes",): 5 << 20, ("flockwatch_buffered_events",): 800,
         ("flockwatch_learning_wanted_events",): 500,
+        ("flockwatch_features_flapping",): 1, ("flockwatch_features_adapted",): 1,
+        ("flockwatch_evidence_seconds",): 10800, ("flockwatch_evidence_needed_seconds",): 172800,
         ("flockwatch_latency_seconds_count",): 100, ("flockwatch_latency_seconds_bucket", "+Inf"): 100,
         ("flockwatch_latency_seconds_bucket", repr(2**14 / 1e9)): 90,
     }  # fmt: skip
@@ -62,6 +66,9 @@ def test_what_prometheus_reads_is_what_goes_on() -> None:
     assert found[("flockwatch_latency_seconds_sum",)] == pytest.approx(90 * 12e-6 + 10 * 900e-6)
     assert (body["status"], body["version"], body["refused"]) == ("ok", 7, {"not_json": 3})
     assert body["latency_us"] == {"p50": pytest.approx(12.288), "p99": pytest.approx(917.504)}
+    assert body["evidence"] == "1 per day needs 2 days of events, has 3 hours"
+    assert (body["provisional"], body["open_incidents"], body["flapping"]) == (True, ["cpu"], ["net"])
+    assert (body["adapted"], body["incident_open"]) == (["temp"], True)
     assert caught.value.code == 404
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.data.regime import Move, Regime
 from client.data.tables import DataError
 from client.data.training_buffer import TrainingBuffer
 from client.detection.scorer import Scorer
@@ -127,3 +128,17 @@ def test_the_trainer_the_detector_and_an_evaluation_score_rows_with_gaps_the_sam
 def test_a_client_whose_events_are_all_empty_has_nothing_to_train_on() -> None:
     with pytest.raises(DataError, match="a window needs 3"):
         client_rows(np.full_like(ROWS, np.nan)).prepare(version())
+
+
+def test_rows_of_the_file_are_moved_to_the_level_that_the_detector_adapted_to(tmp_path: Path) -> None:
+    own = client_rows(folder=tmp_path)
+    before = own.moments.mean.copy()
+    feature = SCHEMA.features[0]
+    Regime().then({feature: Move(2.0, 5.0)}).save(tmp_path)
+    own.prepare(version())
+    assert own.moments.mean[0] == pytest.approx(2 * before[0] + 5, rel=1e-4)
+    np.testing.assert_allclose(own.moments.mean[1:], before[1:])
+    np.testing.assert_allclose(client_rows(folder=tmp_path).moments.mean, own.moments.mean)
+    Regime.load(tmp_path).then({feature: Move(1.0, -5.0)}).save(tmp_path)
+    own.prepare(version())
+    assert own.moments.mean[0] == pytest.approx(2 * before[0], rel=1e-4, abs=1e-4)

@@ -9,6 +9,7 @@ from client.data.training_buffer import BufferedRows
 from client.versions.drift import Drift
 from client.versions.trial import MIN_WINDOWS, ThresholdRule, buffer_scores, rejection_reason, run_trial
 from common.model.moments import Scaler
+from common.model.residuals import Residuals
 from common.model.scoring import score_windows, version_scores
 from common.model.sketch import ScoreSketch
 from tests.client.sample_versions import rows, version
@@ -58,6 +59,25 @@ def test_a_trial_returns_the_scores_that_the_threshold_is_set_by() -> None:
     assert result.scores.count == 600
     assert result.scores.quantile(0.99) == pytest.approx(np.quantile(own, 0.99), rel=0.05)
     assert not Drift(1e-6, result.calibration).drifted
+
+
+def test_events_that_are_missing_as_a_whole_have_no_part_in_a_trial() -> None:
+    events = normal_events(200)
+    events.rows[3:5] = np.nan
+    result = run_trial(version(1), events, ThresholdRule(1.0, 1))
+    assert (result.rejection, result.windows) == (None, 198)
+
+
+def test_a_trial_says_how_much_larger_the_new_scores_are() -> None:
+    larger = replace(version(2), residuals=Residuals(1, np.full(3, 0.25)))
+    result = run_trial(larger, normal_events(600), ThresholdRule(None, 1e-3), version(1), 10.0)
+    assert result.scale == pytest.approx(4, rel=0.05)
+    assert run_trial(version(1), normal_events(600), ThresholdRule(None, 1e-3)).scale is None
+
+
+def test_a_first_version_is_not_refused_for_alerts_on_rows_that_nothing_has_judged() -> None:
+    result = run_trial(version(1), normal_events(600), ThresholdRule(1e-9, 1e-3))
+    assert result.rejection is None
 
 
 def test_a_version_with_scores_that_are_not_finite_is_rejected() -> None:

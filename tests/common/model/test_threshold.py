@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from common.model.sketch import ScoreSketch, SketchError
 from common.model.threshold import (
+    MAX_FLEET_RATIO,
     SMALLEST,
-    ClientScores,
-    blended_threshold,
+    robust_limit,
+    starting_threshold,
     tail_quantile,
 )
 
@@ -57,35 +58,48 @@ def test_without_scores_there_is_no_threshold() -> None:
     with pytest.raises(SketchError):
         tail_quantile(ScoreSketch(), 0.1)
     with pytest.raises(SketchError):
-        blended_threshold(ScoreSketch(), ClientScores(), 0.1)
+        starting_threshold(ScoreSketch(), ScoreSketch(), 0.1)
 
 
-def test_without_own_scores_the_fleets_threshold_is_used() -> None:
+def test_without_own_scores_the_fleets_tail_is_the_threshold_up_to_three_times_its_largest_score() -> None:
     fleet = ScoreSketch.of(LOGNORMAL)
-    assert blended_threshold(fleet, ClientScores(), 0.001) == tail_quantile(fleet, 0.001)
+    start, _, highest = starting_threshold(fleet, ScoreSketch(), 0.001)
+    assert start == tail_quantile(fleet, 0.001)
+    assert highest == pytest.approx(MAX_FLEET_RATIO * LOGNORMAL.max(), rel=1e-5)
+    heavy = ScoreSketch.of(np.random.default_rng(1).pareto(1.1, 200))
+    assert tail_quantile(heavy, 1e-6) > MAX_FLEET_RATIO * heavy.quantile(1.0)
+    assert starting_threshold(heavy, ScoreSketch(), 1e-6)[0] == MAX_FLEET_RATIO * heavy.quantile(1.0)
 
 
-def test_more_own_scores_bring_the_threshold_nearer_to_theirs() -> None:
-    fleet, rate = ScoreSketch.of(10 * LOGNORMAL), 0.01
-    limits = [
-        blended_threshold(fleet, ClientScores(ScoreSketch.of(LOGNORMAL[:n])), rate)
-        for n in (10, 100, 1000, 20_000)
-    ]
-    assert limits == sorted(limits, reverse=True)
-    assert limits[0] == pytest.approx(tail_quantile(fleet, rate), rel=0.3)
-    assert limits[-1] == pytest.approx(float(np.quantile(LOGNORMAL, 1 - rate)), rel=0.05)
+@pytest.mark.parametrize("count", [30, 60, 120, 5000])
+def test_own_scores_bound_a_threshold_from_a_heavy_tail(count: int) -> None:
+    """Scores of 4 to 29 gave a threshold of 8,832: the tail was fitted to a few, and continued far beyond."""
+    generator = np.random.default_rng(2)
+    fleet = ScoreSketch.of(4 + generator.pareto(0.9, 300))
+    own = np.clip(4 + generator.pareto(1.5, count), 4, 29)
+    assert tail_quantile(fleet, 1e-6) > 500
+    start, lowest, highest = starting_threshold(fleet, ScoreSketch.of(own), 1e-6)
+    assert own.max() * 0.999 <= start == highest
+    assert highest == pytest.approx(max(1.5, 1 + 60 / count) * own.max(), rel=1e-5)
+    assert lowest == pytest.approx(own.max(), rel=1e-5)
 
 
-def test_alerts_are_counted_against_the_budget() -> None:
-    fleet, rate = ScoreSketch.of(LOGNORMAL), 0.01
-    own = ScoreSketch.of(LOGNORMAL[:5000])
-    none, some, all_ = (blended_threshold(fleet, ClientScores(own, alerts), rate) for alerts in (0, 25, 50))
-    assert none < some < all_
+def test_a_threshold_is_not_below_the_clients_own_quantile() -> None:
+    own = ScoreSketch.of(10 * LOGNORMAL)
+    start, lowest, _ = starting_threshold(ScoreSketch.of(LOGNORMAL), own, 0.01)
+    assert start == lowest == pytest.approx(float(np.quantile(10 * LOGNORMAL, 0.99)), rel=0.05)
 
 
-def test_without_fleet_scores_the_own_scores_are_used() -> None:
-    own, largest = ScoreSketch.of(LOGNORMAL[:50]), LOGNORMAL[:50].max()
-    assert blended_threshold(ScoreSketch(), ClientScores(own), 1e-4) > largest
-    assert blended_threshold(ScoreSketch(), ClientScores(own, alerts=3), 1e-4) == pytest.approx(
-        largest, rel=1e-5
-    )
+def test_without_fleet_scores_the_own_tail_is_used() -> None:
+    own = ScoreSketch.of(LOGNORMAL[:50])
+    start, _, highest = starting_threshold(ScoreSketch(), own, 1e-4)
+    assert LOGNORMAL[:50].max() < start <= highest
+
+
+def test_the_robust_limit_is_beyond_normal_scores_and_not_moved_by_a_tenth_of_faults() -> None:
+    normal = LOGNORMAL[:900]
+    limit = robust_limit(ScoreSketch.of(normal))
+    assert (normal > limit).mean() < 0.001
+    with_faults = robust_limit(ScoreSketch.of(np.concatenate([normal, np.full(100, 50.0)])))
+    assert limit < with_faults < 2.5 * limit < 50
+    assert robust_limit(ScoreSketch.of(normal[:20])) == math.inf

@@ -1,0 +1,83 @@
+"""An event among the recent ones, with its window: what incidents ask about it beyond its score."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.recent_events import RecentEvents
+from client.detection.incidents import Explained
+from client.detection.scorer import Scorer
+from common.protocol.alerts import Alert, Cause
+
+EXPLAINING_SHARE = 0.8
+"""The features with the largest errors that have this share together explain an alert."""
+MAX_EXPLAINING, MAX_EXPLAINING_PART = 5, 1 / 3
+"""They are at most so many, and at most this part of all features: the rest has to be judged without them."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecentEvent:
+    """An event that is in the ring. It is valid until the next event is counted.
+
+    Overflow is expected: call the methods inside `np.errstate(over="ignore", invalid="ignore")`.
+    """
+
+    features: tuple[str, ...]
+    """Names of the features."""
+    recent: RecentEvents
+    scorer: Scorer
+    slot: int
+    """Its slot in the ring."""
+    number: int
+    time: float
+    score: float
+    threshold: float
+    max_causes: int
+    """Number of features that an alert names."""
+
+    @property
+    def window(self) -> int:
+        """Number of events in a window."""
+        return self.scorer.window
+
+    def score_without(self, features: Collection[int]) -> float:
+        """Return the score of the window with these features masked; NaN if nothing is left."""
+        return self.scorer.score_window(self._window(features))
+
+    def share(self, features: Collection[int], masked: Collection[int]) -> float:
+        """Return the share of some features of the error, 0 to 1, with other features masked."""
+        if not features:
+            return 0.0
+        return float(self.scorer.explain(self._window(masked)).share[list(features)].sum())
+
+    def explain_without(self, features: Collection[int]) -> Explained:
+        """Return the alert with these features masked, and the features that explain it.
+
+        These are the ones with the largest shares of the error, until they have `EXPLAINING_SHARE` together.
+        """
+        window = self._window(features)
+        why = self.scorer.explain(window)
+        present = (why.value == why.value) & (why.share > 0)  # a feature that is missing explains nothing
+        order = [int(i) for i in np.argsort(why.share, kind="stable")[::-1] if present[i]]
+        causes = tuple(
+            Cause(self.features[i], *map(float, (why.share[i], why.value[i], why.expected[i])))
+            for i in order[: self.max_causes]
+        )
+        score = self.scorer.score_window(window) if features else self.score
+        before = np.cumsum(why.share[order]) - why.share[order]
+        explaining = tuple(i for i, share in zip(order, before, strict=True) if share < EXPLAINING_SHARE)
+        most = max(1, min(MAX_EXPLAINING, int(MAX_EXPLAINING_PART * len(self.features))))
+        alert = Alert(self.time, score, self.threshold, self.scorer.version, causes)
+        return Explained(alert, explaining[:most])
+
+    def _window(self, masked: Collection[int]) -> NDArray[np.float32]:
+        """Return a copy of the window that the event ends, shape (window, features)."""
+        slots = np.arange(self.slot - self.scorer.window + 1, self.slot + 1) % self.recent.size
+        window = self.recent.rows[slots]
+        if masked:
+            window[:, list(masked)] = np.nan
+        return window

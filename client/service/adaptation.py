@@ -1,0 +1,168 @@
+"""Adaptation: a detector takes a lasting change of its machine as normal, after a time or on request."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from client.data.regime import Move, Regime
+from client.data.training_buffer import BufferedRows
+from client.detection.detector import Detector
+from client.detection.incidents import Incident
+from client.service.identity import Identity, IdentityError
+from client.service.learned_rows import LearnedRows
+from client.service.threshold_tuning import ThresholdTuning
+from client.versions.adapting import AdaptedVersion, adapt, lasting_scores
+from client.versions.version_store import VersionStore
+from common.errors import UserError
+from common.formats.files import write_atomic
+from common.model.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+REQUEST, ANSWER = "accept", "accepted"
+"""Files in the state folder by which `flockwatch client accept` asks, and is answered."""
+ANSWER_S = 15.0
+"""Longest wait for an answer: training may keep the detector's maintenance busy for some seconds."""
+POLL_S = 0.1
+
+
+class AcceptError(UserError):
+    """The state of a machine cannot be accepted as normal; the message says why."""
+
+
+class Adaptation:
+    """Ends incidents that last, by adapting the detector to what they found.
+
+    Args:
+        detector: Its active version is re-made.
+        tuning: Re-bases the threshold, and restarts drift.
+        learned: Its rows are moved to the new level.
+        store: Stores the re-made version.
+        folder: The client's state folder, for the regime and for requests.
+        base: Hash of the only version of a detector without a trainer; empty with a trainer.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        tuning: ThresholdTuning,
+        learned: LearnedRows,
+        store: VersionStore,
+        folder: Path,
+        base: str = "",
+    ) -> None:
+        self._detector, self._tuning, self._learned = detector, tuning, learned
+        self._store, self._folder, self._base = store, folder, base
+        (folder / REQUEST).unlink(missing_ok=True)  # whoever asked is gone
+        self.regime = Regime.load(folder)
+        self._unsaved: Manifest | None = None
+        """The re-made version, until it and the regime are on disk."""
+        if self.regime.base != base:  # the detector runs with another version than the one that was adapted
+            self.regime = Regime(base=base)
+
+    def advance(self) -> bool:
+        """Adapt to incidents that have lasted, or that a request accepts; return whether it did.
+
+        Raises:
+            OSError: the state folder cannot be written.
+        """
+        self._save()
+        chosen = self._detector.incidents.lasting()
+        request = self._folder / REQUEST
+        requested = request.exists()
+        if requested:
+            chosen = self._detector.incidents.open
+        adapted = bool(chosen) and self._detector.settled
+        if adapted:
+            text = self._adapt(chosen)
+            self._save()
+        elif requested and not chosen:
+            text = ""
+        else:
+            return False
+        if requested:
+            write_atomic(self._folder / ANSWER, text.encode())
+            request.unlink(missing_ok=True)
+        return adapted
+
+    def _adapt(self, incidents: Sequence[Incident]) -> str:
+        """Adapt to what these incidents found; return what is normal from here on."""
+        detector, active = self._detector, self._detector.active
+        if active is None:
+            raise ValueError("an incident is open without a version")
+        events = detector.recent.since(min(incident.first for incident in incidents))
+        breaks = np.zeros(len(events.rows), np.bool_)
+        breaks[:1] = True
+        lasting = BufferedRows(events.rows, breaks)
+        features = {i for incident in incidents for i in incident.features}
+        scores = self._tuning.scores
+        usual = scores.quantile(0.5) if scores.count else 1.0
+        adapted = adapt(active.manifest, lasting, self._learned.contents(), features, usual)
+        limit = self._tuning.rebase(lasting_scores(adapted.manifest, lasting))
+        names = detector.schema.features
+        text = _description(adapted, names, incidents)
+        detector.activate(adapted.manifest, limit, [incident.id for incident in incidents], text)
+        self._learned.move(adapted.moves)
+        self.regime = self.regime.then({names[i]: move for i, move in adapted.moves.items()}, self._base)
+        self._unsaved = adapted.manifest
+        log.warning("adapted version=%d features=%s", active.manifest.version, json.dumps(text))
+        return text
+
+    def _save(self) -> None:
+        """Write what was adapted to disk, if that has not succeeded yet."""
+        if self._unsaved is not None:
+            self.regime.save(self._folder)
+            self._store.replace_current(self._unsaved)
+            self._unsaved = None
+
+
+def _moved(name: str, move: Move) -> str:
+    """Return a change in words.
+
+    >>> _moved("temp", Move(1.0, 9.0)), _moved("load", Move(2.0, -1.0))
+    ('temp +9', 'load times 2 -1')
+    """
+    factor = "" if move.factor == 1 else f" times {move.factor:.3g}"
+    return f"{name}{factor} {move.offset:+.4g}"
+
+
+def _description(adapted: AdaptedVersion, names: Sequence[str], incidents: Sequence[Incident]) -> str:
+    moves = [_moved(names[i], move) for i, move in adapted.moves.items()]
+    changes = ", ".join(moves) or " and ".join(sorted({incident.feature for incident in incidents}))
+    return f"normal from here on: {changes}"
+
+
+def accept(folder: Path) -> str:
+    """Ask the running detector of a state folder to take what its open incidents found as normal.
+
+    Returns:
+        What is normal from here on.
+
+    Raises:
+        AcceptError: no detector runs with this folder, no incident is open, or there is no answer.
+    """
+    if not folder.is_dir():
+        raise AcceptError(f"{folder}: no such state folder; pass the --name or the --state of the client")
+    with suppress(IdentityError):
+        Identity(folder, "detector").release()
+        raise AcceptError(f"{folder}: no client runs with this state folder; start it, then accept")
+    (folder / ANSWER).unlink(missing_ok=True)
+    write_atomic(folder / REQUEST, b"")
+    deadline = time.monotonic() + ANSWER_S
+    while not (folder / ANSWER).exists():
+        if time.monotonic() > deadline:
+            (folder / REQUEST).unlink(missing_ok=True)
+            raise AcceptError(f"{folder}: the client has not answered for {ANSWER_S:.0f} s; see its /healthz")
+        time.sleep(POLL_S)
+    text = (folder / ANSWER).read_text()
+    (folder / ANSWER).unlink(missing_ok=True)
+    if not text:
+        raise AcceptError(f"{folder}: no incident is open, so there is nothing to accept")
+    return text

@@ -1,0 +1,112 @@
+"""What a detector learns from: normal events that are not unusual for this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from client.data.quarantine import ReleasedEvents
+from client.data.regime import Move, move_rows
+from client.data.training_buffer import BufferedRows, TrainingBuffer, write_schema
+from client.service.problems import Problems
+from client.versions.trial import buffer_scores
+from common.model.manifest import Manifest
+from common.model.schema import Schema
+from common.model.scoring import window_starts
+from common.model.sketch import ScoreSketch
+from common.model.threshold import robust_limit
+
+
+class LearnedRows:
+    """Decides which events go into the training buffer, and keeps it at the machine's present level.
+
+    Args:
+        folder: The client's state folder.
+        schema: The features of the stream.
+        capacity: Number of events that the buffer holds.
+        problems: Gets a problem when the buffer cannot be kept.
+    """
+
+    def __init__(self, folder: Path, schema: Schema, capacity: int, problems: Problems) -> None:
+        self._folder, self._schema, self._capacity = folder, schema, capacity
+        self._problems = problems
+        self._buffer: TrainingBuffer | None = None
+        self._gap = False
+        """Whether an event was left out since the last one that was added."""
+        self.left_out = 0
+        """Normal events that were too unusual to be learned from."""
+
+    def __len__(self) -> int:
+        """Return the number of events in the training buffer."""
+        return len(self._buffer) if self._buffer is not None else 0
+
+    def open(self) -> None:
+        """Open the training buffer, if it is not open; record a problem if that fails."""
+        if self._buffer is not None:
+            return
+        with self._problems.watch("buffer"):
+            self._buffer = TrainingBuffer(self._folder, self._schema, self._capacity)
+            write_schema(self._folder, self._schema)
+            if self._buffer.problem is not None:
+                self._problems.set("buffer.ring", self._buffer.problem)
+
+    def close(self) -> None:
+        """Write everything to disk."""
+        if self._buffer is not None:
+            self._buffer.close()
+
+    def contents(self) -> BufferedRows:
+        """Return copies of all events in the buffer."""
+        return self._buffer.contents() if self._buffer is not None else BufferedRows.empty(len(self._schema))
+
+    def add(self, events: ReleasedEvents, scores: ScoreSketch) -> None:
+        """Add the normal events that are not unusual for this machine.
+
+        Events that no version has scored are the first rows for a first version, and are added.
+
+        Args:
+            events: Events that have left quarantine.
+            scores: Scores of normal events under the active version; empty without one.
+        """
+        if self._buffer is None:
+            return
+        first_rows = events.versions == 0
+        learnable = events.normal & (first_rows | (events.scores <= robust_limit(scores)))
+        self.left_out += int((events.normal & ~learnable).sum())
+        # An event that is left out breaks the run of events for the one after it.
+        follows = np.concatenate([[not self._gap], learnable[:-1]])
+        self._gap = not learnable[-1]
+        if learnable.any():
+            self._buffer.append(events.rows[learnable], (events.breaks | ~follows)[learnable])
+
+    def clean(self, manifest: Manifest) -> None:
+        """Drop the events that are unusual under a first version: nothing has judged them before."""
+        if self._buffer is None or not len(self):
+            return
+        events = self._buffer.contents()
+        scores = buffer_scores(manifest, events)
+        finite = np.isfinite(scores)
+        unusual = ~(scores <= robust_limit(ScoreSketch.of(scores[finite])))
+        window = manifest.architecture.window
+        ends = window_starts(events.rows, events.breaks, window) + window - 1
+        keep = np.ones(len(events.rows), np.bool_)
+        keep[ends[unusual]] = False
+        if not keep.all():
+            self.left_out += int((~keep).sum())
+            follows = np.concatenate([[True], keep[:-1]])
+            with self._problems.watch("buffer"):
+                self._buffer.replace(BufferedRows(events.rows[keep], (events.breaks | ~follows)[keep]))
+
+    def move(self, moves: Mapping[int, Move]) -> None:
+        """Move the events to the present level of the changed features.
+
+        They are moved and not dropped: how the other features vary with these, and the rows of the weeks
+        before, stay available to training.
+        """
+        if self._buffer is None or not len(self):
+            return
+        events = self._buffer.contents()
+        with self._problems.watch("buffer"):
+            self._buffer.replace(BufferedRows(move_rows(events.rows, moves), events.breaks))

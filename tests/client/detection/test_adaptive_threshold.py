@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.detection.adaptive_threshold import MAX_RISE, RISE, AdaptiveThreshold
+
+BOUNDS = (0.5, 20.0)
+
+
+def test_at_the_rate_of_the_budget_the_threshold_stays() -> None:
+    threshold = AdaptiveThreshold(2.0, BOUNDS, rate=0.01)
+    for _ in range(5):
+        threshold.incident_started()
+        threshold.quiet(100)
+    assert threshold.value == pytest.approx(2.0)
+
+
+def test_incidents_raise_it_and_quiet_lowers_it_within_the_bounds() -> None:
+    threshold = AdaptiveThreshold(2.0, BOUNDS, rate=0.01)
+    threshold.incident_started()
+    assert threshold.value == pytest.approx(2.0 * math.exp(RISE))
+    for _ in range(100):
+        threshold.incident_started()
+    assert threshold.value == MAX_RISE * BOUNDS[1]
+    threshold.quiet(10**6)
+    assert threshold.value == BOUNDS[0]
+
+
+def test_until_incidents_raise_it_the_evidence_bounds_it_at_once() -> None:
+    threshold = AdaptiveThreshold(8.0, BOUNDS, rate=0.01)
+    threshold.bounds = (0.5, 4.0)
+    threshold.quiet(1)
+    assert threshold.value == 4.0
+
+
+def test_bounds_never_raise_it() -> None:
+    threshold = AdaptiveThreshold(2.0, BOUNDS, rate=0.01)
+    threshold.bounds = (3.0, 9.0)
+    threshold.quiet(100)
+    assert threshold.value == 2.0
+
+
+@given(st.floats(0.01, 100), st.floats(0.1, 10))
+def test_it_goes_on_under_another_version_within_that_ones_bounds(value: float, factor: float) -> None:
+    threshold = AdaptiveThreshold(value, (0.0, math.inf), rate=0.01)
+    scaled = threshold.scaled(factor, BOUNDS)
+    assert scaled.value == min(max(value * factor, BOUNDS[0]), BOUNDS[1])
+    assert (scaled.bounds, scaled.rate) == (BOUNDS, 0.01)
+
+
+def test_a_fixed_threshold_never_changes() -> None:
+    threshold = AdaptiveThreshold(2.0, BOUNDS, rate=0.01, fixed=True)
+    threshold.incident_started()
+    threshold.quiet(1000)
+    assert threshold.value == threshold.scaled(5.0, (9.0, 10.0)).value == 2.0
+
+
+@pytest.mark.parametrize("growth", [1.0, 1.5, 0.5])
+def test_the_budget_holds_in_the_long_run_when_normal_scores_change_for_good(growth: float) -> None:
+    """Ninety days of a score a minute whose level drifts, and changes for good after thirty days."""
+    minutes = 90 * 1440
+    generator = np.random.default_rng(4)
+    level = np.exp(0.3 * np.sin(np.arange(minutes) / 5000)) * np.where(
+        np.arange(minutes) < 43200, 1.0, growth
+    )
+    scores = level * generator.gamma(4.0, 0.25, minutes)
+    threshold = AdaptiveThreshold(2.0, (0.1, 10.0), rate=1 / 1440)
+    incidents, quiet_until = np.zeros(90), 0
+    for minute, score in enumerate(scores):
+        if score > threshold.value:
+            if minute >= quiet_until:
+                incidents[minute // 1440] += 1
+                threshold.incident_started()
+            quiet_until = minute + 4
+        else:
+            threshold.quiet(1)
+    assert 0.5 < incidents[5:30].mean() < 1.5
+    assert 0.5 < incidents[35:].mean() < 1.5
+    assert incidents[30:35].sum() <= 10

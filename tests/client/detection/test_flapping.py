@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from client.detection.flapping import DAY_S, Flapping
+
+
+def test_a_feature_flaps_from_one_more_than_the_reported_incidents_until_a_quiet_day() -> None:
+    under_test = Flapping(after=2)
+    assert [under_test.add("cpu", hour * 3600.0) for hour in range(5)] == [
+        "steady", "steady", "starts", "flaps", "flaps",
+    ]  # fmt: skip
+    assert under_test.features(4 * 3600.0 + DAY_S - 1) == ["cpu"]
+    assert under_test.add("cpu", 4 * 3600.0 + DAY_S) == "steady"
+
+
+def test_incidents_of_other_features_and_older_ones_do_not_count() -> None:
+    under_test = Flapping(after=1)
+    assert under_test.add("cpu", 0.0) == "steady"
+    assert under_test.add("disk", 1.0) == "steady"
+    assert under_test.add("cpu", DAY_S) == "steady"
+    assert under_test.features(DAY_S) == []
+
+
+def test_a_long_incident_keeps_its_feature_flapping() -> None:
+    under_test = Flapping(after=1)
+    under_test.add("cpu", 0.0)
+    assert under_test.add("cpu", 1.0) == "starts"
+    under_test.extend("cpu", DAY_S)
+    under_test.extend("disk", DAY_S)
+    assert under_test.features(2 * DAY_S - 1) == ["cpu"]
