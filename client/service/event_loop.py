@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from client.connectors.sources import EndOfStreamError, Source, SourceError
 from client.data.stream_schema import SchemaResolver
@@ -48,6 +49,7 @@ class EventLoop:
     ) -> None:
         self._recording = recording
         self._source, self._notifier, self._checkpoint, self._stop = source, notifier, checkpoint, stop
+        self._await_estimate: Callable[[], int | None] = lambda: None
         self._next_report = 0.0
         self._looked = 0
         self.newest_refusal = ""
@@ -82,7 +84,12 @@ class EventLoop:
         return schema, lines
 
     def run(
-        self, detector: Detector, watch: StreamWatch, resolver: SchemaResolver, lines: list[bytes]
+        self,
+        detector: Detector,
+        watch: StreamWatch,
+        resolver: SchemaResolver,
+        lines: list[bytes],
+        await_estimate: Callable[[], int | None] = lambda: None,
     ) -> tuple[Schema | None, list[bytes]]:
         """Score `lines`, and then the events of the source until a stop.
 
@@ -91,6 +98,8 @@ class EventLoop:
             watch: Looks at the stream now and then.
             resolver: Chooses the features anew while no version is at work.
             lines: The first lines to score.
+            await_estimate: Waits until further events may be scored, and returns how many may be until it
+                has to be called again; None: any number.
 
         Returns:
             Other features that the stream turns out to have, and lines to score with them; no schema after a
@@ -100,6 +109,7 @@ class EventLoop:
             EndOfStreamError: the source ended.
             SourceError: a recording has a header that does not name the features.
         """
+        self._await_estimate = await_estimate
         next_checkpoint = next_look = 0.0
         self._score(detector, lines, time.perf_counter_ns())
         while not self._stop.is_set():
@@ -133,6 +143,13 @@ class EventLoop:
         self._checkpoint.reached(self._source.position())
 
     def _score(self, detector: Detector, lines: list[bytes], arrived: int) -> None:
+        while lines:
+            # No event is scored before an estimate of the warm-up that is due, or past the next one.
+            count = self._await_estimate() or len(lines)
+            self._score_part(detector, lines[:count], arrived)
+            lines = lines[count:]
+
+    def _score_part(self, detector: Detector, lines: list[bytes], arrived: int) -> None:
         outcome = detector.step(lines, time.time())
         self.latency.add(time.perf_counter_ns() - arrived, len(outcome.verdicts))
         for notice in outcome.notices:

@@ -17,6 +17,7 @@ from client.service.learning_progress import LearningProgress
 from client.service.problems import Problems
 from client.service.threshold_tuning import ThresholdTuning
 from client.service.version_swap import VersionSwap
+from client.service.warm_up_schedule import WarmUpSchedule
 from client.versions.trial_process import Trial, TrialProcess, TrialRequest
 from client.versions.version_store import VersionStore
 from common.model.manifest import Manifest
@@ -25,6 +26,8 @@ from common.settings import Settings
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+MAX_ESTIMATE_S = 10.0
+"""Longest time that the event loop waits for an estimate of the warm-up."""
 
 
 class DetectorMaintenance:
@@ -53,14 +56,15 @@ class DetectorMaintenance:
         self._detector, self._folder, self._fixed = detector, folder, fixed
         self._checkpoint, self._store = checkpoint, store
         self._quarantine = QuarantineFilter(detector.recent, settings.live.quarantine)
-        self._stop = threading.Event()
+        self._stop, self._wake, self._ticked = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
         self.progress = LearningProgress(folder, settings, len(detector.schema)) if fixed is None else None
         """How far the client has come towards training; None for one that never trains."""
         self.problems = Problems()
         self.learned = LearnedRows(folder, detector.schema, settings.live.keep_rows, self.problems)
         self.tuning = ThresholdTuning(detector, settings, store, self.problems)
-        self.versions = VersionSwap(detector, self.tuning, store, folder, self.problems, trial)
+        self.warm_up = WarmUpSchedule(detector.recent, self._quarantine, settings.live.warm_up)
+        self.versions = VersionSwap(detector, self.tuning, self.warm_up, store, folder, self.problems, trial)
         self.adaptation = Adaptation(
             detector, self.tuning, self.learned, store, folder, fixed.hash if fixed is not None else ""
         )
@@ -68,6 +72,7 @@ class DetectorMaintenance:
     def start(self) -> None:
         """Activate the version on disk, then start the thread."""
         self.learned.open()
+        self.warm_up.restored = len(self.learned)
         fixed = self._fixed
         if fixed is not None and self.adaptation.regime.moves:
             fixed = self._store.current() or fixed  # as it was re-made before a restart
@@ -77,11 +82,27 @@ class DetectorMaintenance:
     def stop(self) -> None:
         """Stop the thread, tick once more, and write everything to disk."""
         self._stop.set()
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
         self.tick(save=True)
         self.versions.cancel()
         self.learned.close()
+
+    def await_estimate(self) -> int | None:
+        """Wait for an estimate of the warm-up that is due, and return the number of events until the next.
+
+        The event loop scores no further event before it. So what is found in a file does not depend on how
+        fast the file is read.
+
+        Returns:
+            None if there will be no further estimate.
+        """
+        if self.warm_up.until_due == 0:
+            self._ticked.clear()
+            self._wake.set()
+            self._ticked.wait(MAX_ESTIMATE_S)
+        return self.warm_up.until_due
 
     def tick(self, save: bool) -> None:
         """Do everything once, as the thread does every `TICK_S`.
@@ -96,29 +117,40 @@ class DetectorMaintenance:
         with self.problems.watch("regime"):
             if self.adaptation.advance():
                 self.versions.cancel()
+                self.warm_up.end()
         if self.progress is not None:
             self.progress.update(len(self.learned), self._detector.recent.count, time.monotonic())
-        if self._fixed is None:
-            self._advance_versions()
+        self._advance_versions()
         self.tuning.update()
         if save and self._checkpoint is not None:
             with self.problems.watch("state"):
                 self._checkpoint.save()
 
     def _run(self) -> None:
-        ticks = 0
-        while not self._stop.wait(TICK_S):
-            ticks += 1
+        next_save = time.monotonic() + SAVE_EVERY_S
+        while not self._stop.is_set():
+            woken = self._wake.wait(TICK_S)
+            self._wake.clear()
+            if self._stop.is_set():
+                return
+            save = time.monotonic() >= next_save
+            if save:
+                next_save = time.monotonic() + SAVE_EVERY_S
             try:
-                self.tick(save=ticks % round(SAVE_EVERY_S / TICK_S) == 0)
+                self.tick(save)
                 self.problems.clear("maintenance")
             except Exception:  # the event loop goes on without maintenance, and the next tick tries again
                 log.exception("maintenance failed")
                 self.problems.set("maintenance", "maintenance failed; see the log")
+            if woken:
+                self._ticked.set()
 
     def _advance_versions(self) -> None:
         without = self._detector.active is None
-        with self.problems.watch("store"):
-            self.versions.advance()
+        if self._fixed is None:
+            with self.problems.watch("store"):
+                self.versions.advance()
+        if self.warm_up.until_due == 0:
+            self.versions.adapt(self.learned.contents())
         if without and self._detector.active is not None:
             self.learned.clean(self._detector.active.manifest)

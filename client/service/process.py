@@ -26,6 +26,7 @@ from client.service.stream_watch import Moment, StreamWatch
 from client.service.supervisor import TrainerSupervisor
 from client.versions.version_store import VersionStore
 from common.config import ConfigError
+from common.learning import Learning
 from common.model.manifest import Manifest, ManifestError
 from common.model.schema import Schema
 from common.settings import Settings
@@ -148,6 +149,7 @@ class DetectorProcess:
             flapping=_flapping(detector),
             evidence=maintenance.tuning.evidence if maintenance and active else None,
             moved=tuple(sorted(maintenance.adaptation.regime.moves)) if maintenance else (),
+            warm_up=_warm_up(maintenance),
             drifted=maintenance is not None and maintenance.tuning.drifted,
             swaps=maintenance.versions.swaps if maintenance else 0,
             refusals=maintenance.versions.refusals if maintenance else 0,
@@ -225,7 +227,7 @@ class DetectorProcess:
         self._detector, self._maintenance, self._watch = detector, maintenance, watch
         maintenance.start()
         try:
-            return loop.run(detector, watch, self._resolver, lines)
+            return loop.run(detector, watch, self._resolver, lines, maintenance.await_estimate)
         finally:
             loop.finish(detector, watch)
             maintenance.stop()
@@ -257,3 +259,9 @@ def _flapping(detector: Detector | None) -> tuple[str, ...]:
         return ()
     newest = detector.recent.times[(detector.recent.count - 1) % detector.recent.size]
     return tuple(detector.incidents.flapping.features(float(newest)))
+
+
+def _warm_up(maintenance: DetectorMaintenance | None) -> Learning | None:
+    if maintenance is None or (wanted := maintenance.warm_up.wanted) is None:
+        return None
+    return Learning(maintenance.warm_up.events, wanted)

@@ -76,6 +76,8 @@ class Status:
     """How far the scores of this client reach; None without a version."""
     moved: tuple[str, ...]
     """Features whose level has changed for good, as far as the detector has adapted to it."""
+    warm_up: Learning | None
+    """Events towards the first estimate of a fleet's version for this machine; None: none is to come."""
     drifted: bool
     swaps: int
     refusals: int
@@ -104,6 +106,7 @@ def health(status: Status) -> tuple[HTTPStatus, bytes]:
     """
     stuck = status.silent_s > STUCK_S
     state = "stuck" if stuck else "degraded" if status.problems else "ok"
+    warm_up = status.warm_up
     p50, p99 = status.latency.quantile_s(0.5), status.latency.quantile_s(0.99)
     body = {
         "status": state,
@@ -128,6 +131,7 @@ def health(status: Status) -> tuple[HTTPStatus, bytes]:
         "evidence": str(status.evidence) if status.evidence is not None else None,
         "provisional": status.evidence is not None and not status.evidence.sufficient,
         "adapted": list(status.moved),
+        "warm_up": {"events": warm_up.rows, "wanted": warm_up.wanted} if warm_up is not None else None,
         "drifted": status.drifted,
         "latency_us": {"p50": p50 and p50 * 1e6, "p99": p99 and p99 * 1e6},
     }
@@ -176,6 +180,10 @@ def metrics(status: Status) -> Iterable[Metric]:
             evidence.has_s if evidence else None,
         ),
         "evidence_needed_seconds": ("Time that the budget needs", evidence.wanted_s if evidence else None),
+        "warm_up_events_missing": (
+            "Events until a version of the fleet is first adapted to this machine",
+            max(0, status.warm_up.wanted - status.warm_up.rows) if status.warm_up is not None else 0,
+        ),
         "drifted": ("1 while the scores differ from those at calibration, else 0", float(status.drifted)),
         "problems": ("Current problems; /healthz lists them", len(status.problems)),
         "trainer_memory_bytes": ("Resident memory of the trainer process", status.trainer_memory_bytes),

@@ -89,6 +89,29 @@ class ThresholdTuning:
             return AdaptiveThreshold(start, (lowest, highest), rule.rate)
         return active.limit.scaled(trial.scale, (lowest, highest))
 
+    def extend(self, manifest: Manifest) -> AdaptiveThreshold:
+        """Go on for the active version, adapted anew by more rows of this machine; return its threshold.
+
+        The scores so far were given to events that the version before was not adapted by, so they say more
+        about events to come than the new one's scores of its own rows. As there are more of them, the
+        threshold may lie further in the tail: it rises to where it would begin with them, and does not fall.
+
+        Args:
+            manifest: The version adapted anew.
+
+        Raises:
+            ValueError: there is no active version.
+        """
+        active = self._detector.active
+        if active is None:
+            raise ValueError("there is no version to go on from")
+        self._restart(self.scores, Drift(self._drift_p))
+        if self._fixed is not None:
+            return active.limit
+        rule = self.rule()
+        start, lowest, highest = rule.start(manifest.scores, self.scores)
+        return AdaptiveThreshold(max(active.threshold, start), (lowest, highest), rule.rate)
+
     def rebase(self, scores: NDArray[np.float32]) -> AdaptiveThreshold:
         """Start anew for the active version, re-made for a changed machine; return its threshold.
 

@@ -1,4 +1,7 @@
-"""Takes new model versions: each has to pass a trial on this client's normal events first."""
+"""Takes new model versions: each has to pass a trial on this client's normal events first.
+
+A version that no client has personalised is adapted to this machine before it scores an event.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from client.data.training_buffer import BufferedRows
 from client.detection.detector import Detector
 from client.service.problems import Problems
 from client.service.threshold_tuning import ThresholdTuning
+from client.service.warm_up_schedule import WarmUpSchedule
 from client.versions.trial import TrialResult, run_trial
 from client.versions.trial_process import Trial, TrialError, TrialProcess, TrialRequest
 from client.versions.version_store import VersionStore
@@ -35,6 +39,7 @@ class VersionSwap:
     Args:
         detector: Gets the versions.
         tuning: Sets the first threshold of each version.
+        warm_up: Adapts versions of the fleet to this machine.
         store: Versions on disk. The trainer offers new ones, an operator pins earlier ones.
         folder: The client's state folder, for the trial to read the training buffer from.
         problems: Gets a problem for each refused or damaged version.
@@ -45,15 +50,18 @@ class VersionSwap:
         self,
         detector: Detector,
         tuning: ThresholdTuning,
+        warm_up: WarmUpSchedule,
         store: VersionStore,
         folder: Path,
         problems: Problems,
         trial: Callable[[TrialRequest], Trial] = TrialProcess,
     ) -> None:
         self._detector, self._tuning, self._store = detector, tuning, store
-        self._folder, self._problems, self._start_trial = folder, problems, trial
+        self._warm_up, self._folder, self._problems, self._start_trial = warm_up, folder, problems, trial
         self._pinned = store.pinned
         self._running: _RunningTrial | None = None
+        self._estimate: Manifest | None = None
+        """The last version that `adapt` activated, until another version is taken."""
         self.swaps = self.refusals = 0
 
     @property
@@ -75,7 +83,11 @@ class VersionSwap:
             return
         try:
             aligned = manifest.aligned(self._detector.schema)
-            self._activate(aligned, run_trial(aligned, rows, self._tuning.rule()))
+            if aligned.personalised:
+                self._activate(aligned, run_trial(aligned, rows, self._tuning.rule()))
+            else:
+                self._warm_up.begin(aligned)
+                self.adapt(rows)
         except (SchemaError, SketchError) as error:
             self._problems.set("versions", f"version {manifest.version}: {error}")
 
@@ -98,6 +110,24 @@ class VersionSwap:
                 return
             if candidate is not None:
                 self._try(candidate, self._store.trial_file)
+
+    def adapt(self, rows: BufferedRows) -> None:
+        """Activate the version of the fleet as this machine's rows adapt it, if an estimate is due.
+
+        Args:
+            rows: Normal events of this client that have left quarantine.
+        """
+        warm = self._warm_up.estimate(rows)
+        if warm is None:
+            return
+        active = self._detector.active
+        if active is not None and active.manifest is self._estimate:
+            self._detector.activate(warm.manifest, self._tuning.extend(warm.manifest))
+        else:
+            current, threshold = (active.manifest, active.threshold) if active is not None else (None, 0.0)
+            trial = run_trial(warm.manifest, warm.normal, self._tuning.rule(), current, threshold)
+            self._activate(warm.manifest, trial)
+        self._estimate = warm.manifest
 
     def cancel(self) -> None:
         """End the running trial, if there is one, without a result."""
@@ -138,7 +168,13 @@ class VersionSwap:
             self._store.accept(manifest)
             self.swaps += 1
             self._problems.clear("version")
-        self._activate(manifest.aligned(self._detector.schema), result)
+        aligned = manifest.aligned(self._detector.schema)
+        self._estimate = None
+        if aligned.personalised:
+            self._warm_up.end()
+            self._activate(aligned, result)
+        else:
+            self._warm_up.begin(aligned)
 
     def _record_refusal(self, message: str) -> None:
         self.refusals += 1

@@ -9,7 +9,7 @@ import numpy as np
 from client.data.quarantine import QuarantineFilter
 from client.data.recent_events import NORMAL, RecentEvents
 from client.data.training_buffer import BufferedRows
-from client.versions.warm_up import MAX_ROWS, WarmUp, wanted_rows, warm_up
+from client.versions.warm_up import MAX_ROWS, WarmUp, first_estimate_rows, warm_up
 from common.model.manifest import Manifest
 from common.model.scoring import window_starts
 
@@ -26,14 +26,12 @@ class WarmUpSchedule:
         recent: The newest events of the stream.
         quarantine: Holds those of them that are not in the training buffer yet.
         setting: `live.warm_up`.
-        restored: Events of this machine that the training buffer held when the process started.
     """
 
-    def __init__(
-        self, recent: RecentEvents, quarantine: QuarantineFilter, setting: int | None, restored: int = 0
-    ) -> None:
+    def __init__(self, recent: RecentEvents, quarantine: QuarantineFilter, setting: int | None) -> None:
         self._recent, self._quarantine, self._setting = recent, quarantine, setting
-        self._restored = restored
+        self.restored = 0
+        """Events of this machine that the training buffer held when the process started."""
         self._fleet: Manifest | None = None
         self._next = 0
         """Events at which the next estimate is due."""
@@ -45,7 +43,7 @@ class WarmUpSchedule:
     @property
     def events(self) -> int:
         """Events of this machine so far, those of earlier processes included as far as they are on disk."""
-        return self._restored + self._recent.count
+        return self.restored + self._recent.count
 
     @property
     def until_due(self) -> int | None:
@@ -55,7 +53,7 @@ class WarmUpSchedule:
     def begin(self, fleet: Manifest) -> None:
         """Adapt this version of the fleet from now on, its features in the order of the rows."""
         self._fleet = fleet
-        self.wanted = self._next = wanted_rows(fleet, self._setting)
+        self.wanted = self._next = first_estimate_rows(fleet, self._setting)
         log.info("warm-up version=%d events=%d wanted=%d", fleet.version, self.events, self.wanted)
 
     def end(self) -> None:

@@ -17,9 +17,11 @@ import psutil
 
 from client.data.training_buffer import BufferedRows, read
 from client.versions.trial import ThresholdRule, TrialResult, run_trial
+from client.versions.warm_up import warm_up
 from common.formats.bundle import pack, unpack
 from common.model.manifest import Manifest
 from common.model.schema import Schema, SchemaError
+from common.model.scoring import window_starts
 from common.model.sketch import ScoreSketch
 from common.packages import SAFE_PATH, check_packages, python_module
 from common.processes import lower_priority
@@ -144,7 +146,17 @@ def run_request(request: TrialRequest) -> TrialResult:
     except SchemaError as error:
         return TrialResult(str(error))
     events = read(request.folder, schema) or BufferedRows.empty(len(schema))
-    return run_trial(new, events, request.rule, current, request.current_threshold)
+    current = _adapted(current, events) if current is not None else None
+    return run_trial(_adapted(new, events), events, request.rule, current, request.current_threshold)
+
+
+def _adapted(manifest: Manifest, events: BufferedRows) -> Manifest:
+    """Return a version as the detector would score by it: one of the fleet is adapted to the events."""
+    if manifest.personalised or not len(
+        window_starts(events.rows, events.breaks, manifest.architecture.window)
+    ):
+        return manifest
+    return warm_up(manifest, events).manifest
 
 
 def main() -> None:

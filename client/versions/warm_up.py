@@ -52,7 +52,7 @@ class WarmUp:
     """The rows that it was estimated from, without those that are taken for a fault."""
 
 
-def wanted_rows(manifest: Manifest, setting: int | None) -> int:
+def first_estimate_rows(manifest: Manifest, setting: int | None) -> int:
     """Return the number of rows from which a version can be adapted: one window at least.
 
     Args:

@@ -52,4 +52,4 @@ def version(
     moments = Moments.of(rows(2000))
     made = Manifest(number, SCHEMA, architecture, weights, moments, VersionSettings.of(given))
     found = version_scores(made, Scaler.of(moments).apply(rows(4000, seed=9)))
-    return replace(made, scores=ScoreSketch.of(found))
+    return replace(made, scores=ScoreSketch.of(found), personalised=True)

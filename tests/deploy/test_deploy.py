@@ -76,7 +76,7 @@ def exposed() -> set[str]:
         client="a", version=1, pinned=False, threshold=1.0, score=0.5, events=1, refused={"not_json": 1},
         alerts=1, incidents=1, open_incidents=(), flapping=(), moved=(),
         evidence=edge_status.Evidence("1 per day", 10, 60.0),
-        drifted=False, swaps=1, refusals=0, trainer_restarts=0,
+        warm_up=None, drifted=False, swaps=1, refusals=0, trainer_restarts=0,
         trainer_memory_bytes=1, buffered=1, silent_s=0.0, queues=(SinkQueue("stdout:", 0, 1, 0),),
         learning=Learning(312, 500, per_s=1.0),
     )  # fmt: skip

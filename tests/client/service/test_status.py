@@ -22,7 +22,8 @@ LATENCY.add(900_000, 10)
 STATUS = Status(
     client="edge", version=7, pinned=False, threshold=1.5, score=0.25, events=1000, refused={"not_json": 3},
     alerts=4, incidents=2, open_incidents=("cpu",), flapping=("net",), moved=("temp",),
-    evidence=Evidence("1 per day", 180, 60.0), drifted=False, swaps=6, refusals=1, trainer_restarts=2,
+    evidence=Evidence("1 per day", 180, 60.0), warm_up=Learning(12, 30), drifted=False, swaps=6, refusals=1,
+    trainer_restarts=2,
     trainer_memory_bytes=5 << 20, buffered=800, silent_s=0.1, queues=(SinkQueue("file:x", 1, 2, 3),),
     latency=LATENCY, learning=Learning(312, 500, per_s=1.0),
 )  # fmt: skip
@@ -59,6 +60,7 @@ def test_what_prometheus_reads_is_what_goes_on() -> None:
         ("flockwatch_learning_wanted_events",): 500,
         ("flockwatch_features_flapping",): 1, ("flockwatch_features_adapted",): 1,
         ("flockwatch_evidence_seconds",): 10800, ("flockwatch_evidence_needed_seconds",): 172800,
+        ("flockwatch_warm_up_events_missing",): 18,
         ("flockwatch_latency_seconds_count",): 100, ("flockwatch_latency_seconds_bucket", "+Inf"): 100,
         ("flockwatch_latency_seconds_bucket", repr(2**14 / 1e9)): 90,
     }  # fmt: skip
@@ -69,6 +71,7 @@ def test_what_prometheus_reads_is_what_goes_on() -> None:
     assert body["evidence"] == "1 per day needs 2 days of events, has 3 hours"
     assert (body["provisional"], body["open_incidents"], body["flapping"]) == (True, ["cpu"], ["net"])
     assert (body["adapted"], body["incident_open"]) == (["temp"], True)
+    assert body["warm_up"] == {"events": 12, "wanted": 30}
     assert caught.value.code == 404
 
 

@@ -27,7 +27,8 @@ class Machine:
     def __init__(self, setting: int | None = None, restored: int = 0, size: int = 32768) -> None:
         self.recent = RecentEvents(3, size)
         self.quarantine = QuarantineFilter(self.recent, 10)
-        self.schedule = WarmUpSchedule(self.recent, self.quarantine, setting, restored)
+        self.schedule = WarmUpSchedule(self.recent, self.quarantine, setting)
+        self.schedule.restored = restored
 
     def feed(self, values: np.ndarray, flag: int = NORMAL) -> None:
         for row in values:

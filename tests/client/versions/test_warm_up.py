@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from client.data.training_buffer import BufferedRows
 from client.versions.trial import buffer_scores
-from client.versions.warm_up import robust_moments, wanted_rows, warm_up
+from client.versions.warm_up import first_estimate_rows, robust_moments, warm_up
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.residuals import Residuals
@@ -24,7 +24,7 @@ OTHER_MEAN = np.array([40.0, -900.0, 3.0])
 
 def fleet_version(window: int = WINDOW, by: str = "shared", prior: int = 1000) -> Manifest:
     made = version(window=window, scaling={"by": by, "clip": 10.0}, scoring={"prior": prior})
-    return replace(made, residuals=Residuals.of(np.ones((500, 3 * window))))
+    return replace(made, residuals=Residuals.of(np.ones((500, 3 * window))), personalised=False)
 
 
 def events(values: NDArray[np.floating]) -> BufferedRows:
@@ -159,7 +159,7 @@ def test_moments_follow_a_shift_and_lie_within_the_values(values: list[int], by:
 
 
 def test_a_warm_up_has_at_least_a_window_of_rows() -> None:
-    assert wanted_rows(fleet_version(), None) == 30
-    assert wanted_rows(version(window=64), None) == 64
-    assert wanted_rows(fleet_version(), 12) == 12
-    assert wanted_rows(fleet_version(), 1) == WINDOW
+    assert first_estimate_rows(fleet_version(), None) == 30
+    assert first_estimate_rows(version(window=64), None) == 64
+    assert first_estimate_rows(fleet_version(), 12) == 12
+    assert first_estimate_rows(fleet_version(), 1) == WINDOW
