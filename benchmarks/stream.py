@@ -54,4 +54,5 @@ def version(number: int, seed: int = 0) -> Manifest:
         moments=moments,
         settings=VersionSettings.of(SETTINGS),
         scores=ScoreSketch.of(scores(architecture, weights, scaled)),
+        personalised=True,
     )

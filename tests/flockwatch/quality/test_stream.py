@@ -68,7 +68,7 @@ def test_a_replay_of_scores_gives_the_same_alerts_as_the_detector_on_the_rows(
     machine: Partition, tmp_path: Path
 ) -> None:
     settings = Settings().with_values(threshold={"interval_s": MINUTE_S, "budget": "4 per day"})
-    manifest = version(machine)
+    manifest = replace(version(machine), personalised=True)
     detector = Detector("live", machine.schema, settings.data, settings.live)
     store = VersionStore(tmp_path)
     store.offer(manifest.pack())
