@@ -25,8 +25,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; `run` of what it parses is the command's function."""
     top = argparse.ArgumentParser(
         prog="flockwatch",
-        description="Federated anomaly detection for fleets of edge machines. `flockwatch COMMAND --help` "
-        "describes a command.",
+        description="Federated anomaly detection for fleets of edge machines. `flockwatch local` runs an "
+        "example; `flockwatch COMMAND --help` describes a command.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong settings, arguments or data, 130 interrupted.",
     )
     top.add_argument("--version", action="version", version=f"flockwatch {version('flockwatch')}")
@@ -50,6 +50,8 @@ def _add_server(subparsers: Any) -> None:
         "run the server of a federation until it is stopped",
         "flockwatch server --host 0.0.0.0 --certificate certs/server.pem --key certs/server.key\n"
         "flockwatch server --status 127.0.0.1:8080      # serves a status page",
+        "Started again with the same state folder, the server continues from its newest model version. With\n"
+        "`federation.max_rounds` it ends by itself: after so many versions, or when training has converged.",
     )  # fmt: skip
     flag = _flag_adder(server)
     flag("--host", "HOST", "server.host", "address to listen on")
@@ -65,7 +67,7 @@ def _add_server(subparsers: Any) -> None:
         "flockwatch status --address 127.0.0.1:8080",
     )  # fmt: skip
     _flag_adder(status)(
-        "--address", "HOST:PORT", "server.status", "the --status address of the server", text=True
+        "--address", "HOST:PORT", "server.status", "what --status of the server names", text=True
     )
 
 
@@ -77,12 +79,16 @@ def _add_client(subparsers: Any) -> None:
         "flockwatch client --data rows.parquet --server SERVER:8000      # only trains, on a file\n"
         "flockwatch client rollback --name edge-7                        # uses the previous model version\n"
         "flockwatch client rollback --name edge-7 --to newest            # undoes that\n"
-        "flockwatch client accept --name edge-7                          # takes an open incident as normal",
+        "flockwatch client accept --name edge-7                          # the open incidents are normal",
+        "With --source, the client scores each event of a stream by the newest model version, and trains on\n"
+        "the normal events. With --data alone it only trains, on the rows of a file. It connects at once,\n"
+        "and trains as soon as it has enough normal events (`client.min_rows`).",
     )  # fmt: skip
     client.add_argument(
         "action", nargs="?", choices=["rollback", "accept"],
-        help="rollback: use an earlier model version until `--to newest`; accept: take what the open "
-        "incidents found as normal from here on; both work while the client runs",
+        help="without one of these, the client is run. rollback: use an earlier model version until "
+        "`rollback --to newest`, also while the client runs. accept: the running client ends its open "
+        "incidents, and the values that it sees in them are normal from now on",
     )  # fmt: skip
     client.add_argument(
         "--to", metavar="VERSION", default=None,
@@ -98,6 +104,8 @@ def _add_client(subparsers: Any) -> None:
         "score a live stream of events by one model version, without training",
         "flockwatch detect --manifest v000060.safetensors --source tcp://127.0.0.1:7000\n"
         "flockwatch detect --manifest v000060.safetensors --source stdin: < events.jsonl",
+        "The first events (30 by default) adapt the fleet's model version to this machine, and get no\n"
+        "verdict.",
     )  # fmt: skip
     detect.add_argument(
         "--manifest", type=Path, required=True, metavar="FILE",
@@ -106,13 +114,16 @@ def _add_client(subparsers: Any) -> None:
     for command in (client, trainer, detect):
         flag = _flag_adder(command)
         flag("--name", "NAME", "client.name", "name of this client, unique in the fleet", text=True)
-        flag("--state", "FOLDER", "client.state", "where the client stores its state", text=True)
+        flag(
+            "--state", "FOLDER", "client.state", text=True,
+            help_text="where the client stores its state; by default runs/clients/NAME",
+        )  # fmt: skip
         if command is not detect:
-            flag("--data", "FILE", "client.data", "rows to train on, CSV or Parquet", text=True)
+            flag("--data", "FILE", "client.data", "file of rows to train on, CSV or Parquet", text=True)
             flag("--server", "HOST:PORT", "client.server", "address of the server")
             flag("--ca", "FILE", "client.tls_ca", "CA certificate (PEM) of the server", text=True)
             flag(
-                "--key", "FILE", "client.key", "this client's private key, enrolled at the server", text=True
+                "--key", "FILE", "client.key", "this client's private key, registered by `enroll`", text=True
             )
         if command is not trainer:
             flag(
@@ -132,13 +143,13 @@ def _add_client(subparsers: Any) -> None:
         "print the score, threshold, verdict and causes of each row of a file",
         "flockwatch score --data rows.csv --manifest v000060.safetensors\n"
         "flockwatch score --data rows.csv --manifest v000060.safetensors --json     # for programs",
-        "The rows are scored in their order, as `flockwatch detect` scores a stream: a version of the fleet\n"
-        "is adapted to the machine by the first rows, which get no verdict, and the threshold follows from\n"
-        "`threshold.budget` and the rows before. The columns for label and split are not used.",
+        "The rows are scored one after the other, as `flockwatch detect` scores a stream. The first rows\n"
+        "(30 by default) adapt the fleet's model version to the machine, and get no verdict. The threshold\n"
+        "follows from `threshold.budget` and the rows so far. The columns `label` and `split` are ignored.",
     )  # fmt: skip
     score.add_argument(
         "--data", type=Path, required=True, metavar="FILE",
-        help="rows of one machine, CSV with a header or Parquet, in the order of time",
+        help="rows of one machine, oldest first: CSV with a header, or Parquet",
     )  # fmt: skip
     score.add_argument(
         "--manifest", type=Path, required=True, metavar="FILE",
@@ -148,21 +159,23 @@ def _add_client(subparsers: Any) -> None:
     score.add_argument(
         "--json", action="store_true",
         help="print a JSON object for each row: row, score, threshold, anomaly, causes; score and threshold "
-        "are null without a verdict",
+        "are null for a row without a verdict",
     )  # fmt: skip
 
     inspect = _plain_command(
         subparsers, commands.inspect,
-        "print the contents of a model version, or what the columns of a data file are",
+        "print what a model version contains, or how the columns of a data file are read",
         "flockwatch inspect runs/server/versions/v000060.safetensors\nflockwatch inspect machine-1.csv",
     )  # fmt: skip
-    inspect.add_argument("manifest", type=Path, metavar="FILE", help="file of the version, or data file")
+    inspect.add_argument(
+        "manifest", type=Path, metavar="FILE", help="a model version (.safetensors) or a data file"
+    )
 
 
 def _add_keys(subparsers: Any) -> None:
     certs = _plain_command(
         subparsers, commands.certs,
-        "create or check a CA, the server's certificate and the keys of clients",
+        "create or check a certificate authority (CA), the server's certificate and the clients' keys",
         "flockwatch certs make certs --host flock.example --client edge-7 --client edge-8\n"
         "flockwatch certs check certs --host flock.example",
     )  # fmt: skip
@@ -174,7 +187,7 @@ def _add_keys(subparsers: Any) -> None:
     certs.add_argument("folder", type=Path, metavar="FOLDER", help="folder of the certificates and keys")
     certs.add_argument(
         "--host", action="append", default=[], metavar="HOST",
-        help="host name or IP address under which clients reach the server; may be repeated",
+        help="host name or IP address at which clients reach the server; may be repeated",
     )  # fmt: skip
     certs.add_argument(
         "--client", action="append", default=[], metavar="NAME",
@@ -188,12 +201,12 @@ def _add_keys(subparsers: Any) -> None:
         help="lifetime of the server's certificate (default: 365)",
     )
     certs.add_argument(
-        "--renew", action="store_true", help="replace the server's certificate and key, issued by the same CA"
+        "--renew", action="store_true", help="replace the server's certificate and key; the CA stays"
     )
 
     enroll = _command(
         subparsers, commands.enroll,
-        "register the public key of a client; without arguments, list all keys",
+        "register the public key of a client with the server; without arguments, list all keys",
         "flockwatch enroll edge-7 certs/clients/edge-7.pub\n"
         "flockwatch enroll                              # lists all clients and keys",
     )  # fmt: skip
@@ -227,34 +240,38 @@ def _add_simulation(subparsers: Any) -> None:
         "--data",
         "PATH",
         "local.data",
-        "a folder with a file for each client, or one file to divide",
+        "a folder with a file for each client, or one file to divide; by default data is generated",
         text=True,
     )
-    flag("--clients", "N", "local.clients", "number of clients to divide one file among")
-    flag("--partition", "WAY", "local.partition", "how to divide it: iid, contiguous, column or dirichlet")
+    flag("--clients", "N", "local.clients", "number of clients to divide one file among, or to generate")
     flag(
-        "--column", "NAME", "local.column", "with --partition column: the column that names each row's client"
-    )
-    flag("--runs", "FOLDER", "local.runs", "where a folder for the results of this run is created", text=True)
+        "--partition", "WAY", "local.partition",
+        "how to divide it: iid (random blocks of rows), contiguous (consecutive rows), column (a client for "
+        "each value of --column) or dirichlet (clients that differ in size and rows)",
+    )  # fmt: skip
+    flag("--column", "NAME", "local.column", "for --partition column: it holds the name of each row's client")
+    flag("--runs", "FOLDER", "local.runs", "where a folder with the results is created", text=True)
 
     evaluate = _command(
         subparsers, commands.evaluate,
         "measure how well a fleet detects anomalies in labelled files",
         "flockwatch evaluate --data FOLDER",
+        "Each file has one machine's rows, with a column `split` (0 training row, 1 test row) and a column\n"
+        "`label` (0 normal, 1 abnormal) that only measures detection. Other detectors are measured too.",
     )  # fmt: skip
     flag = _flag_adder(evaluate)
     flag("--data", "FOLDER", "evaluate.data", "folder with a labelled file for each client", text=True)
     flag("--seeds", "N", "evaluate.seeds", "number of runs, each with another random seed")
     flag(
         "--new-client", "ROWS", "evaluate.new_client_rows",
-        "also measure clients that did not take part in training and have this number of rows",
+        "also measure clients that take no part in training and have this number of rows",
     )  # fmt: skip
     flag("--workers", "N", "evaluate.workers", "number of processes; by default one for each CPU core")
-    flag("--runs", "FOLDER", "evaluate.runs", "where a folder for the results is created", text=True)
+    flag("--runs", "FOLDER", "evaluate.runs", "where a folder with the results is created", text=True)
 
     play = _plain_command(
         subparsers, commands.play,
-        "publish the telemetry of generated machines, with faults, to an MQTT broker",
+        "publish the metrics of simulated machines, with faults, to an MQTT broker",
         "flockwatch play mqtt://127.0.0.1/plant --machines 4      # publishes to plant/machine-1 ...",
     )  # fmt: skip
     play.add_argument("broker", metavar="mqtt://HOST/TOPIC", help="machine NAME publishes to TOPIC/NAME")
@@ -266,7 +283,7 @@ def _add_simulation(subparsers: Any) -> None:
         type=_positive(float),
         default=5.0,
         metavar="N",
-        help="events per second of each (default: 5)",
+        help="events per second of each machine (default: 5)",
     )
     play.add_argument(
         "--fault-every", type=_positive(float), default=60.0, metavar="SECONDS",

@@ -17,7 +17,7 @@ WRONG_INPUT = 2
 
 
 def server(settings: Settings, options: argparse.Namespace) -> int:
-    """Run the server of a federation until a signal comes, or to the end that the settings set."""
+    """Run the server of a federation until a signal comes, or until `federation.max_rounds` versions."""
     from server.launch import serve
 
     stop = threading.Event()
@@ -109,7 +109,7 @@ def status(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def inspect(settings: Settings, options: argparse.Namespace) -> int:
-    """Print the contents of a version, or what the columns of a data file are."""
+    """Print what a version contains, or how the columns of a data file are read."""
     from client.data.names import SUFFIXES
     from flockwatch.inspection import data_description, description
 
