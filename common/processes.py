@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -30,6 +31,9 @@ EXIT_GRACE_S = 15.0
 NICENESS = 10
 """Added to the niceness of this process for a child of lower priority."""
 LOWEST_PRIORITY = 19
+MAX_FILES = 1_000_000
+MACOS_FILES = 10_240
+"""macOS says that the limit is infinite, and refuses more than this."""
 
 
 class Processes:
@@ -127,6 +131,22 @@ class Processes:
                     *process.environ().get(MARKS, "").split()
                 }:
                     yield process
+
+
+def max_open_files() -> int:
+    """Return how many descriptors this process may have open, at most a million."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_FILES if soft == resource.RLIM_INFINITY else min(soft, MAX_FILES)
+
+
+def raise_open_files() -> None:
+    """Raise the descriptors that this process and its children may open to what the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        for limit in (hard, min(hard, MACOS_FILES) if hard >= 0 else MACOS_FILES):
+            with suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                return
 
 
 def lower_priority(pid: int) -> None:

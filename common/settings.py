@@ -394,6 +394,11 @@ class ServerSettings(Section):
     """Number of newest versions that stay on disk."""
     status: Annotated[str, Field(pattern=ADDRESS)] | None = None
     """`HOST:PORT` of the status page, /status, /metrics and /healthz. None: there are none."""
+    status_hosts: Names = ()
+    """Names by which browsers and scrapers reach `status`, such as the one of a proxy in front of it.
+
+    Its address, this machine's name and `localhost` are known without.
+    """
     alerts_token: Annotated[str, Field(min_length=16, max_length=256, pattern=r"^[!-~]+$")] | None = None
     """Password with which clients post notices to /alerts of `status` (`docs/status.md`).
 

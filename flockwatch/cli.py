@@ -42,10 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     from common import config
     from common.errors import UserError
+    from common.processes import raise_open_files
     from flockwatch.arguments import overrides, parser
 
     options = parser().parse_args(arguments)
     _log(options.verbose)
+    raise_open_files()
     try:
         settings = config.load(options.config, [*overrides(options), *options.set])
         return int(options.run(settings, options))

@@ -74,7 +74,11 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         closing.callback(history.close)
         if settings.server.status is not None:
             status_server = StatusServer(
-                settings.server.status, status, history, settings.server.alerts_token
+                settings.server.status,
+                status,
+                history,
+                settings.server.alerts_token,
+                settings.server.status_hosts,
             )
             closing.callback(status_server.close)
         closing.callback(superlink.end)

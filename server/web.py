@@ -5,15 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from server.bounded_http import BoundedProtocol
+from server.doors import Doors, Peer
+
+log = logging.getLogger(__name__)
+
 START_WITHIN_S = 10.0
+PAUSE_S = 0.1
+"""Pause before the next attempt when a connection cannot be accepted, since no descriptor is free."""
+LOG_EVERY_S = 60.0
+"""Connections that a limit has closed are logged at most once in this time."""
 
 
 class WebServer:
@@ -25,6 +36,8 @@ class WebServer:
         host: Address to listen on.
         port: Port to listen on; 0 for any free port.
         end_within_s: How long open requests may continue after `close`, in seconds.
+        doors: Limits the connections.
+        tls: The context of TLS; None for plain HTTP.
         on_end: Awaited in the server's event loop after the last request.
         **options: Further options of `uvicorn.Config`.
 
@@ -39,16 +52,22 @@ class WebServer:
         host: str,
         port: int,
         end_within_s: int,
+        doors: Doors,
+        tls: ssl.SSLContext | None = None,
         on_end: Callable[[], Awaitable[None]] | None = None,
         **options: Any,
     ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=1024)
+        self._socket.setblocking(False)
         self.port = int(self._socket.getsockname()[1])
-        self._on_end = on_end
+        self._name, self._doors, self._tls, self._on_end = name, doors, tls, on_end
+        self._opening: set[asyncio.Task[None]] = set()
+        self._log_at, self._logged = 0.0, 0
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
+                http="httptools",
                 lifespan="off",
                 ws="none",
                 log_config=None,
@@ -69,15 +88,77 @@ class WebServer:
             time.sleep(0.01)  # uvicorn ignores should_exit until it has started
         self._server.should_exit = True
         self._thread.join(START_WITHIN_S)
-        self._socket.close()
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=self._server.config.get_loop_factory()) as runner:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
+        accepting = asyncio.create_task(self._accept())
         try:
-            await self._server.serve(sockets=[self._socket])
+            await self._server.serve(sockets=[])
         finally:
+            for task in (accepting, *self._opening):
+                task.cancel()
+            self._socket.close()
             if self._on_end is not None:
                 await self._on_end()
+
+    async def _accept(self) -> None:
+        """Accept connections until cancelled. Neither an error nor a limit ends it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(self._socket)
+            except OSError as error:  # no descriptor is free, or the other side has gone
+                if not self._doors.relieve():
+                    log.warning("connection not accepted server=%s reason=%s", self._name, error)
+                self._log_limits()
+                await asyncio.sleep(PAUSE_S)
+                continue
+            peer: Peer = (str(address[0]), int(address[1]))
+            task = loop.create_task(self._open(connection, peer))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+            # A task that is cancelled before it has begun closes nothing itself.
+            task.add_done_callback(partial(_close_if_cancelled, connection))
+            if not self._doors.enter(peer, task.cancel):
+                task.cancel()
+            self._log_limits()
+
+    async def _open(self, connection: socket.socket, peer: Peer) -> None:
+        """Make a connection ready for requests. While that lasts, the doors can only cancel this task."""
+        loop = asyncio.get_running_loop()
+        protocol = BoundedProtocol(
+            self._doors,
+            config=self._server.config,
+            server_state=self._server.server_state,
+            app_state={},
+            _loop=loop,
+        )
+        options = {} if self._tls is None else {"ssl_handshake_timeout": self._doors.limits.head_s}
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=self._tls, **options
+            )
+        except OSError:  # the other side has gone, or failed to agree on TLS
+            self._doors.leave(peer)
+            connection.close()
+            return
+        if not self._doors.opened(peer, transport.abort):
+            transport.abort()
+
+    def _log_limits(self) -> None:
+        """Log how many connections the limits have closed."""
+        now, closed = time.monotonic(), self._doors.closed
+        if closed > self._logged and now >= self._log_at:
+            log.warning(
+                "too many connections server=%s open=%d closed=%d",
+                self._name, len(self._doors), closed - self._logged,
+            )  # fmt: skip
+            self._log_at, self._logged = now + LOG_EVERY_S, closed
+
+
+def _close_if_cancelled(connection: socket.socket, task: asyncio.Task[None]) -> None:
+    if task.cancelled():
+        connection.close()

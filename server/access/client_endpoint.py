@@ -15,6 +15,7 @@ from common.security.certificates import (
     server_certificate_problems,
 )
 from common.settings import ServerSettings
+from server.doors import Doors
 from server.flower.superlink_process import free_port
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+
+MIN_UPDATE_BYTES, UPDATE_FACTOR = 4 << 20, 4
+"""An update may have this many bytes, and this many times the size of the newest version's file."""
+MAX_FIRST_BYTES = 64 << 20
+"""Largest message of a client before there is a version: descriptions, of up to 65,536 features."""
 
 
 class ClientEndpoint:
@@ -80,15 +86,28 @@ class ClientEndpoint:
             return
         # These import Flower, which takes seconds; a server without a gateway does not need them.
         from server.access.gateway import Gateway
-        from server.access.listener import Listener
+        from server.access.listener import Listener, gateway_limits
         from server.access.roster import Roster
 
         settings = self._settings
         roster = Roster(self._folder) if settings.tls_certificate is not None else None
-        gateway = Gateway(self.superlink_port, roster, self._alerts_address())
+        doors = Doors(gateway_limits())
+        gateway = Gateway(self.superlink_port, roster, self._alerts_address(), doors, self._max_update_bytes)
         self._listener = Listener(
-            settings.host.strip("[]"), settings.port, gateway, settings.tls_certificate, settings.tls_key
+            settings.host.strip("[]"),
+            settings.port,
+            gateway,
+            settings.tls_certificate,
+            settings.tls_key,
+            doors,
         )
+
+    def _max_update_bytes(self) -> int:
+        """Return the largest message of a client: it is told from the size of the newest version."""
+        sizes = [
+            path.stat().st_size for path in sorted((self._folder / "versions").glob("v*.safetensors"))[-1:]
+        ]
+        return MIN_UPDATE_BYTES + UPDATE_FACTOR * sizes[0] if sizes else MAX_FIRST_BYTES
 
     def _alerts_address(self) -> tuple[str, int] | None:
         """Return the address at which the gateway reaches the status server; None if it takes no alerts."""

@@ -12,7 +12,8 @@ import logging
 import re
 import time
 from base64 import b64decode
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
@@ -20,7 +21,9 @@ import httpcore
 
 from common.protocol.wire import REFUSED_HEADER
 from common.security.keys import fingerprint, parse_public_key, parse_public_pem, public_key_pem
+from server.access.bodies import BodyTooLargeError, ClientDisconnectError, RequestBody
 from server.access.roster import RegisteredClient, Roster, RosterError
+from server.doors import Doors
 from server.flower.endpoints import (
     ACTIVATE,
     CONTROL_REGISTER,
@@ -53,12 +56,20 @@ KEEP_ALIVE_S = 3.0
 """Close idle connections to SuperLink before it does: its default keep-alive is 5 s."""
 
 MAX_CONNECTIONS = 100
+"""Connections to SuperLink."""
+MAX_ALERT_CONNECTIONS = 16
+"""Connections to the status server: apart from the others, so that alerts keep no client out."""
+MAX_AT_ONCE = 8
+"""Requests of one client that are answered at the same time."""
+
+MAX_SMALL_BYTES = 256 * 1024
+"""Largest body of a request that carries no part of a model, and of an alert."""
+MAX_UPDATE_BYTES = 256 << 20
+"""Largest body that carries a part of a model, unless the gateway is told otherwise."""
+CARRY_MODELS = (b"/v1/fleet/push-messages", b"/v1/fleet/push-object")
+
 LOG_EVERY_S = 10.0
 """The same warning is logged at most once in this time."""
-
-
-class ClientDisconnectError(ConnectionError):
-    """The client disconnected before its request was complete."""
 
 
 class LogThrottle:
@@ -85,15 +96,22 @@ class Gateway:
         port: SuperLink's port on the loopback address.
         roster: The registered clients; None admits every client.
         alerts: Host and port of the status server, which clients post alerts to; None refuses alerts.
+        doors: The connections of the gateway; None: nobody limits them.
+        max_update_bytes: Returns the largest body that may carry a part of a model.
     """
 
-    def __init__(self, port: int, roster: Roster | None, alerts: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        roster: Roster | None,
+        alerts: tuple[str, int] | None = None,
+        doors: Doors | None = None,
+        max_update_bytes: Callable[[], int] = lambda: MAX_UPDATE_BYTES,
+    ) -> None:
         self._superlink, self._roster, self._alerts = ("127.0.0.1", port), roster, alerts
-        self._pool = httpcore.AsyncConnectionPool(
-            max_connections=MAX_CONNECTIONS,
-            max_keepalive_connections=MAX_CONNECTIONS,
-            keepalive_expiry=KEEP_ALIVE_S,
-        )
+        self._doors, self._max_update_bytes = doors, max_update_bytes
+        self._pool, self._alerts_pool = _pool(MAX_CONNECTIONS), _pool(MAX_ALERT_CONNECTIONS)
+        self._at_once: Counter[tuple[str, str]] = Counter()
         self._throttle = LogThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,11 +135,27 @@ class Gateway:
             self._log_refusal(scope, refusal, client)
             await _respond(send, HTTPStatus.FORBIDDEN, refusal, refused=True)
             return
-        await self._forward(scope, receive, send)
+        # Only SuperLink checks signatures: another address that names the key cannot use up this one's share.
+        sender = (client.fingerprint if client is not None else "", (scope.get("client") or ("",))[0])
+        if client is not None and self._at_once[sender] >= MAX_AT_ONCE:
+            reason = f"'{client.client}' has {MAX_AT_ONCE} requests at once"
+            await _respond(send, HTTPStatus.SERVICE_UNAVAILABLE, reason, close=True)
+            return
+        self._at_once[sender] += 1
+        try:
+            await self._forward(scope, receive, send, client)
+        except BodyTooLargeError as error:
+            self._log_refusal(scope, str(error), client)
+            await _respond(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error), refused=True, close=True)
+        finally:
+            self._at_once[sender] -= 1
+            if not self._at_once[sender]:
+                del self._at_once[sender]
 
     async def close(self) -> None:
-        """Close the connections to SuperLink."""
+        """Close the connections to SuperLink and the status server."""
         await self._pool.aclose()
+        await self._alerts_pool.aclose()
 
     def _refusal(
         self, method: str, path: bytes, keys: list[bytes], client: RegisteredClient | None
@@ -174,19 +208,36 @@ class Gateway:
         if response.status not in (HTTPStatus.OK, HTTPStatus.PRECONDITION_FAILED):
             log.error("SuperLink refused a key client=%s status=%d", client.client, response.status)
 
-    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send a request to SuperLink or the status server, and its response to the client."""
-        response_started = False
-        request = httpcore.Request(
-            "POST",
-            self._url(scope["raw_path"]),
-            headers=_forwarded_headers(scope["headers"]),
-            content=_body(receive),
-            extensions={"timeout": TIMEOUTS},
-        )
+    async def _forward(
+        self, scope: Scope, receive: Receive, send: Send, client: RegisteredClient | None
+    ) -> None:
+        """Send a request to SuperLink or the status server, and its response to the client.
+
+        Args:
+            scope: The request.
+            receive: The ASGI channel from the client.
+            send: The ASGI channel to the client.
+            client: Whose key the request names; None for an alert, and without a roster.
+
+        Raises:
+            BodyTooLargeError: the body is too large; no response has begun.
+        """
+        response_started, is_alert = False, scope["raw_path"] == ALERTS_PATH
+        body = RequestBody(receive, self._max_body_bytes(scope["raw_path"]), scope["headers"])
         try:
-            response = await self._pool.handle_async_request(request)
+            await body.read_first()
+            response = await (self._alerts_pool if is_alert else self._pool).handle_async_request(
+                httpcore.Request(
+                    "POST",
+                    self._url(scope["raw_path"]),
+                    headers=_forwarded_headers(scope["headers"]),
+                    content=body.chunks(),
+                    extensions={"timeout": TIMEOUTS},
+                )
+            )
             try:
+                if response.status < HTTPStatus.BAD_REQUEST:
+                    self._admit(scope, client)
                 headers = [(n, v) for n, v in response.headers if n.lower() not in HOP_BY_HOP]
                 await send({"type": "http.response.start", "status": response.status, "headers": headers})
                 response_started = True
@@ -200,22 +251,33 @@ class Gateway:
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             if response_started:  # closes the connection: the client must not take the response for complete
                 raise
-            target = "the status server" if scope["raw_path"] == ALERTS_PATH else "SuperLink"
+            target = "the status server" if is_alert else "SuperLink"
             await _respond(send, HTTPStatus.SERVICE_UNAVAILABLE, f"{target} does not answer: {error!r}")
+
+    def _admit(self, scope: Scope, client: RegisteredClient | None) -> None:
+        """Tell the doors whose connection this is, after a request on it was accepted."""
+        if self._doors is None:
+            return
+        if self._roster is None:  # anybody may take part, and keys are not registered
+            host, port = scope["client"]
+            self._doors.admit(scope["client"], f"{host}:{port}")
+        else:
+            self._doors.admit(scope["client"], None if client is None else client.fingerprint)
+
+    def _max_body_bytes(self, path: bytes) -> int:
+        return self._max_update_bytes() if path in CARRY_MODELS else MAX_SMALL_BYTES
 
     def _url(self, path: bytes) -> httpcore.URL:
         host, port = self._alerts if self._alerts is not None and path == ALERTS_PATH else self._superlink
         return httpcore.URL(scheme=b"http", host=host.encode(), port=port, target=path)
 
 
-async def _body(receive: Receive) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnectError
-        yield message.get("body", b"")
-        more = message.get("more_body", False)
+def _pool(connections: int) -> httpcore.AsyncConnectionPool:
+    return httpcore.AsyncConnectionPool(
+        max_connections=connections,
+        max_keepalive_connections=connections,
+        keepalive_expiry=KEEP_ALIVE_S,
+    )
 
 
 def _forwarded_headers(headers: Headers) -> Headers:
@@ -225,7 +287,9 @@ def _forwarded_headers(headers: Headers) -> Headers:
     return [(b"host", b"127.0.0.1"), *forwarded]
 
 
-async def _respond(send: Send, code: HTTPStatus, reason: str, refused: bool = False) -> None:
+async def _respond(
+    send: Send, code: HTTPStatus, reason: str, refused: bool = False, close: bool = False
+) -> None:
     """Send a response of the gateway itself, in Flower's error format, so that its programs print the reason.
 
     Args:
@@ -233,11 +297,14 @@ async def _respond(send: Send, code: HTTPStatus, reason: str, refused: bool = Fa
         code: HTTP status.
         reason: The error message.
         refused: Mark the response as a refusal, which the client does not retry at once.
+        close: Close the connection: the rest of the body is not read.
     """
     body = json.dumps({"code": 0, "detail": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if refused:
         headers.append((REFUSED_HEADER, b"1"))
+    if close:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": code, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common.processes import max_open_files
 from server.access.gateway import Gateway, LogThrottle
+from server.doors import Doors, Limits
 from server.web import WebServer
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,25 @@ TLS_FAILURES = {
 """Explanations of failed TLS handshakes, by a part of OpenSSL's reason."""
 
 
+MAX_CONNECTIONS = 16_384
+"""Connections of clients, if this process may open that many files."""
+RESERVED_FILES = 512
+"""Descriptors for everything but connections of clients."""
+MAX_UNKNOWN, MAX_PER_ADDRESS, MAX_PER_CLIENT = 1024, 256, 8
+"""Limits of `server.doors.Limits`. A whole fleet may reconnect at once from one address (NAT)."""
+
+
+def gateway_limits() -> Limits:
+    """Return the limits of the gateway's connections, within the descriptors that this process may open."""
+    connections = max(64, min(MAX_CONNECTIONS, max_open_files() - RESERVED_FILES))
+    return Limits(
+        connections,
+        unknown=min(MAX_UNKNOWN, connections),
+        per_address=min(MAX_PER_ADDRESS, connections),
+        per_client=MAX_PER_CLIENT,
+    )
+
+
 class ListenError(RuntimeError):
     """The server cannot listen on the address."""
 
@@ -39,13 +60,20 @@ class Listener:
         gateway: The application to serve.
         certificate: PEM file with the server's certificate; None for plain HTTP.
         key: PEM file with its private key.
+        doors: The connections, which the gateway knows too; None: others, with `gateway_limits`.
 
     Raises:
         ListenError: the address is in use, or is not an address of this machine.
     """
 
     def __init__(
-        self, host: str, port: int, gateway: Gateway, certificate: Path | None = None, key: Path | None = None
+        self,
+        host: str,
+        port: int,
+        gateway: Gateway,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        doors: Doors | None = None,
     ) -> None:
         context = None if certificate is None else _context(certificate, key)
         try:
@@ -55,11 +83,12 @@ class Listener:
                 host,
                 port,
                 END_WITHIN_S,
+                doors or Doors(gateway_limits()),
+                context,
                 on_end=gateway.close,
                 date_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=CLIENT_KEEP_ALIVE_S,
-                ssl_context_factory=None if context is None else lambda *_: context,
             )
         except OSError as error:
             raise ListenError(

@@ -6,14 +6,15 @@ import asyncio
 import json
 import math
 import secrets
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
@@ -22,6 +23,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.protocol.alerts import AlertError, Notice
+from common.security.certificates import parse_address
+from server.doors import Doors, Limits
 from server.monitoring import alerts
 from server.monitoring.alerts import MAX_BYTES
 from server.monitoring.status import MetricsCollector, ServerStatus
@@ -36,7 +39,10 @@ MAX_NOTICES = 100
 """Notices that `/incidents` reads, for open and for ended incidents each."""
 POST_WITHIN_S = 10.0
 MAX_CONNECTIONS = 256
+"""The connection that has been there longest is closed for a further one, so that probes are answered."""
 END_WITHIN_S = 2
+OPEN_PATHS = ("/healthz", "/alerts")
+"""Paths that are served under every name."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -56,23 +62,29 @@ class StatusServer:
         status: The status of the run.
         history: Contains the rounds and notices, and stores new notices.
         token: The token that clients must send with a notice; None refuses notices.
+        hosts: Further names of this server; see `_KnownHosts`.
 
     Raises:
         OSError: the address is in use, or is not an address of this machine.
     """
 
     def __init__(
-        self, address: str, status: ServerStatus, history: History, token: str | None = None
+        self,
+        address: str,
+        status: ServerStatus,
+        history: History,
+        token: str | None = None,
+        hosts: Iterable[str] = (),
     ) -> None:
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         self._web = WebServer(
             "status server",
-            _application(status, history, token),
+            _application(status, history, token, frozenset({host, socket.gethostname(), *hosts})),
             host,
             int(port),
             END_WITHIN_S,
-            limit_concurrency=MAX_CONNECTIONS,
+            Doors(Limits(MAX_CONNECTIONS, MAX_CONNECTIONS, MAX_CONNECTIONS, MAX_CONNECTIONS)),
         )
         self.port = self._web.port
 
@@ -81,7 +93,9 @@ class StatusServer:
         self._web.close()
 
 
-def _application(status: ServerStatus, history: History, token: str | None) -> Starlette:
+def _application(
+    status: ServerStatus, history: History, token: str | None, hosts: frozenset[str]
+) -> Starlette:
     collector, process_id = MetricsCollector(status), secrets.token_hex(4)
 
     def page(request: Request) -> Response:
@@ -145,9 +159,35 @@ def _application(status: ServerStatus, history: History, token: str | None) -> S
     ]  # fmt: skip
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_SecurityHeaders)],
+        middleware=[Middleware(_SecurityHeaders), Middleware(_KnownHosts, names=hosts)],
         exception_handlers={DatabaseError: unavailable},
     )
+
+
+class _KnownHosts:
+    """Middleware that refuses requests to names that are not this server's.
+
+    A web page of somebody else can have its own name point to this server, and then read what the operator's
+    browser may read (DNS rebinding). It cannot make the browser send an address as the name. `OPEN_PATHS`
+    need no such check: probes say nothing of the fleet, and notices have a token.
+
+    Args:
+        app: The next application.
+        names: The names, beside `localhost` and every address.
+    """
+
+    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
+        self._app, self._names = app, {name.lower() for name in names} | {"localhost"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = Headers(scope=scope).get("host", "")
+        name = host.removesuffix("]") if host.endswith("]") else host.rpartition(":")[0] or host
+        name = name.strip("[]").rstrip(".").lower()
+        if scope["path"] in OPEN_PATHS or not name or name in self._names or parse_address(name) is not None:
+            await self._app(scope, receive, send)
+            return
+        text = f"this server does not know the name {name[:100]!a}: add it to server.status_hosts\n"
+        await PlainTextResponse(text, 421)(scope, receive, send)
 
 
 class _SecurityHeaders:

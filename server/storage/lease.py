@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import time
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -31,6 +34,7 @@ class Lease:
     def __init__(self, folder: Path) -> None:
         self._result = folder / "ended"
         self._path = folder / "lease"
+        self._probe: int | None = None
 
     def __enter__(self) -> Self:
         self._file = self._path.open("a+")
@@ -58,20 +62,31 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether a process holds the lease."""
-        with self._path.open("a+") as file:
-            return not _locked(file)
+        """Whether a process holds the lease. Only the first call opens a file, so no later one can fail."""
+        if self._probe is None:
+            self._probe = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            weakref.finalize(self, os.close, self._probe)
+        if not _locked(self._probe):
+            return True
+        fcntl.flock(self._probe, fcntl.LOCK_UN)
+        return False
 
     @property
     def ended(self) -> str | None:
         """Why the run ended; None if it has not ended or its process died."""
+        if not self._result.exists():  # asked often, and needs no descriptor
+            return None
         try:
             return self._result.read_text()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # no descriptor is free: the next call reads it
+                return None
+            raise
 
 
-def _locked(file: IO[str]) -> bool:
+def _locked(file: IO[str] | int) -> bool:
     """Try to lock the file; return False if another process holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -96,3 +98,26 @@ def test_exit_codes_and_the_last_lines_are_available(tmp_path: Path) -> None:
         start(processes, tmp_path, "for i in range(20): print('line', i)\nraise SystemExit(3)")
         assert eventually(lambda: processes.exit_code("child")) == 3
         assert processes.log_tail("child").splitlines() == [f"line {i}" for i in range(12, 20)]
+
+
+def test_the_number_of_descriptors_is_raised_for_this_process_and_its_children() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    program = (
+        "import os, resource\n"
+        "from common.processes import max_open_files, raise_open_files\n"
+        "raise_open_files()\n"
+        "print(max_open_files(), flush=True)\n"
+        "os.execvp('sh', ['sh', '-c', 'ulimit -n'])"
+    )
+    command = f'ulimit -Sn 200; exec {sys.executable} -c "$0"'
+    done = subprocess.run(
+        ["sh", "-c", command, program],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if hard == resource.RLIM_INFINITY:
+        assert int(done.stdout.split()[0]) > 200
+    else:
+        assert done.stdout.split() == [str(min(hard, 1_000_000)), str(hard)]

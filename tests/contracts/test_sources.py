@@ -19,7 +19,7 @@ from client.connectors.mqtt import MqttBroker as BrokerAddress
 from client.connectors.sources import MAX_LINE_BYTES, EndOfStreamError, Source, open_source
 from client.connectors.sources.host import HostSource
 from client.connectors.sources.stdin import StdinSource
-from client.connectors.sources.tcp import TcpSource
+from client.connectors.sources.tcp import MAX_CONNECTIONS, TcpSource
 from client.data.recent_events import MAX_BATCH_EVENTS
 from tests.contracts.broker import Broker
 
@@ -375,6 +375,37 @@ def test_many_may_send_at_once_over_tcp_and_one_that_fails_disturbs_none() -> No
         for number in range(1, 5):
             assert [line for line in found if line in lines(number * 10, 6)] == lines(number * 10, 6)
         assert found.count(b'{"number": ') == 1
+    finally:
+        for sender in senders:
+            sender.close()
+        source.close()
+
+
+def test_the_longest_idle_connection_makes_room_for_a_further_one_over_tcp(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = TcpSource("127.0.0.1", 0)
+    senders: list[socket.socket] = []
+
+    def connect() -> socket.socket:
+        senders.append(socket.create_connection(("127.0.0.1", source.port), timeout=10))
+        return senders[-1]
+
+    try:
+        machine = connect()
+        machine.sendall(b"0\n")
+        assert take(source, 1) == [b"0"]
+        for number in range(1, 2 * MAX_CONNECTIONS):
+            idle = connect()
+            machine.sendall(b"%d\n" % number)
+            assert take(source, 1) == [b"%d" % number], "the machine that sends is heard all the time"
+        wait_for(lambda: not source.read(0.01) and len(source._connections) == MAX_CONNECTIONS)
+        assert senders[1].recv(1) == b"", "closed by the source"
+        assert source.problem is not None
+        assert "more than 64 connections; the longest idle ones are closed" in source.problem
+        assert len([record for record in caplog.records if "too many connections" in record.message]) == 1
+        idle.close()
+        wait_for(lambda: not source.read(0.01) and source.problem is None)
     finally:
         for sender in senders:
             sender.close()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import selectors
 import socket
-from collections import deque
+from collections import OrderedDict, deque
 
 from client.connectors.addresses import Address, AddressError
 from client.connectors.sources.contract import MAX_LINE_BYTES, EndOfStreamError, Position, SourceError
 from client.connectors.sources.lines import LineSplitter
 from client.data.recent_events import MAX_BATCH_EVENTS
 
+log = logging.getLogger(__name__)
+
 CHUNK_BYTES = 1 << 16
 MAX_CONNECTIONS = 64
-"""Further connections are closed at once."""
+"""For a further connection, the one that has been idle for the longest time is closed."""
 
 
 class TcpSource:
@@ -30,8 +33,6 @@ class TcpSource:
         SourceError: the address is in use, or not an address of this machine.
     """
 
-    problem: str | None = None
-
     def __init__(self, host: str, port: int) -> None:
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -42,9 +43,12 @@ class TcpSource:
         self.port: int = self._listener.getsockname()[1]
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._connections: dict[socket.socket, LineSplitter] = {}
+        self._connections: OrderedDict[socket.socket, LineSplitter] = OrderedDict()
+        """The open connections, the longest idle one first."""
         self._waiting: deque[bytes] = deque()
         self._closed = False
+        self.problem: str | None = None
+        """That connections are closed for others, until there is room; else None."""
 
     @classmethod
     def at(cls, address: Address, position: Position | None, timestamp: str | None) -> TcpSource:
@@ -59,12 +63,13 @@ class TcpSource:
         if self._closed:
             raise EndOfStreamError("closed")
         if not self._waiting:
-            for key, _ in self._selector.select(timeout_s):
-                if key.fileobj is self._listener:
-                    self._accept()
-                else:
-                    assert isinstance(key.fileobj, socket.socket)  # noqa: S101  only sockets are registered
-                    self._receive(key.fileobj)
+            ready = [key.fileobj for key, _ in self._selector.select(timeout_s)]
+            for connection in ready:
+                if connection is not self._listener:
+                    assert isinstance(connection, socket.socket)  # noqa: S101  only sockets are registered
+                    self._receive(connection)
+            if self._listener in ready:  # last: a connection with new lines is not idle
+                self._accept()
         return [self._waiting.popleft() for _ in range(min(MAX_BATCH_EVENTS, len(self._waiting)))]
 
     def position(self) -> Position:
@@ -86,13 +91,24 @@ class TcpSource:
         except OSError:  # the other side has closed it already
             return
         if len(self._connections) >= MAX_CONNECTIONS:
-            connection.close()
-            return
+            self._close_idle()
         connection.setblocking(False)
         # A machine that loses its power does not close its connections: keepalive detects that.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._connections[connection] = LineSplitter(MAX_LINE_BYTES)
         self._selector.register(connection, selectors.EVENT_READ)
+
+    def _close_idle(self) -> None:
+        """Close the longest idle connection, and say so the first time."""
+        idle = next(iter(self._connections))
+        self._waiting.extend(self._connections[idle].end())
+        self._drop(idle)
+        if self.problem is None:
+            self.problem = (
+                f"tcp port {self.port}: more than {MAX_CONNECTIONS} connections; "
+                "the longest idle ones are closed"
+            )
+            log.warning("too many connections port=%d max=%d", self.port, MAX_CONNECTIONS)
 
     def _receive(self, connection: socket.socket) -> None:
         lines = self._connections[connection]
@@ -103,10 +119,12 @@ class TcpSource:
         except OSError:
             chunk = b""
         if chunk:
+            self._connections.move_to_end(connection)
             self._waiting.extend(lines.feed(chunk))
         else:
             self._waiting.extend(lines.end())
             self._drop(connection)
+            self.problem = None
 
     def _drop(self, connection: socket.socket) -> None:
         self._selector.unregister(connection)

@@ -11,6 +11,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPSConnection, RemoteDisconnected
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,14 +26,15 @@ from common.security.keys import new_private_key, public_key_pem
 from common.settings import ServerSettings
 from flockwatch.certs import Certificates
 from server.access.client_endpoint import ClientEndpoint
-from server.access.gateway import Gateway
-from server.access.listener import Listener, ListenError
+from server.access.gateway import MAX_AT_ONCE, Gateway
+from server.access.listener import Listener, ListenError, gateway_limits
 from server.access.roster import Roster
+from server.doors import Doors, Limits
 from server.flower.superlink_process import free_port
 
 KEY, OTHER = new_private_key(), new_private_key()
 HEADERS = {"flwr-public-key": b64encode(public_key_pem(KEY.public_key())).decode()}
-FLEET = "/v1/fleet/pull-messages"
+FLEET, PUSH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
 
 
 class Upstream:
@@ -47,7 +49,8 @@ class Upstream:
 
             def do_POST(self) -> None:
                 outer.asked.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
-                body = self.rfile.read(int(self.headers["content-length"]))
+                length = self.headers["content-length"]
+                body = self.rfile.read(-1 if length is None else int(length))
                 outer.before_answer()
                 self.send_response(412 if self.path == "/v1/control/register-node" else 200)
                 self.send_header("Content-Length", str(len(body)))
@@ -82,14 +85,17 @@ class Front:
         days: int = 365,
         host: str = "127.0.0.1",
         alerts: tuple[str, int] | None = None,
+        limits: Limits | None = None,
+        max_update_bytes: int = 20_000_000,
     ) -> None:
         self.upstream = upstream
         list(Certificates(folder / "certs").make([], [], days))
         self.ca = folder / "certs" / "ca.pem"
         self.roster = Roster(folder)
-        gateway = Gateway(upstream.port, Roster(folder), alerts)
+        doors = Doors(limits or gateway_limits())
+        gateway = Gateway(upstream.port, Roster(folder), alerts, doors, lambda: max_update_bytes)
         pair = folder / "certs" / "server.pem", folder / "certs" / "server.key"
-        self.listener = Listener(host, 0, gateway, *pair)
+        self.listener = Listener(host, 0, gateway, *pair, doors)
         self.address = f"{host}:{self.listener.port}"
 
     def ask(
@@ -136,9 +142,9 @@ def reason(answer: tuple[int, bytes]) -> str:
 
 def test_a_registered_clients_request_is_forwarded_with_its_headers(enrolled: Front) -> None:
     body = bytes(range(256)) * 40_000  # 10 MB, in many pieces
-    assert enrolled.ask(headers=HEADERS | {"flwr-signature": "s"}, body=body) == (200, body)
+    assert enrolled.ask(PUSH, HEADERS | {"flwr-signature": "s"}, body) == (200, body)
     ((path, headers),) = enrolled.upstream.asked
-    assert path == FLEET
+    assert path == PUSH
     assert headers["flwr-public-key"] == HEADERS["flwr-public-key"]
     assert headers["flwr-signature"] == "s"
     assert headers["host"] == "127.0.0.1"
@@ -147,7 +153,7 @@ def test_a_registered_clients_request_is_forwarded_with_its_headers(enrolled: Fr
 def test_a_body_is_streamed(enrolled: Front) -> None:
     context = ssl.create_default_context(cafile=str(enrolled.ca))
     connection = HTTPSConnection("127.0.0.1", enrolled.listener.port, context=context, timeout=10)
-    connection.putrequest("POST", FLEET)
+    connection.putrequest("POST", PUSH)
     for name, value in HEADERS.items():
         connection.putheader(name, value)
     connection.putheader("content-length", "2000000")
@@ -155,7 +161,7 @@ def test_a_body_is_streamed(enrolled: Front) -> None:
     deadline = time.monotonic() + 10
     while not enrolled.upstream.asked and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert enrolled.upstream.paths == [FLEET]
+    assert enrolled.upstream.paths == [PUSH]
     connection.send(b"x" * 1_000_000)
     assert len(connection.getresponse().read()) == 2_000_000
     connection.close()
@@ -312,6 +318,115 @@ def test_a_client_may_disconnect_within_a_request(enrolled: Front) -> None:
 
 
 # TLS errors, as client and server report them.
+
+
+# Limits.
+
+
+def connected(front: Front) -> HTTPSConnection:
+    context = ssl.create_default_context(cafile=str(front.ca))
+    connection = HTTPSConnection("127.0.0.1", front.listener.port, context=context, timeout=20)
+    connection.connect()
+    return connection
+
+
+def stall(front: Front, path: str, headers: dict[str, str], sent: bytes = b"x") -> HTTPSConnection:
+    """Begin a request whose body does not come."""
+    connection = connected(front)
+    connection.putrequest("POST", path)
+    for name, value in {**headers, "content-length": str(len(sent) + 100)}.items():
+        connection.putheader(name, value)
+    connection.endheaders(sent)
+    return connection
+
+
+@pytest.mark.parametrize(("path", "size"), [(FLEET, 300_000), (PUSH, 2_000_001), ("/alerts", 300_000)])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_larger_than_its_path_needs_is_refused(
+    tmp_path: Path, upstream: Upstream, path: str, size: int, chunked: bool
+) -> None:
+    front = Front(tmp_path, upstream, alerts=("127.0.0.1", upstream.port), max_update_bytes=2_000_000)
+    front.roster.enroll("a", KEY.public_key())
+    headers = HEADERS | ({"transfer-encoding": "chunked"} if chunked else {"content-length": str(size)})
+    connection = connected(front)
+    try:
+        connection.putrequest("POST", path)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        if chunked:
+            with suppress(OSError):  # the gateway may have closed the connection
+                for _ in range(0, size, 10_000):
+                    connection.send(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
+        answer = connection.getresponse()
+        assert answer.status == 413
+        assert "the body has more than" in answer.read().decode()
+        assert answer.headers["connection"] == "close"
+    finally:
+        connection.close()
+        front.listener.close()
+
+
+def test_the_largest_update_follows_from_the_newest_version(tmp_path: Path) -> None:
+    endpoint = ClientEndpoint(ServerSettings(), tmp_path)
+    before = endpoint._max_update_bytes()
+    (tmp_path / "versions").mkdir()
+    for number, size in ((1, 100), (2, 1_000_000)):
+        (tmp_path / "versions" / f"v{number:06d}.safetensors").write_bytes(b"x" * size)
+    assert before > endpoint._max_update_bytes() > 4_000_000
+
+
+def test_quiet_requests_to_alerts_and_to_the_fleet_api_keep_no_client_out(tmp_path: Path) -> None:
+    superlink, status = Upstream(), Upstream()
+    front = Front(tmp_path, superlink, alerts=("127.0.0.1", status.port))
+    front.roster.enroll("a", KEY.public_key())
+    stalled = []
+    try:
+        for _ in range(120):
+            stalled.append(stall(front, "/alerts", {}))
+        assert front.ask() == (200, b"x")
+        assert front.ask("/alerts", {}, b"a notice") == (200, b"a notice")
+        assert [path for path, _ in status.asked] == ["/alerts"], "the quiet ones hold no connection"
+    finally:
+        for connection in stalled:
+            connection.close()
+        front.listener.close()
+        superlink.close()
+        status.close()
+
+
+def test_a_client_keeps_its_connection_while_strangers_fill_all_places(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    limits = Limits(connections=30, unknown=20, per_address=20, per_client=4)
+    front = Front(tmp_path, upstream, limits=limits)
+    front.roster.enroll("a", KEY.public_key())
+    client, strangers = connected(front), []
+    try:
+        for _ in range(3):
+            client.request("POST", FLEET, b"x", HEADERS)
+            assert client.getresponse().read() == b"x"
+            for _ in range(50):  # without a TLS handshake
+                address = ("127.0.0.1", front.listener.port)
+                strangers.append(socket.create_connection(address, timeout=20))
+        assert front.ask() == (200, b"x"), "a further connection is accepted"
+    finally:
+        for connection in [client, *strangers]:
+            connection.close()
+        front.listener.close()
+
+
+def test_a_client_has_a_limited_number_of_requests_at_once(enrolled: Front) -> None:
+    stalled = [stall(enrolled, PUSH, HEADERS, b"x" * 70_000) for _ in range(MAX_AT_ONCE)]
+    try:
+        deadline = time.monotonic() + 20
+        while len(enrolled.upstream.asked) < MAX_AT_ONCE and time.monotonic() < deadline:
+            time.sleep(0.01)
+        code, body = enrolled.ask()
+        assert (code, "8 requests at once" in body.decode()) == (503, True)
+    finally:
+        for connection in stalled:
+            connection.close()
 
 
 def opened(front: Front, ca: Path | None, address: str | None = None) -> FleetConnection:

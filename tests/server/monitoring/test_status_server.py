@@ -5,7 +5,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,16 @@ class Served:
     """A status server on a free port."""
 
     def __init__(
-        self, folder: Path, where: Path | str | None = None, token: str | None = TOKEN, port: int = 0
+        self,
+        folder: Path,
+        where: Path | str | None = None,
+        token: str | None = TOKEN,
+        port: int = 0,
+        hosts: tuple[str, ...] = (),
     ) -> None:
         self.history = History(where or folder / "history.sqlite")
         self.status = ServerStatus(folder, lambda: True)
-        self.status_server = StatusServer(f"127.0.0.1:{port}", self.status, self.history, token)
+        self.status_server = StatusServer(f"127.0.0.1:{port}", self.status, self.history, token, hosts)
 
     def ask(
         self, path: str, headers: dict[str, str] | None = None, body: Any = None, method: str | None = None
@@ -218,3 +223,38 @@ def test_stored_notices_survive_a_restart(tmp_path: Path) -> None:
 def test_an_address_in_use_is_an_error(served: Served, tmp_path: Path) -> None:
     with pytest.raises(OSError), closing(History(tmp_path / "other.sqlite")) as history:
         StatusServer(f"127.0.0.1:{served.status_server.port}", served.status, history)
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("127.0.0.1:8080", 200), ("[::1]:8080", 200), ("[::1]", 200), ("localhost", 200),
+        ("LOCALHOST.:80", 200), ("10.1.2.3", 200), (socket.gethostname(), 200), ("proxy.example", 200),
+        ("", 200), ("proxy.example:80", 200),
+        ("attacker.example:8080", 421), ("attacker.example", 421), ("127.0.0.1.attacker.example", 421),
+        ("localhost.attacker.example", 421), ("a\x00b", 421),
+    ],
+)  # fmt: skip
+def test_only_names_of_this_server_are_answered(tmp_path: Path, host: str, code: int) -> None:
+    with closing(Served(tmp_path, hosts=("proxy.example",))) as served:
+        for path in ("/status", "/", "/incidents"):
+            with socket.create_connection(("127.0.0.1", served.status_server.port), timeout=20) as connection:
+                request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+                connection.sendall(request.encode())
+                with connection.makefile("rb") as answer:
+                    status = int(answer.readline().split()[1])
+                    text = answer.read().decode()
+            assert status == (400 if "\x00" in host else code)
+            if status == 421:
+                assert "server.status_hosts" in text
+        assert served.ask("/healthz", {"Host": host.replace("\x00", "")})[0].status in (200, 503)
+
+
+def test_probes_are_answered_under_more_idle_connections_than_are_allowed(served: Served) -> None:
+    with ExitStack() as idle:
+        for _ in range(300):
+            address = ("127.0.0.1", served.status_server.port)
+            idle.enter_context(socket.create_connection(address, timeout=20))
+        answer, text = served.ask("/healthz")
+        assert answer.status in (200, 503)
+        assert json.loads(text), "the answer of the probe itself"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -141,3 +143,23 @@ def test_the_reason_can_be_cleared_without_a_run(tmp_path: Path) -> None:
     lease.clear()
     lease.clear()
     assert lease.ended is None
+
+
+def test_the_lease_can_be_asked_about_when_no_descriptor_is_free(tmp_path: Path) -> None:
+    lease = Lease(tmp_path)
+    with another_process(tmp_path) as process:
+        assert lease.held
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        taken = [os.open(os.devnull, os.O_RDONLY)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0], limits[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                os.open(os.devnull, os.O_RDONLY)
+            assert lease.held
+            assert lease.ended is None
+            process.kill()
+            process.wait()
+            assert not lease.held
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            os.close(taken[0])
