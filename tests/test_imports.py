@@ -84,7 +84,7 @@ ONLY_IN = {
         "flockwatch/certs.py",
         "server/access/roster.py",
     },
-    "uvicorn": {"server/flower/superlink.py", "server/web.py"},
+    "uvicorn": {"server/flower/superlink.py", "server/bounded_http.py", "server/web.py"},
     "datasketches": {"common/model/sketch.py", "client/versions/drift.py"},
     "paho": {
         "client/connectors/mqtt.py",
