@@ -186,5 +186,5 @@ class VersionSwap:
         self._detector.activate(manifest, threshold)
         log.info(
             "version taken version=%d threshold=%.4g windows=%d",
-            manifest.version, threshold, trial.windows,
+            manifest.version, threshold.value, trial.windows,
         )  # fmt: skip
