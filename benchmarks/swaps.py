@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks import stream
 from benchmarks.results import publish
 from client.detection.detector import Detector
-from client.service.maintenance import DetectorMaintenance
+from client.maintenance.thread import DetectorMaintenance
 from client.service.process import SWITCH_INTERVAL_S
 from client.versions.version_store import VersionStore
 from common.model.manifest import Manifest

@@ -89,7 +89,7 @@ def _roll_back(settings: Settings, to: str | None) -> int:
 
 def _accept(settings: Settings) -> int:
     from client.launch import client_name, state_folder
-    from client.service.adaptation import accept
+    from client.service.accept import accept
 
     name = settings.client.name if settings.client.state is not None else client_name(settings)
     print(accept(state_folder(settings, name or "")))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from client.data.training_buffer import BufferedRows
 from client.detection.detector import Detector, Outcome
-from client.service.maintenance import DetectorMaintenance
+from client.maintenance.thread import DetectorMaintenance
 from client.versions.trial_process import InlineTrial
 from client.versions.version_store import VersionStore
 from common.errors import UserError

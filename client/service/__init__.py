@@ -1,1 +1,1 @@
-"""The detector process: its event loop, its maintenance thread, its status pages and its trainer process."""
+"""The detector process: its event loop, its notices, its status pages and its trainer process."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from client.connectors.sources import EndOfStreamError, Source, SourceError
 from client.data.stream_schema import SchemaResolver
 from client.detection.detector import Detector
-from client.service.checkpoint import SAVE_EVERY_S, Checkpoint
+from client.maintenance.checkpoint import SAVE_EVERY_S, Checkpoint
 from client.service.latency import LatencyHistogram
 from client.service.notifier import Notifier
 from client.service.stream_watch import Moment, StreamWatch

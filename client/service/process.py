@@ -15,11 +15,11 @@ from client.connectors.sources import EndOfStreamError, Source, open_source
 from client.data.stream_schema import SchemaResolver
 from client.data.training_buffer import forget_schema
 from client.detection.detector import Detector
-from client.service.checkpoint import Checkpoint, saved_position
+from client.maintenance.checkpoint import Checkpoint, saved_position
+from client.maintenance.thread import DetectorMaintenance
 from client.service.event_loop import READ_TIMEOUT_S, EventLoop
 from client.service.identity import Identity
 from client.service.latency import LatencyHistogram
-from client.service.maintenance import DetectorMaintenance
 from client.service.notifier import Notifier
 from client.service.status import DetectorStatusServer, Status, StreamStatus
 from client.service.stream_watch import Moment, StreamWatch

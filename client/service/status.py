@@ -16,7 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from client.service.evidence import Evidence
+from client.maintenance.evidence import Evidence
 from client.service.http_server import HttpServer
 from client.service.latency import LatencyHistogram
 from common.learning import Learning

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from client.connectors.sources import SourceError
-from client.service.checkpoint import saved_position
+from client.maintenance.checkpoint import saved_position
 from client.service.process import DetectorProcess
 from client.versions.version_store import VersionStore
 from common.config import ConfigError

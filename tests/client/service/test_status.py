@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from client.service.evidence import Evidence
+from client.maintenance.evidence import Evidence
 from client.service.latency import LatencyHistogram
 from client.service.status import STUCK_S, DetectorStatusServer, SinkQueue, Status, health
 from common.learning import Learning

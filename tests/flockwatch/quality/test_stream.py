@@ -11,7 +11,7 @@ import pytest
 
 from client.data.partition import Partition
 from client.detection.detector import Detector
-from client.service.maintenance import DetectorMaintenance
+from client.maintenance.thread import DetectorMaintenance
 from client.training.client_rows import ClientRows
 from client.training.personalisation import personalise
 from client.training.worker import TrainerCache

@@ -17,7 +17,7 @@ from client.app import build
 from client.connectors.sources.file import FileSource
 from client.data.partition import Partition
 from client.detection.detector import Detector, Outcome
-from client.service.checkpoint import Checkpoint
+from client.maintenance.checkpoint import Checkpoint
 from client.service.event_loop import EventLoop
 from client.service.notifier import Notifier
 from client.training.worker import ClientWorker

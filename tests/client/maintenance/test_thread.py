@@ -13,11 +13,11 @@ import pytest
 
 from client.data.training_buffer import read
 from client.detection.detector import Detector
-from client.service import checkpoint as checkpoint_module
-from client.service import learned_rows as learned_rows_module
-from client.service.checkpoint import Checkpoint, saved_position
-from client.service.maintenance import DetectorMaintenance
-from client.service.threshold_tuning import DEFAULT_INTERVAL_S
+from client.maintenance import checkpoint as checkpoint_module
+from client.maintenance import learned_rows as learned_rows_module
+from client.maintenance.checkpoint import Checkpoint, saved_position
+from client.maintenance.thread import DetectorMaintenance
+from client.maintenance.threshold_tuning import DEFAULT_INTERVAL_S
 from client.versions.trial import TrialResult
 from client.versions.trial_process import (
     InlineTrial,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from client.service.evidence import Evidence
+from client.maintenance.evidence import Evidence
 
 
 @pytest.mark.parametrize(

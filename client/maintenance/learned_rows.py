@@ -10,7 +10,7 @@ import numpy as np
 from client.data.quarantine import ReleasedEvents
 from client.data.regime import Move, move_rows
 from client.data.training_buffer import BufferedRows, TrainingBuffer, write_schema
-from client.service.problems import Problems
+from client.maintenance.problems import Problems
 from client.versions.trial import buffer_scores
 from common.model.manifest import Manifest
 from common.model.schema import Schema

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from client.detection.detector import Detector
-from client.service.maintenance import DetectorMaintenance
+from client.maintenance.thread import DetectorMaintenance
 from client.service.process import DetectorProcess
 from client.service.status import Status, health
 from client.versions.trial_process import InlineTrial

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +13,17 @@ from client.data.regime import Move, Regime
 from client.data.training_buffer import BufferedRows
 from client.detection.detector import Detector
 from client.detection.incidents import Incident
-from client.service.identity import Identity, IdentityError
-from client.service.learned_rows import LearnedRows
-from client.service.threshold_tuning import ThresholdTuning
+from client.maintenance.learned_rows import LearnedRows
+from client.maintenance.threshold_tuning import ThresholdTuning
 from client.versions.adapting import AdaptedVersion, adapt, lasting_scores
 from client.versions.version_store import VersionStore
-from common.errors import UserError
 from common.formats.files import write_atomic
 from common.model.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
 REQUEST, ANSWER = "accept", "accepted"
-"""Files in the state folder by which `flockwatch client accept` asks, and is answered."""
-ANSWER_S = 15.0
-"""Longest wait for an answer: training may keep the detector's maintenance busy for some seconds."""
-POLL_S = 0.1
-
-
-class AcceptError(UserError):
-    """The state of a machine cannot be accepted as normal; the message says why."""
+"""Files in the state folder by which `client.service.accept` asks for an adaptation, and is answered."""
 
 
 class Adaptation:
@@ -137,32 +126,3 @@ def _description(adapted: AdaptedVersion, names: Sequence[str], incidents: Seque
     moves = [_moved(names[i], move) for i, move in adapted.moves.items()]
     changes = ", ".join(moves) or " and ".join(sorted({incident.feature for incident in incidents}))
     return f"normal from here on: {changes}"
-
-
-def accept(folder: Path) -> str:
-    """Ask the running detector of a state folder to take what its open incidents found as normal.
-
-    Returns:
-        What is normal from here on.
-
-    Raises:
-        AcceptError: no detector runs with this folder, no incident is open, or there is no answer.
-    """
-    if not folder.is_dir():
-        raise AcceptError(f"{folder}: no such state folder; pass the --name or the --state of the client")
-    with suppress(IdentityError):
-        Identity(folder, "detector").release()
-        raise AcceptError(f"{folder}: no client runs with this state folder; start it, then accept")
-    (folder / ANSWER).unlink(missing_ok=True)
-    write_atomic(folder / REQUEST, b"")
-    deadline = time.monotonic() + ANSWER_S
-    while not (folder / ANSWER).exists():
-        if time.monotonic() > deadline:
-            (folder / REQUEST).unlink(missing_ok=True)
-            raise AcceptError(f"{folder}: the client has not answered for {ANSWER_S:.0f} s; see its /healthz")
-        time.sleep(POLL_S)
-    text = (folder / ANSWER).read_text()
-    (folder / ANSWER).unlink(missing_ok=True)
-    if not text:
-        raise AcceptError(f"{folder}: no incident is open, so there is nothing to accept")
-    return text

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from client.data.training_buffer import BufferedRows
 from client.detection.detector import Detector
-from client.service.problems import Problems
-from client.service.threshold_tuning import ThresholdTuning
-from client.service.warm_up_schedule import WarmUpSchedule
+from client.maintenance.problems import Problems
+from client.maintenance.threshold_tuning import ThresholdTuning
+from client.maintenance.warm_up_schedule import WarmUpSchedule
 from client.versions.trial import TrialResult, run_trial
 from client.versions.trial_process import Trial, TrialError, TrialProcess, TrialRequest
 from client.versions.version_store import VersionStore

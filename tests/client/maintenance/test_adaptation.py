@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from client.data.regime import Regime
 from client.data.training_buffer import read
 from client.detection.detector import Detector
-from client.service.adaptation import AcceptError, accept
+from client.maintenance.thread import DetectorMaintenance
+from client.service.accept import AcceptError, accept
 from client.service.identity import Identity
-from client.service.maintenance import DetectorMaintenance
 from client.versions.trial_process import InlineTrial
 from client.versions.version_store import VersionStore
 from common.model.manifest import Manifest

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from client.data.quarantine import QuarantineFilter
 from client.detection.detector import Detector
-from client.service.adaptation import Adaptation
-from client.service.checkpoint import SAVE_EVERY_S, Checkpoint
-from client.service.learned_rows import LearnedRows
-from client.service.learning_progress import LearningProgress
-from client.service.problems import Problems
-from client.service.threshold_tuning import ThresholdTuning
-from client.service.version_swap import VersionSwap
-from client.service.warm_up_schedule import WarmUpSchedule
+from client.maintenance.adaptation import Adaptation
+from client.maintenance.checkpoint import SAVE_EVERY_S, Checkpoint
+from client.maintenance.learned_rows import LearnedRows
+from client.maintenance.learning_progress import LearningProgress
+from client.maintenance.problems import Problems
+from client.maintenance.threshold_tuning import ThresholdTuning
+from client.maintenance.version_swap import VersionSwap
+from client.maintenance.warm_up_schedule import WarmUpSchedule
 from client.versions.trial_process import Trial, TrialProcess, TrialRequest
 from client.versions.version_store import VersionStore
 from common.model.manifest import Manifest

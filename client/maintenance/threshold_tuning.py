@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from client.data.quarantine import ReleasedEvents
 from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.detector import Detector
-from client.service.evidence import Evidence
-from client.service.problems import Problems
+from client.maintenance.evidence import Evidence
+from client.maintenance.problems import Problems
 from client.versions.drift import Drift, calibration
 from client.versions.trial import ThresholdRule, TrialResult
 from client.versions.version_store import VersionStore

@@ -8,7 +8,7 @@ import pytest
 from client.data.quarantine import QuarantineFilter
 from client.data.recent_events import ABNORMAL, NORMAL, RecentEvents
 from client.data.training_buffer import BufferedRows
-from client.service.warm_up_schedule import WarmUpSchedule
+from client.maintenance.warm_up_schedule import WarmUpSchedule
 from client.versions.warm_up import MAX_ROWS
 from common.model.manifest import Manifest
 from tests.client.sample_versions import rows, version

@@ -1,0 +1,1 @@
+"""The work beside the event loop: learning, adaptation, new versions, evidence, checkpoints."""
