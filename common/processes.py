@@ -16,7 +16,7 @@ from typing import Self
 
 import psutil
 
-from common.packages import SAFE_PATH
+from common.packages import SAFE_PATH, python_module
 
 MARKS = "FLOCKWATCH_PROCESSES"
 """Environment variable that identifies the descendants of a child process: they inherit it.
@@ -39,13 +39,17 @@ MACOS_FILES = 10_240
 class Processes:
     """Named child processes; leaving the `with` block ends them and all their descendants.
 
+    If this process is killed, another one (`common.guard`) kills them.
+
     Args:
         grace_s: Time in which a process has to end after SIGTERM, before it is killed.
+        family: Identifies the children and their descendants for `end_family`; None: a new one.
     """
 
-    def __init__(self, grace_s: float = 15.0) -> None:
+    def __init__(self, grace_s: float = 15.0, family: str | None = None) -> None:
         self._grace_s = grace_s
-        self._family = uuid.uuid4().hex
+        self._family = family or uuid.uuid4().hex
+        self._guard: subprocess.Popen[bytes] | None = None
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: dict[str, Path] = {}
 
@@ -66,6 +70,8 @@ class Processes:
             log: File to which the output is appended.
             environment: Environment variables. `SAFE_PATH` is added.
         """
+        if self._guard is None:
+            self._guard = _start_guard(self._family)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._started[name] = subprocess.Popen(
@@ -111,12 +117,13 @@ class Processes:
                 time.sleep(POLL_INTERVAL_S)
         finally:
             while left := list(self._alive(chosen)):
-                for process in left:
-                    with suppress(psutil.NoSuchProcess):
-                        process.kill()
+                _kill(left)
                 time.sleep(POLL_INTERVAL_S)
             for name in chosen:
                 self._started.pop(name).wait()
+            if names is None and self._guard is not None:
+                self._guard.communicate()  # closes its input: it finds nobody, and ends
+                self._guard = None
 
     def _mark(self, name: str) -> str:
         return f"{self._family}/{name}"
@@ -124,13 +131,57 @@ class Processes:
     def _alive(self, names: Sequence[str]) -> Iterator[psutil.Process]:
         for name in names:
             self._started[name].poll()  # reaps the process if it has ended
-        marks = {self._mark(name) for name in names}
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.status() != psutil.STATUS_ZOMBIE and marks & {
-                    *process.environ().get(MARKS, "").split()
-                }:
-                    yield process
+        yield from _marked({self._mark(name) for name in names}.__contains__)
+
+
+def end_family(family: str) -> int:
+    """Kill all processes of a family, as `Processes` names them; return how many there were."""
+    own, found = os.getpid(), dict[int, psutil.Process]()
+    while left := [p for p in _marked(lambda mark: mark.startswith(f"{family}/")) if p.pid != own]:
+        found |= {process.pid: process for process in left}
+        _kill(left)
+        time.sleep(POLL_INTERVAL_S)
+    # A process that is ending has no environment any more, and may still have its ports and locks.
+    while any(map(_runs, found.values())):
+        time.sleep(POLL_INTERVAL_S)
+    return len(found)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _marked(matches: Callable[[str], bool]) -> Iterator[psutil.Process]:
+    """Yield the running processes with a mark that matches."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and any(
+                map(matches, process.environ().get(MARKS, "").split())
+            ):
+                yield process
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _start_guard(family: str) -> subprocess.Popen[bytes]:
+    """Start the process that kills a family when this process has died, and wait until it is ready."""
+    guard = subprocess.Popen(
+        python_module("common.guard", family),
+        env={**os.environ, **SAFE_PATH},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert guard.stdout is not None  # noqa: S101  it is a pipe
+    guard.stdout.readline()
+    return guard
 
 
 def max_open_files() -> int:

@@ -16,7 +16,7 @@ from server.flower.superlink_process import SuperLinkError, SuperLinkProcess
 from server.monitoring.status import ServerStatus
 from server.monitoring.status_server import StatusServer
 from server.storage.history import History
-from server.storage.lease import Lease
+from server.storage.lease import Lease, LeaseTakenError, only_server
 
 log = logging.getLogger(__name__)
 
@@ -59,18 +59,23 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         transfer_source(settings)
     folder = settings.server.state.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    # The ServerApp reads the settings of this process, with those from flags and environment.
-    save(settings, folder / SETTINGS_FILE)
-    lease = Lease(folder)
-    if lease.held:
-        raise SuperLinkError(f"{folder}: another server uses this state folder")
-    lease.clear()
-    endpoint = ClientEndpoint(settings.server, folder)
-    superlink = SuperLinkProcess(folder, endpoint.superlink_host, endpoint.superlink_port)
-    history = History(settings.server.database or folder / "history.sqlite")
-    history.check()
-    status = ServerStatus(folder, lambda: superlink.alive)
     with ExitStack() as closing:
+        try:
+            closing.enter_context(only_server(folder))
+        except LeaseTakenError as error:
+            raise SuperLinkError(str(error)) from error
+        # The ServerApp reads the settings of this process, with those from flags and environment.
+        save(settings, folder / SETTINGS_FILE)
+        endpoint = ClientEndpoint(settings.server, folder)
+        superlink = SuperLinkProcess(folder, endpoint.superlink_host, endpoint.superlink_port)
+        superlink.end_orphans()
+        lease = Lease(folder)
+        if lease.held:
+            raise SuperLinkError(f"{folder}: another run uses this state folder")
+        lease.clear()
+        history = History(settings.server.database or folder / "history.sqlite")
+        history.check()
+        status = ServerStatus(folder, lambda: superlink.alive)
         closing.callback(history.close)
         if settings.server.status is not None:
             status_server = StatusServer(

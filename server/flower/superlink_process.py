@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from common.packages import SAFE_PATH, python_module
-from common.processes import Processes
+from common.processes import Processes, end_family
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +84,20 @@ class SuperLinkProcess:
         self._folder = folder.resolve()
         self._host, self._port = host, port
         self._environment = flower_environment(self._folder / "flower") | ONE_HEAP
-        self._processes = Processes(grace_s=END_WITHIN_S)
+        # The same family after a restart, which can thus end what an earlier process has left.
+        self._family = hashlib.sha256(os.fsencode(self._folder)).hexdigest()[:32]
+        self._processes = Processes(END_WITHIN_S, self._family)
         self._started = False
 
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
         return self._started and self._processes.exit_code("superlink") is None
+
+    def end_orphans(self) -> None:
+        """End what an earlier process with this folder has left running; call it before `start`."""
+        if count := end_family(self._family):
+            log.warning("ended processes that a killed server left count=%d", count)
 
     def start(self) -> None:
         """Start the process and wait until it answers.

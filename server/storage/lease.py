@@ -7,6 +7,8 @@ import fcntl
 import os
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -19,6 +21,19 @@ ACQUIRE_WITHIN_S = 1.0
 
 class LeaseTakenError(RuntimeError):
     """Another ServerApp uses the state folder."""
+
+
+@contextmanager
+def only_server(folder: Path) -> Iterator[None]:
+    """Hold the lock that a server process has on its state folder, so that there is one server at a time.
+
+    Raises:
+        LeaseTakenError: another process holds it.
+    """
+    with (folder / "server.lock").open("a+") as file:
+        if not _locked(file):
+            raise LeaseTakenError(f"{folder}: another server uses this state folder")
+        yield
 
 
 class Lease:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.processes import Processes
+from common.processes import Processes, end_family
 
 STUBBORN = (
     "import signal, time\n"
@@ -121,3 +121,46 @@ def test_the_number_of_descriptors_is_raised_for_this_process_and_its_children()
         assert int(done.stdout.split()[0]) > 200
     else:
         assert done.stdout.split() == [str(min(hard, 1_000_000)), str(hard)]
+
+
+def test_all_descendants_of_a_process_that_is_killed_end(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, time; from pathlib import Path; from common.processes import Processes\n"
+        "with Processes() as processes:\n"
+        "    for name in ('one', 'two'):\n"
+        "        command = [sys.executable, '-c', sys.argv[1]]\n"
+        "        processes.start(name, command, Path(sys.argv[2]) / f'{name}.log', dict(os.environ))\n"
+        "    time.sleep(600)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, PARENT, str(tmp_path)],
+        cwd=Path(__file__).parents[2], start_new_session=True,
+    )  # fmt: skip
+    logs = [tmp_path / "one.log", tmp_path / "two.log"]
+    try:
+        eventually(lambda: all(log.exists() and log.read_text() for log in logs))
+        family = [*psutil.Process(parent.pid).children(recursive=True)]
+        assert len(family) == 2 + 2 + 1, "two children, one child of each, and the guard"
+        assert all(alive(int(log.read_text())) for log in logs)
+    finally:
+        parent.kill()
+        parent.wait()
+    eventually(lambda: not any(alive(process.pid) for process in family))
+
+
+def test_a_family_of_a_known_name_can_be_ended_by_another_process(tmp_path: Path) -> None:
+    with Processes(family="cf5e0c7b-one") as processes, Processes(family="cf5e0c7b-other") as others:
+        start(processes, tmp_path, PARENT)
+        start(others, tmp_path, PARENT, "other")
+        eventually(lambda: all((tmp_path / f"{name}.log").read_text() for name in ("child", "other")))
+        assert end_family("cf5e0c7b-one") == 2
+        assert processes.exit_code("child") is not None
+        assert others.exit_code("other") is None
+        assert end_family("cf5e0c7b-one") == 0
+
+
+def test_the_guard_ends_with_its_processes(tmp_path: Path) -> None:
+    before = {process.pid for process in psutil.Process().children()}
+    with Processes() as processes:
+        start(processes, tmp_path, PARENT)
+    assert {process.pid for process in psutil.Process().children()} == before

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.storage.lease import Lease, LeaseTakenError
+from server.storage.lease import Lease, LeaseTakenError, only_server
 
 HOLD = (
     "import sys; from pathlib import Path; from server.storage.lease import Lease\n"
@@ -163,3 +163,16 @@ def test_the_lease_can_be_asked_about_when_no_descriptor_is_free(tmp_path: Path)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
             os.close(taken[0])
+
+
+def test_there_is_one_server_of_a_folder_at_a_time(tmp_path: Path) -> None:
+    with only_server(tmp_path):
+        with (
+            pytest.raises(LeaseTakenError, match="another server uses this state folder"),
+            only_server(tmp_path),
+        ):
+            pass
+        with Lease(tmp_path):
+            pass
+    with only_server(tmp_path):
+        pass
