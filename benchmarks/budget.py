@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import publish
-from client.data.partition import Partition, data_files, read_partition
+from client.data.partition import Partition
+from client.data.partition_files import data_files, read_partition
 from client.data.training_buffer import BufferedRows
 from client.versions.trial import buffer_scores
 from common.model.manifest import Manifest

@@ -152,7 +152,8 @@ def _partition(settings: Settings, stopped: threading.Event) -> Partition | None
         ConfigError: neither a data file nor a live stream is set.
         DataError: the data file cannot be used.
     """
-    from client.data.partition import Partition, read_partition
+    from client.data.partition import Partition
+    from client.data.partition_files import read_partition
 
     if settings.client.data is not None:
         return read_partition(settings.client.data, settings.data, settings.client.name)

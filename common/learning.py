@@ -1,4 +1,4 @@
-"""How far a client has come towards the events that it needs before it trains."""
+"""Learning: the events that a client has gathered of those that it needs before it trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where processes import the packages of flockwatch from: all from one place, never the working directory.
+"""The place that processes import flockwatch from: one for all, never the working directory.
 
 The names `client`, `common` and `server` are frequent ones. A file or folder of such a name in the directory
 where a user starts flockwatch, or on PYTHONPATH, would otherwise run in place of the installed package.

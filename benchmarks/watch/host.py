@@ -154,7 +154,7 @@ class HostFleet:
 
     def stored(self, name: str, metric: str) -> NDArray[np.float32]:
         """Return the values of a metric in a client's training buffer."""
-        buffer = training_buffer.read(self.folder / name)
+        buffer = training_buffer.read_buffer(self.folder / name)
         if buffer is None:
             return np.empty(0, np.float32)
         features = json.loads((self.folder / name / "schema.json").read_text())

@@ -1,4 +1,4 @@
-"""What the text of one cell is: a number, a switch, a missing value, or none of these."""
+"""Cells as text: a number, a switch, a missing value, or none of these."""
 
 from __future__ import annotations
 

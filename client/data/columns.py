@@ -1,4 +1,4 @@
-"""The one rule for columns of files and fields of streams: which are features, and what the others are."""
+"""The rule for columns of files and fields of streams: which are features, and what the others are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EPOCH_S = (1.26e9, 2.2e9)
 
 
 class Kind(Enum):
-    """What the cells of a column are."""
+    """The kind of the cells of a column."""
 
     NUMBERS = "numbers"
     SWITCHES = "switches"
@@ -46,7 +46,7 @@ class Kind(Enum):
 
 
 class Course(Enum):
-    """How the numbers of a column go on from row to row."""
+    """The course of the numbers of a column from row to row."""
 
     ANY = "any"
     EPOCH = "epoch"
@@ -59,7 +59,7 @@ class Course(Enum):
 
 @dataclass(frozen=True)
 class Content:
-    """What a column holds."""
+    """The content of a column."""
 
     kind: Kind
     example: str = ""
@@ -73,7 +73,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Columns:
-    """What each column is. Label and split are neither features nor ignored.
+    """The role of each column. Label and split are neither features nor ignored.
 
     >>> columns = Columns(("cpu",), "ts", {"host": "text, such as 'web'"})
     >>> print(columns.description(60.0))
@@ -113,7 +113,7 @@ class Columns:
 
 
 def reasons(ignored: Mapping[str, str], most: int = 12) -> str:
-    """Return names with the reasons why they are ignored, as text."""
+    """Return names with the reasons why they are ignored, as text; of more than `most`, how many more."""
     shown = ", ".join(f"'{name}' ({reason})" for name, reason in list(ignored.items())[:most])
     return shown + (f" and {len(ignored) - most} more" if len(ignored) > most else "")
 
@@ -216,7 +216,7 @@ def _is_epoch(name: str, content: Content, by_name: bool) -> bool:
 
 
 def course_of(values: NDArray[np.float64]) -> tuple[Course, int, bool]:
-    """Return how numbers go on from row to row, of how many numbers, and whether most steps are equal.
+    """Return the course of numbers, how many there are, and whether most steps are equal.
 
     Args:
         values: The column, shape (rows,); missing values are not finite and are left out.

@@ -18,17 +18,13 @@ from client.data.cells import NumberAsTextError, is_missing, number_in
 from client.data.columns import find_time
 from client.data.csv_lines import CsvReader, number_as_text
 from client.data.json_fields import flat, kind_of_value
-from client.data.refusals import REASONS, InvalidEventError, NoEventError, listed
+from client.data.refusals import MAX_EVENT_BYTES, InvalidEventError, NoEventError, listed
 from client.data.timestamps import parse_seconds
 from common.model.schema import Schema
 from common.settings import DataSettings
 
-__all__ = ["MAX_BYTES", "REASONS", "Decoder", "InvalidEventError", "NoEventError"]
-
 log = logging.getLogger(__name__)
 
-MAX_BYTES = 1 << 20
-"""Size of the longest event."""
 MAX_KNOWN_FIELDS = 64
 """Fields that are not features and are known by name; of more, the names are not reported."""
 
@@ -38,6 +34,7 @@ _LARGEST = 3.4028235677973366e38
 """Half a step above the largest 32-bit float: the first number that does not fit into one."""
 
 Values = Sequence[Any]
+"""The values of the features of one event, in their order, as the line has them."""
 
 
 class Decoder:
@@ -135,9 +132,7 @@ class Decoder:
         forbid = len(self._known) < MAX_KNOWN_FIELDS
         try:
             kind = msgspec.defstruct("Event", fields, rename=renamed, forbid_unknown_fields=forbid, gc=False)
-        except (
-            ValueError
-        ):  # msgspec renames no field to a name with quotes, backslashes or control characters
+        except ValueError:  # msgspec accepts no field name with quotes, backslashes or control characters
             return _NOTHING, lambda event: ()
         get = attrgetter(*(f"f{i}" for i in range(len(self._names))))
         values = get if len(self._names) > 1 else lambda event: (event.f0,)
@@ -145,8 +140,8 @@ class Decoder:
 
     def _slow_path(self, line: bytes) -> tuple[Values, Any]:
         """Return the values and the timestamp of any event, or raise the reason why the line is none."""
-        if len(line) > MAX_BYTES:
-            raise InvalidEventError("too_long", f"more than {MAX_BYTES} bytes")
+        if len(line) > MAX_EVENT_BYTES:
+            raise InvalidEventError("too_long", f"more than {MAX_EVENT_BYTES} bytes")
         try:
             text = line.decode("utf-8-sig")
         except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""What the columns of a table hold, and their numbers."""
+"""Columns of a table: what each holds, and its cells as numbers or times."""
 
 from __future__ import annotations
 
@@ -28,18 +28,11 @@ def content_of_column(column: pa.ChunkedArray) -> Content:
     if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
         return Content(Kind.TIMES)
     if is_numeric(kind):
-        values = numbers_of(column)
-        return (
-            Content(Kind.NUMBERS, "", *course_of(values))
-            if np.isfinite(values).any()
-            else Content(Kind.EMPTY)
-        )
+        return _numbers_or_empty(numbers_of(column))
     if not pa.types.is_string(kind):
         return Content(Kind.OTHER, f"type {kind}")
     if (plain := _cast(column)) is not None:
-        return (
-            Content(Kind.NUMBERS, "", *course_of(plain)) if np.isfinite(plain).any() else Content(Kind.EMPTY)
-        )
+        return _numbers_or_empty(plain)
     text = pc.drop_null(pc.utf8_trim_whitespace(column))
     present = pc.filter(text, pc.invert(pc.match_substring_regex(text, MISSING)))
     if not len(present):
@@ -88,7 +81,7 @@ def numbers_of(column: pa.ChunkedArray) -> NDArray[np.float64]:
 
 
 def unreadable_cells(column: pa.ChunkedArray) -> tuple[int, Any, int]:
-    """Return a column's number of cells with text that is no number and no missing value.
+    """Count the cells of a column with text that is no number and no missing value.
 
     Returns:
         Their number, the first of them, and its row, counted from 1; (0, None, 0) without one.

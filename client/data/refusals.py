@@ -1,9 +1,12 @@
-"""Why a line of a stream is not an event."""
+"""Refusals: lines of a stream that are not events, each with its reason."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+
+MAX_EVENT_BYTES = 1 << 20
+"""Size of the longest event. A source passes on one byte more of a longer line, which is then refused."""
 
 REASONS = (
     "too_long",

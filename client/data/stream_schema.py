@@ -1,129 +1,25 @@
-"""Which fields of a stream are features. A stream's columns are resolved here, before events are scored."""
+"""The schema of a stream: its features, resolved before an event is scored."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import msgspec
-import numpy as np
-
-from client.data.cells import is_missing, is_number, is_quantity, is_switch, is_tag
-from client.data.columns import Columns, Content, Kind, choose_columns, course_of, reasons
-from client.data.csv_lines import names_columns, split_cells
-from client.data.json_fields import flat, kind_of_value
-from client.data.refusals import InvalidEventError, is_line_protocol
-from client.data.timestamps import parse_seconds
+from client.data.columns import Columns, reasons
+from client.data.refusals import is_line_protocol
+from client.data.stream_columns import MAX_SAMPLE, StreamSample
 from common.model.schema import Schema
 from common.settings import DataSettings
 
 log = logging.getLogger(__name__)
 
 SchemaLookup = Callable[[], Schema | None]
+"""Returns a schema; None while it is not known."""
 
 FIRST_EVENTS = 5
 """Events of which the features are chosen: one odd first event does not decide."""
-MAX_SAMPLE = 64
-"""Newest lines of which the features are chosen anew, while no version is at work."""
-
 MAX_WAITING = 1024
 """Newest lines that are kept until the features are known, to be scored then."""
-
-_USUAL_SHARE = 0.5
-"""A field is usual if it is in this share of the events that the most frequent field is in."""
-_KEPT_SHARE = 0.1
-"""A field that is a feature remains one from this share on."""
-
-
-class StreamSample:
-    """Some events of a stream, by name: JSON objects, and CSV lines after a header.
-
-    Args:
-        data: Names the features, or the columns that are not features.
-    """
-
-    def __init__(self, data: DataSettings) -> None:
-        self._data = data
-        self._events: deque[Mapping[str, Any]] = deque(maxlen=MAX_SAMPLE)
-        self._header: list[str] | None = None
-
-    def __len__(self) -> int:
-        return len(self._events)
-
-    def add(self, line: bytes) -> bool:
-        """Add an event if the line is one whose values have names; return whether the line names columns."""
-        try:
-            text = line.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            return False
-        if text.lstrip()[:1] not in ("{", "["):
-            return self._add_csv(text)
-        try:
-            event = msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError):
-            return False
-        if isinstance(event, dict) and event:
-            self._events.append(event)
-            return True
-        return False
-
-    def clear(self) -> None:
-        """Forget the events, and keep the header."""
-        self._events.clear()
-
-    def columns(self, current: Sequence[str] = ()) -> Columns:
-        """Return what each field is.
-
-        Args:
-            current: Fields that are features so far; they remain features while they come now and then.
-        """
-        events = list(self._events)
-        columns = self._choose(events, current)
-        if (
-            columns.features
-            or columns.unreadable
-            or not any(isinstance(v, dict) for e in events for v in e.values())
-        ):
-            return columns
-        return self._choose([flat(event) for event in events], current)
-
-    def _choose(self, events: Sequence[Mapping[str, Any]], current: Sequence[str]) -> Columns:
-        values: dict[str, list[Any]] = {}
-        for event in events:
-            for name, value in event.items():
-                values.setdefault(name, []).append(value)
-        most = max(map(len, values.values()), default=0)
-        usual, rare = {}, {}
-        for name, found in values.items():
-            share = _KEPT_SHARE if name in current else _USUAL_SHARE
-            if len(found) >= share * most:
-                usual[name] = content_of_values(found)
-            else:
-                rare[name] = f"in {len(found)} of {len(events)} events"
-        columns = choose_columns(usual, self._data)
-        if not rare:
-            return columns
-        return Columns(
-            columns.features, columns.time, {**columns.ignored, **rare}, columns.rising, columns.unreadable
-        )
-
-    def _add_csv(self, text: str) -> bool:
-        if text.lstrip().startswith("#") or is_line_protocol(text):
-            return False
-        try:
-            cells = split_cells(text)
-        except InvalidEventError:
-            return False
-        if names_columns(cells) and (len(cells) > 1 or not self._events):
-            self._header = cells if len(set(cells)) == len(cells) else None
-            return self._header is not None and len(cells) > 1
-        if self._header is not None and len(cells) == len(self._header):
-            self._events.append(dict(zip(self._header, cells, strict=True)))
-            return True
-        return False
 
 
 class SchemaResolver:
@@ -245,53 +141,3 @@ class SchemaResolver:
         for warning in columns.warnings():
             log.warning("%s", warning)
         return Schema(columns.features)
-
-
-def content_of_values(values: Sequence[Any]) -> Content:
-    """Return what a field holds, of some of its values: JSON values, or text of CSV cells."""
-    present = [
-        value for value in values if value is not None and not (isinstance(value, str) and is_missing(value))
-    ]
-    if not present:
-        return Content(Kind.EMPTY)
-    kinds = Counter(map(_kind, present))
-    kind, _ = kinds.most_common(1)[0]
-    if kinds[Kind.QUANTITIES] and kinds[Kind.QUANTITIES] + kinds[Kind.NUMBERS] >= len(present) / 2:
-        quantities = [v for v in present if _kind(v) is Kind.QUANTITIES]
-        if is_tag(quantities[0], len(present) > 1 and all(v == quantities[0] for v in present)):
-            return Content(Kind.TEXT, quantities[0])
-        return Content(Kind.QUANTITIES, repr(quantities[0])[:40])
-    if kind is Kind.SWITCHES and kinds[Kind.NUMBERS]:
-        kind = Kind.NUMBERS
-    if kind is Kind.NUMBERS:
-        numbers = np.array([_number(v) for v in present if _kind(v) is Kind.NUMBERS], np.float64)
-        return Content(kind, "", *course_of(numbers))
-    example = next(value for value in present if _kind(value) is kind)
-    return Content(kind, kind_of_value(example) if kind is Kind.OTHER else str(example))
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and is_missing(value))
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _kind(value: Any) -> Kind:
-    if isinstance(value, bool):
-        return Kind.SWITCHES
-    if isinstance(value, int | float):
-        return Kind.NUMBERS
-    if not isinstance(value, str):
-        return Kind.OTHER
-    if is_number(value):
-        return Kind.NUMBERS
-    if is_switch(value):
-        return Kind.SWITCHES
-    if is_quantity(value):
-        return Kind.QUANTITIES
-    return Kind.TIMES if parse_seconds(value) is not None else Kind.TEXT

@@ -42,6 +42,16 @@ class BufferedRows:
         """Return no events, with the given number of features."""
         return cls(np.empty((0, features), np.float32), np.empty(0, np.bool_))
 
+    def where(self, kept: NDArray[np.bool_]) -> BufferedRows:
+        """Return the events that a mask keeps, shape (n,). An event after one that is left out is a break.
+
+        >>> rows = BufferedRows(np.zeros((3, 1), np.float32), np.array([True, False, False]))
+        >>> rows.where(np.array([True, False, True])).breaks.tolist()
+        [True, True]
+        """
+        follows = np.concatenate([[True], kept[:-1]])
+        return BufferedRows(self.rows[kept], (self.breaks | ~follows)[kept])
+
     def newest(self, n: int) -> BufferedRows:
         """Return the last `n` events, or all of them if there are fewer."""
         return BufferedRows(self.rows[-n:], self.breaks[-n:])
@@ -166,7 +176,7 @@ def read_wanted(folder: Path) -> int | None:
         return None
 
 
-def read(folder: Path, schema: Schema | None = None) -> BufferedRows | None:
+def read_buffer(folder: Path, schema: Schema | None = None) -> BufferedRows | None:
     """Return copies of the events in a ring file, which another process may be writing.
 
     Args:

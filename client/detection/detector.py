@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from client.data.decoding import Decoder, InvalidEventError, NoEventError
+from client.data.decoding import Decoder
 from client.data.recent_events import ABNORMAL, MAX_BATCH_EVENTS, NORMAL, UNREPORTED, RecentEvents
+from client.data.refusals import InvalidEventError, NoEventError
 from client.detection.adaptive_threshold import AdaptiveThreshold
+from client.detection.event_window import EventWindow
 from client.detection.incidents import Incidents
-from client.detection.recent_event import RecentEvent
 from client.detection.scorer import Scorer
 from common.model.manifest import Manifest
 from common.model.schema import Schema
@@ -233,7 +234,7 @@ class Detector:
         if score > threshold:
             self.alerts += 1
         before, reported = incidents.open, incidents.started
-        event = RecentEvent(
+        event = EventWindow(
             self.schema.features, self.recent, active.scorer, slot, self.recent.count, time, score, threshold,
             self._max_causes,
         )  # fmt: skip

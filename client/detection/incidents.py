@@ -1,4 +1,4 @@
-"""Groups events above the threshold into incidents, one per cause, and says what people are told of them."""
+"""Groups events above the threshold into incidents, one for each cause, and makes their notices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_OPEN = 3
 REGIME_SHARE = 0.25
 """Share of `live.adapt_after_s` after which a lasting incident counts as a changed regime."""
 MIN_LASTING_EVENTS = 10
-"""Events that a lasting incident has at least: two alerts around a gap in the stream are none."""
+"""Fewest events of a lasting incident: two alerts around a gap in the stream are not one."""
 
 
 class Explained(NamedTuple):
@@ -43,7 +43,7 @@ class ScoredEvent(Protocol):
 
     @property
     def score(self) -> float:
-        """Its score, with no feature masked."""
+        """The score, with no feature masked."""
         ...
 
     @property
@@ -81,16 +81,21 @@ class Incident:
     first: int
     """Number of its first event in the stream."""
     start: float
-    """Time of its first event, as are the others in seconds since 1970."""
+    """Time of its first event, in seconds since 1970."""
     last: float
+    """Time of its last event above the threshold, in seconds since 1970."""
     peak: Alert
+    """The alert with the highest score of this incident."""
     peak_score: float
+    """The part of that score that other incidents do not explain."""
     reported: bool
     """Whether its start was reported; it is not while its leading feature is flapping."""
     events: int
     """Events above the threshold."""
     below: int = field(default=0, repr=False)
+    """Events in a row at or below the release level."""
     regime_reported: bool = False
+    """Whether a `regime_changed` notice was made of it."""
 
 
 class Incidents:

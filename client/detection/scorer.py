@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.model.manifest import Manifest
-from common.model.moments import Scaler
 from common.model.scoring import activate, reconstruct, squared_errors, window_errors, windows
 
 Floats = NDArray[np.float32]
@@ -107,8 +106,7 @@ class Scorer:
         self.window = manifest.architecture.window
         self._network = _Network(manifest)
         scaling = manifest.settings.scaling
-        # The moments are those this client scales by: personalisation has put them into the manifest.
-        self._scaler = Scaler.chosen(scaling, manifest.moments, manifest.moments)
+        self._scaler = manifest.scaler
         self._mean = self._scaler.mean
         self._inverse = (1 / self._scaler.std).astype(np.float32)
         self._limits = (np.float32(-scaling.clip), np.float32(scaling.clip)) if scaling.clip else None

@@ -30,10 +30,10 @@ class Adaptation:
     """Ends incidents that last, by adapting the detector to what they found.
 
     Args:
-        detector: Its active version is re-made.
-        tuning: Re-bases the threshold, and restarts drift.
+        detector: Its active version is adapted.
+        tuning: Sets the threshold for the adapted version, and restarts the test for drift.
         learned: Its rows are moved to the new level.
-        store: Stores the re-made version.
+        store: Stores the adapted version.
         folder: The client's state folder, for the regime and for requests.
         base: Hash of the only version of a detector without a trainer; empty with a trainer.
     """
@@ -52,7 +52,7 @@ class Adaptation:
         (folder / REQUEST).unlink(missing_ok=True)  # whoever asked is gone
         self.regime = Regime.load(folder)
         self._unsaved: Manifest | None = None
-        """The re-made version, until it and the regime are on disk."""
+        """The adapted version, until it and the regime are on disk."""
         if self.regime.base != base:  # the detector runs with another version than the one that was adapted
             self.regime = Regime(base=base)
 

@@ -1,4 +1,4 @@
-"""How far a client's own events reach as evidence for its budget of false alerts."""
+"""Evidence: the time that a client's own events cover, compared with its budget of false alerts."""
 
 from __future__ import annotations
 

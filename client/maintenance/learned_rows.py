@@ -1,4 +1,4 @@
-"""What a detector learns from: normal events that are not unusual for this machine."""
+"""The rows that a detector learns from: normal events that are not unusual for this machine."""
 
 from __future__ import annotations
 
@@ -95,9 +95,8 @@ class LearnedRows:
         keep[ends[unusual]] = False
         if not keep.all():
             self.left_out += int((~keep).sum())
-            follows = np.concatenate([[True], keep[:-1]])
             with self._problems.watch("buffer"):
-                self._buffer.replace(BufferedRows(events.rows[keep], (events.breaks | ~follows)[keep]))
+                self._buffer.replace(events.where(keep))
 
     def move(self, moves: Mapping[int, Move]) -> None:
         """Move the events to the present level of the changed features.

@@ -26,12 +26,15 @@ from common.settings import Settings
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+"""Time between two turns of the thread."""
 MAX_ESTIMATE_S = 10.0
 """Longest time that the event loop waits for an estimate of the warm-up."""
 
 
 class DetectorMaintenance:
-    """Ticks the learning, adaptation, version swap, threshold tuning and checkpoint of a detector.
+    """Runs the learning, adaptation, version swap, threshold tuning and checkpoint of a detector.
+
+    Each has a step that returns soon; the thread takes all of them in turn every `TICK_S` seconds.
 
     Args:
         detector: The detector to maintain.
@@ -75,7 +78,7 @@ class DetectorMaintenance:
         self.warm_up.restored = len(self.learned)
         fixed = self._fixed
         if fixed is not None and self.adaptation.regime.moves:
-            fixed = self._store.current() or fixed  # as it was re-made before a restart
+            fixed = self._store.current() or fixed  # as it was adapted before a restart
         self.versions.start(fixed, self.learned.contents())
         self._thread.start()
 
@@ -92,7 +95,7 @@ class DetectorMaintenance:
     def await_estimate(self) -> int | None:
         """Wait for an estimate of the warm-up that is due, and return the number of events until the next.
 
-        The event loop scores no further event before it. So what is found in a file does not depend on how
+        The event loop scores no further event before it, so that the findings in a file do not depend on how
         fast the file is read.
 
         Returns:

@@ -64,7 +64,7 @@ class ThresholdTuning:
 
     @property
     def evidence(self) -> Evidence:
-        """How far the scores reach, in time, compared with the budget."""
+        """The time that the scores cover, compared with the budget."""
         return Evidence(self._budget_text, self.scores.count, self.interval_s())
 
     def restart(self, manifest: Manifest, trial: TrialResult) -> AdaptiveThreshold:
@@ -113,20 +113,20 @@ class ThresholdTuning:
         return AdaptiveThreshold(max(active.threshold, start), (lowest, highest), rule.rate)
 
     def rebase(self, scores: NDArray[np.float32]) -> AdaptiveThreshold:
-        """Start anew for the active version, re-made for a changed machine; return its threshold.
+        """Start anew for the active version, adapted to a changed machine; return its threshold.
 
         The threshold is multiplied by the ratio of the scores since the change to those before. Scores
         beyond the robust limit, which may be of faults within the change, are no evidence.
 
         Args:
-            scores: The re-made version's scores of the rows since the change, shape (n,), all finite.
+            scores: The adapted version's scores of the rows since the change, shape (n,), all finite.
 
         Raises:
             ValueError: there is no active version.
         """
         active = self._detector.active
         if active is None:
-            raise ValueError("there is no version to re-make")
+            raise ValueError("there is no version to adapt")
         before, after = self.scores, ScoreSketch.of(scores)
         if not after.count:
             return active.limit
@@ -165,7 +165,7 @@ class ThresholdTuning:
             active.limit.bounds, active.limit.rate = (bounds[0], bounds[1]), rule.rate
 
     def rule(self) -> ThresholdRule:
-        """Return the rule by which thresholds are set now."""
+        """Return the rule that thresholds are set by."""
         return ThresholdRule(self._fixed, self._budget.rate(self.interval_s()))
 
     def interval_s(self) -> float:

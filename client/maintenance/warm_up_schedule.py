@@ -1,4 +1,4 @@
-"""When a version of the fleet is adapted to this machine by the machine's own rows, and by which of them."""
+"""The schedule of a warm-up: when a version of the fleet is adapted to this machine, and by which rows."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ class WarmUpSchedule:
     def _rows(self, buffered: BufferedRows) -> BufferedRows:
         """Return the rows for an estimate: the normal ones, unless most of the new ones are abnormal.
 
-        If they are, the last estimate is taken for wrong and not the machine. They are at most half of all
-        rows, so a fault among them still does not become normal.
+        If most are abnormal, the last estimate is taken to be wrong, and not the machine. The new rows are at
+        most half of all rows, so a fault among them does not become normal.
         """
         if self._recent.count > self._since and self._since:
             new = self._recent.since(self._since)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 READ_TIMEOUT_S = 0.2
 """Longest wait for an event, and so the longest delay of a stop."""
 LOOK_EVERY_S, LOOK_EVERY_EVENTS = 1.0, 2048
-"""Longest time, and about the most events, between two looks of the stream's watch."""
+"""Longest time, and about the most events, between two calls of `StreamWatch.look`."""
 REPORT_EVERY_S = 10.0
 """Shortest time between two log lines about refused events."""
 
@@ -49,7 +49,6 @@ class EventLoop:
     ) -> None:
         self._recording = recording
         self._source, self._notifier, self._checkpoint, self._stop = source, notifier, checkpoint, stop
-        self._await_estimate: Callable[[], int | None] = lambda: None
         self._next_report = 0.0
         self._looked = 0
         self.newest_refusal = ""
@@ -95,7 +94,7 @@ class EventLoop:
 
         Args:
             detector: Scores the events.
-            watch: Looks at the stream now and then.
+            watch: Finds silent sensors, a silent stream and refused lines.
             resolver: Chooses the features anew while no version is at work.
             lines: The first lines to score.
             await_estimate: Waits until further events may be scored, and returns how many may be until it
@@ -109,9 +108,8 @@ class EventLoop:
             EndOfStreamError: the source ended.
             SourceError: a recording has a header that does not name the features.
         """
-        self._await_estimate = await_estimate
         next_checkpoint = next_look = 0.0
-        self._score(detector, lines, time.perf_counter_ns())
+        self._score(detector, lines, time.perf_counter_ns(), await_estimate)
         while not self._stop.is_set():
             lines = self._source.read(READ_TIMEOUT_S)
             arrived = time.perf_counter_ns()
@@ -119,7 +117,7 @@ class EventLoop:
             if lines:
                 if detector.active is None and (schema := resolver.reconsider(lines)) is not None:
                     return schema, lines
-                self._score(detector, lines, arrived)
+                self._score(detector, lines, arrived, await_estimate)
             if self.last_turn > next_look or detector.recent.count - self._looked > LOOK_EVERY_EVENTS:
                 self.look(detector, watch)
                 next_look = self.last_turn + LOOK_EVERY_S
@@ -129,7 +127,7 @@ class EventLoop:
         return None, []
 
     def look(self, detector: Detector, watch: StreamWatch) -> None:
-        """Look at the newest events, and post what is to be said about the stream."""
+        """Have the stream watched up to the newest event, and post the notices about it."""
         self._looked = detector.recent.count
         now = Moment(time.monotonic(), time.time())
         for notice in watch.look(detector.recent, sum(detector.refused.values()), self.newest_refusal, now):
@@ -142,10 +140,12 @@ class EventLoop:
             self._notifier.post(notice)
         self._checkpoint.reached(self._source.position())
 
-    def _score(self, detector: Detector, lines: list[bytes], arrived: int) -> None:
+    def _score(
+        self, detector: Detector, lines: list[bytes], arrived: int, await_estimate: Callable[[], int | None]
+    ) -> None:
         while lines:
             # No event is scored before an estimate of the warm-up that is due, or past the next one.
-            count = self._await_estimate() or len(lines)
+            count = await_estimate() or len(lines)
             self._score_part(detector, lines[:count], arrived)
             lines = lines[count:]
 

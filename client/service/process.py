@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from client.connectors.addresses import Address
-from client.connectors.sources import EndOfStreamError, Source, open_source
+from client.connectors.sources import EndOfStreamError, open_source
 from client.data.stream_schema import SchemaResolver
 from client.data.training_buffer import forget_schema
 from client.detection.detector import Detector
@@ -19,14 +19,13 @@ from client.maintenance.checkpoint import Checkpoint, saved_position
 from client.maintenance.thread import DetectorMaintenance
 from client.service.event_loop import READ_TIMEOUT_S, EventLoop
 from client.service.identity import Identity
-from client.service.latency import LatencyHistogram
 from client.service.notifier import Notifier
-from client.service.status import DetectorStatusServer, Status, StreamStatus
+from client.service.snapshot import ProcessParts, snapshot
+from client.service.status import DetectorStatusServer, Status
 from client.service.stream_watch import Moment, StreamWatch
 from client.service.supervisor import TrainerSupervisor
 from client.versions.version_store import VersionStore
 from common.config import ConfigError
-from common.learning import Learning
 from common.model.manifest import Manifest, ManifestError
 from common.model.schema import Schema
 from common.settings import Settings
@@ -74,12 +73,7 @@ class DetectorProcess:
         )
         self._stop = threading.Event()
         self._next_lookup = 0.0
-        self._source: Source | None = None
-        self._notifier: Notifier | None = None
-        self._loop: EventLoop | None = None
-        self._detector: Detector | None = None
-        self._maintenance: DetectorMaintenance | None = None
-        self._watch: StreamWatch | None = None
+        self._parts = ProcessParts(self._resolver, supervisor)
 
     def stop(self) -> None:
         """Make `run` return soon. It is safe in a signal handler."""
@@ -108,7 +102,7 @@ class DetectorProcess:
             checkpoint = Checkpoint(self._folder, self._address, notifier.outboxes)
             recording = Address.parse(self._address).scheme in RECORDINGS
             loop = EventLoop(source, notifier, checkpoint, self._stop, recording)
-            self._source, self._notifier, self._loop = source, notifier, loop
+            self._parts.source, self._parts.notifier, self._parts.loop = source, notifier, loop
             log.info(
                 "detector started client=%s source=%s sinks=%s",
                 self._name, self._source_name, " ".join(notifier.sinks) or "none",
@@ -130,65 +124,11 @@ class DetectorProcess:
 
     def status(self) -> Status:
         """Return a snapshot of the process. Any thread may call it."""
-        detector, maintenance, supervisor = self._detector, self._maintenance, self._supervisor
-        loop = self._loop
-        active = detector.active if detector else None
-        recent = detector.recent if detector else None
-        score = float(recent.scores[(recent.count - 1) % recent.size]) if recent and recent.count else None
-        return Status(
-            client=self._name,
-            version=active.manifest.version if active else None,
-            pinned=maintenance is not None and maintenance.versions.pinned,
-            threshold=active.threshold if active else None,
-            score=score if score == score else None,
-            events=recent.count if recent else 0,
-            refused=dict(detector.refused) if detector else {},
-            alerts=detector.alerts if detector else 0,
-            incidents=detector.incidents.started if detector else 0,
-            open_incidents=tuple(i.feature for i in detector.incidents.open) if detector else (),
-            flapping=_flapping(detector),
-            evidence=maintenance.tuning.evidence if maintenance and active else None,
-            moved=tuple(sorted(maintenance.adaptation.regime.moves)) if maintenance else (),
-            warm_up=_warm_up(maintenance),
-            drifted=maintenance is not None and maintenance.tuning.drifted,
-            swaps=maintenance.versions.swaps if maintenance else 0,
-            refusals=maintenance.versions.refusals if maintenance else 0,
-            trainer_restarts=supervisor.restarts if supervisor else 0,
-            trainer_memory_bytes=supervisor.memory_bytes if supervisor else 0,
-            buffered=len(maintenance.learned) if maintenance else 0,
-            learning=maintenance.progress.learning if maintenance and maintenance.progress else None,
-            silent_s=time.monotonic() - loop.last_turn if loop else 0.0,
-            queues=self._notifier.queues() if self._notifier else (),
-            problems=tuple(self._problems()),
-            stream=self._stream_status(),
-            latency=loop.latency if loop else LatencyHistogram(),
-        )
-
-    def _stream_status(self) -> StreamStatus:
-        detector, columns = self._detector, self._resolver.columns
-        if detector is None:
-            return StreamStatus()
-        ignored = {**(columns.ignored if columns is not None else {}), **detector.decoder.ignored}
-        interval_s = self._watch.interval_s if self._watch is not None else None
-        return StreamStatus(detector.schema.features, detector.decoder.time, interval_s, ignored)
-
-    def _problems(self) -> list[str]:
-        problems = self._notifier.problems() if self._notifier else []
-        if self._source is not None and self._source.problem is not None:
-            problems.append(self._source.problem)
-        if self._supervisor is not None and self._supervisor.problem is not None:
-            problems.append(self._supervisor.problem)
-        if self._maintenance is not None:
-            problems.extend(self._maintenance.problems.messages())
-        if self._watch is not None:
-            problems.extend(self._watch.problems())
-        if self._detector is None and self._resolver.problem is not None:
-            problems.append(self._resolver.problem)
-        return problems
+        return snapshot(self._name, self._parts)
 
     def _exit_code(self, loop: EventLoop) -> int:
         """Return the exit code after the end of the source: 1 if no line of it was an event."""
-        detector = self._detector
+        detector = self._parts.detector
         refused = sum(detector.refused.values()) if detector else self._resolver.skipped_lines
         problem = self._resolver.problem if detector is None else None
         if (detector is not None and detector.recent.count) or not (refused or problem):
@@ -224,7 +164,7 @@ class DetectorProcess:
         maintenance = DetectorMaintenance(
             detector, self._settings, self._folder, self._store, checkpoint, self._fixed
         )
-        self._detector, self._maintenance, self._watch = detector, maintenance, watch
+        self._parts.detector, self._parts.maintenance, self._parts.watch = detector, maintenance, watch
         maintenance.start()
         try:
             return loop.run(detector, watch, self._resolver, lines, maintenance.await_estimate)
@@ -252,16 +192,3 @@ class DetectorProcess:
             log.warning("version not used reason=%s", error)
             return None
         return offered.schema if offered is not None else None
-
-
-def _flapping(detector: Detector | None) -> tuple[str, ...]:
-    if detector is None or not detector.recent.count:
-        return ()
-    newest = detector.recent.times[(detector.recent.count - 1) % detector.recent.size]
-    return tuple(detector.incidents.flapping.features(float(newest)))
-
-
-def _warm_up(maintenance: DetectorMaintenance | None) -> Learning | None:
-    if maintenance is None or (wanted := maintenance.warm_up.wanted) is None:
-        return None
-    return Learning(maintenance.warm_up.events, wanted)

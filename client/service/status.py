@@ -41,7 +41,7 @@ class SinkQueue:
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """What the fields of the stream are."""
+    """The fields of the stream."""
 
     features: tuple[str, ...] = ()
     time: str | None = None

@@ -34,7 +34,7 @@ _Key = tuple[NoticeKind, str]
 
 
 class Moment(NamedTuple):
-    """When the stream is looked at."""
+    """A time, on two clocks."""
 
     clock_s: float
     """On the clock of `time.monotonic`."""
@@ -43,7 +43,9 @@ class Moment(NamedTuple):
 
 
 class StreamWatch:
-    """Looks at the events of a stream now and then, and returns notices when a state begins or ends.
+    """Finds states of a stream that people should know of, and returns notices when one begins or ends.
+
+    The states are: a sensor without values, a stream without events, lines that are refused.
 
     Args:
         client: The client's name in notices.
@@ -70,7 +72,7 @@ class StreamWatch:
         """Events and refused lines of the newest looks, together at least `REFUSED_LINES`."""
         self._refusing_since: tuple[Moment, int] | None = None
         self._open: dict[_Key, float] = {}
-        """When each state that was told began, in seconds since 1970."""
+        """When each state with a notice began, in seconds since 1970."""
         self._problems: dict[_Key, str] = {}
         self.interval_s: float | None = None
         """The usual seconds between two events by their times; None: not known yet."""
@@ -173,7 +175,7 @@ class StreamWatch:
         return notices
 
     def _begin(self, key: _Key, started: float, events: int, text: str) -> list[Notice]:
-        """Record a problem, and return its notice if it was not told yet."""
+        """Record a problem, and return the notice that it has begun, once."""
         self._problems[key] = text
         if key in self._open:
             return []
@@ -181,7 +183,7 @@ class StreamWatch:
         return [self._notice(key, started, None, events, text)]
 
     def _end(self, key: _Key, ended: float, events: int, text: str) -> list[Notice]:
-        """Forget a problem, and return the notice that it has ended if its begin was told."""
+        """Forget a problem, and return the notice that it has ended if there was one that it began."""
         self._problems.pop(key, None)
         started = self._open.pop(key, None)
         return [self._notice(key, started, ended, events, text)] if started is not None else []

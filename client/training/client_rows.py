@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from client.data.partition import Partition
 from client.data.regime import Regime
 from client.data.tables import DataError
-from client.data.training_buffer import BufferedRows, read
+from client.data.training_buffer import BufferedRows, read_buffer
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
@@ -133,7 +133,7 @@ class ClientRows:
         """Return the rows of the file, moved to the machine's present level, and the buffered ones."""
         rows = self._regime.apply(self.partition.rows, self.partition.schema.features)
         breaks = self.partition.breaks
-        buffered = read(self._folder, self.partition.schema) if self._folder is not None else None
+        buffered = read_buffer(self._folder, self.partition.schema) if self._folder is not None else None
         if buffered is None:
             return BufferedRows(rows, breaks)
         return BufferedRows(np.concatenate([rows, buffered.rows]), np.concatenate([breaks, buffered.breaks]))

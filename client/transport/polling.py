@@ -1,4 +1,4 @@
-"""When to poll the server for messages: often when one is due, seldom otherwise.
+"""The schedule of polls for messages: often when one is due, seldom otherwise.
 
 Each poll takes the server milliseconds, and the polls of many clients together can take more than the work. A
 client therefore learns the usual time between its reply and the next message, does not poll during the first
@@ -30,9 +30,10 @@ MAX_PROMPT_S = 0.15
 
 FIRST_BUSY_WAIT_S, MAX_BUSY_WAIT_S = 0.25, 5.0
 BUSY_FACTOR, IDLE_FACTOR = 4.0, 1 / 1.5
-"""By how much the wait of `BusyBackoff` grows after a slow answer, and shrinks after a prompt one."""
+"""Factors of the wait of `BusyBackoff`: after a slow answer, and after a prompt one."""
 
 MIN_HEARTBEAT_S = 2.0
+"""Shortest time between heartbeats."""
 HEARTBEAT_RATIO = 60.0
 """Time between heartbeats as a multiple of the time that one takes."""
 

@@ -13,9 +13,9 @@ from client.data.regime import Move, move_moments
 from client.data.training_buffer import BufferedRows
 from client.versions.trial import buffer_scores
 from common.model.manifest import Manifest
-from common.model.moments import Scaler
 from common.model.residuals import Residuals
 from common.model.scoring import squared_errors, window_errors, window_starts
+from common.robust import MAD_TO_STD
 
 Rows = NDArray[np.float32]
 
@@ -34,8 +34,6 @@ MAX_WINDOWS = 512
 _GRID = 33
 """Levels that are tried at a time for a feature."""
 _REFINEMENTS = 3
-_NORMAL_SPREAD = 1.4826
-"""Ratio of the standard deviation to the median absolute deviation of a normal distribution."""
 _TRIMMED = 0.95
 """Quantile at which errors are cut off, so that a fault within the change is not part of the usual error."""
 
@@ -56,7 +54,7 @@ def adapt(
     features: Collection[int],
     usual: float = 1.0,
 ) -> AdaptedVersion:
-    """Re-make a version for the rows since a change.
+    """Adapt a version to the rows since a change.
 
     One feature after the other, that with the largest error first, is moved to the level at which the median
     score of the rows is smallest. The level is the model's and not the difference of two medians: the rows
@@ -75,7 +73,7 @@ def adapt(
     windows = _windows(manifest, lasting)
     if not len(windows):
         moves = _median_moves(manifest, lasting.rows, features)
-        return AdaptedVersion(replace(manifest, moments=move_moments(manifest.moments, moves)), moves)
+        return AdaptedVersion(_moved(manifest, moves), moves)
     moves = {}
     for _ in range(MAX_CHANGED):
         squares = _squares(_moved(manifest, moves), windows)
@@ -135,12 +133,12 @@ def _best_level(
     best = (np.inf, Move(factor, (1 - factor) * old))
     for _ in range(_REFINEMENTS):
         shifts = np.linspace(low, high, _GRID)
-        for of in shifts:
-            move = Move(factor, old + float(of) - factor * old)
+        for tried_shift in map(float, shifts):
+            move = Move(factor, old + tried_shift - factor * old)
             tried = _moved(manifest, {**moves, feature: move})
             score = _median_score(tried, _squares(tried, windows))
             if score < best[0]:
-                best, shift = (score, move), float(of)
+                best, shift = (score, move), tried_shift
         step = shifts[1] - shifts[0]
         low, high = shift - step, shift + step
     return best
@@ -159,9 +157,8 @@ def _windows(manifest: Manifest, lasting: BufferedRows) -> Rows:
 
 def _squares(manifest: Manifest, windows: Rows) -> Rows:
     """Return the squared error of each input, shape (windows, inputs); NaN where a value is missing."""
-    scaler = Scaler.chosen(manifest.settings.scaling, manifest.moments, manifest.moments)
     with np.errstate(over="ignore", invalid="ignore"):
-        scaled = scaler.apply(windows).reshape(len(windows), -1)
+        scaled = manifest.scaler.apply(windows).reshape(len(windows), -1)
         return squared_errors(manifest.architecture, manifest.weights, scaled)
 
 
@@ -192,7 +189,7 @@ def _spread_ratio(values: NDArray[np.float64], earlier: NDArray[np.float64]) -> 
 
 
 def _spread(values: NDArray[np.float64]) -> float:
-    return _NORMAL_SPREAD * float(np.median(np.abs(values - np.median(values))))
+    return MAD_TO_STD * float(np.median(np.abs(values - np.median(values))))
 
 
 def _with_usual_errors(manifest: Manifest, squares: Rows, features: Collection[int]) -> Manifest:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from client.data.training_buffer import BufferedRows
 from client.versions.drift import calibration
 from common.model.manifest import Manifest
-from common.model.moments import Scaler
 from common.model.residuals import Residuals
 from common.model.scoring import version_scores, window_starts
 from common.model.sketch import ScoreSketch, SketchError
@@ -31,7 +30,7 @@ Up to twice the share that exceeds the current threshold is allowed too.
 
 @dataclass(frozen=True)
 class ThresholdRule:
-    """How a client sets its threshold: a fixed value, or a rate of false alerts."""
+    """The rule that a client sets its threshold by: a fixed value, or a rate of false alerts."""
 
     value: float | None
     """The fixed threshold; None: the threshold follows from `rate`."""
@@ -126,8 +125,7 @@ def _ratio(new: NDArray[np.float32], current: NDArray[np.float32]) -> float:
 
 def buffer_scores(manifest: Manifest, events: BufferedRows) -> NDArray[np.float32]:
     """Return a version's scores of all windows of buffered events that can be scored, shape (windows,)."""
-    scaler = Scaler.chosen(manifest.settings.scaling, manifest.moments, manifest.moments)
-    rows = scaler.apply(events.rows)
+    rows = manifest.scaler.apply(events.rows)
     return version_scores(manifest, rows, window_starts(rows, events.breaks, manifest.architecture.window))
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 
-from client.data.training_buffer import BufferedRows, read
+from client.data.training_buffer import BufferedRows, read_buffer
 from client.versions.trial import ThresholdRule, TrialResult, run_trial
 from client.versions.warm_up import warm_up
 from common.formats.bundle import pack, unpack
@@ -145,7 +145,7 @@ def run_request(request: TrialRequest) -> TrialResult:
         new = Manifest.unpack(request.new.read_bytes()).aligned(schema)
     except SchemaError as error:
         return TrialResult(str(error))
-    events = read(request.folder, schema) or BufferedRows.empty(len(schema))
+    events = read_buffer(request.folder, schema) or BufferedRows.empty(len(schema))
     current = _adapted(current, events) if current is not None else None
     return run_trial(_adapted(new, events), events, request.rule, current, request.current_threshold)
 

@@ -81,7 +81,7 @@ class VersionStore:
                 path.unlink()
 
     def replace_current(self, manifest: Manifest) -> None:
-        """Store a version that this client has re-made from the one in use, as the version in use.
+        """Store a version that was adapted to a change of the machine as the version in use.
 
         Versions that wait for a trial are dropped: they were made for the state of the machine before.
         """

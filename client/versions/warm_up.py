@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from client.data.training_buffer import BufferedRows
 from client.versions.own_statistics import with_own_residuals, with_own_scaling
 from common.model.manifest import Manifest
-from common.model.moments import Moments, Scaler
+from common.model.moments import Moments
 from common.model.scoring import ScoredWindows, score_windows, window_starts
 from common.model.threshold import SMALLEST
+from common.robust import MAD_TO_STD
 
 MAX_ROWS = 8192
 """Rows, the newest ones, that an estimate uses at most: it runs beside the event loop."""
@@ -36,15 +37,13 @@ MAX_STRETCHES = 2
 """Stretches of outstanding scores that count as faults. More of them are how this machine behaves."""
 MAX_LEFT_OUT = 0.5
 """Largest share of the rows that counts as faults."""
-_MAD_TO_STD = 1.4826
-"""Ratio of the standard deviation of a normal distribution to its median absolute deviation."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class WarmUp:
-    """What a machine's own rows make of a version of the fleet."""
+    """A version of the fleet, adapted by a machine's own rows."""
 
     manifest: Manifest
     """The personalised version."""
@@ -97,7 +96,7 @@ def robust_moments(rows: NDArray[np.float32], fleet: Moments) -> Moments:
     # NumPy warns of a median of nothing.
     filled = np.where(np.isnan(values).all(axis=0), 0.0, values)
     median = np.nanmedian(filled, axis=0)
-    reach = CLIP * np.maximum(_MAD_TO_STD * np.nanmedian(np.abs(filled - median), axis=0), spread)
+    reach = CLIP * np.maximum(MAD_TO_STD * np.nanmedian(np.abs(filled - median), axis=0), spread)
     near = Moments.of(np.clip(values, median - reach, median + reach))
     return msgspec.structs.replace(near, step=Moments.of(values).step)
 
@@ -108,9 +107,8 @@ def _scaled(fleet: Manifest, events: BufferedRows) -> Manifest:
 
 def _score(manifest: Manifest, events: BufferedRows) -> tuple[NDArray[np.int32], ScoredWindows]:
     """Return the last row of each unbroken window, and the windows' errors under a version."""
-    scaler = Scaler.chosen(manifest.settings.scaling, manifest.moments, manifest.moments)
     window = manifest.architecture.window
-    rows = scaler.apply(events.rows)
+    rows = manifest.scaler.apply(events.rows)
     starts = window_starts(rows, events.breaks, window)
     with np.errstate(over="ignore", invalid="ignore"):
         scored = score_windows(manifest.architecture, manifest.weights, rows, starts, manifest.precision)
@@ -133,9 +131,7 @@ def _without_faults(manifest: Manifest, events: BufferedRows) -> BufferedRows:
     share = faulty.mean()
     if len(stretches) > MAX_STRETCHES or share > MAX_LEFT_OUT:
         return events
-    left = ~faulty
-    follows = np.concatenate([[False], left[:-1]])
-    kept = BufferedRows(events.rows[left], (events.breaks | ~follows)[left])
+    kept = events.where(~faulty)
     return kept if len(window_starts(kept.rows, kept.breaks, window)) else events
 
 

@@ -22,6 +22,7 @@ from common.compression.zstd import ZstdCodec
 from common.model.weights import Shapes, Weights
 
 NONE, ZSTD = "none", "+zstd"
+"""The spec without loss, and the suffix that adds Zstandard."""
 PLAIN: dict[str, Callable[[], Codec]] = {NONE: Float32, "int8": Int8}
 SPARSE: dict[str, Callable[[float], Codec]] = {"topk": TopK, "ternary": Ternary}
 """Codecs whose parameter is the share of values that they keep."""
@@ -41,7 +42,7 @@ FAST_S = 0.05
 """`auto` sends a model without loss if its link needs no more seconds than this."""
 
 LARGE_MODEL = 100_000
-"""Parameters from which on half the share is enough, as `make bench-wire` measures."""
+"""Number of parameters from which half the share is enough, as `make bench-wire` measures."""
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -119,7 +120,7 @@ def automatic_spec(parameters: int, bytes_per_s: float | None, share: float, zst
     """Return the spec for `auto`: without loss on fast links, rounded or sparse on slow ones.
 
     Args:
-        parameters: Of the model.
+        parameters: Number of parameters of the model.
         bytes_per_s: Measured speed of the link; None if it is not known yet, which counts as slow.
         share: Share of values that a sparse codec keeps of a model that is not large.
         zstd: Whether Zstandard follows.

@@ -1,4 +1,4 @@
-"""How Flower messages travel: in one piece with the content inside, or object by object.
+"""The two forms of Flower messages: in one piece with the content inside, or object by object.
 
 Flower sends a message as at least three objects, each in its own request in each direction, and SuperLink
 takes 10 ms for a request. Flower's protocol also has a field for the content in the message itself, which

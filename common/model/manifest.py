@@ -16,7 +16,7 @@ from pydantic import NonNegativeInt, ValidationError
 from common.errors import UserError
 from common.formats.bundle import Arrays, as_dataclass, pack, unpack
 from common.model.architecture import Architecture
-from common.model.moments import Moments
+from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.sketch import ScoreSketch
@@ -24,6 +24,7 @@ from common.model.version_settings import VersionSettings, parse_json
 from common.model.weights import Weights, digest, is_finite, shapes
 
 FORMAT = 3
+"""Number of the file format that is written and read."""
 _TWO_NETWORKS_FORMAT = 4
 _MOMENTS = ("mean", "m2", "minimum", "maximum", "within")
 _MORE_MOMENTS = ("present", "step")
@@ -93,11 +94,16 @@ class Manifest:
         recency = self.architecture.recency_weights(self.settings.scoring.decay)
         return self.residuals.precision(self.architecture.inputs, self._step_error(recency)) * recency
 
+    @property
+    def scaler(self) -> Scaler:
+        """The scaler of a client by whose moments the version scales, as a personalised version does."""
+        return Scaler.chosen(self.settings.scaling, self.moments, self.moments)
+
     def _step_error(self, recency: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the usual errors at which one step of an input's feature adds 1, a usual score, to a score.
 
-        Usual errors are not taken to be less: else the smallest change of a nearly constant feature would be
-        an alert (`common.model.moments`). A change that stays adds up over the events of a window.
+        They are the lower bounds of usual errors: otherwise the smallest change of a nearly constant feature
+        would be an alert (`common.model.moments`). A change that stays adds up over the events of a window.
         """
         std, window = self.moments.std, self.architecture.window
         known = (std > 0) & (self.settings.scaling.by != "none")

@@ -48,7 +48,7 @@ _STEP_ROWS = 3
 _STEP_TOLERANCE = 1.5
 """A change by at most this many times the smallest change is about one step."""
 _MEDIAN_ROWS = 8192
-"""About as many rows, evenly spread, give the usual value of a feature."""
+"""About this many rows, evenly spread, give the usual value of a feature."""
 
 Counts = NDArray[np.float64] | int
 
@@ -145,7 +145,7 @@ class Moments(msgspec.Struct, frozen=True, eq=False, array_like=True, forbid_unk
         over this ratio, and one that does not vary in the fleet by its own spread. A feature that no row of
         the client has counts as not known: its mean on this client is not.
 
-        Moments that come of this stay the same if it is done to them again.
+        `result.for_client(result)` is the result: a personalised version is scaled so (`Manifest.scaler`).
 
         Args:
             own: The client's moments.

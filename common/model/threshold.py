@@ -13,8 +13,7 @@ _TAIL = 32
 _MAX_SHAPE = 0.9
 """Largest shape of a fitted tail. At 1 a tail has no mean, and a fit to few scores is unreliable near it."""
 SMALLEST = float(np.finfo(np.float32).tiny)
-
-
+"""Smallest score whose logarithm is taken."""
 MAX_FLEET_RATIO = 3.0
 """Largest threshold of a client without scores of its own, as a multiple of the fleet's largest score."""
 MIN_ROBUST = 30

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,25 +65,6 @@ def digest(arrays: Mapping[str, NDArray[np.float32]]) -> str:
         sha.update(f"{name}{array.shape}{array.dtype.str}".encode())
         sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()
-
-
-def weighted_mean(parts: Iterable[tuple[Weights, float]]) -> Weights:
-    """Return the mean of weights, each weighted by its factor, summed in float64.
-
-    Source: McMahan et al. 2017, algorithm 1 (FederatedAveraging).
-
-    Raises:
-        ValueError: `parts` is empty, or the factors do not sum to more than zero.
-    """
-    total = 0.0
-    sums: dict[str, NDArray[np.float64]] = {}
-    for weights, factor in parts:
-        total += factor
-        for name, array in weights.items():
-            sums[name] = sums.get(name, np.float64(0)) + array.astype(np.float64) * factor
-    if total <= 0:
-        raise ValueError(f"factors of a weighted mean sum to {total}; expected more than zero")
-    return {name: (array / total).astype(np.float32) for name, array in sums.items()}
 
 
 def size_of(shapes: Shapes) -> int:

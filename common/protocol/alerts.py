@@ -19,7 +19,7 @@ NoticeKind = Literal[
     "stream_silent",
     "events_refused",
 ]
-"""What a notice says:
+"""The kinds of notices:
 
 - `incident_started`, `incident_ended`: the first and the last notice of an incident.
 - `regime_changed`: an open incident has lasted so long that it looks like a new normal state.
@@ -33,6 +33,7 @@ NoticeKind = Literal[
 OPEN_KINDS: tuple[NoticeKind, ...] = ("incident_started", "regime_changed")
 """After a notice of these kinds an incident is open, until one of `END_KINDS` with the same id."""
 END_KINDS: tuple[NoticeKind, ...] = ("incident_ended", "adapted")
+"""The last notices of an incident."""
 
 MAX_NOTICE_TEXT = 500
 """Longest text of a notice, in characters."""
@@ -77,7 +78,7 @@ class Notice(msgspec.Struct, frozen=True):
     """The incident's id: the same in all its notices, and when a stream is read again after a crash."""
     client: ClientName
     started: Finite
-    """Time of the incident's first alert, or of what else the notice tells, in seconds since 1970."""
+    """Time of the incident's first alert, or of the begin of another state, in seconds since 1970."""
     ended: Finite | None
     """Time of its last alert; None while it is open."""
     events: Count

@@ -171,6 +171,7 @@ class Update(Evaluation, tag=4, frozen=True, eq=False, kw_only=True):
 
 
 Serials = Annotated[tuple[Serial, ...], Meta(max_length=MAX_LIST)]
+"""Serial numbers of updates, oldest first."""
 
 
 class VersionMismatchError(ValueError):
@@ -178,7 +179,7 @@ class VersionMismatchError(ValueError):
 
 
 class TaskOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How the answer to a task travels, and what became of the client's earlier updates."""
+    """Options of a task: how the answer travels, and what became of the client's earlier updates."""
 
     codec: CodecName = "none"
     """Codec of the update (`common.compression.choice`)."""

@@ -1,4 +1,4 @@
-"""How messages travel: each as one block of bytes, because Flower sends each part of a message by itself.
+"""The format of messages: each is one block of bytes, because Flower sends each part of a message by itself.
 
 A message is the number of the protocol in one byte, then the message as a MessagePack array, compressed by
 Zstandard where that makes it smaller. Field names do not travel; arrays travel as raw bytes.
@@ -33,6 +33,7 @@ from common.protocol.messages import (
 )
 
 PROTOCOL = 7
+"""Number of the protocol; both sides must have the same."""
 
 REFUSED_HEADER = b"flockwatch-refused"
 """HTTP header that marks a refusal by the server's gateway, as opposed to one by SuperLink."""
@@ -52,10 +53,12 @@ TaskOrAnswer = Evaluation | Update | WholeVersion | VersionChange | VersionMissi
 M = TypeVar("M", bound=Message)
 N = TypeVar("N", bound=Message)
 
+# The classes of messages by their numbers.
 _KINDS: dict[Any, type[Message]] = {
     kind.__struct_config__.tag: kind for kind in (*get_args(Introduction), *get_args(TaskOrAnswer))
 }
 
+# The numbers of introductions by the names of their classes.
 _INTRODUCTIONS = {kind.__name__: kind.__struct_config__.tag for kind in get_args(Introduction)}
 
 # No safetensors file begins with this byte: there it is part of a length that is a multiple of 8.
@@ -63,7 +66,7 @@ _FIRST = bytes([PROTOCOL])
 
 
 class ProtocolError(ValueError):
-    """A message cannot be understood; names the message, the field, or the side that is too old."""
+    """A message cannot be understood; the text names the message, the field, or the side that is too old."""
 
 
 def pack(message: Message) -> bytes:

@@ -1,4 +1,4 @@
-"""How versions and updates are compressed: codecs, tasks, and the chain of steps between versions.
+"""Compression of versions and updates: codecs, tasks, and the chain of steps between versions.
 
 Each step is one encoded difference, the same for all clients. What an encoding leaves out is not part of the
 version: the server publishes exactly what its clients can reconstruct, and adds the rest to the next version

@@ -13,8 +13,8 @@ import pytest
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.scoring import reconstruct
-from common.model.weights import weighted_mean
 from common.packages import python_module
+from tests.common.federated_averaging import weighted_mean
 
 CONFIG = Path(__file__).parents[2] / "configs" / "seed-example.yaml"
 THRESHOLD = 0.5

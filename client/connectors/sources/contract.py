@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from client.data.refusals import MAX_EVENT_BYTES
 from common.errors import UserError
 
 Position = dict[str, Any]
 """The place in a stream to continue from after a restart, in JSON values; {} without one."""
 
-MAX_LINE_BYTES = 1 << 20
-"""Size of the longest event. Of a longer line, one byte more than this is passed on, and refused later."""
+MAX_LINE_BYTES = MAX_EVENT_BYTES
+"""Size of the longest line that is passed on whole; of a longer one, one byte more than this is."""
 
 
 class SourceError(UserError):

@@ -1,4 +1,4 @@
-"""When the events of a recording are due: by their timestamps, or at a fixed rate."""
+"""Schedules of a recording's events: by their timestamps, or at a fixed rate."""
 
 from __future__ import annotations
 

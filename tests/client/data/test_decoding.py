@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data.decoding import MAX_BYTES, REASONS, Decoder, InvalidEventError, NoEventError
+from client.data.decoding import Decoder
+from client.data.refusals import MAX_EVENT_BYTES, REASONS, InvalidEventError, NoEventError
 from client.data.timestamps import parse_seconds
 from common.model.schema import Schema
 from common.settings import DataSettings
@@ -227,7 +228,7 @@ def test_noise_between_rows_by_order_is_no_header() -> None:
         (b"cpu,memory,fan", "unknown_columns"),
         (b'{"cpu": NaN}', "not_finite"),
         (b"[1e39, -1e39, NaN]", "not_finite"),
-        (b"x" * (MAX_BYTES + 1), "too_long"),
+        (b"x" * (MAX_EVENT_BYTES + 1), "too_long"),
     ],
     ids=lambda part: repr(part)[:40],
 )

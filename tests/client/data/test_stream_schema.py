@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from client.data.stream_schema import FIRST_EVENTS, SchemaLookup, SchemaResolver, StreamSample
+from client.data.stream_columns import StreamSample
+from client.data.stream_schema import FIRST_EVENTS, SchemaLookup, SchemaResolver
 from common.model.schema import Schema
 from common.settings import DataSettings
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.data.training_buffer import FILE, BufferedRows, TrainingBuffer, read
+from client.data.training_buffer import FILE, BufferedRows, TrainingBuffer, read_buffer
 from common.model.schema import Schema
 
 SCHEMA = Schema(("a", "b"))
@@ -31,7 +31,7 @@ def test_the_newest_events_are_kept_in_their_order(tmp_path: Path, sizes: list[i
         total += size
     expected, breaks = events(max(0, total - 100), min(total, 100))
     breaks[:1] = True
-    for kept in (buffer.contents(), read(tmp_path), TrainingBuffer(tmp_path, SCHEMA, 100).contents()):
+    for kept in (buffer.contents(), read_buffer(tmp_path), TrainingBuffer(tmp_path, SCHEMA, 100).contents()):
         assert kept is not None
         np.testing.assert_array_equal(kept.rows, expected)
         np.testing.assert_array_equal(kept.breaks, breaks)
@@ -42,12 +42,13 @@ def test_another_process_reads_what_is_written_while_it_reads(tmp_path: Path) ->
     buffer = TrainingBuffer(tmp_path, SCHEMA, 5000)
     buffer.append(*events(0, 5000))
     program = (
-        "import sys, numpy as np; from pathlib import Path; from client.data.training_buffer import read\n"
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from client.data.training_buffer import read_buffer\n"
         "print('ready', flush=True)\n"
         "while not sys.stdin.read(1): pass\n"
         "seen = 0\n"
         "while seen < 30000:\n"
-        "    kept = read(Path(sys.argv[1]))\n"
+        "    kept = read_buffer(Path(sys.argv[1]))\n"
         "    steps = np.diff(kept.rows[:, 0])\n"
         "    assert (steps == 1).all(), steps[steps != 1]\n"
         "    seen = kept.rows[-1, 0] if len(steps) else seen\n"
@@ -78,7 +79,7 @@ def test_a_damaged_ring_is_started_anew_and_says_so(tmp_path: Path, damage: str)
             damage
         ]
     )
-    assert read(tmp_path) is None
+    assert read_buffer(tmp_path) is None
     buffer = TrainingBuffer(tmp_path, SCHEMA, 100)
     assert len(buffer) == 0
     assert buffer.problem is not None and str(path) in buffer.problem
@@ -86,13 +87,13 @@ def test_a_damaged_ring_is_started_anew_and_says_so(tmp_path: Path, damage: str)
 
 def test_a_ring_of_other_features_is_not_read(tmp_path: Path) -> None:
     TrainingBuffer(tmp_path, SCHEMA, 100).append(*events(0, 10))
-    assert read(tmp_path, Schema(("a", "c"))) is None
-    assert read(tmp_path, SCHEMA) is not None
+    assert read_buffer(tmp_path, Schema(("a", "c"))) is None
+    assert read_buffer(tmp_path, SCHEMA) is not None
     assert TrainingBuffer(tmp_path, Schema(("b", "a")), 100).problem is not None
 
 
 def test_there_may_be_no_ring_yet(tmp_path: Path) -> None:
-    assert read(tmp_path) is None
+    assert read_buffer(tmp_path) is None
 
 
 def test_a_full_disk_is_an_error_when_the_ring_is_made(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_replaced_events_are_read_by_this_process_and_others_and_more_can_follow
     buffer.append(*events(0, 90))
     buffer.replace(BufferedRows(*events(500, 30)))
     buffer.append(*events(530, 5))
-    for kept in (buffer.contents(), read(tmp_path), TrainingBuffer(tmp_path, SCHEMA, 100).contents()):
+    for kept in (buffer.contents(), read_buffer(tmp_path), TrainingBuffer(tmp_path, SCHEMA, 100).contents()):
         assert kept is not None
         np.testing.assert_array_equal(kept.rows, events(500, 35)[0])
     assert len(buffer) == 35

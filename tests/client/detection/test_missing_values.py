@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from client.detection.detector import Detector
-from client.detection.recent_event import RecentEvent
+from client.detection.event_window import EventWindow
 from client.detection.scorer import MAX_ERROR, Scorer
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
@@ -147,7 +147,7 @@ def test_no_cause_of_an_alert_is_a_missing_feature() -> None:
     detector.activate(samples.version(1, 1), threshold=1e-6)
     detector.recent.row_views[0][:] = [1.0, np.nan, 100.0]
     assert detector.active is not None
-    event = RecentEvent(
+    event = EventWindow(
         samples.SCHEMA.features, detector.recent, detector.active.scorer, 0, 0, 0.0, 5.0, 1.0, 3
     )
     alert, explaining = event.explain_without(())

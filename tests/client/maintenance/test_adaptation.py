@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from client.data.regime import Regime
-from client.data.training_buffer import read
+from client.data.training_buffer import read_buffer
 from client.detection.detector import Detector
 from client.maintenance.thread import DetectorMaintenance
 from client.service.accept import AcceptError, accept
@@ -123,7 +123,7 @@ def test_learning_goes_on_at_the_new_level(machine: Machine, tmp_path: Path) -> 
     machine.feed(shifted(DAY // 2, seed=2))
     assert len(machine.maintenance.learned) == pytest.approx(before, abs=10)
     machine.feed(shifted(3 * DAY, seed=3))
-    kept = read(tmp_path / "state", SCHEMA)
+    kept = read_buffer(tmp_path / "state", SCHEMA)
     assert kept is not None and len(kept.rows) > before + DAY
     assert np.median(kept.rows[:before, 1]) == pytest.approx(85, abs=4)
     assert np.median(kept.rows[before:, 1]) == pytest.approx(85, abs=4)
@@ -220,7 +220,7 @@ def test_rows_that_are_unusual_below_the_threshold_are_not_learned(machine: Mach
     before = len(machine.maintenance.learned)
     machine.feed(with_fault(rows(100, seed=2), at=40, feature=1, value=2000.0))
     assert machine.maintenance.learned.left_out >= 8
-    kept = read(tmp_path / "state", SCHEMA)
+    kept = read_buffer(tmp_path / "state", SCHEMA)
     assert kept is not None and len(kept.rows) > before + 60
     assert kept.rows[:, 1].max() < 100
 
@@ -228,10 +228,10 @@ def test_rows_that_are_unusual_below_the_threshold_are_not_learned(machine: Mach
 def test_faults_among_the_first_rows_are_dropped_when_a_first_version_comes(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "state")
     machine.feed(with_fault(rows(400, seed=1), at=200, feature=1, value=2000.0))
-    kept = read(tmp_path / "state", SCHEMA)
+    kept = read_buffer(tmp_path / "state", SCHEMA)
     assert kept is not None and kept.rows[:, 1].max() == 2000
     machine.store.offer(zero_version().pack())
     machine.maintenance.tick(save=False)
-    kept = read(tmp_path / "state", SCHEMA)
+    kept = read_buffer(tmp_path / "state", SCHEMA)
     assert kept is not None and kept.rows[:, 1].max() < 100
     assert machine.detector.active is not None and machine.detector.active.threshold < 20

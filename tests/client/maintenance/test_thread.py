@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from client.data.training_buffer import read
+from client.data.training_buffer import read_buffer
 from client.detection.detector import Detector
 from client.maintenance import checkpoint as checkpoint_module
 from client.maintenance import learned_rows as learned_rows_module
@@ -193,7 +193,7 @@ def test_training_may_learn_from_normal_events_far_from_incidents_only(tmp_path:
     events[:, 0] = np.arange(400) * 0.01
     events[200:205, 1] += 1000
     edge.feed(events, size=37)
-    kept = read(tmp_path, SCHEMA)
+    kept = read_buffer(tmp_path, SCHEMA)
     assert kept is not None
     numbers = np.rint(kept.rows[:, 0] * 100).astype(int)
     # The incident ends after 3 events below the release; 10 on both sides are not normal, and the last 10
@@ -206,7 +206,7 @@ def test_training_may_learn_from_normal_events_far_from_incidents_only(tmp_path:
 def test_events_are_kept_while_there_is_no_version_and_their_names_beside_them(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
     edge.feed(rows(300))
-    kept = read(tmp_path, SCHEMA)
+    kept = read_buffer(tmp_path, SCHEMA)
     assert kept is not None and len(kept.rows) == 290
     assert json.loads((tmp_path / "schema.json").read_text()) == ["a", "b", "c"]
 
@@ -217,7 +217,7 @@ def test_events_overwritten_during_quarantine_leave_a_break(tmp_path: Path) -> N
     for part in range(0, 9000, 250):
         edge.detector.step(lines(rows(250, seed=part)), 0.0)
     edge.maintenance.tick(save=True)
-    kept = read(tmp_path, SCHEMA)
+    kept = read_buffer(tmp_path, SCHEMA)
     assert kept is not None and np.flatnonzero(kept.breaks).tolist() == [0, 90]
 
 

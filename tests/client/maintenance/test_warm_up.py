@@ -196,7 +196,7 @@ def test_a_file_read_at_full_speed_is_warmed_up_by_its_first_events(tmp_path: Pa
     started = [n["started"] for n in notices if n["kind"] == "incident_started"]
     assert any(1e9 + 60 * 400 <= time < 1e9 + 60 * 410 for time in started)
     assert min(started) >= 1e9 + 60 * 30
-    detector = process._detector
+    detector = process._parts.detector
     assert detector is not None
     assert np.isnan(detector.recent.scores[:30]).all()
     assert np.isfinite(detector.recent.scores[30:600]).all()

@@ -145,7 +145,7 @@ def test_the_time_column_is_the_one_of_the_settings_for_replay_and_for_host_metr
     replayed = process(tmp_path / "1", f"file:{path}?speed=1e6", fixed=True, data=data)
     replayed.run()
     assert replayed.status().events == 50
-    assert np.median(np.diff(replayed._detector.recent.times[:50])) == 60  # type: ignore[union-attr]
+    assert np.median(np.diff(replayed._parts.detector.recent.times[:50])) == 60  # type: ignore[union-attr]
     with running(process(tmp_path / "2", "host:?interval_s=0.05", data=data)) as host:
         wait_for(lambda: host.status().events > 1)
         assert host.status().refused == {}

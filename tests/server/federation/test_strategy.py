@@ -25,7 +25,7 @@ from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
-from common.model.weights import add, weighted_mean
+from common.model.weights import add
 from common.protocol.messages import Task
 from common.settings import Settings
 from server.federation import aggregation, exchange, status_file
@@ -33,6 +33,7 @@ from server.federation.strategy import FlockStrategy
 from server.flower.grid import MemoryGrid
 from server.storage.history import History
 from server.storage.registry import Registry
+from tests.common.federated_averaging import weighted_mean
 
 SCHEMA = Schema(("a", "b", "c"))
 

@@ -1,4 +1,4 @@
-"""An event among the recent ones, with its window: what incidents ask about it beyond its score."""
+"""The window of an event among the recent ones: its score and its explanation with some features masked."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from common.protocol.alerts import Alert, Cause
 EXPLAINING_SHARE = 0.8
 """The features with the largest errors that have this share together explain an alert."""
 MAX_EXPLAINING, MAX_EXPLAINING_PART = 5, 1 / 3
-"""They are at most so many, and at most this part of all features: the rest has to be judged without them."""
+"""Most features that explain an alert: a number, and a part of all. The rest is judged without them."""
 
 
 @dataclass(frozen=True, eq=False)
-class RecentEvent:
-    """An event that is in the ring. It is valid until the next event is counted.
+class EventWindow:
+    """An event with the window that it ends, in the ring of recent events (a `ScoredEvent` of `incidents`).
+
+    It is valid until the next event is counted.
 
     Overflow is expected: call the methods inside `np.errstate(over="ignore", invalid="ignore")`.
     """
