@@ -6,7 +6,8 @@ from typing import Literal
 
 DAY_S = 86400.0
 
-State = Literal["steady", "starts", "flaps"]
+FlapState = Literal["steady", "starts", "flaps"]
+"""The state of a feature after an incident: it does not flap, begins to flap, or flaps already."""
 
 
 class Flapping:
@@ -26,7 +27,7 @@ class Flapping:
         self._flapping: dict[str, float] = {}
         """Time of the last incident of each feature that flaps."""
 
-    def add(self, feature: str, time: float) -> State:
+    def add(self, feature: str, time: float) -> FlapState:
         """Add an incident; return whether its feature flaps, and whether that starts with it."""
         if self._flaps(feature, time):
             self._flapping[feature] = time

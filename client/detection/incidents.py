@@ -156,6 +156,17 @@ class Incidents:
         """End all incidents; return their notices."""
         return [notice for incident in self.open for notice in self._close(incident, "incident_ended", None)]
 
+    def lasting(self, share: float = 1.0) -> tuple[Incident, ...]:
+        """Return the open incidents that have lasted for a share of `live.adapt_after_s`."""
+        after = self._settings.adapt_after_s
+        if after is None:
+            return ()
+        return tuple(
+            incident
+            for incident in self.open
+            if incident.last - incident.start >= share * after and incident.events >= MIN_LASTING_EVENTS
+        )
+
     def _continue(self, incident: Incident, event: ScoredEvent) -> None:
         """Add an event to an incident, with the part of the score that the others do not explain.
 
@@ -237,17 +248,6 @@ class Incidents:
         if not incident.reported and not incident.regime_reported and kind == "incident_ended":
             return []
         return [self._notice(kind, incident, text, ended=incident.last)]
-
-    def lasting(self, share: float = 1.0) -> tuple[Incident, ...]:
-        """Return the open incidents that have lasted for a share of `live.adapt_after_s`."""
-        after = self._settings.adapt_after_s
-        if after is None:
-            return ()
-        return tuple(
-            incident
-            for incident in self.open
-            if incident.last - incident.start >= share * after and incident.events >= MIN_LASTING_EVENTS
-        )
 
     def _changed_regimes(self) -> list[Notice]:
         """Return a notice for each incident that has lasted long enough to count as a changed regime."""

@@ -80,10 +80,13 @@ class Status:
     """Events towards the first estimate of a fleet's version for this machine; None: none is to come."""
     drifted: bool
     swaps: int
+    """Versions activated after a trial."""
     refusals: int
+    """Versions refused after a trial."""
     trainer_restarts: int
     trainer_memory_bytes: int
     buffered: int
+    """Events in the training buffer."""
     silent_s: float
     """Seconds since the last turn of the event loop."""
     learning: Learning | None = None

@@ -68,9 +68,13 @@ class ClientWorker:
         self._store = VersionStore(folder) if folder is not None else None
         self._folder, self._min_rows = folder, min_rows
         self._wanted = 0
+        """Normal events that the client needs before it trains."""
         self._newest = ""
+        """Hash of the newest version that was offered to the detector or waits for it."""
         self._pending: Manifest | None = None
+        """The version to personalise and offer next; None: none waits."""
         self._busy_until = 0.0
+        """When `offer_version` may work again, on the clock of `time.monotonic`."""
 
     def describe(self, window: int | None = None) -> Description:
         """Describe the client: its features, how many rows it has and wants, and their moments.

@@ -66,8 +66,11 @@ class ResidentNode:
         self._idle = idle
         self._stop = threading.Event()
         self._states: dict[int, RecordDict] = {}
+        """The app's state in each series of runs."""
         self._runs: dict[int, tuple[str, int]] = {}
+        """The app and the series of each run."""
         self._must_register = threading.Event()
+        """Set when the server has not recognised a heartbeat."""
         self._meter = Meter()
         self._failures = 0
         """Consecutive attempts without a useful answer of the server."""
