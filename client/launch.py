@@ -18,6 +18,7 @@ from client.service.identity import Identity
 from client.service.process import DetectorProcess
 from client.service.supervisor import TrainerSupervisor
 from common.config import ConfigError, save
+from common.formats.files import private_folder
 from common.model.manifest import Manifest, ManifestError
 from common.model.schema import Schema
 from common.packages import SAFE_PATH, python_module
@@ -39,7 +40,7 @@ def live_client(settings: Settings) -> DetectorProcess:
     """
     name = client_name(settings)
     folder = state_folder(settings, name)
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     # The trainer gets the settings of this process, with those from flags and environment.
     file = folder / "settings.yaml"
     own = settings.with_values(client={"name": name, "state": folder})

@@ -16,6 +16,7 @@ from typing import Self
 
 import psutil
 
+from common.formats.files import turn_over
 from common.packages import SAFE_PATH, python_module
 
 MARKS = "FLOCKWATCH_PROCESSES"
@@ -73,6 +74,7 @@ class Processes:
         if self._guard is None:
             self._guard = _start_guard(self._family)
         log.parent.mkdir(parents=True, exist_ok=True)
+        turn_over(log)
         with log.open("ab") as output:
             self._started[name] = subprocess.Popen(
                 command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -20,6 +21,7 @@ def server(settings: Settings, options: argparse.Namespace) -> int:
     """Run the server of a federation until a signal comes, or until `federation.max_rounds` versions."""
     from server.launch import serve
 
+    os.umask(0o077)  # also for SuperLink and the ServerApp, which inherit it
     stop = threading.Event()
     _on_signal(stop.set)
     print(serve(settings, stop))

@@ -14,6 +14,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common import config
+from common.formats.files import private_folder, turn_over
 from common.packages import check_packages
 from server.access.roster import Roster
 from server.federation import aggregation
@@ -34,7 +35,8 @@ def main(grid: Grid, context: Context) -> None:
     config_file, state = str(context.run_config["config"]), str(context.run_config["state"])
     settings = config.load(Path(config_file) if config_file else None)
     folder = Path(state) if state else settings.server.state
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
+    turn_over(folder / "run.log")
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s level=%(levelname)s %(name)s %(message)s",

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from common.config import save
+from common.formats.files import private_folder
 from common.settings import Settings
 from server.access.client_endpoint import ClientEndpoint
 from server.federation.first_version import transfer_source
@@ -58,7 +59,7 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         settings = settings.with_values(federation={"start_from": source.resolve()})
         transfer_source(settings)
     folder = settings.server.state.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     with ExitStack() as closing:
         try:
             closing.enter_context(only_server(folder))

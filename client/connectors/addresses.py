@@ -39,10 +39,12 @@ class Address:
     """The text between the scheme and the options, percent-encoded."""
     query: str
     """The text after the question mark, percent-encoded."""
+    client: str | None = None
+    """Name of the client that opens the address; None: it has none."""
 
     @classmethod
-    def parse(cls, text: str) -> Address:
-        """Return the parts of an address.
+    def parse(cls, text: str, client: str | None = None) -> Address:
+        """Return the parts of an address, which the client of this name opens.
 
         Raises:
             AddressError: the address has no scheme.
@@ -54,7 +56,7 @@ class Address:
                 f"{shown}: no scheme; expected an address such as file:PATH or tcp://HOST:PORT"
             )
         place, _, query = rest.partition("?")
-        return cls(shown, text, scheme.lower(), place, query)
+        return cls(shown, text, scheme.lower(), place, query, client)
 
     def load(self, package: str, schemes: Mapping[str, str]) -> Any:
         """Import the class of the scheme. Libraries of other schemes need not be installed.

@@ -60,7 +60,7 @@ class MqttBroker:
         return cls(
             host, port, unquote(topic), unquote(user) if at else None, unquote(password) if at else None,
             tls, Path(ca) if ca else None,
-            address.options.get("client_id", f"flockwatch-{role}-{socket.gethostname()}"),
+            address.options.get("client_id", f"flockwatch-{role}-{address.client or socket.gethostname()}"),
         )  # fmt: skip
 
     @property

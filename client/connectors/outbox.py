@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from client.connectors.sinks import Sink
-from client.connectors.sinks.contract import reason
+from client.connectors.sinks.contract import NotYetError, RefusedError, reason
 from common.backoff import retry_interval_s
 from common.formats.files import write_atomic
 
@@ -23,6 +23,8 @@ MAX_WAITING = 100_000
 """Number of notices that may wait; beyond it the oldest are dropped and counted as lost."""
 DAMAGED = "damaged"
 """Folder in the spool for files that are not notices."""
+REFUSED = "refused"
+"""Folder in the spool for notices that the sink refuses. They are sent again when the next process starts."""
 TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of reading that are not errors of the file."""
 
@@ -57,7 +59,10 @@ class Outbox:
         """Number of notices that have left memory: written, delivered or lost."""
         self._next: int | None = None
         """Number of the next file; None until the spool has been listed."""
-        self._failures = self._damaged = 0
+        self._failures = self._damaged = self._refused = 0
+        self._refusal = ""
+        self._pause_s = 0.0
+        """The pause that the sink has asked for."""
         self._disk_problem: str | None = None
         self._sink_problem: str | None = None
         self._deadline: float | None = None
@@ -99,6 +104,11 @@ class Outbox:
             parts.append(f"{self.lost} notices lost: more than {self._max_waiting} waited")
         if self._damaged:
             parts.append(f"{self._damaged} damaged notices set aside in {self._folder / DAMAGED}")
+        if self._refused:
+            parts.append(
+                f"{self._refusal}; {self._refused} notices refused, set aside in {self._folder / REFUSED}, "
+                "and sent again at the next start"
+            )
         return "; ".join(parts) or None
 
     def flush(self, timeout_s: float) -> bool:
@@ -132,7 +142,9 @@ class Outbox:
             if deadline is not None and time.monotonic() >= deadline:
                 return
             if self.waiting and (deadline is not None or time.monotonic() >= retry_at):
-                retry_at = 0.0 if self._deliver() else time.monotonic() + self._retry_s(self._failures)
+                done = self._deliver()
+                pause_s = max(self._pause_s, 0.0 if done else self._retry_s(self._failures))
+                retry_at = 0.0 if done else time.monotonic() + pause_s
             with self._changed:
                 if deadline is not None and (retry_at or not self.waiting):
                     return
@@ -164,6 +176,8 @@ class Outbox:
         self._folder.mkdir(parents=True, exist_ok=True)
         for partial in self._folder.glob(".*.partial"):
             partial.unlink()
+        for path in (self._folder / REFUSED).glob("*.json"):
+            path.replace(self._folder / path.name)
         numbers = []
         for path in self._folder.glob("*.json"):
             if path.stem.isdecimal() and path == self._path(int(path.stem)):
@@ -183,14 +197,18 @@ class Outbox:
                 notice = self._read(self._path(number))
             if notice is not None:
                 self._sink.deliver(notice)
+        except RefusedError as error:
+            self._set_refused(number, sequence, error)
+            return True
         except Exception as error:  # a defect in a sink must not end the thread
             if self._sink_problem is None:
                 log.warning("notice not delivered reason=%s", error, exc_info=not isinstance(error, OSError))
             self._sink_problem = reason(error)
             self._failures += 1
+            self._pause_s = error.after_s if isinstance(error, NotYetError) else 0.0
             return False
         if notice is not None:
-            self._sink_problem, self._failures = None, 0
+            self._sink_problem, self._failures, self._pause_s = None, 0, 0.0
             self.delivered += 1
         if number is not None:
             self._remove(number)
@@ -215,6 +233,23 @@ class Outbox:
         with suppress(OSError):
             (self._folder / DAMAGED).mkdir(exist_ok=True)
             path.replace(self._folder / DAMAGED / path.name)
+
+    def _set_refused(self, number: int | None, sequence: int, error: RefusedError) -> None:
+        """Set the oldest notice aside; it is lost if it is in memory only, or too many are set aside."""
+        if not self._refused:
+            log.warning("notice refused spool=%s reason=%s", self._folder, error)
+        self._sink_problem, self._failures, self._pause_s = None, 0, 0.0
+        self._refused += 1
+        self._refusal = reason(error)
+        if number is None:
+            self._pop_unwritten(sequence)
+            self.lost += 1
+            return
+        if self._refused <= self._max_waiting:
+            with suppress(OSError):
+                (self._folder / REFUSED).mkdir(exist_ok=True)
+                self._path(number).replace(self._folder / REFUSED / self._path(number).name)
+        self._remove(number, lost=self._refused > self._max_waiting)
 
     def _remove(self, number: int, lost: bool = False) -> None:
         with suppress(OSError):

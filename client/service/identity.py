@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from common.errors import UserError
+from common.formats.files import private_folder
 
 
 class IdentityError(UserError):
@@ -30,7 +31,7 @@ class Identity:
 
     def __init__(self, folder: Path, part: str = "instance") -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
             self._file: IO[str] = (folder / part).open("a+")
         except OSError as error:
             raise IdentityError(f"{folder}: cannot keep client state here: {error.strerror}") from error

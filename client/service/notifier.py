@@ -26,13 +26,15 @@ class Notifier:
     Args:
         sinks: Addresses of the sinks.
         folder: The client's state folder, for the spools of the outboxes.
+        client: The client's name.
 
     Raises:
         AddressError: an address is wrong.
     """
 
-    def __init__(self, sinks: Sequence[str], folder: Path) -> None:
-        opened = {address: open_sink(address) for address in sinks}  # all of them, before a thread starts
+    def __init__(self, sinks: Sequence[str], folder: Path, client: str | None = None) -> None:
+        # All of them, before a thread starts.
+        opened = {address: open_sink(address, client) for address in sinks}
         self._outboxes: dict[str, Outbox] = {}
         """By the address without its password, as logs and metrics show it."""
         for number, (address, sink) in enumerate(opened.items(), 1):

@@ -95,9 +95,9 @@ class DetectorProcess:
             if self._fixed is None:
                 forget_schema(self._folder)
             position = saved_position(self._folder, self._address)
-            source = open_source(self._address, position, self._settings.data.timestamp)
+            source = open_source(self._address, position, self._settings.data.timestamp, self._name)
             closing.callback(source.close)
-            notifier = Notifier(self._settings.live.sinks, self._folder)
+            notifier = Notifier(self._settings.live.sinks, self._folder, self._name)
             closing.callback(notifier.close)
             checkpoint = Checkpoint(self._folder, self._address, notifier.outboxes)
             recording = Address.parse(self._address).scheme in RECORDINGS

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from common.backoff import retry_interval_s
+from common.formats.files import turn_over
 from common.processes import lower_priority
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class TrainerSupervisor:
             self._stop.wait(wait_s)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        turn_over(self._log_file)
         with self._log_file.open("ab") as output:
             child = subprocess.Popen(
                 self._command,

@@ -58,7 +58,7 @@ def run(settings: Settings) -> int:
     values, results = evaluate(clients, left_out, settings, console)
     values["data"] = [client.partition.summary() for client in clients]
     folder.mkdir(parents=True)
-    write_atomic(folder / "quality.json", json.dumps(values, indent=1).encode())
+    write_atomic(folder / "quality.json", json.dumps(values, indent=1).encode(), 0o666)
     plots.draw(folder, clients, results)
     console.print(*tables(values), caption(values), sep="\n")
     console.print(f"Metrics and plots: {folder}")

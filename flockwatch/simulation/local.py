@@ -22,7 +22,7 @@ from rich.progress import (
 from client.data.partition import Partition
 from client.training.worker import TrainerCache
 from common.config import save
-from common.formats.files import write_atomic
+from common.formats.files import private_folder, write_atomic
 from common.model.manifest import Manifest
 from common.packages import python_module
 from common.processes import Processes
@@ -61,7 +61,7 @@ def run(settings: Settings) -> int:
         source.partition.aligned(sources[0].partition.schema)
         if settings.local.live:
             live.select_rows(source.partition)
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     settings = finite(settings).with_values(
         server={
             "host": "127.0.0.1",
@@ -100,7 +100,7 @@ def run(settings: Settings) -> int:
         _print_results(results, findings, console)
         if clients:
             results["live"] = live.show(clients, manifest.version, settings, console)
-    write_atomic(folder / "report.json", json.dumps(results, indent=1).encode())
+    write_atomic(folder / "report.json", json.dumps(results, indent=1).encode(), 0o666)
     console.print(f"Report: {folder}/report.json   model versions: {folder}/server/versions")
     return 0
 

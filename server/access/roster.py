@@ -16,7 +16,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from common.errors import UserError
-from common.formats.files import write_atomic
+from common.formats.files import private_folder, write_atomic
 from common.security.keys import KeyFileError, fingerprint, parse_public_key, public_key_line, public_key_pem
 
 log = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ class Roster:
     def _locked_entries(self) -> Iterator[list[RegisteredClient]]:
         """Lock the roster and yield its entries; changes made in place are written at the end."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(self._path.parent)
             with self._path.with_suffix(".lock").open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 entries = self.entries()

@@ -358,6 +358,10 @@ def test_an_mqtt_address_says_all_that_a_broker_needs(tmp_path: Path) -> None:
     )
     assert (found.tls, found.ca, found.client_id) == (True, ca, "c")
     assert BrokerAddress.at(Address.parse("mqtt://h:1/t"), "sink").client_id.startswith("flockwatch-sink-")
+    ids = [BrokerAddress.at(Address.parse("mqtt://h:1/t", f"press-{n}"), "source").client_id for n in (1, 2)]
+    assert ids == ["flockwatch-source-press-1", "flockwatch-source-press-2"], (
+        "sessions of two clients on a host"
+    )
 
 
 def test_many_may_send_at_once_over_tcp_and_one_that_fails_disturbs_none() -> None:

@@ -20,11 +20,11 @@ SINKS = {
 """Module and class of each scheme, imported when it is used."""
 
 
-def open_sink(address: str) -> Sink:
-    """Open the sink at an address such as `https://pager.example/hook`.
+def open_sink(address: str, client: str | None = None) -> Sink:
+    """Open the sink at an address such as `https://pager.example/hook`, for the client of this name.
 
     Raises:
         AddressError: the address is wrong.
     """
-    parsed = Address.parse(address)
+    parsed = Address.parse(address, client)
     return cast(Sink, parsed.load(__name__, SINKS).at(parsed))

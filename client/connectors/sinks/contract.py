@@ -8,6 +8,23 @@ TIMEOUT_S = 10.0
 """Longest time that a delivery may take."""
 
 
+class RefusedError(OSError):
+    """The receiver refuses this notice for good: another attempt would end alike."""
+
+
+class NotYetError(OSError):
+    """The receiver asks to be left alone for a time.
+
+    Args:
+        message: What it answered.
+        after_s: Seconds until the next attempt.
+    """
+
+    def __init__(self, message: str, after_s: float) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
 class Sink(Protocol):
     """Delivers notices, one at a time, in one thread of the outbox (`client.connectors.outbox`).
 
@@ -19,6 +36,8 @@ class Sink(Protocol):
 
         Raises:
             OSError: the receiver does not have it, or may not have it; the message names the sink.
+            RefusedError: it does not take this notice, so the next ones have their turn.
+            NotYetError: it names the time of the next attempt.
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from typing import Any
 
 from paho.mqtt.client import Client
@@ -32,7 +33,8 @@ class MqttSink:
     def at(cls, address: Address) -> MqttSink:
         """Open `mqtt://HOST/TOPIC`."""
         address.expect_options("client_id", "ca", "retain")
-        broker = MqttBroker.at(address, "sink")
+        # A client may publish to several topics of one broker, over a connection for each.
+        broker = MqttBroker.at(address, f"sink-{zlib.crc32(address.raw.encode()):08x}")
         if "+" in broker.topic or "#" in broker.topic:
             raise AddressError(f"{address.text}: topic '{broker.topic}' has a wildcard; expected one topic")
         return cls(broker, address.flag("retain"))

@@ -34,7 +34,12 @@ SOURCES = {
 """Module and class of each scheme, imported when it is used."""
 
 
-def open_source(address: str, position: Position | None = None, timestamp: str | None = None) -> Source:
+def open_source(
+    address: str,
+    position: Position | None = None,
+    timestamp: str | None = None,
+    client: str | None = None,
+) -> Source:
     """Open the source at an address.
 
     Args:
@@ -42,10 +47,11 @@ def open_source(address: str, position: Position | None = None, timestamp: str |
         position: Where to continue, from an earlier source of the same address; None: at the start.
         timestamp: Name of the column or field with an event's time, as the setting `data.timestamp` has it;
             None: a usual name.
+        client: Name of the client, which tells its sessions at a broker from those of others.
 
     Raises:
         AddressError: the address is wrong.
         SourceError: the source can never be read.
     """
-    parsed = Address.parse(address)
+    parsed = Address.parse(address, client)
     return cast(Source, parsed.load(__name__, SOURCES).at(parsed, position, timestamp))

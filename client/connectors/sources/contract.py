@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Protocol
 
 from client.data.refusals import MAX_EVENT_BYTES
@@ -64,3 +65,8 @@ def whole_numbers(position: Position | None, *names: str) -> list[int] | None:
     if not all(isinstance(value, int) and value >= 0 for value in values):
         raise SourceError(f"position {position}: expected whole numbers for {', '.join(names)}")
     return [int(value) for value in values if value is not None]
+
+
+def fingerprint(content: bytes) -> int:
+    """Return a number that identifies bytes, and that a position can hold."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:6], "big")

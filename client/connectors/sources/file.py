@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 from collections import deque
 from pathlib import Path
@@ -12,21 +10,17 @@ from urllib.parse import unquote
 
 from client.connectors.addresses import Address, AddressError
 from client.connectors.sources.contract import (
-    MAX_LINE_BYTES,
     EndOfStreamError,
     Position,
     SourceError,
-    whole_numbers,
 )
-from client.connectors.sources.lines import LineSplitter
 from client.connectors.sources.parquet import ParquetRows
 from client.connectors.sources.replay import FixedRate, RecordedTimes, Schedule
+from client.connectors.sources.tail import FileTail
 from client.data.recent_events import MAX_BATCH_EVENTS
 
 POLL_S = 0.05
 """Interval at which a followed file is checked for new lines."""
-
-CHUNK_BYTES = 1 << 16
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
@@ -144,7 +138,7 @@ class FileSource:
                 time.sleep(min(next_at, deadline) - now)
 
     def position(self) -> Position:
-        """Return the position: `inode` and `offset` of lines, `row` of Parquet."""
+        """Return the position: `inode`, `offset` and first bytes of lines, `row` and content of Parquet."""
         return self._reader.position_at(self._offset if self._waiting else None)
 
     def close(self) -> None:
@@ -168,119 +162,3 @@ class FileSource:
             self._due, self._offset = None, offset
             events.append(event)
         return events
-
-
-class FileTail:
-    """Batches of lines, each line with the offset after it; like `tail -F` when it follows the file.
-
-    A followed file that was replaced is read to its end. The new file is opened once it has content: until
-    then the writer may still write to the old one.
-
-    Args:
-        path: The file.
-        follow: Whether to wait for more lines at the end of the file.
-        table: Whether the file is CSV: its header is returned again when reading continues after it.
-        position: Where to continue; None: at the start.
-
-    Raises:
-        SourceError: the path is not a regular file, or does not exist and is not followed.
-    """
-
-    def __init__(self, path: Path, follow: bool, table: bool, position: Position | None) -> None:
-        self.problem: str | None = None
-        self._path, self._follow, self._table = path, follow, table
-        self._start = whole_numbers(position, "inode", "offset")
-        self._inode, offset = self._start or (0, 0)
-        self._lines = LineSplitter(MAX_LINE_BYTES, offset)
-        self._fd: int | None = None
-        self._replaced = False
-        self._header: list[tuple[bytes, int]] = []
-        self._open()
-
-    def next_batch(self) -> list[tuple[bytes, int]] | None:
-        """Return the next lines, all of one file; [] if no line is complete yet, None if nothing was read.
-
-        Raises:
-            EndOfStreamError: the file was read to its end and is not followed.
-        """
-        if self._fd is None and not self._open():
-            return None
-        if self._header:
-            header, self._header = self._header, []
-            return header
-        assert self._fd is not None  # noqa: S101  it was opened above
-        if chunk := os.read(self._fd, CHUNK_BYTES):
-            return self._lines.feed_with_offsets(chunk)
-        if not self._follow:
-            if last := self._lines.end_with_offset():
-                return last
-            raise EndOfStreamError(f"{self._path}: read to its end")
-        return self._at_end(self._fd)
-
-    def position_at(self, offset: int | None) -> Position:
-        """Return the position after the line with this offset; None: after all lines returned so far."""
-        return {"inode": self._inode, "offset": self._lines.boundary if offset is None else offset}
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-    def _at_end(self, fd: int) -> list[tuple[bytes, int]] | None:
-        """At the end of a followed file: wait, restart after a truncation, or change to the new file."""
-        try:
-            now = self._path.stat()
-        except OSError as error:
-            self.problem = f"{self._path}: {error.strerror or error}; waiting for it"
-            return None
-        self.problem = None
-        if now.st_ino != self._inode or now.st_dev != os.fstat(fd).st_dev:
-            if not now.st_size:
-                return None
-            if not self._replaced:  # read once more: lines may have been added after the last read
-                self._replaced = True
-                return []
-            last = self._lines.end_with_offset()
-            if not last:
-                self.close()
-                self._open()
-            return last
-        if now.st_size < self._lines.seen:
-            if last := self._lines.end_with_offset():
-                return last
-            os.lseek(fd, 0, os.SEEK_SET)
-            self._lines = LineSplitter(MAX_LINE_BYTES)
-            return []
-        return None
-
-    def _open(self) -> bool:
-        """Open the file, at the position to continue from if it is still the same file."""
-        try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            if not self._follow:
-                raise SourceError(f"{self._path}: {error.strerror}; expected a file to read") from error
-            self.problem = f"{self._path}: {error.strerror}; waiting for it"
-            return False
-        now = os.fstat(fd)
-        if not stat.S_ISREG(now.st_mode):
-            os.close(fd)
-            raise SourceError(f"{self._path}: is a folder or a device; expected a file to read")
-        same = self._start is not None and self._start[0] == now.st_ino and self._start[1] <= now.st_size
-        offset = self._start[1] if self._start is not None and same else 0
-        self._fd, self._inode, self._start = fd, now.st_ino, None
-        self.problem, self._replaced = None, False
-        self._lines = LineSplitter(MAX_LINE_BYTES, offset)
-        if offset and self._table:
-            self._header = [(line, offset) for line in self._first_line(fd)]
-        os.lseek(fd, offset, os.SEEK_SET)
-        return True
-
-    @staticmethod
-    def _first_line(fd: int) -> list[bytes]:
-        lines = LineSplitter(MAX_LINE_BYTES)
-        while chunk := os.read(fd, CHUNK_BYTES):
-            if complete := lines.feed(chunk):
-                return complete[:1]
-        return lines.end()

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from client.connectors.sources.contract import EndOfStreamError, Position, SourceError, whole_numbers
+from client.connectors.sources.contract import (
+    EndOfStreamError,
+    Position,
+    SourceError,
+    fingerprint,
+    whole_numbers,
+)
 from client.data.recent_events import MAX_BATCH_EVENTS
+
+EDGE_BYTES = 4096
+"""At either end of a file, this many bytes identify it."""
 
 
 class ParquetRows:
@@ -36,8 +46,10 @@ class ParquetRows:
             raise SourceError(f"{path}: {error.strerror}; expected a file to read") from error
         except self._failures as error:
             raise SourceError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from error
+        self._content = _content(path)
         start = whole_numbers(position, "row")
-        self._row = start[0] if start else 0
+        same = position is not None and position.get("content", self._content) == self._content
+        self._row = start[0] if start and same else 0
         self._batches = self._from(self._row)
 
     def next_batch(self) -> list[tuple[bytes, int]] | None:
@@ -60,7 +72,7 @@ class ParquetRows:
 
     def position_at(self, offset: int | None) -> Position:
         """Return the position after the row with this number; None: after all rows returned so far."""
-        return {"row": self._row if offset is None else offset}
+        return {"row": self._row if offset is None else offset, "content": self._content}
 
     def close(self) -> None:
         """Close the file."""
@@ -80,6 +92,16 @@ class ParquetRows:
                     row = max(0, row - batch.num_rows)
             else:
                 row -= size
+
+
+def _content(path: Path) -> int:
+    """Return a fingerprint of a file: its size, its first bytes, and its last ones, which list its parts."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - EDGE_BYTES))
+        end = file.read(EDGE_BYTES)
+        file.seek(0)
+        return fingerprint(b"%d " % size + file.read(EDGE_BYTES) + end)
 
 
 def _json_columns(batch: Any) -> dict[str, Any]:

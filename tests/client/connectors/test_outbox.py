@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import client.connectors.outbox
 from client.connectors.outbox import Outbox
 from client.connectors.sinks import open_sink
+from client.connectors.sinks.contract import NotYetError, RefusedError
 
 LONG_S = 3600.0
 
@@ -507,3 +508,67 @@ def test_whatever_happens_every_notice_arrives_once_and_in_order(actions: list[s
         outbox.close(20)
         assert sink.taken == numbered(1, posted)
         assert files(Path(folder)) == []
+
+
+class Refusing(FakeSink):
+    """Refuses the notices in `refused` for good."""
+
+    def __init__(self, *refused: bytes) -> None:
+        super().__init__()
+        self.refused = refused
+
+    def deliver(self, notice: bytes) -> None:
+        if notice in self.refused:
+            raise RefusedError("fake: answered 400")
+        super().deliver(notice)
+
+
+def test_a_notice_that_the_sink_refuses_is_set_aside_and_the_others_are_delivered(tmp_path: Path) -> None:
+    first, second, third = numbered(1, 3)
+    sink = Refusing(second)
+    outbox = Outbox(sink, tmp_path)
+    for notice in (first, second, third):
+        outbox.post(notice)
+    assert eventually(lambda: outbox.delivered == 2 and not outbox.waiting)
+    assert sink.taken == [first, third]
+    assert outbox.problem is not None
+    assert "fake: answered 400; 1 notices refused, set aside in" in outbox.problem
+    assert [path.read_bytes() for path in (tmp_path / "refused").iterdir()] == [second]
+    outbox.close(5)
+    again = FakeSink()
+    outbox = Outbox(again, tmp_path)
+    assert eventually(lambda: outbox.delivered == 1), "it is sent again at the next start"
+    assert (again.taken, list((tmp_path / "refused").iterdir()), outbox.problem) == ([second], [], None)
+    outbox.close(5)
+
+
+def test_refused_notices_are_bounded(tmp_path: Path) -> None:
+    outbox = Outbox(Refusing(*numbered(1, 9)), tmp_path, max_waiting=3)
+    for notice in numbered(1, 9):
+        outbox.post(notice)
+        assert eventually(lambda: not outbox.waiting)
+    assert eventually(lambda: outbox.lost == 6)
+    assert len(list((tmp_path / "refused").iterdir())) == 3
+    outbox.close(5)
+
+
+def test_the_pause_that_a_sink_asks_for_is_kept(tmp_path: Path) -> None:
+    sink = FakeSink(NotYetError("fake: answered 429", LONG_S))
+    outbox = Outbox(sink, tmp_path, retry_s=lambda _: 0.01)
+    outbox.post(b"{}")
+    assert eventually(lambda: sink.attempts == 1)
+    sink.failure = None
+    for number in numbered(1, 20):
+        outbox.post(number)
+        assert outbox.flush(20)
+    assert (sink.attempts, outbox.waiting) == (1, 21)
+    outbox.close(5)
+    assert len(sink.taken) == 21, "at the end it tries once more"
+
+
+def test_without_such_a_pause_a_sink_is_tried_again_soon(tmp_path: Path) -> None:
+    sink = FakeSink(NotYetError("fake: answered 429", 0.0))
+    outbox = Outbox(sink, tmp_path, retry_s=lambda _: 0.01)
+    outbox.post(b"{}")
+    assert eventually(lambda: sink.attempts >= 3)
+    outbox.close(5)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from common.formats.files import write_atomic
+from common.formats.files import LOG_BYTES, private_folder, turn_over, write_atomic
 
 
 @contextmanager
@@ -117,3 +118,40 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
     content = path.read_bytes()
     assert len(content) == 3_000_000
     assert len(set(content)) == 1
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_state_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        folder = tmp_path / "runs" / "server"
+        private_folder(folder)
+        write_atomic(folder / "x", b"x")
+        assert (mode(folder), mode(folder / "x")) == (0o700, 0o600)
+        folder.chmod(0o755)
+        private_folder(folder)
+        assert mode(folder) == 0o700, "a folder of an earlier release too"
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        shared.chmod(0o1777)
+        private_folder(shared)
+        assert mode(shared) == 0o1777
+    finally:
+        os.umask(before)
+
+
+def test_a_log_that_is_too_large_is_set_aside(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    turn_over(log)
+    log.write_bytes(b"old")
+    turn_over(log)
+    assert log.read_bytes() == b"old"
+    for content in (b"a", b"b"):
+        log.write_bytes(content * (LOG_BYTES + 1))
+        turn_over(log)
+        assert not log.exists()
+        assert (tmp_path / "run.log.1").read_bytes()[:1] == content
+    assert len(list(tmp_path.iterdir())) == 1

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from client.connectors.sinks import open_sink
+from client.connectors.sinks.contract import NotYetError, RefusedError
 from client.connectors.sinks.webhook import WebhookSink
 
 
@@ -22,6 +23,8 @@ class Server:
 
     def __init__(self) -> None:
         self.status, self.headers, self.body = 200, {"Content-Length": "0"}, b""
+        self.moved: dict[str, tuple[int, str]] = {}
+        """Other answers, status and location, by path."""
         self.requests: list[tuple[str, Message]] = []
         outer = self
 
@@ -29,6 +32,13 @@ class Server:
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 outer.requests.append((self.path, self.headers))
+                if self.path in outer.moved:
+                    status, location = outer.moved[self.path]
+                    self.send_response(status)
+                    self.send_header("Location", location)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 self.send_response(outer.status)
                 for name, value in outer.headers.items():
                     self.send_header(name, value)
@@ -73,12 +83,82 @@ def test_other_answers_are_errors_that_name_the_status(server: Server, status: i
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_not_followed(server: Server, status: int) -> None:
-    server.status, server.headers = status, {"Location": f"http://{server.place}/elsewhere"}
-    with pytest.raises(OSError, match=f"answered {status}"):
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 413, 422, 451])
+def test_an_answer_that_refuses_the_notice_for_good(server: Server, status: int) -> None:
+    server.status = status
+    with pytest.raises(RefusedError, match=f"answered {status}"):
         open_sink(f"http://{server.place}/hook").deliver(b"{}")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 408, 425, 429, 500, 503])
+def test_an_answer_after_which_the_notice_is_sent_again(server: Server, status: int) -> None:
+    server.status, server.headers = status, {"Location": f"http://{server.place}/elsewhere"}
+    with pytest.raises(OSError, match=f"answered {status}") as caught:
+        open_sink(f"http://{server.place}/hook").deliver(b"{}")
+    assert not isinstance(caught.value, RefusedError)
     assert [path for path, _ in server.requests] == ["/hook"]
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("30", 30), ("0", 0), ("999999999", 3600), ("Mon, 01 Jan 2001 00:00:00 GMT", 0),
+     ("Fri, 01 Jan 2100 00:00:00 GMT", 3600)],
+)  # fmt: skip
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_pause_that_the_receiver_asks_for(
+    server: Server, status: int, header: str, seconds: float
+) -> None:
+    server.status, server.headers = status, {"Retry-After": header}
+    with pytest.raises(NotYetError, match=f"answered {status}") as caught:
+        open_sink(f"http://{server.place}/hook").deliver(b"{}")
+    assert caught.value.after_s == seconds
+
+
+@pytest.mark.parametrize("header", ["", "soon", "-5", "1e3"])
+def test_an_unreadable_pause_is_ignored(server: Server, header: str) -> None:
+    server.status, server.headers = 429, {"Retry-After": header}
+    with pytest.raises(OSError, match="answered 429") as caught:
+        open_sink(f"http://{server.place}/hook").deliver(b"{}")
+    assert not isinstance(caught.value, NotYetError)
+
+
+@pytest.mark.parametrize(("status", "again"), [(307, ["/hook", "/new"]), (308, ["/new"])])
+def test_a_redirect_is_followed_and_a_permanent_one_remembered(
+    server: Server, status: int, again: list[str]
+) -> None:
+    server.moved = {"/hook": (status, "/new?a=b")}
+    sink = open_sink(f"http://user:word@{server.place}/hook")
+    sink.deliver(b"{}")
+    sink.deliver(b"{}")
+    assert [path.partition("?")[0] for path, _ in server.requests] == ["/hook", "/new", *again]
+    assert all("Authorization" in headers for _, headers in server.requests)
+
+
+def test_a_password_is_not_sent_to_another_host(server: Server) -> None:
+    port = server.place.partition(":")[2]
+    server.moved = {"/hook": (307, f"http://localhost:{port}/new")}
+    open_sink(f"http://user:word@{server.place}/hook").deliver(b"{}")
+    assert ["Authorization" in headers for _, headers in server.requests] == [True, False]
+
+
+def test_a_remembered_place_that_fails_is_forgotten(server: Server) -> None:
+    server.moved = {"/hook": (308, "/new")}
+    sink = open_sink(f"http://{server.place}/hook")
+    sink.deliver(b"{}")
+    server.moved = {"/new": (410, "")}
+    with pytest.raises(OSError, match="answered 410"):
+        sink.deliver(b"{}")
+    sink.deliver(b"{}")
+    assert [path for path, _ in server.requests] == ["/hook", "/new", "/new", "/hook"]
+
+
+@pytest.mark.parametrize("location", ["/hook", "ftp://x/", "http://", "mailto:a@b"])
+def test_a_redirect_that_leads_nowhere_ends(server: Server, location: str) -> None:
+    server.moved = {"/hook": (308, location)}
+    with pytest.raises(OSError, match="answered 308") as caught:
+        open_sink(f"http://{server.place}/hook").deliver(b"{}")
+    assert not isinstance(caught.value, RefusedError)
+    assert len(server.requests) <= 6
 
 
 def test_an_accepting_answer_whose_body_breaks_off_accepts(server: Server) -> None:
