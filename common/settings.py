@@ -400,9 +400,9 @@ class ServerSettings(Section):
     Its address, this machine's name and `localhost` are known without.
     """
     alerts_token: Annotated[str, Field(min_length=16, max_length=256, pattern=r"^[!-~]+$")] | None = None
-    """Password with which clients post notices to /alerts of `status` (`docs/status.md`).
+    """Secret that clients' tokens follow from, with which they post notices to /alerts (`docs/status.md`).
 
-    None: the server accepts no notices.
+    `flockwatch enroll NAME` prints a client's token. None: the server accepts no notices.
     """
     database: str | None = None
     """Database of the history: `postgresql://[USER[:PASSWORD]@]HOST[:PORT]/NAME` or `sqlite:///FILE`.

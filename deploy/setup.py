@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.formats.strict_yaml import dump
 from common.security.keys import read_public_key
+from common.security.tokens import edge_token
 from flockwatch.certs import Certificates
 from flockwatch.simulation.player import write_history
 from server.access.roster import Roster
@@ -40,8 +41,8 @@ def main() -> None:
     for line in (*fleet.make(["server"], TRAINING), *broker.make(["mqtt"], [])):
         print(line)
     passwords = {name: secrets.token_urlsafe(24) for name in (*TRAINING, DETECTING, "player")}
-    token = secrets.token_urlsafe(24)
-    fill_server(pki / "fleet", token)
+    secret = secrets.token_urlsafe(24)
+    fill_server(pki / "fleet", secret)
     fill_broker(pki / "broker", passwords)
     fill_player(pki / "broker", passwords["player"])
     files = write_history(len(TRAINING), SEED, pki / "history")
@@ -49,15 +50,15 @@ def main() -> None:
         key = pki / "fleet" / "clients" / f"{name}.key"
         copy(name, key, file)
         own = {"server": "server:8000", "tls_ca": f"{INSIDE}/ca.pem", "key": f"{INSIDE}/{key.name}"}
-        fill_machine(name, own | {"data": f"{INSIDE}/{file.name}"}, pki, passwords[name], token)
-    fill_machine(DETECTING, {}, pki, passwords[DETECTING], token)
+        fill_machine(name, own | {"data": f"{INSIDE}/{file.name}"}, pki, passwords[name], secret)
+    fill_machine(DETECTING, {}, pki, passwords[DETECTING], secret)
     DONE.touch()
 
 
-def fill_server(certificates: Path, token: str) -> None:
+def fill_server(certificates: Path, secret: str) -> None:
     """Write the server's certificate and settings, and enroll the machines' keys."""
     copy("server", certificates / "server.pem", certificates / "server.key")
-    write("server", "settings.yaml", dump({"server": {"alerts_token": token}}))
+    write("server", "settings.yaml", dump({"server": {"alerts_token": secret}}))
     roster = Roster(VOLUMES / "state")
     for name in TRAINING:
         roster.enroll(name, read_public_key(certificates / "clients" / f"{name}.pub"))
@@ -77,7 +78,7 @@ def fill_player(certificates: Path, password: str) -> None:
     copy("player", certificates / "ca.pem")
 
 
-def fill_machine(name: str, client: dict[str, str], pki: Path, password: str, token: str) -> None:
+def fill_machine(name: str, client: dict[str, str], pki: Path, password: str, secret: str) -> None:
     """Write the CAs and the settings of an edge.
 
     Args:
@@ -85,12 +86,12 @@ def fill_machine(name: str, client: dict[str, str], pki: Path, password: str, to
         client: Further settings of the section `client`.
         pki: The folder of all certificates.
         password: The edge's password at the broker.
-        token: The token with which it posts alerts to the server.
+        secret: The secret that its token for notices follows from.
     """
     copy(name, pki / "fleet" / "ca.pem")
     shutil.copy(pki / "broker" / "ca.pem", VOLUMES / name / "broker-ca.pem")
     source = f"mqtts://{name}:{password}@mqtt/machines/{name}?ca={INSIDE}/broker-ca.pem&client_id={name}"
-    alerts = f"https://{name}:{token}@server:8000/alerts"
+    alerts = f"https://{name}:{edge_token(secret, name)}@server:8000/alerts"
     settings = {
         "client": {"name": name, "state": "/var/lib/flockwatch", **client},
         "live": {"source": source, "status": "0.0.0.0:9100", "sinks": ["stdout:", alerts]},

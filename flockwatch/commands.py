@@ -149,6 +149,7 @@ def certs(settings: Settings, options: argparse.Namespace) -> int:
 def enroll(settings: Settings, options: argparse.Namespace) -> int:
     """Register the public key of a client; without arguments, list all clients."""
     from common.security.keys import read_public_key
+    from common.security.tokens import edge_token
     from server.access.roster import Roster
 
     roster = Roster(settings.server.state)
@@ -157,13 +158,18 @@ def enroll(settings: Settings, options: argparse.Namespace) -> int:
             state = f"revoked {entry.revoked}" if entry.revoked else f"enrolled {entry.enrolled}"
             print(f"{entry.client}  {entry.fingerprint}  {state}")
         return 0
-    if options.public_key is None:
-        raise ConfigError(
-            f"enroll {options.client}: expected the file of its public key as the second argument"
-        )
     _check_name(options.client)
-    entry = roster.enroll(options.client, read_public_key(options.public_key))
-    print(f"enrolled {entry.client} with key {entry.fingerprint}")
+    secret = settings.server.alerts_token
+    if options.public_key is not None:
+        entry = roster.enroll(options.client, read_public_key(options.public_key))
+        print(f"enrolled {entry.client} with key {entry.fingerprint}")
+    elif secret is None:
+        raise ConfigError(
+            f"enroll {options.client}: expected the file of its public key as the second argument, "
+            "or server.alerts_token, to print the client's token for notices"
+        )
+    if secret is not None:
+        print(f"token of {options.client} for notices: {edge_token(secret, options.client)}")
     return 0
 
 

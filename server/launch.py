@@ -12,6 +12,7 @@ from common.config import save
 from common.formats.files import private_folder
 from common.settings import Settings
 from server.access.client_endpoint import ClientEndpoint
+from server.access.roster import Roster
 from server.federation.first_version import transfer_source
 from server.flower.superlink_process import SuperLinkError, SuperLinkProcess
 from server.monitoring.status import ServerStatus
@@ -78,6 +79,7 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         history.check()
         status = ServerStatus(folder, lambda: superlink.alive)
         closing.callback(history.close)
+        roster = Roster(folder)
         if settings.server.status is not None:
             status_server = StatusServer(
                 settings.server.status,
@@ -85,6 +87,7 @@ def serve(settings: Settings, stop: threading.Event) -> str:
                 history,
                 settings.server.alerts_token,
                 settings.server.status_hosts,
+                lambda client: not roster.is_revoked(client),
             )
             closing.callback(status_server.close)
         closing.callback(superlink.end)

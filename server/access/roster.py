@@ -139,6 +139,16 @@ class Roster:
         self._refresh()
         return frozenset(entry.client for entry in self._by_header.values() if not entry.revoked)
 
+    def is_revoked(self, client: str) -> bool:
+        """Return whether a client had keys and all of them were revoked.
+
+        Raises:
+            RosterError: the file is damaged or cannot be read.
+        """
+        self._refresh()
+        keys = [entry for entry in self._by_header.values() if entry.client == client]
+        return bool(keys) and all(entry.revoked for entry in keys)
+
     def owner(self, public_key: bytes) -> str | None:
         """Return the client that a key in PEM is or was registered for; None for an unknown key."""
         entry = self.find(b64encode(public_key))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import hmac
+import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +21,8 @@ from server.storage.history import History
 
 MAX_BYTES = 256 * 1024
 """Maximum size of a posted notice."""
+MAX_PER_MINUTE = 120
+"""Notices that are taken from one client in a minute."""
 MAX_CAUSES = 16
 """Causes that are stored of a notice: the first ones, which have the largest shares."""
 MAX_FEATURE_LENGTH = 200
@@ -34,6 +38,28 @@ def truncated(notice: Notice) -> Notice:
         for cause in notice.alert.causes[:MAX_CAUSES]
     )
     return replace(notice, alert=replace(notice.alert, causes=causes))
+
+
+class PostLimit:
+    """Counts the notices of each client in a minute, so that none pushes out the history of the others."""
+
+    def __init__(self) -> None:
+        self._minute, self._posts = 0, Counter[str]()
+
+    def wait_s(self, client: str, now: float) -> int:
+        """Count a notice; return after how many seconds the client may post it, 0 for at once.
+
+        Args:
+            client: Who posts it.
+            now: The time, in seconds.
+        """
+        minute = int(now // 60)
+        if minute != self._minute:
+            self._minute, self._posts = minute, Counter()
+        if self._posts[client] >= MAX_PER_MINUTE:
+            return max(1, math.ceil((minute + 1) * 60 - now))
+        self._posts[client] += 1
+        return 0
 
 
 def is_authorized(token: str, authorization: str) -> bool:

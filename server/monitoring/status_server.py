@@ -7,8 +7,9 @@ import json
 import math
 import secrets
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from time import monotonic as clock
 from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -22,8 +23,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common.errors import UserError
 from common.protocol.alerts import AlertError, Notice
 from common.security.certificates import parse_address
+from common.security.tokens import edge_token
 from server.doors import Doors, Limits
 from server.monitoring import alerts
 from server.monitoring.alerts import MAX_BYTES
@@ -61,7 +64,8 @@ class StatusServer:
         address: `HOST:PORT` to listen on; port 0 for any free port.
         status: The status of the run.
         history: Contains the rounds and notices, and stores new notices.
-        token: The token that clients must send with a notice; None refuses notices.
+        token: The secret that the clients' tokens follow from (`edge_token`); None refuses notices.
+        admits: Returns whether a client of this name may post notices; an error means that it is not known.
         hosts: Further names of this server; see `_KnownHosts`.
 
     Raises:
@@ -75,12 +79,13 @@ class StatusServer:
         history: History,
         token: str | None = None,
         hosts: Iterable[str] = (),
+        admits: Callable[[str], bool] = lambda _: True,
     ) -> None:
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         self._web = WebServer(
             "status server",
-            _application(status, history, token, frozenset({host, socket.gethostname(), *hosts})),
+            _application(status, history, token, frozenset({host, socket.gethostname(), *hosts}), admits),
             host,
             int(port),
             END_WITHIN_S,
@@ -94,8 +99,14 @@ class StatusServer:
 
 
 def _application(
-    status: ServerStatus, history: History, token: str | None, hosts: frozenset[str]
+    status: ServerStatus,
+    history: History,
+    token: str | None,
+    hosts: frozenset[str],
+    admits: Callable[[str], bool],
 ) -> Starlette:
+    """Return the application; see `StatusServer`."""
+    limit = alerts.PostLimit()
     collector, process_id = MetricsCollector(status), secrets.token_hex(4)
 
     def page(request: Request) -> Response:
@@ -129,9 +140,6 @@ def _application(
     async def receive_notice(request: Request) -> Response:
         if token is None:
             return PlainTextResponse("this server accepts no alerts: server.alerts_token is not set\n", 403)
-        if not alerts.is_authorized(token, request.headers.get("authorization", "")):
-            text = "wrong or missing token: expected the value of server.alerts_token\n"
-            return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
         try:
             async with asyncio.timeout(POST_WITHIN_S):
                 content = await _body(request)
@@ -144,6 +152,16 @@ def _application(
             return Response(status_code=400)
         except AlertError as error:
             return PlainTextResponse(f"{error}\n", 422)
+        if not alerts.is_authorized(
+            edge_token(token, notice.client), request.headers.get("authorization", "")
+        ):
+            text = f"wrong or missing token: `flockwatch enroll {notice.client}` on the server prints it\n"
+            return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
+        if not admits(notice.client):
+            return PlainTextResponse(f"'{notice.client}' was revoked\n", 403)
+        if wait_s := limit.wait_s(notice.client, clock()):
+            text = f"more than {alerts.MAX_PER_MINUTE} notices in a minute\n"
+            return PlainTextResponse(text, 429, {"Retry-After": str(wait_s)})
         if await run_in_threadpool(alerts.record, history, notice):
             status.notices[notice.kind] += 1
         return Response(status_code=204)
@@ -160,7 +178,7 @@ def _application(
     return Starlette(
         routes=routes,
         middleware=[Middleware(_SecurityHeaders), Middleware(_KnownHosts, names=hosts)],
-        exception_handlers={DatabaseError: unavailable},
+        exception_handlers={DatabaseError: unavailable, UserError: unavailable},
     )
 
 

@@ -12,6 +12,7 @@ import psutil
 from playwright.sync_api import Page, expect
 
 from common.processes import Processes
+from common.security.tokens import edge_token
 from server.flower.superlink_process import free_port
 from server.storage.history import History
 from tests.contracts.browser import DESK, PHONE, tab
@@ -39,10 +40,10 @@ def test_a_run_is_seen_as_it_goes(
     port = free_port()
     status = {"server.status": f"127.0.0.1:{port}", "server.alerts_token": TOKEN}
     fleet = federation({"federation.max_rounds": "100000", **status})
-    told = f"http://edge:{TOKEN}@127.0.0.1:{port}/alerts"
-    edges = [
-        Machine(tmp_path, processes, name, fleet.address, sinks=(told,)) for name in ("edge-1", "edge-2")
-    ]
+    edges = []
+    for name in ("edge-1", "edge-2"):
+        told = f"http://edge:{edge_token(TOKEN, name)}@127.0.0.1:{port}/alerts"
+        edges.append(Machine(tmp_path, processes, name, fleet.address, sinks=(told,)))
     fleet.start_server()
     eventually(lambda: fleet.log("run") or "superlink ready" in fleet.log("server"))
     with tab() as opened:

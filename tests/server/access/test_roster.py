@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from common.security.keys import fingerprint, new_private_key, public_key_line, public_key_pem
+from common.security.tokens import edge_token
 from flockwatch.cli import main
 from server.access.roster import Roster, RosterError
 
@@ -131,3 +132,33 @@ def test_the_commands_enroll_list_and_revoke(tmp_path: Path, capsys: pytest.Capt
     assert main(["enroll", "a", str(tmp_path / "none.pub"), *state]) == 2
     (entry,) = json.loads((tmp_path / "server" / "roster.json").read_bytes())
     assert entry["key"] == public_key_line(A)
+
+
+def test_a_client_is_revoked_when_all_its_keys_are(tmp_path: Path) -> None:
+    roster = Roster(tmp_path)
+    assert not roster.is_revoked("a"), "it has never had one"
+    first, second = new_private_key().public_key(), new_private_key().public_key()
+    roster.enroll("a", first)
+    roster.enroll("a", second)
+    assert not roster.is_revoked("a")
+    roster.revoke("a", fingerprint(first))
+    assert not roster.is_revoked("a")
+    roster.revoke("a")
+    assert roster.is_revoked("a")
+    roster.enroll("a", new_private_key().public_key())
+    assert not roster.is_revoked("a")
+
+
+def test_enroll_prints_the_clients_token_for_notices(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, secret = ["--state", str(tmp_path)], ["--set", "server.alerts_token=a-secret-of-the-server"]
+    line = f"token of edge-7 for notices: {edge_token('a-secret-of-the-server', 'edge-7')}\n"
+    assert main(["enroll", "edge-7", *state, *secret]) == 0
+    assert capsys.readouterr().out == line
+    public = tmp_path / "key.pub"
+    public.write_text(public_key_line(new_private_key().public_key()))
+    assert main(["enroll", "edge-7", str(public), *state, *secret]) == 0
+    assert capsys.readouterr().out.endswith(line)
+    assert main(["enroll", "edge-7", *state]) == 2
+    assert "server.alerts_token" in capsys.readouterr().err

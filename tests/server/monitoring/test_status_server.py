@@ -13,6 +13,7 @@ import pytest
 
 from client.connectors.addresses import Address
 from client.connectors.sinks.webhook import WebhookSink
+from common.security.tokens import edge_token
 from server.federation import status_file
 from server.monitoring.alerts import MAX_BYTES
 from server.monitoring.status import ServerStatus
@@ -22,6 +23,14 @@ from tests.server.monitoring.test_alerts import packed
 from tests.server.storage.test_history import finished, reply
 
 TOKEN = "open-sesame-open-sesame"
+
+
+def sender(content: Any) -> str:
+    """The client that a notice names, or the usual one."""
+    try:
+        return str(json.loads(content)["client"])
+    except (TypeError, ValueError):
+        return "edge-7"
 
 
 class Served:
@@ -37,7 +46,10 @@ class Served:
     ) -> None:
         self.history = History(where or folder / "history.sqlite")
         self.status = ServerStatus(folder, lambda: True)
-        self.status_server = StatusServer(f"127.0.0.1:{port}", self.status, self.history, token, hosts)
+        self.revoked: set[str] = set()
+        self.status_server = StatusServer(
+            f"127.0.0.1:{port}", self.status, self.history, token, hosts, self.admits
+        )
 
     def ask(
         self, path: str, headers: dict[str, str] | None = None, body: Any = None, method: str | None = None
@@ -49,10 +61,15 @@ class Served:
             answer = connection.getresponse()
             return answer, answer.read().decode()
 
+    def admits(self, client: str) -> bool:
+        return client not in self.revoked
+
     def json(self, path: str) -> Any:
         return json.loads(self.ask(path)[1])
 
-    def post(self, content: Any, token: str = TOKEN) -> tuple[int, str]:
+    def post(self, content: Any, token: str | None = None) -> tuple[int, str]:
+        if token is None:
+            token = edge_token(TOKEN, sender(content))
         answer, text = self.ask("/alerts", {"Authorization": f"Bearer {token}"}, content)
         return answer.status, text
 
@@ -149,10 +166,11 @@ def test_a_notice_posted_twice_is_stored_and_counted_once(served: Served) -> Non
 
 
 def test_a_webhook_sink_delivers_to_the_server(served: Served) -> None:
-    address = f"http://edge-7:{TOKEN}@127.0.0.1:{served.status_server.port}/alerts"
+    token = edge_token(TOKEN, "edge-7")
+    address = f"http://edge-7:{token}@127.0.0.1:{served.status_server.port}/alerts"
     WebhookSink.at(Address.parse(address)).deliver(packed())
     assert [i["client"] for i in served.json("/incidents")["incidents"]] == ["edge-7"]
-    wrong = WebhookSink.at(Address.parse(address.replace(TOKEN, "guessed-guessed-guessed")))
+    wrong = WebhookSink.at(Address.parse(address.replace(token, "guessed-guessed-guessed")))
     with pytest.raises(OSError, match="401"):
         wrong.deliver(packed(id="other"))
 
@@ -166,11 +184,38 @@ def test_incidents_that_have_not_changed_are_not_sent_again(served: Served) -> N
     assert changed.headers["ETag"] != tag
 
 
-@pytest.mark.parametrize("token", ["", "guessed", TOKEN[:-1], f"{TOKEN}x"])
+@pytest.mark.parametrize(
+    "token", ["", "guessed", TOKEN, edge_token(TOKEN, "edge-8"), edge_token(TOKEN, "edge-7")[:-1]]
+)
 def test_a_wrong_token_is_refused(served: Served, token: str) -> None:
     status, text = served.post(packed(), token)
     assert (status, TOKEN in text) == (401, False)
     assert served.json("/incidents")["incidents"] == []
+
+
+def test_an_edge_posts_as_itself_only(served: Served) -> None:
+    own = edge_token(TOKEN, "edge-7")
+    assert served.post(packed(client="edge-7"), own)[0] == 204
+    assert served.post(packed(client="edge-8"), own)[0] == 401
+    served.revoked.add("edge-7")
+    status, text = served.post(packed(client="edge-7", id="2"), own)
+    assert (status, text) == (403, "'edge-7' was revoked\n")
+    assert served.post(packed(client="edge-8"))[0] == 204
+    assert {i["client"] for i in served.json("/incidents")["incidents"]} == {"edge-7", "edge-8"}
+
+
+def test_one_client_cannot_flood_the_history(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.monitoring.alerts.MAX_PER_MINUTE", 3)
+    monkeypatch.setattr("server.monitoring.status_server.clock", lambda: 6000.0)
+    codes = [served.post(packed(id=str(n)))[0] for n in range(5)]
+    assert codes == [204, 204, 204, 429, 429]
+    answer, _ = served.ask(
+        "/alerts", {"Authorization": f"Bearer {edge_token(TOKEN, 'edge-7')}"}, packed(id="9")
+    )
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "60")
+    assert served.post(packed(client="edge-8"))[0] == 204
+    monkeypatch.setattr("server.monitoring.status_server.clock", lambda: 6060.0)
+    assert served.post(packed(id="9"))[0] == 204
 
 
 def test_a_server_without_a_token_refuses_alerts(tmp_path: Path) -> None:
