@@ -112,7 +112,8 @@ def test_with_the_server_killed_detection_goes_on_and_learning_when_it_is_back(
 def test_with_the_trainer_killed_in_mid_training_detection_goes_on_and_a_new_one_trains(
     tmp_path: Path, processes: Processes, federation: Callable[..., Federation]
 ) -> None:
-    fleet = federation({**SERVER, "federation.max_rounds": "400", "federation.min_clients": "1"})
+    endless = {"federation.max_rounds": "400", "federation.patience": "0", "federation.min_clients": "1"}
+    fleet = federation(SERVER | endless)
     fleet.start_server()
     one = Machine(tmp_path, processes, "one", fleet.address, flags=FLAGS)
     one.start()
