@@ -12,6 +12,22 @@ from client.data.refusals import InvalidEventError, NoEventError, is_line_protoc
 from client.data.timestamps import parse_seconds
 from common.settings import DataSettings
 
+_SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
+
+
+def separated_otherwise(name: str) -> str | None:
+    """Return that the only name of a header is several names with a separator other than commas.
+
+    >>> separated_otherwise("ts;cpu")
+    "columns are separated by ';', as in 'ts;cpu'; expected commas"
+    >>> separated_otherwise("cpu") is None
+    True
+    """
+    for separator, shown in _SEPARATORS.items():
+        if separator in name:
+            return f"columns are separated by {shown}, as in {name[:60]!r}; expected commas"
+    return None
+
 
 def split_cells(text: str) -> list[str]:
     """Return the cells of a line, without spaces around them.
@@ -116,7 +132,9 @@ class CsvReader:
         lower = {name.lower() for name in self._features}
         shared = any(cell.lower() in lower for cell in cells)
         if len(cells) == 1:
-            return shared
+            return shared or any(
+                name.strip().lower() in lower for sep in _SEPARATORS for name in cells[0].split(sep)
+            )
         if not names_columns(cells):
             return shared and all(name in cells for name in self._features)
         # Text that shares no name with the features is a header where one is expected, and else noise.
@@ -130,6 +148,9 @@ class CsvReader:
         twice = sorted({name for name in cells if name and cells.count(name) > 1})
         if twice:
             self.mismatch = f"the header names columns twice: {listed(twice)}"
+            return
+        if len(cells) == 1 < len(self._features) and (separated := separated_otherwise(cells[0])):
+            self.mismatch = f"the header's {separated}"
             return
         order = [_position(name, cells) for name in self._features]
         if missing := [name for name, at in zip(self._features, order, strict=True) if at is None]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from client.data.cells import is_missing, is_number, is_quantity, is_switch, is_tag
 from client.data.columns import Columns, Content, Kind, choose_columns, course_of
-from client.data.csv_lines import names_columns, split_cells
+from client.data.csv_lines import names_columns, separated_otherwise, split_cells
 from client.data.json_fields import flat, kind_of_value
 from client.data.refusals import InvalidEventError, is_line_protocol
 from client.data.timestamps import parse_seconds
@@ -38,6 +38,8 @@ class StreamSample:
         self._data = data
         self._events: deque[Mapping[str, Any]] = deque(maxlen=MAX_SAMPLE)
         self._header: list[str] | None = None
+        self.separated: str | None = None
+        """That the last header's columns are not separated by commas; None if they are."""
 
     def __len__(self) -> int:
         return len(self._events)
@@ -107,7 +109,9 @@ class StreamSample:
         except InvalidEventError:
             return False
         if names_columns(cells) and (len(cells) > 1 or not self._events):
-            self._header = cells if len(set(cells)) == len(cells) else None
+            self.separated = separated_otherwise(cells[0]) if len(cells) == 1 else None
+            usable = self.separated is None and len(set(cells)) == len(cells)
+            self._header = cells if usable else None
             return self._header is not None and len(cells) > 1
         if self._header is not None and len(cells) == len(self._header):
             self._events.append(dict(zip(self._header, cells, strict=True)))

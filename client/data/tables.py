@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from client.data.cells import SWITCH_OFF, SWITCH_ON, is_number
+from client.data.csv_lines import separated_otherwise
 from client.data.names import SUFFIXES
 from common.errors import UserError
 
@@ -40,7 +41,6 @@ _OTHER_FORMATS = {
     "use pivot() in the query, and export without annotations",
 }
 """What a file is whose first line begins so, and what to do about it."""
-_SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
 
 
 class DataError(UserError):
@@ -170,12 +170,8 @@ def _header(content: bytes, path: Path) -> tuple[list[str], int]:
             )
     if not any(names):
         raise DataError(f"{path}: the header names no column; expected a first line with column names")
-    if len(names) == 1:
-        for separator, shown in _SEPARATORS.items():
-            if separator in names[0]:
-                raise DataError(
-                    f"{path}: columns are separated by {shown}, as in {names[0]!r}; expected commas"
-                )
+    if len(names) == 1 and (separated := separated_otherwise(names[0])):
+        raise DataError(f"{path}: {separated}")
     return names, at
 
 

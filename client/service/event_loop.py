@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 0.2
 """Longest wait for an event, and so the longest delay of a stop."""
-LOOK_EVERY_S, LOOK_EVERY_EVENTS = 1.0, 2048
+LOOK_EVERY_S, LOOK_EVERY_EVENTS = 1.0, 256
 """Longest time, and about the most events, between two calls of `StreamWatch.look`."""
 REPORT_EVERY_S = 10.0
 """Shortest time between two log lines about refused events."""
@@ -118,7 +118,7 @@ class EventLoop:
                 if detector.active is None and (schema := resolver.reconsider(lines)) is not None:
                     return schema, lines
                 self._score(detector, lines, arrived, await_estimate)
-            if self.last_turn > next_look or detector.recent.count - self._looked > LOOK_EVERY_EVENTS:
+            if self.last_turn > next_look or detector.recent.count - self._looked >= LOOK_EVERY_EVENTS:
                 self.look(detector, watch)
                 next_look = self.last_turn + LOOK_EVERY_S
             if self.last_turn > next_checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
@@ -118,7 +119,12 @@ class DetectorProcess:
                 while schema is not None:
                     schema, lines = self._detect(loop, checkpoint, schema, lines)
             except EndOfStreamError as end:
-                log.info("source ended source=%s reason=%s", self._source_name, end)
+                detector = self._parts.detector
+                log.info(
+                    "source ended source=%s reason=%s events=%d refused=%s",
+                    self._source_name, end, detector.recent.count if detector else 0,
+                    json.dumps(dict(detector.refused)) if detector else self._resolver.skipped_lines,
+                )  # fmt: skip
                 return self._exit_code(loop)
             return 0
 

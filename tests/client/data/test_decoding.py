@@ -170,6 +170,8 @@ def test_a_header_names_the_columns(header: str, row: str, expected: list[float]
         ("cpu,memory,fan", "names no column 'disk é'"),
         ("cpu,memory,disk é,cpu", "twice: 'cpu'"),
         ("Cpu,CPU,memory,disk é", "names no column 'cpu'"),
+        ("ts;cpu;memory;disk é", "columns are separated by ';'"),
+        ("Cpu\tmemory", "columns are separated by tabs"),
     ],
 )
 def test_rows_after_a_header_that_does_not_fit_are_refused(header: str, part: str) -> None:

@@ -164,6 +164,33 @@ def test_a_sensor_that_goes_silent_costs_no_event_and_is_told(tmp_path: Path) ->
     assert any("'b' has had no value" in problem for problem in under_test.status().problems)
 
 
+def test_a_silence_within_a_recording_is_told_with_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    table = [json.loads(line) for line in lines(rows(1800))]
+    for event in table[600:1200]:
+        event["b"] = None
+    path.write_text("".join(json.dumps(event) + "\n" for event in table))
+    under_test = process(tmp_path, f"file:{path}", fixed=True)
+    assert under_test.run() == 0
+    told = [notice for notice in notices(tmp_path) if notice["kind"] == "sensor_silent"]
+    assert [notice["ended"] is None for notice in told] == [True, False]
+    assert len({notice["id"] for notice in told}) == 1
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize("row", ["1764547200;1,5;2,5;3,5", "1764547200;1;2;3"])
+def test_a_file_with_semicolons_says_so(tmp_path: Path, row: str, fixed: bool) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text("ts;a;b;c\n" + f"{row}\n" * 50)
+    under_test = process(tmp_path, f"file:{path}", fixed=fixed)
+    if fixed:
+        with pytest.raises(SourceError, match="separated by ';'"):
+            under_test.run()
+    else:
+        assert under_test.run() == 1
+        assert any("separated by ';'" in problem for problem in under_test.status().problems)
+
+
 def test_fields_that_are_no_features_are_named(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     odd = {"uptime": 5}
