@@ -10,6 +10,7 @@ from common.model.schema import Schema, SchemaError
 from common.settings import FederationSettings
 from server.coordination.actions import CreateFirstVersion, RequestDescription, SendTasks, Step, TaskOrder
 from server.coordination.events import Described, DescriptionFailed, NodesConnected
+from server.coordination.quarantine import quarantine_of, with_fault
 from server.coordination.state import (
     ConnectedClient,
     Failure,
@@ -49,12 +50,6 @@ MIN_TIMEOUT_S = 5.0
 OVERDUE_CHECK_S = 30.0
 """Time between two description requests to a client whose task is overdue."""
 
-MAX_GONE = 1000
-"""Most tasks of disconnected nodes that are kept: clients that crash repeatedly must not fill memory."""
-
-MAX_DURATIONS = 10_000
-"""Beyond this number, and the connected clients, durations of disconnected clients are dropped."""
-
 
 def nodes_connected(state: State, event: NodesConnected, step: Step) -> State:
     """Remove the clients that are gone, and request descriptions of new ones."""
@@ -79,6 +74,8 @@ def described(state: State, event: Described, step: Step) -> State:
     if event.owner not in (None, client.name):
         reason = f"it calls itself '{client.name}', but its key is registered for '{event.owner}'"
         return _refused(state, event.node, client, reason, step)
+    if (held := quarantine_of(state, client.name, step.now)) is not None:
+        return _refused(state, event.node, client, held[1], step, held[0])
     for node, other in state.clients.items():
         if node != event.node and other.status in ("ready", "learning") and other.name == client.name:
             if other.description is None or other.description.instance != description.instance:
@@ -113,12 +110,27 @@ def _learning(state: State, client: ConnectedClient, step: Step) -> ConnectedCli
 
 
 def description_failed(state: State, event: DescriptionFailed, step: Step) -> State:
-    """Refuse a client whose first description failed."""
+    """Refuse a client whose first description failed; quarantine one whose descriptions are at fault."""
     client = state.clients.get(event.node)
-    if client is None or client.status != "asked":
+    if client is None:
+        return state
+    if event.fault:
+        state = count_fault(state, event.node, event.reason, step)
+        client = state.clients[event.node]
+    if client.status != "asked":
         return state
     refused = replace(client, status="refused", reason=event.reason, ask_at=step.now + RETRY_S)
     return with_client(state, event.node, refused)
+
+
+def count_fault(state: State, node: NodeId, reason: str, step: Step) -> State:
+    """Return the state after an answer of a node that could not be used, by its own fault."""
+    name = client_name(state, node)
+    state = with_fault(state, name, reason, step.now)
+    client, held = state.clients.get(node), quarantine_of(state, name, step.now)
+    if client is None or held is None:
+        return state
+    return _refused(fail_task(state, node, reason), node, client, held[1], step, held[0])
 
 
 def request_descriptions(state: State, step: Step) -> State:
@@ -162,11 +174,15 @@ def _removed(state: State, node: NodeId, reason: str) -> State:
     return stop_awaiting(fail_task(state, node, reason), node)
 
 
-def _refused(state: State, node: NodeId, client: ConnectedClient, reason: str, step: Step) -> State:
+def _refused(
+    state: State, node: NodeId, client: ConnectedClient, reason: str, step: Step, until: float | None = None
+) -> State:
+    """Return the state in which a client gets no tasks and is told why; it is asked again at `until`."""
     if state.clients[node].reason != reason:
         state = replace(state, last_number=state.last_number + 1)
         step.actions.append(RequestDescription(node, state.last_number, refused=reason))
-    refused = replace(client, status="refused", reason=reason, ask_at=step.now + RETRY_S)
+    ask_at = step.now + RETRY_S if until is None else until
+    refused = replace(client, status="refused", reason=reason, ask_at=ask_at)
     return with_client(state, node, refused)
 
 
@@ -267,21 +283,6 @@ def expire(state: State, step: Step) -> State:
             checked = {**state.tasks, node: replace(task, check_at=step.now + OVERDUE_CHECK_S)}
             state = replace(state, last_number=number, tasks=checked)
             step.actions.append(RequestDescription(node, number))
-    return state
-
-
-def pruned(state: State, settings: FederationSettings) -> State:
-    """Return the state without tasks of disconnected nodes that are too old, and within its size limits."""
-    oldest = state.version - settings.staleness_limit
-    gone = [node for node in state.tasks if node not in state.clients]
-    useless = {node for node in gone if state.tasks[node].version < oldest} | set(gone[:-MAX_GONE])
-    if useless:
-        state = replace(state, tasks={n: task for n, task in state.tasks.items() if n not in useless})
-    if len(state.failures) > MAX_GONE:
-        state = replace(state, failures=dict(list(state.failures.items())[-MAX_GONE:]))
-    if len(state.durations) > MAX_DURATIONS + len(state.clients):
-        names = {client.name for client in state.clients.values()}
-        state = replace(state, durations={n: d for n, d in state.durations.items() if n in names})
     return state
 
 

@@ -28,6 +28,8 @@ from server.coordination.events import (
     TaskFailed,
     Tick,
 )
+from server.coordination.limits import pruned
+from server.coordination.quarantine import without_faults
 from server.coordination.schedule import ROUND_PAUSE_S, TOO_LATE, advance
 from server.coordination.state import (
     BufferedUpdate,
@@ -40,6 +42,9 @@ from server.coordination.state import (
     ready_nodes,
     with_client,
 )
+
+UNREADABLE = "with what it sent, no version can be read"
+"""Why a client is at fault whose contribution was left out of a version."""
 
 FAILURE_PAUSE_S = 5.0
 """Asynchronous: wait before a client whose task failed is given another."""
@@ -59,7 +64,7 @@ def step(state: State, event: Event, now: float, settings: FederationSettings) -
     if state.stopped is not None:
         return state, []
     context = Step(now, settings)
-    state = clients.pruned(_handled(state, event, context), settings)
+    state = pruned(_handled(state, event, context), settings)
     state = advance(clients.expire(state, context), context)
     return state, context.actions
 
@@ -90,6 +95,7 @@ def _reply_admitted(state: State, event: ReplyAdmitted, step: Step) -> State:
     if task is None or task.number != event.number:
         return state
     state = _counted(clients.without_task(state, event.node), event.node, task)
+    state = without_faults(state, task.client)
     client = state.clients.get(event.node)
     if client is not None:
         client = replace(client, drifted=event.drifted, ask_at=step.now + clients.REFRESH_S)
@@ -131,7 +137,7 @@ def _task_failed(state: State, event: TaskFailed, step: Step) -> State:
     if client is not None and not task.round_id:
         client = replace(client, resume_at=step.now + FAILURE_PAUSE_S)
         state = with_client(state, event.node, client)
-    return state
+    return clients.count_fault(state, event.node, event.reason, step) if event.fault else state
 
 
 def _aggregated(state: State, event: Aggregated, step: Step) -> State:
@@ -145,6 +151,8 @@ def _aggregated(state: State, event: Aggregated, step: Step) -> State:
     pause_s = max(settings.interval_s, settings.converged_interval_s if converged else 0.0)
     state = replace(state, next_version_at=step.now + pause_s)
     step.actions.append(Publish(state.version, progress_of(state)))
+    for node in [n for n, client in state.clients.items() if client.name in event.at_fault]:
+        state = clients.count_fault(state, node, UNREADABLE, step)
     return state
 
 

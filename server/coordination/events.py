@@ -33,6 +33,8 @@ class DescriptionFailed:
 
     node: NodeId
     reason: str
+    fault: bool = False
+    """Whether the client sent something that cannot be a description."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class TaskFailed:
     node: NodeId
     number: int
     reason: str
+    fault: bool = False
+    """Whether the client sent something that cannot be used; if not, it reported an error of its own."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,13 @@ class Aggregated:
     """The updates of an `Aggregate` action became the next version's weights."""
 
     error: float
-    """Reconstruction error of the versions that the updates started from, weighted by rows."""
+    """The median client's reconstruction error of the version that its update started from."""
     updates: int
     """Number of updates used."""
     drifted: bool = False
-    """Whether the data of one of their clients has drifted, so that earlier errors do not compare."""
+    """Whether the data of several clients has drifted, so that earlier errors do not compare."""
+    at_fault: tuple[str, ...] = ()
+    """Names of clients with whose contributions no version can be read; they were left out."""
 
 
 @dataclass(frozen=True)

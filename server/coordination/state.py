@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import msgspec
+
 from common.learning import Learning
 from common.protocol.messages import Description
 
@@ -135,6 +137,18 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Faults:
+    """What was wrong with a client's answers (`server.coordination.quarantine`)."""
+
+    in_row: int = 0
+    """Answers in a row that could not be used."""
+    reason: str = ""
+    """What was wrong with the last of them."""
+    until: float = 0.0
+    """When the client's quarantine ends."""
+
+
+@dataclass(frozen=True)
 class State:
     """The coordinator's whole knowledge. Only the first group of fields survives a restart."""
 
@@ -157,6 +171,8 @@ class State:
     buffer: tuple[BufferedUpdate, ...] = ()
     failures: Mapping[NodeId, Failure] = field(default_factory=dict)
     """Failed tasks since the last aggregation."""
+    faults: Mapping[str, Faults] = field(default_factory=dict)
+    """By client name, so that a reconnection does not end a quarantine."""
     last_number: int = 0
     """Number of the newest message; tasks and description requests share one sequence."""
     last_round_id: int = 0
@@ -235,15 +251,29 @@ def resumed(state: State, version: int, features: tuple[str, ...], progress: Map
         state: The state of a new run.
         version: The newest version on disk.
         features: The features of that version.
-        progress: The progress that was saved with it.
+        progress: The progress that was saved with it; what it does not have begins anew.
+
+    Raises:
+        ValueError: a value is of another type, or unknown.
     """
+    saved = msgspec.convert(progress, _Progress)
     return replace(
         state,
         version=version,
         features=features,
         initialised=True,
-        best_error=progress["best_error"],
-        rounds_without_improvement=progress["rounds_without_improvement"],
-        updates_since_check=progress.get("updates_since_check", 0),
-        durations={name: TaskDuration(**values) for name, values in progress.get("durations", {}).items()},
+        best_error=saved.best_error,
+        rounds_without_improvement=saved.rounds_without_improvement,
+        updates_since_check=saved.updates_since_check,
+        durations=saved.durations,
     )
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """What `progress_of` returns, as it is read from a file."""
+
+    best_error: float | None = None
+    rounds_without_improvement: int = 0
+    updates_since_check: int = 0
+    durations: dict[str, TaskDuration] = field(default_factory=dict)

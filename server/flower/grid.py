@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -19,13 +19,15 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from common.flower.packing import fetch, has_content, inline
 from common.flower.stamps import set_message_id
 
 MAX_REQUEST_BYTES = 16 * 2**20
+
+UNREADABLE = 1001
+"""Code of the error in place of a reply that Flower cannot read; Flower's own codes are below 1000."""
 
 
 def last_heartbeats(grid: Grid) -> dict[int, float | None]:
@@ -70,21 +72,33 @@ def pull_replies(grid: Grid, message_ids: list[str]) -> list[Message]:
         return list(grid.pull_messages(message_ids))
     client, node, run_id = grid._runtime_client, grid.node, grid.run.run_id
     response = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
-    replies: list[Message] = []
-    for proto, tree in zip(response.messages_list, response.message_object_trees, strict=True):
+    pull_object = make_pull_object_fn_protobuf(client.PullObject, node, run_id)
+    confirm = make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, run_id)
+    pairs = zip(response.messages_list, response.message_object_trees, strict=True)
+    return [_reply(proto, tree, pull_object, confirm) for proto, tree in pairs]
+
+
+def is_unreadable(message: Message) -> bool:
+    """Return whether a message stands for a reply that Flower could not read."""
+    return bool(message.has_error() and message.error.code == UNREADABLE)
+
+
+def _reply(
+    proto: ProtoMessage,
+    tree: ObjectTree,
+    pull_object: Callable[[str], bytes],
+    confirm: Callable[[str], None],
+) -> Message:
+    """Return a reply with its content; an error in place of one that cannot be had or read."""
+    try:
         reply = message_from_proto(proto)
-        if not has_content(reply):
-            try:
-                reply = fetch(
-                    proto,
-                    tree,
-                    make_pull_object_fn_protobuf(client.PullObject, node, run_id),
-                    make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, run_id),
-                )
-            except ObjectPullError as error:
-                reply = make_message(reply.metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, str(error)))
-        replies.append(reply)
-    return replies
+        return reply if has_content(reply) else fetch(proto, tree, pull_object, confirm)
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+        code, reason = UNREADABLE, f"{type(error).__name__}: {error}"
+    except Exception as error:  # its objects cannot be had; if SuperLink is gone, the next call says so
+        code, reason = ErrorCode.MESSAGE_UNAVAILABLE, f"{type(error).__name__}: {error}"
+    announced = message_from_proto(ProtoMessage(metadata=proto.metadata))
+    return make_message(announced.metadata, error=Error(code, reason))
 
 
 def _batches(

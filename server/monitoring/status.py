@@ -59,12 +59,17 @@ class ServerStatus:
         }
 
     def health(self) -> tuple[HTTPStatus, dict[str, Any]]:
-        """Return status and content of `/healthz`: 503 if the ServerApp is stuck."""
+        """Return status and content of `/healthz`: 503 if the ServerApp is stuck.
+
+        `degraded` says that the federation goes on and something cannot be written or read, see `trouble`.
+        """
         status = self.status()
         silent_s = min(status["silent_s"], time.time() - self._started)
         healthy = silent_s < STALE_S or status["stopped"] is not None
         keys = ("superlink", "restarts", "silent_s", "version", "waiting", "stopped")
-        body = {"status": "ok" if healthy else "stuck", **{key: status.get(key) for key in keys}}
+        trouble = status.get("trouble") or {}
+        word = ("degraded" if trouble else "ok") if healthy else "stuck"
+        body = {"status": word, **{key: status.get(key) for key in keys}, "trouble": trouble}
         return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE, body
 
 

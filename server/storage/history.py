@@ -14,7 +14,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from msgspec.structs import asdict
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DatabaseError as DriverDatabaseError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InternalError, OperationalError
 
 from common.model.scoring import ErrorSummary
 from common.protocol.alerts import END_KINDS, OPEN_KINDS
@@ -79,8 +80,8 @@ class RoundRow:
 class History:
     """Writes and reads the history.
 
-    If the database is unavailable, rounds and notes are kept in memory and written later. Reading then raises
-    `DatabaseError`.
+    If the database is unavailable, full or damaged, rounds and notes are kept in memory and written later,
+    and `trouble` says so. Reading then raises `DatabaseError`. A record that the database refuses is lost.
 
     Args:
         where: SQLite file, or database URL.
@@ -95,6 +96,8 @@ class History:
         self._tables_exist = False
         self._pending: deque[Callable[[sa.Connection], object]] = deque(maxlen=MAX_PENDING)
         self._retry_at = 0.0
+        self.trouble = ""
+        """Why records wait in memory; empty while they are written."""
 
     def check(self) -> None:
         """Connect to the database and create missing tables.
@@ -251,22 +254,28 @@ class History:
         self._flush()
 
     def _flush(self) -> None:
-        """Write pending records, oldest first, until one fails."""
+        """Write pending records, oldest first, until the database fails; one that it refuses is lost."""
         if time.monotonic() < self._retry_at:
             return
         while self._pending:
             try:
                 with self._connection() as connection:
                     self._pending[0](connection)
-            except OperationalError as error:
-                reason = database.database_error(self._where, error)
-                log.warning("history not written pending=%d reason=%s", len(self._pending), reason)
-                self._retry_at = time.monotonic() + RETRY_S
-                return
-            except BaseException:
-                self._pending.popleft()
-                raise
+            except DBAPIError as error:
+                # A driver's `DatabaseError` itself: the file is damaged, or no database.
+                if isinstance(error, OperationalError | InternalError) or type(error) is DriverDatabaseError:
+                    return self._unavailable(str(database.database_error(self._where, error)))
+                log.error("record lost reason=%s", database.database_error(self._where, error))
+            except Exception as error:  # such as a number that the database cannot hold
+                log.error("record lost reason=%s: %s", type(error).__name__, error)
             self._pending.popleft()
+        self.trouble = ""
+
+    def _unavailable(self, reason: str) -> None:
+        """Wait before the next attempt to write."""
+        self.trouble = f"{len(self._pending)} records are not written: {reason}"
+        self._retry_at = time.monotonic() + RETRY_S
+        log.warning("history not written pending=%d reason=%s", len(self._pending), reason)
 
 
 def _insert(connection: sa.Connection, row: sa.Insert) -> int:

@@ -33,6 +33,8 @@ class Registry:
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder = folder
         self._keep = keep
+        self.damaged: list[str] = []
+        """Files that `latest` passed over, each with the reason."""
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(
@@ -43,6 +45,8 @@ class Registry:
         step: bytes | None = None,
     ) -> Path:
         """Write a version atomically. The manifest is written last, so that a version's other files exist.
+
+        Only versions older than this one are deleted, which has just been read back from its file.
 
         Args:
             manifest: The version.
@@ -55,6 +59,7 @@ class Registry:
 
         Raises:
             OSError: the disk is full or the folder cannot be written; earlier versions are untouched.
+            ManifestError: what was written cannot be read; earlier versions are untouched.
         """
         path = self._path(manifest.version)
         if memory:
@@ -65,9 +70,11 @@ class Registry:
             write_atomic(path.with_suffix(".step"), step)
         write_atomic(path.with_suffix(".json"), json.dumps(progress, indent=1).encode())
         write_atomic(path, manifest.pack())
-        for old in self._paths()[: -self._keep]:
-            for ending in ("", ".json", ".memory", ".step"):
-                (old.with_suffix(ending) if ending else old).unlink(missing_ok=True)
+        if Manifest.unpack(path.read_bytes()).hash != manifest.hash:
+            raise ManifestError(f"{path} is not what was written to it")
+        older = [old for old in self._paths() if self._number(old) < manifest.version]
+        for old in older[: max(0, len(older) - self._keep + 1)]:
+            self._delete(old)
         return path
 
     def memory(self, version: int) -> dict[str, NDArray[Any]]:
@@ -84,7 +91,15 @@ class Registry:
     def steps(self) -> list[bytes]:
         """Return the steps of the versions on disk, oldest first."""
         paths = [path.with_suffix(".step") for path in self._paths()]
-        return [path.read_bytes() for path in paths if path.exists()]
+        found = []
+        for path in paths:
+            try:
+                found.append(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.error("version step skipped file=%s reason=%s", path, error)
+        return found
 
     def latest(self) -> tuple[Manifest, dict[str, Any]] | None:
         """Return the newest readable version and its progress; damaged versions are skipped and logged."""
@@ -96,9 +111,17 @@ class Registry:
                     raise ValueError("the progress is not a JSON object")
             except (OSError, ManifestError, ValueError) as error:
                 log.error("damaged version skipped file=%s reason=%s", path, error)
+                self.damaged.append(f"{path.name}: {error}")
                 continue
             return manifest, progress
         return None
+
+    def _delete(self, path: Path) -> None:
+        for ending in (".json", ".memory", ".step", path.suffix):
+            try:
+                path.with_suffix(ending).unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("old version not deleted file=%s reason=%s", path.with_suffix(ending), error)
 
     def _path(self, version: int) -> Path:
         return self._folder / f"v{version:06d}.safetensors"
@@ -106,4 +129,8 @@ class Registry:
     def _paths(self) -> list[Path]:
         """Return the manifests' files, oldest version first."""
         paths = (path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
-        return sorted(paths, key=lambda path: int(path.stem[1:]))
+        return sorted(paths, key=self._number)
+
+    @staticmethod
+    def _number(path: Path) -> int:
+        return int(path.stem[1:])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.model.architecture import Architecture
-from common.model.manifest import Manifest
+from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
@@ -181,3 +181,33 @@ def test_a_version_that_cannot_be_written_leaves_the_ones_before(tmp_path: Path)
         registry.write(manifest(3), progress(3))
     assert newest(tmp_path) == (manifest(2).hash, progress(2))
     assert len(list(tmp_path.glob("v00000[012].safetensors"))) == 3
+
+
+def test_a_version_is_not_deleted_for_one_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = filled(tmp_path, 3, keep=2)
+    monkeypatch.setattr(
+        "server.storage.registry.write_atomic", lambda path, content: path.write_bytes(content[:-1])
+    )
+    with pytest.raises(ManifestError):
+        registry.write(manifest(3), progress(3))
+    assert newest(tmp_path) == (manifest(2).hash, progress(2))
+
+
+def test_a_new_start_is_not_deleted_for_the_newer_versions_that_cannot_be_read(tmp_path: Path) -> None:
+    """All versions are damaged, so the fleet begins anew with version 0, whose number is lower."""
+    registry = filled(tmp_path, 5, keep=2)
+    for path in tmp_path.glob("*.safetensors"):
+        damage(path, "cut")
+    registry.write(manifest(0), progress(0))
+    assert newest(tmp_path) == (manifest(0).hash, progress(0))
+
+
+def test_what_was_passed_over_is_known(tmp_path: Path) -> None:
+    filled(tmp_path, 2)
+    damage(tmp_path / "v000001.safetensors", "cut")
+    registry = Registry(tmp_path, 10)
+    registry.latest()
+    (said,) = registry.damaged
+    assert said.startswith("v000001.safetensors: ")
