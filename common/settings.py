@@ -264,7 +264,7 @@ class GateSettings(Section):
     norm_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 3.0
     """Largest norm of an update, in robust standard deviations of log norms above the fleet's median.
 
-    It applies once four clients are known. None: no limit.
+    It applies from three clients on, and with two in comparison with earlier updates. None: no limit.
     """
     norm_action: Literal["refuse", "clip"] = "clip"
     """clip: an update above the limit is scaled down to it. refuse: it is not used."""

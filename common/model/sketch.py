@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 SIZE = 32
 """Parameter k of the sketch: about 0.3 % relative error of 1 - rank; 10 kB for a hundred thousand scores."""
+_MOST_QUANTILES = 1_000_000
+"""Most scores that a sketch is made anew of: more take seconds, and say no more of the tail."""
 _PIECE = 1024
 """Scores added at a time: the library holds Python's global lock, and other threads must not wait long."""
 
@@ -26,7 +28,6 @@ _MAX_RAW = 4
 _RAW_PADDING = 20
 """Unused bytes that the writer leaves after two to four raw items."""
 _MAX_LEVELS = 40
-_MAX_STATE = 1 << 48
 _NOT_FINITE = "holds a score that is not finite"
 
 
@@ -81,6 +82,22 @@ class ScoreSketch:
         whole = np.ascontiguousarray(scores, np.float32)
         for start in range(0, len(whole), _PIECE):
             self._sketch.update(whole[start : start + _PIECE])
+
+    def bounded(self, count: float, largest: float) -> ScoreSketch:
+        """Return the sketch of at most `count` of its scores, evenly spread, each at most `largest`.
+
+        It is this sketch if both hold already. Else it is made anew of quantiles.
+
+        >>> scores = ScoreSketch.of(np.arange(1000.0)).bounded(10, 800.0)
+        >>> scores.count, scores.quantile(1.0)
+        (10, 800.0)
+        """
+        if self.count <= count and (not self.count or self.quantile(1.0) <= largest):
+            return self
+        number = int(min(self.count, max(count, 1), _MOST_QUANTILES))
+        ranks = (np.arange(number) + 0.5) / number
+        scores = np.asarray(self._sketch.get_quantiles(ranks.tolist()), np.float32)
+        return type(self).of(np.minimum(scores, np.float32(largest)))
 
     def merge(self, other: ScoreSketch) -> ScoreSketch:
         """Return a sketch of both sets of scores together."""
@@ -168,7 +185,9 @@ def _levels_problem(body: bytes, levels: int, k: int, first_sorted: bool) -> str
     for level in range(levels):
         state, size, number, sections, padding, count = _LEVEL.unpack_from(body, at)
         at += _LEVEL.size
-        if number != level or padding or state >= _MAX_STATE or _section_size(k, sections) != size:
+        # Each compaction halves at least two scores. Merging joins states by OR, which is at most their sum.
+        unsound = padding or state > (scores or 0) or _section_size(k, sections) != size
+        if number != level or unsound:
             return f"has an invalid level {level}"
         if count > 8 * sections * size or at + 4 * count > len(body):
             return f"claims {count} scores on level {level}"

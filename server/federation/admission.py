@@ -6,13 +6,13 @@ an aggregation.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from common.bounds import MAX_COUNT
 from common.compression.codec import CompressionError
 from common.model.manifest import Manifest
 from common.model.weights import add, is_finite, norm, shapes
@@ -22,13 +22,26 @@ from server.coordination.events import Described, DescriptionFailed, Event, Repl
 from server.coordination.state import State, client_name
 from server.federation.client_records import ClientRecords
 from server.federation.journal import Journal
-from server.federation.replies import DUPLICATE, AdmittedReplies, AdmittedReply, Reply
+from server.federation.replies import (
+    DUPLICATE,
+    UNREADABLE,
+    AdmittedReplies,
+    AdmittedReply,
+    Reply,
+    SentMessage,
+    described,
+)
+
+log = logging.getLogger(__name__)
 
 MAX_ERROR = float(np.finfo(np.float32).max)
-"""Largest squared error of one input."""
+"""Largest squared error of one input, and largest magnitude of a value: rows and errors are float32."""
 
-MIN_NORMS = 4
-"""With fewer clients no norm can be called unusual."""
+ROUNDING = 1e-3
+"""Share by which moments may miss what holds for exact ones: they are sums of float32 values."""
+
+MIN_NORMS = 3
+"""With fewer norms none can be called unusual."""
 
 MIN_SPREAD = 0.35
 """Lower bound of the spread of log norms, so that clients that agree closely tolerate small differences."""
@@ -66,14 +79,22 @@ def admit(answer: Update | Evaluation, version: int, newest: Manifest) -> Update
     """
     if answer.version != version:
         raise AdmissionError("version", f"it is about version {answer.version}, not {version}")
+    if answer.scores.count > answer.error.count:
+        raise AdmissionError(
+            "scores", f"it has {answer.scores.count} scores of {answer.error.count} held-out events"
+        )
+    if answer.scores.count and answer.scores.quantile(0.0) < 0:
+        raise AdmissionError("scores", "a score is negative, but it is a mean of squares")
     if answer.residuals.count:
         residuals, inputs = answer.residuals, newest.architecture.inputs
         if len(residuals.squares) != inputs:
             raise AdmissionError(
                 "residuals", f"they are of {len(residuals.squares)} inputs, the model has {inputs}"
             )
-        if residuals.count > MAX_COUNT:
-            raise AdmissionError("residuals", f"they count {residuals.count} windows")
+        if residuals.count > answer.error.count:
+            raise AdmissionError(
+                "residuals", f"they count {residuals.count} windows of {answer.error.count} held-out events"
+            )
         if (residuals.squares > MAX_ERROR * np.asarray(residuals.counts)).any():
             raise AdmissionError("residuals", f"their mean over {residuals.count} windows is too large")
     if isinstance(answer, Update):
@@ -94,6 +115,32 @@ def admit(answer: Update | Evaluation, version: int, newest: Manifest) -> Update
     return answer
 
 
+def check_description(description: Description) -> None:
+    """Check a client's moments: they have to be those of some rows of float32 values.
+
+    A mean lies between the smallest and the largest value, and a variance is at most a quarter of the squared
+    range (Popoviciu's inequality). With these bounds no sum over clients can overflow.
+
+    Raises:
+        AdmissionError: there are no rows that have these moments.
+    """
+    moments = description.moments
+    if moments is None:
+        return
+    low, high = moments.minimum, moments.maximum
+    margin = ROUNDING * moments.magnitude
+    if (moments.magnitude > MAX_ERROR).any():
+        raise AdmissionError("moments", f"a value is {moments.magnitude.max():.3g}, more than float32 holds")
+    if (low > high).any() or ((moments.mean < low - margin) | (moments.mean > high + margin)).any():
+        raise AdmissionError("moments", "a mean is not between the smallest and the largest value")
+    largest = moments.counts * np.square(high - low + margin) / 4 * (1 + ROUNDING)
+    for name, squares in (("m2", moments.m2), ("within", moments.within)):
+        if (squares > largest).any():
+            raise AdmissionError("moments", f"'{name}' is more than the range of the values allows")
+    if (moments.steps > high - low + margin).any():
+        raise AdmissionError("moments", "a step is larger than the range of the values")
+
+
 def limit_norms(
     replies: Sequence[AdmittedReply], norms: Collection[float], gate: GateSettings
 ) -> tuple[list[AdmittedReply], list[tuple[AdmittedReply, str]]]:
@@ -101,7 +148,7 @@ def limit_norms(
 
     Args:
         replies: The updates of an aggregation.
-        norms: The newest norm of each client.
+        norms: The norms to compare with (`ClientRecords.norms`).
         gate: The limit, and whether to clip or to reject.
 
     Returns:
@@ -157,28 +204,56 @@ class ReplyIntake:
     def event(self, reply: Reply, state: State, newest: Manifest | None) -> Event | None:
         """Return the event that a reply causes; None for a duplicate.
 
+        Whatever goes wrong while a reply is checked and recorded is the fault of the client that sent it.
+
         Args:
             reply: A reply.
             state: The coordinator's.
             newest: The newest version; None before there is one.
         """
+        try:
+            return self._event(reply, state, newest)
+        except AdmissionError as error:
+            return self.rejected(reply.sent, f"not admitted: {error}", error.kind, state)
+        except Exception as error:  # the other clients' replies are still to be handled
+            log.exception("reply not handled node=%d", reply.sent.node)
+            return self.rejected(reply.sent, f"not admitted: {described(error)}", "error", state)
+
+    def rejected(self, sent: SentMessage, reason: str, kind: str, state: State) -> Event:
+        """Count and record a reply that is the fault of its client, and return the event that it causes.
+
+        Args:
+            sent: The message that it answers.
+            reason: What is wrong with it.
+            kind: One or two words under which it is counted.
+            state: The coordinator's.
+        """
+        client = client_name(state, sent.node)
+        if sent.kind is None:
+            self._journal.description_failed(sent.node, reason, state.clients)
+            return DescriptionFailed(sent.node, reason, fault=True)
+        self._records.count_rejected(client, kind)
+        self._journal.reply_rejected(client, sent.number, reason)
+        return TaskFailed(sent.node, sent.number, reason, fault=True)
+
+    def _event(self, reply: Reply, state: State, newest: Manifest | None) -> Event | None:
         sent, answer = reply.sent, reply.answer
         if isinstance(answer, Description):
+            check_description(answer)
             return Described(sent.node, sent.number, answer, reply.owner)
+        if answer is not None:
+            assert newest is not None  # noqa: S101  tasks are sent with it
+            return self._admitted(reply, answer, state, newest)
+        if reply.error_kind == UNREADABLE:
+            return self.rejected(sent, reply.error, UNREADABLE, state)
         if sent.kind is None:
             self._journal.description_failed(sent.node, reply.error, state.clients)
             return DescriptionFailed(sent.node, reply.error)
-        reason, kind = reply.error, reply.error_kind
-        if answer is not None:
-            assert newest is not None  # noqa: S101  tasks are sent with it
-            try:
-                return self._admitted(reply, answer, state, newest)
-            except AdmissionError as error:
-                reason, kind = f"not admitted: {error}", error.kind
         client = client_name(state, sent.node)
-        self._records.count_rejected(client, kind)
-        self._journal.reply_rejected(client, sent.number, reason)
-        return TaskFailed(sent.node, sent.number, reason) if kind != DUPLICATE else None
+        self._records.count_rejected(client, reply.error_kind)
+        self._journal.reply_rejected(client, sent.number, reply.error)
+        is_second = reply.error_kind == DUPLICATE
+        return TaskFailed(sent.node, sent.number, reply.error) if not is_second else None
 
     def _admitted(
         self, reply: Reply, answer: Update | Evaluation, state: State, newest: Manifest

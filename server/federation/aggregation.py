@@ -43,6 +43,8 @@ class WeightedUpdate:
     """Scales its difference: the staleness discount times what the norm gate leaves of its norm."""
     message: Message
     """The reply that carried it."""
+    rows: int
+    """Its weight in a mean over updates: the client's rows, bounded (`server.federation.influence`)."""
 
 
 def make_strategy(settings: Settings) -> Strategy:
@@ -131,7 +133,7 @@ def as_arrays(weights: Weights) -> ArrayRecord:
 def _as_flower_reply(weighted: WeightedUpdate, current: Weights) -> Message:
     """Return the update in the form that Flower aggregates: whole arrays, and metrics with a weight."""
     update = weighted.update
-    metrics = MetricRecord({"num-examples": update.rows, "error": update.error.mean, "loss": update.loss})
+    metrics = MetricRecord({"num-examples": weighted.rows, "error": update.error.mean, "loss": update.loss})
     trained = add(current, scale(update.difference, weighted.factor))
     weighted.message.content = RecordDict({"arrays": as_arrays(trained), "metrics": metrics})
     return weighted.message

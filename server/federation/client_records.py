@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
+import math
 import time
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 from msgspec.structs import asdict
 
@@ -15,12 +18,18 @@ from common.model.residuals import Residuals
 from common.model.sketch import ScoreSketch
 from common.model.weights import Weights, norm
 from common.protocol.messages import Evaluation, Traffic, Update
+from server.federation.influence import MIN_CLIENTS, largest_mass, merged_residuals, merged_scores
+
+log = logging.getLogger(__name__)
 
 SMOOTHING = 0.3
 """Weight of the newest aggregation in the mean direction, and of the newest update in a client's cosine."""
 
 SUMMED_TRAFFIC = ("sent_bytes", "received_bytes", "encode_s", "decode_s")
 """Fields of a client's traffic that are summed over all its processes."""
+
+MAX_NORMS = 64
+"""Norms of earlier updates that are remembered."""
 
 MAX_CLIENTS = 10_000
 """Most records; beyond it, the client whose last reply is oldest is removed."""
@@ -69,7 +78,7 @@ class ClientRecords:
     """The records of all clients, by name.
 
     Args:
-        saved: The records of an earlier run; unknown fields are ignored.
+        saved: The records of an earlier run; unknown fields and damaged records are ignored.
 
     >>> records = ClientRecords({"a": {"admitted": 3}})
     >>> records.count_rejected("a", "not finite")
@@ -78,17 +87,20 @@ class ClientRecords:
     """
 
     def __init__(self, saved: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        known = {f.name for f in dataclasses.fields(ClientRecord)}
-        self._records = {
-            name: ClientRecord(**{key: value for key, value in values.items() if key in known})
-            for name, values in (saved or {}).items()
-        }
+        self._records: dict[str, ClientRecord] = {}
+        for name, values in (saved or {}).items():
+            try:
+                self._records[name] = msgspec.convert(values, ClientRecord)
+            except msgspec.ValidationError as error:
+                log.warning("record of a client not read client=%r reason=%s", name, error)
         self._scores: dict[str, ScoreSketch] = {}
         self._residuals: dict[str, Residuals] = {}
         self._scored_versions: dict[str, int] = {}
         self._changed_scores: set[str] = set()
         """Clients whose scores changed since the distances were updated."""
         self._direction: Weights | None = None
+        self._used_norms: deque[float] = deque(maxlen=MAX_NORMS)
+        """Norms of the newest aggregated updates that were not clipped."""
 
     def __getitem__(self, client: str) -> ClientRecord:
         return self._records.get(client, ClientRecord())
@@ -129,6 +141,7 @@ class ClientRecords:
     def record_aggregated(self, updates: Iterable[tuple[Update, int, bool]]) -> None:
         """Record the updates of an aggregation, each with its staleness and whether it was clipped."""
         updates = list(updates)
+        self._used_norms.extend(norm(update.difference) for update, _, clipped in updates if not clipped)
         units = {update.client: _unit(update.difference) for update, _, _ in updates}
         for update, staleness, clipped in updates:
             record = self[update.client]
@@ -169,9 +182,23 @@ class ClientRecords:
             self._change(name, distance=parts[name].distance(merged))
         self._changed_scores.clear()
 
-    def norms(self) -> dict[str, float]:
-        """Return the newest norm of each client."""
-        return {name: r.norm for name, r in self._records.items() if r.norm is not None}
+    def norms(self) -> list[float]:
+        """Return the norms that an update is compared with: the newest of each client.
+
+        Of two clients nobody can say which is unusual: they are compared with earlier updates, too. A client
+        alone has nothing to be compared with.
+        """
+        newest = [record.norm for record in self._records.values() if record.norm is not None]
+        if len(newest) == 1:
+            return []
+        return newest if len(newest) >= MIN_CLIENTS else [*newest, *self._used_norms]
+
+    def forget_scores(self, client: str) -> None:
+        """Remove the scores and residuals of a client, with which no version can be read."""
+        self._scores.pop(client, None)
+        self._residuals.pop(client, None)
+        self._scored_versions.pop(client, None)
+        self._changed_scores.discard(client)
 
     def link_speeds(self, clients: Collection[str]) -> dict[str, float]:
         """Return the measured speeds of these clients' links, in bytes per second."""
@@ -183,29 +210,52 @@ class ClientRecords:
 
     def mean_error(self, clients: Collection[str]) -> float | None:
         """Return the mean of these clients' newest errors, weighted by rows; None if none is known."""
-        known = [r for n, r in self._records.items() if n in clients and r.error is not None and r.rows]
-        rows = sum(r.rows or 0 for r in known)
-        return sum((r.error or 0.0) * (r.rows or 0) for r in known) / rows if rows else None
+        known = [(r.error, r.rows) for r in self._of(clients) if r.error is not None and r.rows]
+        mass = largest_mass([rows for _, rows in known]) if known else 0.0
+        total = sum(min(rows, mass) for _, rows in known)
+        return sum(error * min(rows, mass) for error, rows in known) / total if known else None
+
+    def typical_error(self, clients: Collection[str]) -> float | None:
+        """Return the median of these clients' newest errors; of few clients `mean_error`."""
+        known = [record.error for record in self._of(clients) if record.error is not None]
+        return float(np.median(known)) if len(known) >= MIN_CLIENTS else self.mean_error(clients)
+
+    def largest_rows(self, clients: Collection[str]) -> float:
+        """Return the largest number of rows that one of these clients counts as; infinite if they are few."""
+        rows = [record.rows for record in self._of(clients) if record.rows]
+        return largest_mass(rows) if rows else float("inf")
+
+    def has_drifted(self, clients: Collection[str]) -> bool:
+        """Return whether the data of these clients has drifted: of a quarter of them, and of two at least.
+
+        With fewer than `MIN_CLIENTS` one is enough.
+        """
+        records = self._of(clients)
+        drifted = sum(record.drifted for record in records)
+        return drifted >= (max(2, math.ceil(len(records) / 4)) if len(records) >= MIN_CLIENTS else 1)
+
+    def _of(self, clients: Collection[str]) -> list[ClientRecord]:
+        return [self._records[name] for name in sorted(clients) if name in self._records]
 
     def scored_version(self, client: str) -> int | None:
         """Return the version that the client's newest scores are of; None if it has sent none."""
         return self._scored_versions.get(client)
 
     def merged_scores(self, clients: Collection[str], earlier: ScoreSketch) -> ScoreSketch:
-        """Return the newest scores of these clients together.
+        """Return the newest scores of these clients together, with bounded influence of each.
 
         Args:
             clients: Names.
             earlier: The newest version's scores. After a restart they stand in for clients that took part
                 before and have not sent scores yet.
         """
-        parts = [self._scores[name] for name in sorted(clients) if name in self._scores]
-        return ScoreSketch.merge_all([*parts, earlier] if self._lacks_scores(clients) else parts)
+        parts = {name: self._scores[name] for name in clients if name in self._scores}
+        return merged_scores(parts, earlier if self._lacks_scores(clients) else ScoreSketch())
 
     def merged_residuals(self, clients: Collection[str], earlier: Residuals) -> Residuals:
         """Return the newest residuals of these clients together; the arguments are as in `merged_scores`."""
-        parts = [self._residuals[name] for name in sorted(clients) if name in self._residuals]
-        return Residuals.merge_all([*parts, earlier] if self._lacks_scores(clients) else parts)
+        parts = {name: self._residuals[name] for name in clients if name in self._residuals}
+        return merged_residuals(parts, earlier if self._lacks_scores(clients) else Residuals())
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return the records as JSON values."""
@@ -222,10 +272,7 @@ class ClientRecords:
         if len(self._records) > MAX_CLIENTS:
             oldest = min(self._records, key=lambda name: self._records[name].last_reply_at)
             self._records.pop(oldest)
-            self._scores.pop(oldest, None)
-            self._residuals.pop(oldest, None)
-            self._scored_versions.pop(oldest, None)
-            self._changed_scores.discard(oldest)
+            self.forget_scores(oldest)
 
 
 def _unit(weights: Weights) -> Weights:

@@ -68,9 +68,12 @@ class AppliedUpdates:
     """
 
     def __init__(self, saved: Mapping[str, Sequence[int]] | None = None) -> None:
-        self._serials = {
-            client: tuple(serials)[-MAX_REPORTED:] for client, serials in (saved or {}).items()
-        }  # fmt: skip
+        try:
+            known = msgspec.convert(saved or {}, dict[str, tuple[int, ...]])
+        except msgspec.ValidationError as error:
+            log.error("serial numbers of applied updates not read reason=%s", error)
+            known = {}
+        self._serials = {client: serials[-MAX_REPORTED:] for client, serials in known.items()}
 
     def add(self, client: str, serial: int) -> None:
         """Add an update; 0 is not a serial number."""
@@ -241,6 +244,15 @@ class VersionChain:
             return weights, None
         self._feedback = Feedback(self._feedback.after_encoding(0, difference, decoded, 1).error)
         return published, block
+
+    @property
+    def feedback(self) -> Feedback:
+        """What the encodings so far have left out. To set it back undoes an encoding."""
+        return self._feedback
+
+    @feedback.setter
+    def feedback(self, earlier: Feedback) -> None:
+        self._feedback = earlier
 
     def extend(self, current: Manifest, manifest: Manifest, block: Block | None) -> VersionStep | None:
         """Add the step between two versions and return it; None without a block."""

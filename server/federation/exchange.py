@@ -29,8 +29,8 @@ from server.coordination.actions import RequestDescription
 from server.coordination.state import Kind, NodeId
 from server.federation.compression import VersionChain, VersionStep
 from server.federation.heartbeats import HeartbeatMonitor
-from server.federation.replies import DUPLICATE, Reply, SentMessage
-from server.flower.grid import last_heartbeats, public_keys, pull_replies, push_inline
+from server.federation.replies import DUPLICATE, MAX_REASON, UNREADABLE, Reply, SentMessage, described
+from server.flower.grid import is_unreadable, last_heartbeats, public_keys, pull_replies, push_inline
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +39,6 @@ REQUEST_TTL_S = 30.0
 
 MAX_ANSWERED = 4096
 """Answered messages that are remembered, so that a second reply is recognised."""
-
-MIN_POLL_S, MAX_POLL_S = 0.02, 0.25
-POLL_SHARE = 0.05
-"""The wait before a poll, as a share of the time since the last reply."""
-
-POLL_SMOOTHING = 0.1
-"""Weight of the newest interval between replies in their mean."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,17 +199,24 @@ class MessageExchange:
         return self._reply(message, sent)
 
     def _reply(self, message: Message, sent: SentMessage) -> Reply | None:
+        """Return a reply, read; whatever is wrong with it is an error of this reply alone."""
         if message.has_error():
-            return Reply(sent, None, message.error.reason or "error without a reason", "failed", message, 0)
+            kind = UNREADABLE if is_unreadable(message) else "failed"
+            reason = (message.error.reason or "error without a reason")[:MAX_REASON]
+            return Reply(sent, None, reason, kind, message, 0)
         try:
             content = _packed(message.content)
             answer = _unpack(content, sent.kind)
-            if isinstance(answer, VersionMissing):
-                return self._sent_whole(sent, answer, message)
-            owner = self._owner(sent.node) if isinstance(answer, Description) else None
-        except (ProtocolError, RosterError) as error:
-            return Reply(sent, None, f"{type(error).__name__}: {error}", "protocol", message, 0)
+        except Exception as error:  # what a client sent must not end the federation of all
+            return Reply(sent, None, described(error), UNREADABLE, message, 0)
+        if isinstance(answer, VersionMissing):
+            return self._sent_whole(sent, answer, message)
+        owner = None
         if isinstance(answer, Description):
+            try:
+                owner = self._owner(sent.node)
+            except RosterError as error:
+                return Reply(sent, None, described(error), "roster", message, 0)
             self._held_hashes[sent.node] = answer.held
         elif sent.kept_hash:
             self._held_hashes[sent.node] = sent.kept_hash
@@ -232,48 +232,11 @@ class MessageExchange:
         self._held_hashes.pop(sent.node, None)
         if sent.whole_task is None:
             error = f"it cannot read a whole version: {missing.reason}"
-            return Reply(sent, None, error, "protocol", message, 0)
-        log.warning("sending the whole version client=%s reason=%s", missing.client, missing.reason)
+            return Reply(sent, None, error[:MAX_REASON], UNREADABLE, message, 0)
+        reason = missing.reason[:MAX_REASON]
+        log.warning("sending the whole version client=%r reason=%r", missing.client, reason)
         self._push_tasks([(replace(sent, whole_task=None), _content(WholeVersion.of(sent.whole_task)))])
         return None
-
-
-class PollTimer:
-    """Computes the wait before the next poll.
-
-    Args:
-        now: Seconds on a monotonic clock.
-        streaming: Whether replies come one by one, as in asynchronous training, instead of together.
-
-    >>> timer = PollTimer(now=0.0, streaming=False)
-    >>> timer.wait_s(1.0), timer.wait_s(60.0)
-    (0.05, 0.25)
-    >>> timer.received(2, 60.0)
-    >>> timer.wait_s(60.0)
-    0.02
-    """
-
-    def __init__(self, now: float, streaming: bool) -> None:
-        self._streaming = streaming
-        self._last_reply_at = now
-        self._interval_s = MIN_POLL_S
-
-    def received(self, replies: int, now: float) -> None:
-        """Record how many replies a poll brought."""
-        if replies:
-            interval_s = (now - self._last_reply_at) / replies
-            self._interval_s += POLL_SMOOTHING * (interval_s - self._interval_s)
-            self._last_reply_at = now
-
-    def wait_s(self, now: float) -> float:
-        """Return the seconds to wait.
-
-        Where replies come one by one, that is at least half of their mean interval: each poll costs SuperLink
-        as much as a client's poll, and its time belongs to the clients.
-        """
-        stream_s = self._interval_s / 2 if self._streaming else 0.0
-        wait_s = max(POLL_SHARE * (now - self._last_reply_at), stream_s, MIN_POLL_S)
-        return min(wait_s, MAX_POLL_S)
 
 
 def _unpack(content: bytes, kind: Kind | None) -> Description | Update | Evaluation | VersionMissing:

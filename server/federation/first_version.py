@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest, ManifestError
-from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.transfer import TransferError, transfer_weights
 from common.model.version_settings import VersionSettings
 from common.protocol.messages import Description
 from common.settings import Settings
+from server.federation.influence import merged_moments
 
 
 def transfer_source(settings: Settings) -> Manifest | None:
@@ -30,16 +30,18 @@ def transfer_source(settings: Settings) -> Manifest | None:
 def first_version(
     features: tuple[str, ...], descriptions: Iterable[Description], settings: Settings
 ) -> Manifest:
-    """Return version 0, with the merged moments of the clients that are described.
+    """Return version 0, with the merged moments of the clients that are described (`influence`).
 
     Raises:
         TransferError: the version that `federation.start_from` names does not fit.
     """
     schema = Schema(features)
-    moments = Moments.merge_all(
-        d.moments.take(schema.align(d.schema.features))
-        for d in sorted(descriptions, key=lambda d: d.client)
-        if d.moments is not None
+    moments = merged_moments(
+        [
+            d.moments.take(schema.align(d.schema.features))
+            for d in sorted(descriptions, key=lambda d: d.client)
+            if d.moments is not None
+        ]
     )
     architecture = Architecture.from_settings(settings.model, len(schema))
     weights, federation = architecture.initial_weights(settings.training.seed), settings.federation

@@ -49,6 +49,8 @@ class Journal:
         self._opened_at = self._waiting_at = self._status_at = clock()
         self._waiting_every_s = WAITING_INTERVAL_S
         self._bytes_down, self._encode_s, self._decode_s = 0, 0.0, 0.0
+        self._troubles: dict[str, str] = {}
+        """What cannot be written or read, and why."""
         self._undescribed: dict[NodeId, str] = {}
         """The last reason logged for each node whose description failed."""
 
@@ -116,6 +118,29 @@ class Journal:
             "round closed round=%d kind=%s version=%d error=%s answered=%d failed=%d wall_s=%.3f",
             number, kind, row.version, row.error, len(replies), len(failures), row.wall_s,
         )  # fmt: skip
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """What is in trouble, such as `history` or `versions`, and why; empty if nothing is."""
+        history = self._history.trouble
+        return {**self._troubles, **({"history": history} if history else {})}
+
+    def trouble(self, what: str, reason: str) -> None:
+        """Record that something cannot be written or read; the run goes on."""
+        if self._troubles.get(what) != reason:
+            self._troubles[what] = reason
+            log.error("trouble with=%s reason=%s", what, reason)
+            self._history.note("trouble", f"{what}: {reason}")
+
+    def damage_found(self, reason: str) -> None:
+        """Record which versions could not be read at the start, and which one is used."""
+        self.trouble("damaged versions", reason)
+
+    def trouble_over(self, what: str) -> None:
+        """Record that something works again."""
+        if self._troubles.pop(what, None) is not None:
+            log.info("trouble over with=%s", what)
+            self._history.note("trouble over", what)
 
     def round_abandoned(self, number: int, version: int, failures: Mapping[str, str]) -> None:
         """Record a round with too few replies.
@@ -191,4 +216,5 @@ class Journal:
         if self._status is not None:
             self._status_at = self._clock()
             status = status_file.run_status(state, records, self._status_at, self._settings, unseen)
+            status["trouble"] = self.troubles
             status_file.write(self._status, status)

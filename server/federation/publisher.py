@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from common.compression.choice import Block
 from common.model.manifest import Manifest
-from common.model.weights import Weights, size_of
+from common.model.weights import size_of
 from common.protocol.messages import Description
 from common.settings import Settings
 from server.coordination.actions import Aggregate, CreateFirstVersion, Publish
@@ -19,17 +20,24 @@ from server.federation.client_records import ClientRecords
 from server.federation.compression import AppliedUpdates, VersionChain, VersionStep, down
 from server.federation.first_version import first_version
 from server.federation.journal import Journal
-from server.federation.replies import AdmittedReplies, AdmittedReply, weighted_error
+from server.federation.read_back import read_back
+from server.federation.replies import AdmittedReplies, AdmittedReply, described, typical_error, weighted_error
+from server.federation.version_store import SavedVersion, VersionStore
 from server.storage.registry import Registry
 
 log = logging.getLogger(__name__)
 
+MAX_TRIES = 64
+"""Most clients that are left out in turn to find one with whose contribution no version can be read."""
+
 
 @dataclass(frozen=True, eq=False)
-class _Aggregation:
-    """An aggregation whose version is not published yet."""
+class _Candidate:
+    """A version that can be read, and is not published yet."""
 
-    weights: Weights
+    manifest: Manifest
+    block: Block | None
+    """The encoded step to it; None if it is not encoded."""
     replies: list[AdmittedReply]
     failures: Mapping[str, str]
     error: float
@@ -59,10 +67,11 @@ class VersionPublisher:
         self._aggregator = aggregator
         self._settings = settings
         self._registry = registry
+        self._store = VersionStore(registry, journal)
         self._replies = replies
         self._records = records
         self._journal = journal
-        self._aggregation: _Aggregation | None = None
+        self._candidate: _Candidate | None = None
         self.newest: Manifest | None = None
         """The newest version; None before version 0."""
         self.chain = VersionChain()
@@ -74,9 +83,9 @@ class VersionPublisher:
         """Continue from the newest version in the registry.
 
         Returns:
-            The progress that was written with it; None if the registry is empty.
+            The progress that was written with it; None if there is no version that can be read.
         """
-        saved = self._registry.latest()
+        saved = self._store.latest()
         if saved is None:
             return None
         self.newest, progress = saved
@@ -92,13 +101,14 @@ class VersionPublisher:
 
         Raises:
             TransferError: the version that `federation.start_from` names does not fit.
-            OSError: it cannot be written.
         """
         self.newest = first_version(action.features, descriptions, self._settings)
         self._write(self.newest, action.progress, None)
 
     def aggregate(self, action: Aggregate, clients: Collection[str]) -> Aggregated | AggregationFailed:
-        """Make the weights of the next version, which `publish` then writes.
+        """Make the next version and read it back; `publish` then writes it.
+
+        If it cannot be read back, the client is left out without whose contributions it can.
 
         Args:
             action: The updates.
@@ -106,7 +116,7 @@ class VersionPublisher:
         """
         newest = self._newest()
         replies, rejected = limit_norms(
-            self._replies.take(action.shares), self._records.norms().values(), self._settings.gate
+            self._replies.take(action.shares), self._records.norms(), self._settings.gate
         )
         failures = {failure.client: failure.reason for failure in action.failures}
         for reply, reason in rejected:
@@ -116,49 +126,113 @@ class VersionPublisher:
         try:
             if not replies:
                 raise EmptyAggregationError("the norm gate rejected every update")
-            updates = [reply.weighted for reply in replies]
-            weights = self._aggregator.aggregate(newest.version + 1, newest.weights, updates)
+            manifest, block, left_out = self._made(replies, {*clients, *(r.client for r in replies)})
         except EmptyAggregationError as error:
             self._journal.aggregation_failed(newest.version + 1, newest.version, str(error), failures)
             return AggregationFailed(str(error))
+        for client, reason in left_out.items():
+            failures[client] = reason
+            self._records.forget_scores(client)
+            self._records.count_rejected(client, "unreadable")
+            self._journal.reply_rejected(client, 0, reason)
+        replies = [reply for reply in replies if reply.client not in left_out]
         self._records.record_aggregated((r.update, r.staleness, r.clipped) for r in replies)
-        mean_error = self._mean_error(replies, clients)
-        self._aggregation = _Aggregation(weights, replies, failures, mean_error)
-        return Aggregated(mean_error, len(replies), any(reply.answer.drifted for reply in replies))
+        contributors = {*clients, *(reply.client for reply in replies)} - left_out.keys()
+        self._candidate = _Candidate(manifest, block, replies, failures, self._mean_error(replies, clients))
+        return Aggregated(
+            self._typical_error(replies, clients), len(replies), self._records.has_drifted(contributors),
+            tuple(left_out),
+        )  # fmt: skip
 
-    def publish(self, action: Publish, clients: Collection[str]) -> None:
-        """Encode and write the aggregated version; it becomes the newest.
-
-        Args:
-            action: Its number and the progress to write with it.
-            clients: Names of the connected clients.
+    def _made(
+        self, replies: list[AdmittedReply], contributors: Collection[str]
+    ) -> tuple[Manifest, Block | None, dict[str, str]]:
+        """Return the next version, its encoded step, and who was left out of it, with the reason.
 
         Raises:
-            OSError: it cannot be written.
+            EmptyAggregationError: no version can be made and read back without one of the clients either.
         """
-        newest, aggregation = self._newest(), self._aggregation
-        assert aggregation is not None  # noqa: S101  the coordinator publishes what was aggregated
-        self._aggregation = None
+        memory, feedback = self._aggregator.memory(), self.chain.feedback
+        choices: list[set[str]] = [set()]
+        problem = ""
+        while choices:
+            left_out = choices.pop(0)
+            used = [reply for reply in replies if reply.client not in left_out]
+            if not used:
+                continue
+            try:
+                manifest, block = self._made_of(used, set(contributors) - left_out)
+                read_back(manifest)
+            except Exception as error:  # whatever it is, it follows from what the clients sent
+                self._aggregator.restore(memory)
+                self.chain.feedback = feedback
+                if not left_out:
+                    problem = str(error) if isinstance(error, EmptyAggregationError) else described(error)
+                    log.error("version cannot be made or read back reason=%s", problem)
+                    choices = self._without_some(contributors)
+            else:
+                reason = f"not used: with it, no version can be read: {problem}"
+                return manifest, block, dict.fromkeys(sorted(left_out), reason)
+        raise EmptyAggregationError(problem)
+
+    def _without_some(self, contributors: Collection[str]) -> list[set[str]]:
+        """Return whom to leave out of a version that cannot be read, in the order in which to try.
+
+        First all whose scores or residuals alone make a version unreadable, then each other client, too.
+        """
+        newest, alone = self._newest(), set()
+        for client in contributors:
+            try:
+                scores = self._records.merged_scores({client}, newest.scores)
+                residuals = self._records.merged_residuals({client}, newest.residuals)
+                read_back(replace(newest, scores=scores, residuals=residuals))
+            except Exception:  # the reason is that of the whole version
+                alone.add(client)
+        others = sorted(set(contributors) - alone)[:MAX_TRIES]
+        return [*([alone] if alone else []), *(alone | {client} for client in others)]
+
+    def _made_of(
+        self, replies: list[AdmittedReply], contributors: Collection[str]
+    ) -> tuple[Manifest, Block | None]:
+        """Return the next version of these updates and these clients' scores, and its encoded step."""
+        newest = self._newest()
+        largest = self._records.largest_rows(contributors)
+        updates = [reply.weighted(largest) for reply in replies]
+        weights = self._aggregator.aggregate(newest.version + 1, newest.weights, updates)
         with self._journal.timed_encoding():
-            speeds = self._records.link_speeds(clients).values()
+            speeds = self._records.link_speeds(contributors).values()
             codec = down(self._settings.compression, size_of(newest.architecture.shapes), speeds)
-            weights, block = self.chain.encoded(newest, aggregation.weights, codec)
-        contributors = {*clients, *(reply.client for reply in aggregation.replies)}
+            weights, block = self.chain.encoded(newest, weights, codec)
         manifest = replace(
             newest,
-            version=action.version,
+            version=newest.version + 1,
             weights=weights,
             scores=self._records.merged_scores(contributors, newest.scores),
             residuals=self._records.merged_residuals(contributors, newest.residuals),
         )
-        for reply in aggregation.replies:
+        return manifest, block
+
+    def publish(self, action: Publish) -> None:
+        """Write the version that was made; it becomes the newest.
+
+        Args:
+            action: Its number and the progress to write with it.
+        """
+        newest, candidate = self._newest(), self._candidate
+        assert candidate is not None  # noqa: S101  the coordinator publishes what was aggregated
+        self._candidate = None
+        manifest = candidate.manifest
+        for reply in candidate.replies:
             self.applied.add(reply.client, reply.update.serial)
-        self._write(manifest, action.progress, self.chain.extend(newest, manifest, block))
+        self._write(manifest, action.progress, self.chain.extend(newest, manifest, candidate.block))
         self.newest = manifest
         self._journal.round_closed(
-            "train", action.version, action.version, aggregation.replies, aggregation.failures,
-            aggregation.error,
-        )  # fmt: skip
+            "train", action.version, action.version, candidate.replies, candidate.failures, candidate.error
+        )
+
+    def write_again(self) -> None:
+        """Write the newest version if the disk did not take it before."""
+        self._store.write_again()
 
     def _newest(self) -> Manifest:
         assert self.newest is not None  # noqa: S101  updates are of a version
@@ -173,8 +247,16 @@ class VersionPublisher:
                 return error
         return weighted_error([reply for reply in replies if not reply.staleness] or replies)
 
+    def _typical_error(self, replies: list[AdmittedReply], clients: Collection[str]) -> float:
+        """Return the error before this aggregation by which the stop rule judges: the median client's."""
+        if self._settings.federation.mode == "asynchronous":
+            error = self._records.typical_error(clients)
+            if error is not None:
+                return error
+        return typical_error([reply for reply in replies if not reply.staleness] or replies)
+
     def _write(self, manifest: Manifest, progress: Mapping[str, Any], step: VersionStep | None) -> None:
         memory = self._aggregator.memory() | self.chain.memory()
         progress = {**progress, "serials": self.applied.to_json()}
-        self._registry.write(manifest, progress, memory, step.pack() if step is not None else None)
+        self._store.write(SavedVersion(manifest, progress, memory, step.pack() if step is not None else None))
         self.chain.keep_from(manifest.version - self._settings.server.keep_versions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from flwr.app import Message
 
 from common.compression.choice import NONE
@@ -12,10 +13,23 @@ from common.protocol.messages import Description, Evaluation, Task, Traffic, Upd
 from server.coordination.actions import UpdateShare
 from server.coordination.state import Kind, NodeId
 from server.federation.aggregation import WeightedUpdate
+from server.federation.influence import MIN_CLIENTS, largest_mass
 from server.storage.history import ReplyRow
 
 DUPLICATE = "duplicate"
 """The kind of error of a second reply to one message."""
+
+UNREADABLE = "protocol"
+"""The kind of error of a reply that cannot be read: a fault of the client that sent it."""
+
+MAX_REASON = 300
+"""Longest description of an error, in characters."""
+
+
+def described(error: BaseException) -> str:
+    """Return an exception in one line of at most `MAX_REASON` characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,7 @@ class Reply:
     error: str
     """Empty if there is an answer."""
     error_kind: str
-    """One word under which the error is counted: failed, protocol or duplicate; empty without an error."""
+    """One word under which the error is counted: failed, protocol, roster or duplicate; empty without one."""
     message: Message
     bytes_up: int
     """Size of the content."""
@@ -98,10 +112,10 @@ class AdmittedReply:
         assert isinstance(self.answer, Update)  # noqa: S101  only updates are aggregated
         return self.answer
 
-    @property
-    def weighted(self) -> WeightedUpdate:
-        """The update as the aggregation takes it."""
-        return WeightedUpdate(self.update, self.factor, self.reply.message)
+    def weighted(self, largest_rows: float) -> WeightedUpdate:
+        """Return the update as the aggregation takes it, weighted by at most this number of rows."""
+        rows = self.answer.rows if self.answer.rows <= largest_rows else round(largest_rows)
+        return WeightedUpdate(self.update, self.factor, self.reply.message, rows)
 
     @property
     def row(self) -> ReplyRow:
@@ -165,6 +179,14 @@ class AdmittedReplies:
 
 
 def weighted_error(replies: Sequence[AdmittedReply]) -> float:
-    """Return the mean reconstruction error, weighted by rows."""
-    rows = sum(reply.answer.rows for reply in replies)
-    return sum(reply.answer.error.mean * reply.answer.rows for reply in replies) / rows
+    """Return the mean reconstruction error, weighted by rows with bounded influence of each client."""
+    mass = largest_mass([reply.answer.rows for reply in replies])
+    rows = [min(reply.answer.rows, mass) for reply in replies]
+    return sum(reply.answer.error.mean * n for reply, n in zip(replies, rows, strict=True)) / sum(rows)
+
+
+def typical_error(replies: Sequence[AdmittedReply]) -> float:
+    """Return the error that the stop rule judges by: the median client's; of few clients the mean."""
+    if len(replies) < MIN_CLIENTS:
+        return weighted_error(replies)
+    return float(np.median([reply.answer.error.mean for reply in replies]))

@@ -68,13 +68,33 @@ def run_status(
 
 
 def write(path: Path, status: Mapping[str, Any]) -> None:
-    """Replace the status file at once; the write is not synced to disk."""
+    """Replace the status file at once; the write is not synced to disk.
+
+    On a full disk the file is written over in place, without the clients if it is too small for them.
+    """
     partial = path.with_suffix(".partial")
+    content = json.dumps(status).encode()
     try:
-        partial.write_text(json.dumps(status))
+        partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:  # a full disk must not end the run
         log.error("status not written file=%s reason=%s", path, error)
+        trouble = {**status.get("trouble", {}), "status": str(error)}
+        _write_over(path, {**status, "trouble": trouble}, {**status, "trouble": trouble, "clients": {}})
+
+
+def _write_over(path: Path, *choices: Mapping[str, Any]) -> None:
+    """Write the first of the choices that fits into the file's present size, which needs no space."""
+    try:
+        size = path.stat().st_size
+        for status in choices:
+            content = json.dumps(status).encode()
+            if len(content) <= size:
+                with path.open("r+b") as file:
+                    file.write(content.ljust(size))
+                return
+    except OSError as error:
+        log.error("status not written over file=%s reason=%s", path, error)
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -91,7 +111,11 @@ def read_client_records(path: Path) -> dict[str, dict[str, Any]]:
     clients = (read(path) or {}).get("clients", {})
     if not isinstance(clients, dict):
         return {}
-    return {name: record for name, record in clients.items() if record.get("state") != ENROLLED}
+    return {
+        name: record
+        for name, record in clients.items()
+        if isinstance(record, dict) and record.get("state") != ENROLLED
+    }
 
 
 def _activity(state: State, node: int | None, now: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from common.model.manifest import Manifest
-from common.protocol.messages import Description
 from common.settings import Settings
 from server.access.roster import Roster, RosterError
 from server.coordination import coordinator
@@ -34,19 +33,19 @@ from server.coordination.actions import (
     RequestDescription,
     SendTasks,
     Stop,
-    TaskOrder,
 )
-from server.coordination.events import Event, NodesConnected, Tick
+from server.coordination.events import Described, Event, NodesConnected, ReplyAdmitted, Tick
 from server.coordination.state import Kind, NodeId, State, client_name, ready_names, resumed
 from server.federation import status_file
 from server.federation.admission import ReplyIntake
 from server.federation.aggregation import Aggregator, as_arrays
 from server.federation.client_records import ClientRecords
 from server.federation.compression import TaskBuilder
-from server.federation.exchange import MessageExchange, OutgoingTask, PollTimer
+from server.federation.exchange import MessageExchange, OutgoingTask
 from server.federation.journal import Journal
+from server.federation.polling import PollTimer
 from server.federation.publisher import VersionPublisher
-from server.federation.replies import AdmittedReplies
+from server.federation.replies import AdmittedReplies, SentMessage, described
 from server.storage.history import History
 from server.storage.registry import Registry
 
@@ -96,10 +95,18 @@ class FlockStrategy(Strategy):
         progress = self._publisher.resume()
         newest = self._publisher.newest
         if newest is not None and progress is not None:
-            self._state = resumed(self._state, newest.version, newest.schema.features, progress)
+            self._state = self._resumed(newest, progress)
         self._tasks = TaskBuilder(
             settings.compression, self._records, self._replies, self._publisher.applied
         )  # fmt: skip
+
+    def _resumed(self, newest: Manifest, progress: Mapping[str, Any]) -> State:
+        """Return the state that goes on from a version; without its progress if that is damaged."""
+        try:
+            return resumed(self._state, newest.version, newest.schema.features, progress)
+        except ValueError as error:
+            self._journal.damage_found(f"the progress of version {newest.version}: {error}")
+            return resumed(self._state, newest.version, newest.schema.features, {})
 
     @property
     def reason(self) -> str:
@@ -158,6 +165,7 @@ class FlockStrategy(Strategy):
             self._handle([Tick()], exchange)
             self._journal.waiting(self._state, self._unseen)
             if self._journal.status_due():
+                self._publisher.write_again()
                 self._write_status()
             time.sleep(polls.wait_s(self._clock()))
         self._write_status()
@@ -174,14 +182,28 @@ class FlockStrategy(Strategy):
         """
         queue, outbox = deque(events), _Outbox()
         while queue:
-            self._state, actions = coordinator.step(
-                self._state, queue.popleft(), self._clock(), self._settings.federation
-            )
-            for action in actions:
+            for action in self._step(queue.popleft()):
                 if (event := self._take(action, outbox)) is not None:
                     queue.appendleft(event)
         self._replies.keep_only({update.number for update in self._state.buffer})
         self._send(outbox, exchange)
+        if outbox.failed:
+            self._handle(outbox.failed, exchange)
+
+    def _step(self, event: Event) -> list[Action]:
+        """Step the coordinator through an event; one of a client that cannot be handled is its fault."""
+        try:
+            self._state, actions = coordinator.step(
+                self._state, event, self._clock(), self._settings.federation
+            )
+        except Exception as error:
+            if not isinstance(event, Described | ReplyAdmitted):
+                raise
+            log.exception("event not handled node=%d", event.node)
+            kind: Kind | None = None if isinstance(event, Described) else "train"
+            sent = SentMessage(event.node, event.number, kind)
+            return self._step(self._intake.rejected(sent, described(error), "error", self._state))
+        return actions
 
     def _take(self, action: Action, outbox: _Outbox) -> Event | None:
         """Take an action; return the event that it must be answered with."""
@@ -198,7 +220,7 @@ class FlockStrategy(Strategy):
             case Aggregate():
                 return self._publisher.aggregate(action, ready_names(self._state))
             case Publish():
-                self._publisher.publish(action, ready_names(self._state))
+                self._publisher.publish(action)
             case DropUpdate(number, node, reason):
                 self._drop(number, node, reason)
             case EvaluationDone():
@@ -220,20 +242,21 @@ class FlockStrategy(Strategy):
         for order in action.orders:
             description = self._state.clients[order.node].description
             assert description is not None  # noqa: S101  only clients that are ready get tasks
-            outbox.tasks.append((manifest, action.kind, order, description))
+            try:
+                task = self._tasks.task(manifest, order.repeats, description)
+            except Exception as error:  # made of what the client said of itself
+                log.exception("task not made node=%d", order.node)
+                sent = SentMessage(order.node, order.number, action.kind)
+                outbox.failed.append(self._intake.rejected(sent, described(error), "error", self._state))
+            else:
+                outbox.tasks.append(OutgoingTask(order.node, order.number, action.kind, task, description))
 
     def _send(self, outbox: _Outbox, exchange: MessageExchange) -> None:
         if outbox.requests:
             clients = self._state.clients.items()
             inline = {node for node, c in clients if c.description is not None and c.description.inline}
             exchange.request_descriptions(outbox.requests, inline, self._publisher.newest)
-        tasks = [
-            OutgoingTask(
-                order.node, order.number, kind, self._tasks.task(manifest, order.repeats, description),
-                description,
-            )
-            for manifest, kind, order, description in outbox.tasks
-        ]  # fmt: skip
+        tasks = outbox.tasks
         if tasks:
             exchange.send_tasks(tasks, self._settings.federation.wait_s)
             self._journal.tasks_sent(exchange.take_bytes_down())
@@ -269,4 +292,6 @@ class _Outbox:
     """Messages to send after the events at hand are handled."""
 
     requests: list[RequestDescription] = field(default_factory=list)
-    tasks: list[tuple[Manifest, Kind, TaskOrder, Description]] = field(default_factory=list)
+    tasks: list[OutgoingTask] = field(default_factory=list)
+    failed: list[Event] = field(default_factory=list)
+    """Of clients whose task cannot be made."""

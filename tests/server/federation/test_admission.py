@@ -85,7 +85,7 @@ def test_a_sound_answer_is_admitted(answer: Update | Evaluation) -> None:
         ({"version": 4}, "about version 4, not 3"),
         ({"residuals": Residuals.of(np.ones((3, 5)))}, "of 5 inputs, the model has 2"),
         ({"residuals": Residuals(1, np.full(2, 1e300))}, "mean over 1 windows is too large"),
-        ({"residuals": Residuals(10**13, np.ones(2))}, "they count 10000000000000 windows"),
+        ({"residuals": Residuals(10**13, np.ones(2))}, "they count 10000000000000 windows of 5"),
     ],
     ids=str,
 )
@@ -146,7 +146,7 @@ def test_an_unusual_norm_is_clipped_or_rejected() -> None:
     assert "its norm is 100" in rejected[0]
 
 
-@pytest.mark.parametrize("norms", [(1.0, 1.0, 100.0), (1.0, 2.0, 4.0, 8.0, 16.0), (0.0, 0.0, 0.0, 0.0, 5.0)])
+@pytest.mark.parametrize("norms", [(1.0, 100.0), (1.0, 2.0, 4.0, 8.0, 16.0), (0.0, 0.0, 0.0, 0.0, 5.0)])
 def test_usual_norms_pass(norms: tuple[float, ...]) -> None:
     left, rejected = limited(GateSettings(norm_action="refuse"), *norms)
     assert left == pytest.approx(norms)

@@ -31,7 +31,7 @@ def part(difference: Sequence[float], rows: int = 1, factor: float = 1.0) -> Wei
     )  # fmt: skip
     request = Message(RecordDict(), 1, "train")
     request.metadata.__dict__["_message_id"] = "asked"
-    return WeightedUpdate(update, factor, Message(RecordDict(), reply_to=request))
+    return WeightedUpdate(update, factor, Message(RecordDict(), reply_to=request), update.rows)
 
 
 def settings(strategy: str, **aggregation: Any) -> Settings:

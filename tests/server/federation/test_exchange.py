@@ -185,3 +185,25 @@ def test_a_client_that_cannot_apply_a_change_is_sent_the_whole_version(grid: Fak
     grid.answer(2, update("a", version=1).encoded())
     (reply,) = exchange.receive()
     assert (reply.sent.number, reply.error) == (11, "")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        RecordDict({RECORD: ConfigRecord({CONTENT: 3})}),
+        RecordDict({RECORD: ConfigRecord({CONTENT: b""})}),
+        RecordDict({RECORD: ConfigRecord({CONTENT: bytes([7]) + b"\x91" * 60_000})}),
+        RecordDict({RECORD: ConfigRecord({CONTENT: (2**63).to_bytes(8, "little") + b"[" * 60_000})}),
+    ],
+    ids=["nothing", "a number", "no bytes", "deep", "a long header"],
+)
+def test_no_content_ends_the_exchange(grid: FakeGrid, content: RecordDict) -> None:
+    exchange = MessageExchange(grid, VersionChain())
+    exchange.send_tasks([outgoing(1, 11, Task(manifest(0))), outgoing(2, 12, Task(manifest(0)))], TTL_S)
+    grid.replies.append(Message(content, reply_to=grid.sent[0]))
+    grid.answer(1, update("b", version=0).encoded())
+    bad, good = exchange.receive()
+    assert (bad.error_kind, bad.answer) == ("protocol", None)
+    assert len(bad.error) <= 300
+    assert good.answer is not None

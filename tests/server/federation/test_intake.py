@@ -8,16 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from msgspec import structs
 
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
+from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
 from common.settings import FederationSettings
 from server.coordination.events import Described, DescriptionFailed, ReplyAdmitted, TaskFailed
 from server.coordination.state import ConnectedClient, State
-from server.federation.admission import ReplyIntake
+from server.federation.admission import ReplyIntake, check_description
 from server.federation.client_records import ClientRecords
 from server.federation.journal import Journal
 from server.federation.replies import DUPLICATE, AdmittedReplies, Reply, SentMessage
@@ -75,7 +80,7 @@ def test_a_description_is_passed_on(desk: Desk) -> None:
 
 
 def test_a_failed_description_is_noted(desk: Desk) -> None:
-    assert desk.event(None, None, "protocol 3", "protocol") == DescriptionFailed(1, "protocol 3")
+    assert desk.event(None, None, "protocol 3", "protocol") == DescriptionFailed(1, "protocol 3", fault=True)
     assert [kind for kind, _ in desk.notes] == ["refused"]
 
 
@@ -98,6 +103,7 @@ def test_an_update_that_is_not_admitted_is_counted_and_noted(
 ) -> None:
     event = desk.event(answer)
     assert isinstance(event, TaskFailed)
+    assert event.fault
     assert reason in event.reason
     assert dict(desk.records["a"].refused) == {kind: 1}
     assert desk.replies.waiting("a") == ()
@@ -113,3 +119,67 @@ def test_an_error_counts_for_the_client_that_was_asked(desk: Desk) -> None:
 def test_a_duplicate_is_counted_and_changes_nothing_else(desk: Desk) -> None:
     assert desk.event(None, "train", "a second reply", DUPLICATE) is None
     assert dict(desk.records["a"].refused) == {DUPLICATE: 1}
+
+
+def described_by(**changes: Any) -> Any:
+    sound = description("a", "i", ("f",))
+    assert sound.moments is not None
+    return structs.replace(sound, moments=structs.replace(sound.moments, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"maximum": np.array([1e200])},
+        {"minimum": np.array([-1e200]), "mean": np.array([-1e200])},
+        {"mean": np.array([7.0])},
+        {"m2": np.array([1e6])},
+        {"within": np.array([1e200])},
+        {"step": np.array([30.0])},
+        {"minimum": np.array([2.0])},
+    ],
+    ids=str,
+)
+def test_moments_that_no_rows_have_are_refused(desk: Desk, changes: dict[str, Any]) -> None:
+    event = desk.event(described_by(**changes), kind=None)
+    assert isinstance(event, DescriptionFailed)
+    assert event.fault
+    assert desk.notes
+
+
+@settings(max_examples=200, deadline=None)
+@given(arrays(np.float32, (4, 2), elements=st.floats(width=32, allow_nan=True, allow_infinity=False)))
+def test_the_moments_of_any_rows_are_admitted(rows: Any) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        moments = Moments.of(np.concatenate([rows, np.zeros((1, 2), np.float32)]))
+    sound = description("a", "i", ("f", "g"))
+    check_description(structs.replace(sound, moments=moments))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"scores": np.arange(3.0)}, "3 scores of 1 held-out events"),
+        ({"scores": np.array([-1.0])}, "negative"),
+        ({"residuals": Residuals(2, np.ones(1))}, "2 windows of 1"),
+    ],
+)
+def test_counts_that_do_not_fit_each_other_are_refused(desk: Desk, changes: Any, said: str) -> None:
+    event = desk.event(trained(**changes))
+    assert isinstance(event, TaskFailed)
+    assert event.fault
+    assert said in event.reason
+
+
+def test_whatever_goes_wrong_with_a_reply_is_its_clients_fault(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OverflowError("far too large")
+
+    monkeypatch.setattr(desk.records, "record_reply", fails)
+    event = desk.event(trained())
+    assert isinstance(event, TaskFailed)
+    assert event.fault
+    assert "OverflowError: far too large" in event.reason
+    assert dict(desk.records["a"].refused) == {"error": 1}

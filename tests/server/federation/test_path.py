@@ -84,8 +84,8 @@ def test_a_training_task_visits_few_modules_there_and_back(
 
     with visits() as seen:
 
-        def watched(self: VersionPublisher, action: Publish, clients: Any) -> None:
-            publish(self, action, clients)
+        def watched(self: VersionPublisher, action: Publish) -> None:
+            publish(self, action)
             published.append(action.version)
             if action.version == 1:
                 seen.on()

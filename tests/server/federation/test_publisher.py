@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from common.model.scoring import ErrorSummary
+from common.model.sketch import ScoreSketch, SketchError
 from common.model.weights import Weights, add
 from common.settings import FederationSettings, Settings
 from server.coordination.actions import Aggregate, CreateFirstVersion, Publish, UpdateShare
@@ -62,9 +64,9 @@ class Desk:
 
     def opened(self) -> VersionPublisher:
         """Return a publisher that starts from what is on disk."""
-        journal = Journal(self.history, FederationSettings(), lambda: 0.0, None)
+        self.journal = Journal(self.history, FederationSettings(), lambda: 0.0, None)
         return VersionPublisher(
-            self.aggregator, self.settings, self.registry, self.replies, self.records, journal,  # type: ignore[arg-type]
+            self.aggregator, self.settings, self.registry, self.replies, self.records, self.journal,  # type: ignore[arg-type]
         )  # fmt: skip
 
     def update(self, client: str, number: int, size: float = 0.5, **changes: Any) -> UpdateShare:
@@ -94,7 +96,7 @@ def test_a_version_is_on_disk_with_its_progress(desk: Desk) -> None:
     assert event == Aggregated(0.5, 1)
     assert desk.publisher.newest is not None
     assert desk.publisher.newest.version == 0  # until it is published
-    desk.publisher.publish(Publish(1, {"best_error": 0.5}), {"a"})
+    desk.publisher.publish(Publish(1, {"best_error": 0.5}))
     saved = desk.registry.latest()
     assert saved is not None
     manifest, progress = saved
@@ -103,7 +105,7 @@ def test_a_version_is_on_disk_with_its_progress(desk: Desk) -> None:
     assert desk.versions() == [1]
 
 
-def test_a_version_that_cannot_be_written_leaves_the_one_before_it(
+def test_a_version_that_the_disk_does_not_take_is_used_and_written_later(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.publisher.aggregate(Aggregate((desk.update("a", 5),), ()), {"a"})
@@ -111,20 +113,37 @@ def test_a_version_that_cannot_be_written_leaves_the_one_before_it(
     def full(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(desk.registry, "write", full)
-    with pytest.raises(OSError, match="no space"):
-        desk.publisher.publish(Publish(1, {"best_error": 0.5}), {"a"})
-    assert desk.publisher.newest is not None
-    assert desk.publisher.newest.version == 0
-    assert desk.versions() == []
-    resumed = desk.opened()
-    assert resumed.resume() == {"best_error": None, "serials": {}}
-    assert resumed.applied.serials("a") == ()
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.registry, "write", full)
+        desk.publisher.publish(Publish(1, {"best_error": 0.5}))
+        assert desk.publisher.newest is not None
+        assert desk.publisher.newest.version == 1
+        assert "version 1 is not on disk: no space" in desk.journal.troubles["versions"]
+        assert desk.opened().resume() == {"best_error": None, "serials": {}}  # as after a crash
+    desk.publisher.write_again()
+    assert desk.journal.troubles == {}
+    saved = desk.registry.latest()
+    assert saved is not None
+    assert saved[0].hash == desk.publisher.newest.hash
+    assert [kind for kind, _ in [desk.history.last_note() or ("", "")]] == ["trouble over"]
+
+
+def test_a_damaged_version_is_named_and_the_one_before_it_is_used(desk: Desk, tmp_path: Path) -> None:
+    desk.publisher.aggregate(Aggregate((desk.update("a", 5),), ()), {"a"})
+    desk.publisher.publish(Publish(1, {}))
+    newest = tmp_path / "versions" / "v000001.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    again = desk.opened()
+    again.resume()
+    assert again.newest is not None
+    assert again.newest.version == 0
+    said = desk.journal.troubles["damaged versions"]
+    assert "version 0 is used; damaged: v000001.safetensors" in said
 
 
 def test_a_publisher_resumes_with_the_applied_updates(desk: Desk) -> None:
     desk.publisher.aggregate(Aggregate((desk.update("a", 5), desk.update("b", 6)), ()), set("ab"))
-    desk.publisher.publish(Publish(1, {"best_error": 0.5}), set("ab"))
+    desk.publisher.publish(Publish(1, {"best_error": 0.5}))
     resumed = desk.opened()
     progress = resumed.resume()
     assert progress is not None
@@ -149,7 +168,7 @@ def test_an_update_of_unusual_norm_is_rejected_and_counted(tmp_path: Path) -> No
         sizes = dict.fromkeys(NAMES, 0.5) | {"e": 500.0}
         shares = tuple(desk.update(name, i, sizes[name]) for i, name in enumerate(NAMES, 1))
         assert desk.publisher.aggregate(Aggregate(shares, ()), set(NAMES)) == Aggregated(0.5, 4)
-        desk.publisher.publish(Publish(1, {}), set(NAMES))
+        desk.publisher.publish(Publish(1, {}))
         assert dict(desk.records["e"].refused) == {"norm": 1}
         assert desk.records["a"].admitted == 1
         (row,) = desk.history.rounds()
@@ -167,3 +186,55 @@ def test_the_error_is_of_fresh_updates_or_in_asynchronous_runs_of_all_clients(tm
             shares = (fresh, UpdateShare(stale.number, 1, 2, 0.5))
             event = desk.publisher.aggregate(Aggregate(shares, ()), set("ab"))
             assert event == Aggregated(error, 2)
+
+
+class Unreadable(ScoreSketch):
+    """A sketch that spoils each sum that it is part of, as one did that only its own reader refused."""
+
+    def bounded(self, count: float, largest: float) -> ScoreSketch:
+        raise SketchError("an invalid level 3")
+
+
+def test_a_version_that_cannot_be_read_back_is_made_without_the_one_at_fault(desk: Desk) -> None:
+    shares = tuple(desk.update(name, i) for i, name in enumerate(NAMES, 1))
+    spoilt = Unreadable()
+    spoilt.add(np.ones(5))
+    desk.records.record_reply(structs.replace(update("c"), scores=spoilt))
+    event = desk.publisher.aggregate(Aggregate(shares, ()), set(NAMES))
+    assert event == Aggregated(0.5, 4, at_fault=("c",))
+    desk.publisher.publish(Publish(1, {}))
+    saved = desk.registry.latest()
+    assert saved is not None
+    assert saved[0].version == 1
+    assert dict(desk.records["c"].refused) == {"unreadable": 1}
+    (row,) = desk.history.rounds()
+    assert "no version can be read: SketchError: an invalid level 3" in row["failed"]["c"]
+
+
+def test_weights_without_a_finite_score_are_not_published(desk: Desk) -> None:
+    """Each is finite, and so is their sum, but not what the network makes of them."""
+    event = desk.publisher.aggregate(Aggregate((desk.update("a", 5, 1e30),), ()), {"a"})
+    assert isinstance(event, AggregationFailed)
+    assert "no finite score" in event.reason
+
+
+def test_rows_of_a_liar_weigh_as_those_of_three_clients(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights: dict[str, int] = {}
+    aggregate = desk.aggregator.aggregate
+
+    def watched(number: int, current: Weights, updates: Sequence[WeightedUpdate]) -> Weights:
+        weights.update({u.update.client: u.rows for u in updates})
+        return aggregate(number, current, updates)
+
+    monkeypatch.setattr(desk.aggregator, "aggregate", watched)
+    shares = [desk.update(name, i) for i, name in enumerate(NAMES[:4], 1)]
+    shares.append(desk.update("e", 9, rows=10**12))
+    desk.publisher.aggregate(Aggregate(tuple(shares), ()), set(NAMES))
+    assert weights == {**dict.fromkeys("abcd", 10), "e": 30}
+
+
+def test_one_liars_error_and_drift_do_not_move_the_stop_rule(desk: Desk) -> None:
+    shares = [desk.update(name, i) for i, name in enumerate(NAMES[:4], 1)]
+    shares.append(desk.update("e", 9, error=ErrorSummary(1, 1e-9, 1, 1, 1, 1), drifted=True))
+    event = desk.publisher.aggregate(Aggregate(tuple(shares), ()), set(NAMES))
+    assert event == Aggregated(0.5, 5, drifted=False)

@@ -1,0 +1,235 @@
+"""Bounds the influence of one client on everything that is summed over clients.
+
+Two rules, both from `MIN_CLIENTS` clients on, with fewer nobody can say which of them is wrong:
+
+- *Mass.* A client counts as at most `MAX_MASS` times as many rows, windows or scores as the median client.
+- *Usual range.* What clients measure on similar machines differs by factors. The usual range is the median of
+  the logarithms, plus and minus `LIMIT` robust standard deviations (1.4826 times the median absolute
+  deviation, at least `MIN_SPREAD`). A value outside is moved to the range's end, or its client left out.
+
+Median and median absolute deviation stay bounded while fewer than half of the clients are wrong. Sources:
+Hampel 1974, "The influence curve and its role in robust estimation" (median and MAD); Huber 1964, "Robust
+estimation of a location parameter" (values moved to the end of a range around it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.model.moments import MAX_SPREAD_RATIO, Moments
+from common.model.residuals import Residuals
+from common.model.sketch import ScoreSketch
+
+MIN_CLIENTS = 3
+"""Fewest clients of which a majority can be told from one that is wrong."""
+
+MAX_MASS = 3.0
+"""Largest weight of a client, in weights of the median client."""
+
+LIMIT = 3.0
+"""Half the width of the usual range, in robust standard deviations."""
+
+MIN_SPREAD = 0.5
+"""Smallest standard deviation of logarithms: clients that agree closely tolerate a factor of 4.5."""
+
+MAX_TOP = 1.5
+"""Largest score of a client, in largest scores of the median client, if these differ by less."""
+
+MAD_TO_STD = 1.4826
+"""A normal distribution's standard deviation, in median absolute deviations."""
+
+RANKS = (0.5, 0.99)
+"""Ranks at which a client's scores are compared with those of the others."""
+
+SMALLEST = float(np.finfo(np.float32).tiny)
+
+Floats = NDArray[np.float64]
+
+
+def largest_mass(counts: Sequence[float]) -> float:
+    """Return the largest number of rows, windows or scores that one client counts as.
+
+    >>> largest_mass([100, 300, 50, 10**12]), largest_mass([1, 100])
+    (600.0, inf)
+    """
+    return MAX_MASS * float(np.median(counts)) if len(counts) >= MIN_CLIENTS else float("inf")
+
+
+def usual_range(values: Floats) -> tuple[Floats, Floats]:
+    """Return the smallest and the largest usual value, over clients on the first axis.
+
+    Args:
+        values: Shape (clients, ...), positive; NaN where a client has none.
+
+    Returns:
+        Two arrays of shape (...): from 0 to infinity where fewer than `MIN_CLIENTS` have a value.
+
+    >>> low, high = usual_range(np.array([1.0, 1.1, 0.9, 30.0]))
+    >>> round(float(low), 2), round(float(high), 2)
+    (0.23, 4.7)
+    """
+    known = (~np.isnan(values)).sum(axis=0) >= MIN_CLIENTS
+    logs = np.where(known, np.log(values), 0.0)
+    centre = np.nanmedian(logs, axis=0)
+    spread = np.maximum(MAD_TO_STD * np.nanmedian(np.abs(logs - centre), axis=0), MIN_SPREAD)
+    low, high = np.exp(centre - LIMIT * spread), np.exp(np.minimum(centre + LIMIT * spread, 700.0))
+    return np.where(known, low, 0.0), np.where(known, high, np.inf)
+
+
+def out_of_line(scores: Mapping[str, ScoreSketch]) -> set[str]:
+    """Return the clients whose scores are not comparable with the others': broken, or not true.
+
+    Args:
+        scores: Sketches that are not empty, by client.
+    """
+    names = sorted(scores)
+    if len(names) < MIN_CLIENTS:
+        return set()
+    levels = np.array([[max(scores[name].quantile(r), SMALLEST) for r in RANKS] for name in names])
+    low, high = usual_range(levels)
+    unusual = np.asarray(((levels < low) | (levels > high)).any(axis=1))
+    return {names[i] for i in np.flatnonzero(unusual)}
+
+
+def merged_scores(scores: Mapping[str, ScoreSketch], earlier: ScoreSketch) -> ScoreSketch:
+    """Return the scores of all clients together, with bounded influence of each.
+
+    A client that is out of line is left out. Its mass is bounded, and so is its largest score: by the usual
+    range of the clients' largest ones.
+
+    Args:
+        scores: Sketches by client.
+        earlier: Scores of an earlier version, which stand in for clients that have not sent any.
+    """
+    scores = {name: sketch for name, sketch in sorted(scores.items()) if sketch.count}
+    unusual = out_of_line(scores)
+    used = [sketch for name, sketch in scores.items() if name not in unusual]
+    mass = largest_mass([sketch.count for sketch in used])
+    if len(used) < MIN_CLIENTS and earlier.count:
+        mass = earlier.count
+    tops = np.array([max(sketch.quantile(1.0), SMALLEST) for sketch in used])
+    largest = _largest_top(tops) if used else 0.0
+    parts = [sketch.bounded(mass, float(largest)) for sketch in used]
+    return ScoreSketch.merge_all([*parts, earlier])
+
+
+def _largest_top(tops: Floats) -> float:
+    """Return the bound of the largest scores, which decide about the tail: two robust deviations at most.
+
+    Args:
+        tops: The largest score of each client.
+    """
+    if len(tops) < MIN_CLIENTS:
+        return float("inf")
+    logs = np.log(tops)
+    spread = MAD_TO_STD * float(np.median(np.abs(logs - np.median(logs))))
+    return float(np.exp(np.median(logs) + max(2 * spread, np.log(MAX_TOP))))
+
+
+def merged_residuals(residuals: Mapping[str, Residuals], earlier: Residuals) -> Residuals:
+    """Return the residuals of all clients together: each mean within its usual range, each mass bounded.
+
+    Args:
+        residuals: By client, all of the same inputs, or empty.
+        earlier: Residuals of an earlier version, which stand in for clients that have not sent any.
+    """
+    parts = [part for _, part in sorted(residuals.items()) if part.count]
+    if len(parts) >= MIN_CLIENTS:
+        means = np.stack([_mean_squares(part) for part in parts])
+        low, high = usual_range(means)
+        mass = largest_mass([part.count for part in parts])
+        parts = [_bounded(p, np.clip(m, low, high), mass) for p, m in zip(parts, means, strict=True)]
+    elif earlier.count:
+        parts = [_bounded(part, _mean_squares(part), earlier.count) for part in parts]
+    return Residuals.merge_all([*parts, earlier])
+
+
+def _mean_squares(part: Residuals) -> Floats:
+    """Return a client's mean squared error of each input; NaN where none is known."""
+    counts = np.broadcast_to(np.asarray(part.counts, np.float64), part.squares.shape)
+    means = np.full(part.squares.shape, np.nan)
+    np.divide(np.maximum(part.squares, SMALLEST), counts, out=means, where=counts > 0)
+    return means
+
+
+def _bounded(part: Residuals, means: Floats, mass: float) -> Residuals:
+    """Return residuals with other means, of at most `mass` windows; as they are if nothing changes."""
+    share = min(1.0, mass / part.count)
+    if share == 1.0 and np.array_equal(means, _mean_squares(part), equal_nan=True):
+        return part
+    count = max(1, round(share * part.count))
+    counts = np.minimum(share * np.asarray(part.counts, np.float64), count)
+    squares = np.nan_to_num(means) * counts
+    return Residuals(count, squares, counts if part.present.size else part.present)
+
+
+def merged_moments(parts: Sequence[Moments]) -> Moments:
+    """Return the moments of all clients' rows together, with bounded influence of each.
+
+    Each client's spread and step are at most the usual range's end. Its mean, smallest and largest value are
+    at most `LIMIT` robust deviations from the median client's, where a deviation is at least the median
+    client's spread, or range.
+
+    Args:
+        parts: One of each client, at least one, with equal features.
+    """
+    if len(parts) < MIN_CLIENTS:
+        return Moments.merge_all(parts)
+    there = np.stack([np.broadcast_to(np.asarray(p.counts) > 0, p.mean.shape) for p in parts])
+
+    def column(values: Sequence[Floats]) -> Floats:
+        """Return one row per client; NaN for a feature that the client does not have."""
+        return np.where(there, np.stack(values), np.nan)
+
+    means, lows, highs = (column([getattr(p, n) for p in parts]) for n in ("mean", "minimum", "maximum"))
+    variances = column([p.variance for p in parts])
+    withins = column([p.within / np.maximum(p.counts, 1) for p in parts])
+    magnitude = np.maximum(_median(np.maximum(np.abs(lows), np.abs(highs))), 1.0)
+    spread, extent = np.sqrt(_median(variances)), _median(highs - lows)
+    variances, withins = (_spreads(np.sqrt(v), magnitude) ** 2 for v in (variances, withins))
+    steps = _spreads(column([p.steps for p in parts]), magnitude)
+    means, lows, highs = _located(means, spread), _located(lows, extent), _located(highs, extent)
+    mass = largest_mass([p.count for p in parts])
+    bounded = []
+    for i, part in enumerate(parts):
+        share = min(1.0, mass / part.count)
+        count = max(1, round(share * part.count))
+        counts = np.minimum(share * np.asarray(part.counts), count)
+        mean, m2, low, high, within, step = (
+            np.nan_to_num(array)
+            for array in (means[i], variances[i] * counts, lows[i], highs[i], withins[i] * counts, steps[i])
+        )
+        present = counts if part.present.size else part.present
+        bounded.append(
+            Moments(count, mean, m2, low, high, within, present, step if part.step.size else part.step)
+        )
+    return Moments.merge_all(bounded)
+
+
+def _median(values: Floats) -> Floats:
+    """Return the median over clients, shape (features,); 0 for a feature that none has."""
+    known = (~np.isnan(values)).any(axis=0)
+    median: Floats = np.nanmedian(np.where(known, values, 0.0), axis=0)
+    return median
+
+
+def _spreads(values: Floats, magnitude: Floats) -> Floats:
+    """Return spreads, each at most the usual range's end.
+
+    A feature that does not vary on most clients has no usual spread. Then `MAX_SPREAD_RATIO` times its
+    magnitude is the limit.
+    """
+    positive = np.where(values > 0, values, np.nan)
+    usual = usual_range(positive)[1]
+    most = (values > 0).sum(axis=0) * 2 > (~np.isnan(values)).sum(axis=0)
+    return np.minimum(values, np.where(most & np.isfinite(usual), usual, MAX_SPREAD_RATIO * magnitude))
+
+
+def _located(values: Floats, scale: Floats) -> Floats:
+    """Return values, each at most `LIMIT` deviations from the median client's."""
+    centre = _median(values)
+    deviation = LIMIT * np.maximum(MAD_TO_STD * _median(np.abs(values - centre)), scale)
+    return np.clip(values, centre - deviation, centre + deviation)
