@@ -53,3 +53,8 @@ def quarantine_of(state: State, client: str, now: float) -> tuple[float, str] | 
         f"quarantined for {QUARANTINE_S:.0f} s after {MAX_FAULTS} answers that could not be used, the last: "
     )
     return faults.until, why + faults.reason
+
+
+def quarantined(state: State, now: float) -> int:
+    """Return the number of connected clients that are quarantined."""
+    return sum(quarantine_of(state, client.name, now) is not None for client in state.clients.values())

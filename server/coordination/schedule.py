@@ -17,6 +17,7 @@ from server.coordination.actions import (
     Stop,
     UpdateShare,
 )
+from server.coordination.quarantine import quarantined
 from server.coordination.state import Kind, NodeId, Round, State, busy_nodes, idle_nodes, is_new, ready_nodes
 from server.coordination.waiting import waiting_for
 
@@ -46,7 +47,10 @@ def advance(state: State, step: Step) -> State:
     if state.waiting_since is None:
         state = replace(state, waiting_since=step.now)
     started = state.version > 0 or any(client.trained_version >= 0 for client in state.clients.values())
-    min_clients = 1 if settings.mode == "asynchronous" and started else settings.min_clients
+    min_clients = settings.min_clients
+    if started:  # the fleet does not wait for one that is quarantined
+        absent = quarantined(state, step.now)
+        min_clients = 1 if settings.mode == "asynchronous" else max(1, min_clients - absent)
     if state.features is None and len(ready_nodes(state)) >= min_clients:
         state = clients.choose_features(state, step)
     if state.features is not None and step.now >= state.next_round_at:

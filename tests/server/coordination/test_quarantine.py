@@ -78,3 +78,16 @@ def test_faults_of_names_that_come_and_go_are_forgotten() -> None:
     for i in range(MAX_REMEMBERED + 10):
         state = with_fault(state, f"client-{i}", "x", 0.0)
     assert len(state.faults) == MAX_REMEMBERED
+
+
+def test_a_synchronous_fleet_does_not_wait_for_one_that_is_quarantined() -> None:
+    run = Run(min_clients=3, max_rounds=None)
+    run.join("a", "b", "c")
+    for _ in range(MAX_FAULTS):
+        fault(run, 3)
+        run.answer(1, 2)
+        run.after(10.0)
+    assert "c" not in ready_names(run.state)
+    version = run.state.version
+    run.answer(1, 2)
+    assert run.state.version == version + 1
