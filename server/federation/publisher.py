@@ -22,7 +22,7 @@ from server.federation.first_version import first_version
 from server.federation.journal import Journal
 from server.federation.read_back import read_back
 from server.federation.replies import AdmittedReplies, AdmittedReply, described, typical_error, weighted_error
-from server.federation.version_store import SavedVersion, VersionStore
+from server.federation.version_writer import SavedVersion, VersionWriter
 from server.storage.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class VersionPublisher:
         self._aggregator = aggregator
         self._settings = settings
         self._registry = registry
-        self._store = VersionStore(registry, journal)
+        self._store = VersionWriter(registry, journal)
         self._replies = replies
         self._records = records
         self._journal = journal

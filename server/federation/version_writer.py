@@ -27,7 +27,7 @@ class SavedVersion:
     """The packed step from the version before it."""
 
 
-class VersionStore:
+class VersionWriter:
     """Writes each version to the registry. The newest one stays in memory until it is on disk.
 
     Args:
