@@ -155,9 +155,10 @@ class StreamWatch:
         ended = ~whole & (self._missing_run > 0)
         for i in map(int, np.flatnonzero(ended)):
             key: _Key = ("sensor_silent", self._features[i])
-            events = int(self._missing_run[i])
+            further = int(np.argmin(missing[:, i]))  # events until the first value
+            events = int(self._missing_run[i]) + further
             text = f"'{key[1]}' has values again, after {events} events without"
-            notices += self._end(key, float(times[-1]), events, text)
+            notices += self._end(key, float(times[further]), events, text)
         self._missing_since[fresh] = times[len(times) - trailing[fresh]]
         self._missing_run = np.where(whole, self._missing_run + len(missing), trailing)
         self._present += (~missing).sum(axis=0)

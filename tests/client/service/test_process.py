@@ -175,6 +175,7 @@ def test_a_silence_within_a_recording_is_told_with_its_end(tmp_path: Path) -> No
     told = [notice for notice in notices(tmp_path) if notice["kind"] == "sensor_silent"]
     assert [notice["ended"] is None for notice in told] == [True, False]
     assert len({notice["id"] for notice in told}) == 1
+    assert (told[1]["events"], told[1]["ended"]) == (600, table[1200]["ts"])
 
 
 @pytest.mark.parametrize("fixed", [True, False])
