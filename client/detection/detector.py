@@ -24,6 +24,9 @@ from common.settings import DataSettings, LiveSettings
 MAX_SINGLE_EVENTS = 4
 """Up to this many waiting events are scored one by one, which is faster than as a batch."""
 
+QUIET_EVENTS = 32
+"""After this many quiet events the threshold falls for all of them: a fall for each would cost time."""
+
 
 class Verdict(NamedTuple):
     """The result for one event."""
@@ -152,7 +155,7 @@ class Detector:
             else:
                 for start in range(0, len(lines), MAX_BATCH_EVENTS):
                     self._score_batch(lines[start : start + MAX_BATCH_EVENTS], now, outcome)
-        if self._quiet and self._active is not None:
+        if self._quiet >= QUIET_EVENTS and self._active is not None:
             self._active.limit.quiet(self._quiet)
             self._quiet = 0
         return outcome
@@ -218,7 +221,8 @@ class Detector:
                 flag = self._add_to_incidents(active, slot, time, score, outcome)
             elif score == score:
                 self._quiet += 1
-                self.incidents.skip()
+                if self.incidents.above:
+                    self.incidents.skip()
         recent.scores[slot] = score
         recent.times[slot] = time
         recent.versions[slot] = version

@@ -119,7 +119,7 @@ class Incidents:
         self.started = 0
         """Number of incidents whose start was reported."""
         self.flapping = Flapping(settings.flap_after)
-        self._above = 0
+        self.above = 0
         """Events in a row above the threshold that belong to no incident."""
 
     def add(self, event: ScoredEvent) -> list[Notice]:
@@ -140,7 +140,7 @@ class Incidents:
 
     def skip(self) -> None:
         """Record an event at or below the threshold while no incident is open."""
-        self._above = 0
+        self.above = 0
 
     def adapt(self, ids: Collection[str], text: str) -> list[Notice]:
         """End incidents because the detector has adapted to what they found; return their notices.
@@ -195,14 +195,14 @@ class Incidents:
         if newest is not None and event.number - newest.first == event.window:
             self._settle(newest, event, limit)
         if not event.score > limit or (known and not event.score_without(known) > limit):
-            self._above = 0
+            self.above = 0
             return []
         if newest is not None and event.number - newest.first < event.window:
             found = event.explain_without(known).features
             newest.features = (*newest.features, *(i for i in found if i not in newest.features))
             return []
-        self._above += 1
-        if self._above < self._settings.start_after or len(self.open) >= MAX_OPEN:
+        self.above += 1
+        if self.above < self._settings.start_after or len(self.open) >= MAX_OPEN:
             return []
         alert, features = event.explain_without(known)
         return self._begin(event, alert, features) if features else []
@@ -225,9 +225,9 @@ class Incidents:
         incident = Incident(
             id=_incident_id(self._client, alert), feature=leading, features=features, first=event.number,
             start=event.time, last=event.time, peak=alert, peak_score=alert.score or 0.0,
-            reported=state == "steady", events=self._above,
+            reported=state == "steady", events=self.above,
         )  # fmt: skip
-        self._above = 0
+        self.above = 0
         self.open = (*self.open, incident)
         if state == "steady":
             self.started += 1

@@ -19,6 +19,9 @@ from common.model.scoring import ScoredWindows, score_windows, window_starts
 
 Rows = NDArray[np.float32]
 
+MEASURE_AGAIN = 2
+"""Moments are measured again when there are this many times as many rows as when they were last measured."""
+
 
 @dataclass(frozen=True, eq=False)
 class PreparedRows:
@@ -59,7 +62,10 @@ class ClientRows:
         self.name = partition.name
         self._folder = folder
         self._schema, self._columns = partition.schema, list(range(len(partition.schema)))
-        self._regime = self._current_regime()
+        self._regime = Regime()
+        self._file_rows = partition.rows
+        """Rows of the data file, moved to the machine's present level."""
+        self._follow_regime()
         self.count = 0
         """Number of rows when they were last measured."""
         self.moments: Moments | None = None
@@ -68,7 +74,9 @@ class ClientRows:
 
     def measure(self) -> None:
         """Count the rows that there are, and measure their moments, by which versions are then scaled."""
-        rows = self._normal().rows
+        self._measure(self._normal().rows)
+
+    def _measure(self, rows: Rows) -> None:
         self.count = len(rows)
         if len(rows):
             self.moments = Moments.of(rows)
@@ -80,8 +88,10 @@ class ClientRows:
             SchemaError: the features of the version are not those of this client.
             DataError: there are too few rows for one window on each side.
         """
-        self._follow_regime()
+        changed = self._follow_regime()
         normal = self._normal()
+        if changed or len(normal.rows) >= MEASURE_AGAIN * self.count:
+            self._measure(normal.rows)
         rows = self.scaler(manifest).apply(normal.rows[:, self._order(manifest.schema)])
         held_out = round(len(rows) * manifest.settings.training.holdout)
         training = len(rows) - held_out
@@ -122,17 +132,18 @@ class ClientRows:
     def _current_regime(self) -> Regime:
         return Regime.load(self._folder) if self._folder is not None else Regime()
 
-    def _follow_regime(self) -> None:
-        """Use the level of the rows that the detector has adapted to since the last time."""
+    def _follow_regime(self) -> bool:
+        """Use the level of the rows that the detector has adapted to; return whether it has changed."""
         regime = self._current_regime()
-        if regime != self._regime:
-            self._regime = regime
-            self.measure()
+        if regime == self._regime:
+            return False
+        self._regime = regime
+        self._file_rows = regime.apply(self.partition.rows, self.partition.schema.features)
+        return True
 
     def _normal(self) -> BufferedRows:
         """Return the rows of the file, moved to the machine's present level, and the buffered ones."""
-        rows = self._regime.apply(self.partition.rows, self.partition.schema.features)
-        breaks = self.partition.breaks
+        rows, breaks = self._file_rows, self.partition.breaks
         buffered = read_buffer(self._folder, self.partition.schema) if self._folder is not None else None
         if buffered is None:
             return BufferedRows(rows, breaks)

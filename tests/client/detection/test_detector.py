@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from client.data.recent_events import ABNORMAL, NORMAL, UNREPORTED
 from client.detection.adaptive_threshold import AdaptiveThreshold
-from client.detection.detector import Detector, Verdict
+from client.detection.detector import QUIET_EVENTS, Detector, Verdict
 from common.model.moments import Scaler
 from common.model.scoring import version_scores
 from common.settings import DataSettings, LiveSettings
@@ -190,8 +190,9 @@ def test_an_incident_raises_the_threshold_and_quiet_events_lower_it() -> None:
     limit = AdaptiveThreshold(20.0, (10.0, 100.0), rate=0.01)
     under_test.activate(version(), limit)
     feed(under_test, faults(), 1)
-    quiet = 40 - 10 - 3  # the incident ends with the third event after the fault
-    assert limit.value == pytest.approx(20.0 * math.exp(0.3 * (1 - 0.01 * quiet)), rel=1e-6)
+    assert limit.value == pytest.approx(20.0 * math.exp(0.3), rel=1e-6)
+    feed(under_test, faults()[:10], 1)  # 27 events before were quiet, and the threshold falls once for 32
+    assert limit.value == pytest.approx(20.0 * math.exp(0.3 * (1 - 0.01 * QUIET_EVENTS)), rel=1e-6)
 
 
 def test_events_of_an_incident_that_is_not_reported_are_marked_so() -> None:
