@@ -63,7 +63,7 @@ class ClientRows:
         self._folder = folder
         self._schema, self._columns = partition.schema, list(range(len(partition.schema)))
         self._regime = Regime()
-        self._file_rows = partition.rows
+        self._file_rows, self._file_breaks = partition.rows, partition.breaks
         """Rows of the data file, moved to the machine's present level."""
         self._follow_regime()
         self.count = 0
@@ -143,7 +143,7 @@ class ClientRows:
 
     def _normal(self) -> BufferedRows:
         """Return the rows of the file, moved to the machine's present level, and the buffered ones."""
-        rows, breaks = self._file_rows, self.partition.breaks
+        rows, breaks = self._file_rows, self._file_breaks
         buffered = read_buffer(self._folder, self.partition.schema) if self._folder is not None else None
         if buffered is None:
             return BufferedRows(rows, breaks)
