@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 """Time between two turns of the thread."""
-MAX_ESTIMATE_S = 10.0
-"""Longest time that the event loop waits for an estimate of the warm-up."""
+MAX_TURN_S = 10.0
+"""Longest time that the event loop waits for a turn."""
+TURN_EVENTS = 64
+"""Events of a recording that are scored between two turns, which take about as long as these events."""
 
 
 class DetectorMaintenance:
@@ -44,6 +46,8 @@ class DetectorMaintenance:
         checkpoint: Position in the stream; None: it is not saved.
         fixed: The only version to use, on a client that never trains; None: the versions of the store.
         trial: Starts a trial of a new version.
+        recording: Whether the stream is a file that may be read far faster than it was made: then the event
+            loop waits for this thread.
     """
 
     def __init__(
@@ -55,7 +59,9 @@ class DetectorMaintenance:
         checkpoint: Checkpoint | None = None,
         fixed: Manifest | None = None,
         trial: Callable[[TrialRequest], Trial] = TrialProcess,
+        recording: bool = False,
     ) -> None:
+        self._recording, self._seen = recording, 0
         self._detector, self._folder, self._fixed = detector, folder, fixed
         self._checkpoint, self._store = checkpoint, store
         self._quarantine = QuarantineFilter(detector.recent, settings.live.quarantine)
@@ -92,20 +98,33 @@ class DetectorMaintenance:
         self.versions.cancel()
         self.learned.close()
 
-    def await_estimate(self) -> int | None:
-        """Wait for an estimate of the warm-up that is due, and return the number of events until the next.
+    def await_turn(self) -> int | None:
+        """Wait until further events may be scored, and return how many may be until the next call.
 
-        The event loop scores no further event before it, so that the findings in a file do not depend on how
-        fast the file is read.
+        No event is scored before an estimate of the warm-up that is due. Of a recording no more than
+        `TURN_EVENTS` are scored between two turns, so that what is found in a file does not depend on how
+        fast it is read.
 
         Returns:
-            None if there will be no further estimate.
+            None if any number may be scored.
         """
-        if self.warm_up.until_due == 0:
+        if self._until_turn() == 0:
+            self.turn()
+        return self._until_turn()
+
+    def turn(self) -> None:
+        """Have the thread take a turn at once, and wait for its end, up to `MAX_TURN_S`."""
+        if self._thread.is_alive():
             self._ticked.clear()
             self._wake.set()
-            self._ticked.wait(MAX_ESTIMATE_S)
-        return self.warm_up.until_due
+            self._ticked.wait(MAX_TURN_S)
+
+    def _until_turn(self) -> int | None:
+        """Return the number of events that may be scored before a turn; None: any number."""
+        limits = [self.warm_up.until_due]
+        if self._recording:
+            limits.append(max(0, self._seen + TURN_EVENTS - self._detector.recent.count))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def tick(self, save: bool) -> None:
         """Do everything once, as the thread does every `TICK_S`.
@@ -113,6 +132,7 @@ class DetectorMaintenance:
         Args:
             save: Whether to save the checkpoint.
         """
+        self._seen = self._detector.recent.count
         self.learned.open()
         if (events := self._quarantine.release()) is not None:
             self.tuning.learn(events)

@@ -88,7 +88,7 @@ class EventLoop:
         watch: StreamWatch,
         resolver: SchemaResolver,
         lines: list[bytes],
-        await_estimate: Callable[[], int | None] = lambda: None,
+        await_turn: Callable[[], int | None] = lambda: None,
     ) -> tuple[Schema | None, list[bytes]]:
         """Score `lines`, and then the events of the source until a stop.
 
@@ -97,7 +97,7 @@ class EventLoop:
             watch: Finds silent sensors, a silent stream and refused lines.
             resolver: Chooses the features anew while no version is at work.
             lines: The first lines to score.
-            await_estimate: Waits until further events may be scored, and returns how many may be until it
+            await_turn: Waits until further events may be scored, and returns how many may be until it
                 has to be called again; None: any number.
 
         Returns:
@@ -109,7 +109,7 @@ class EventLoop:
             SourceError: a recording has a header that does not name the features.
         """
         next_checkpoint = next_look = 0.0
-        self._score(detector, lines, time.perf_counter_ns(), await_estimate)
+        self._score(detector, lines, time.perf_counter_ns(), await_turn)
         while not self._stop.is_set():
             lines = self._source.read(READ_TIMEOUT_S)
             arrived = time.perf_counter_ns()
@@ -117,7 +117,7 @@ class EventLoop:
             if lines:
                 if detector.active is None and (schema := resolver.reconsider(lines)) is not None:
                     return schema, lines
-                self._score(detector, lines, arrived, await_estimate)
+                self._score(detector, lines, arrived, await_turn)
             if self.last_turn > next_look or detector.recent.count - self._looked >= LOOK_EVERY_EVENTS:
                 self.look(detector, watch)
                 next_look = self.last_turn + LOOK_EVERY_S
@@ -141,11 +141,10 @@ class EventLoop:
         self._checkpoint.reached(self._source.position())
 
     def _score(
-        self, detector: Detector, lines: list[bytes], arrived: int, await_estimate: Callable[[], int | None]
+        self, detector: Detector, lines: list[bytes], arrived: int, await_turn: Callable[[], int | None]
     ) -> None:
         while lines:
-            # No event is scored before an estimate of the warm-up that is due, or past the next one.
-            count = await_estimate() or len(lines)
+            count = await_turn() or len(lines)
             self._score_part(detector, lines[:count], arrived)
             lines = lines[count:]
 

@@ -68,7 +68,9 @@ class DetectorProcess:
         self._settings, self._folder, self._name = settings, folder, name
         self._fixed, self._supervisor = fixed, supervisor
         self._address = settings.live.source
-        self._source_name = Address.parse(self._address).text
+        address = Address.parse(self._address)
+        self._source_name = address.text
+        self._is_recording = address.scheme in RECORDINGS and not address.flag("follow")
         self._resolver = SchemaResolver(
             settings.data, fixed.schema if fixed else None, self._current_schema, self._offered_schema
         )
@@ -168,13 +170,15 @@ class DetectorProcess:
             self._name, schema.features, self._settings.live, Moment(time.monotonic(), time.time())
         )
         maintenance = DetectorMaintenance(
-            detector, self._settings, self._folder, self._store, checkpoint, self._fixed
-        )
+            detector, self._settings, self._folder, self._store, checkpoint, self._fixed,
+            recording=self._is_recording,
+        )  # fmt: skip
         self._parts.detector, self._parts.maintenance, self._parts.watch = detector, maintenance, watch
         maintenance.start()
         try:
-            return loop.run(detector, watch, self._resolver, lines, maintenance.await_estimate)
+            return loop.run(detector, watch, self._resolver, lines, maintenance.await_turn)
         finally:
+            maintenance.turn()
             loop.finish(detector, watch)
             maintenance.stop()
 

@@ -19,6 +19,8 @@ from server.flower.superlink_process import free_port
 from tests.client.sample_versions import lines, rows, version
 
 COMMAND = python_module("flockwatch")
+QUIET = "threshold.value=50"
+"""Normal scores are below 10, those of the fault above 10,000; a budget would allow a false alert a day."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,7 @@ def events(count: int = 2000, fault_at: int | None = 1500) -> bytes:
 
 def detect(*arguments: str, content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*COMMAND, "detect", "--manifest", "v7.safetensors", *arguments],
+        [*COMMAND, "detect", "--manifest", "v7.safetensors", "--set", QUIET, *arguments],
         input=content, capture_output=True, timeout=120,
     )  # fmt: skip
 
@@ -110,13 +112,13 @@ def test_detect_needs_no_tensorflow_and_little_memory() -> None:
         "import re, sys\n"
         "from flockwatch.cli import main\n"
         "code = main(['detect', '--manifest', 'v7.safetensors', '--source', 'stdin:',\n"
-        "             '--status', sys.argv[1]])\n"
+        "             '--status', sys.argv[1], '--set', sys.argv[2]])\n"
         "heavy = {'tensorflow', 'keras', 'flwr', 'pyarrow', 'sklearn', 'paho'} & set(sys.modules)\n"
         "peak_kb = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]\n"
         "print(code, len(heavy), peak_kb)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, f"127.0.0.1:{free_port()}"],
+        [sys.executable, "-c", program, f"127.0.0.1:{free_port()}", QUIET],
         input=events(fault_at=None), capture_output=True, timeout=120,
     )  # fmt: skip
     code, heavy, peak_kb = map(int, done.stdout.split())

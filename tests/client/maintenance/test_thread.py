@@ -16,7 +16,7 @@ from client.detection.detector import Detector
 from client.maintenance import checkpoint as checkpoint_module
 from client.maintenance import learned_rows as learned_rows_module
 from client.maintenance.checkpoint import Checkpoint, saved_position
-from client.maintenance.thread import DetectorMaintenance
+from client.maintenance.thread import TURN_EVENTS, DetectorMaintenance
 from client.maintenance.threshold_tuning import DEFAULT_INTERVAL_S
 from client.versions.trial import TrialResult
 from client.versions.trial_process import (
@@ -98,6 +98,20 @@ def test_the_thread_takes_a_candidate_by_itself(tmp_path: Path) -> None:
     edge.maintenance.stop()
     assert edge.detector.active is not None and edge.detector.active.scorer.version == 4
     assert edge.maintenance.versions.swaps == 1
+
+
+def test_a_recording_waits_for_a_turn_after_some_events_and_a_live_stream_does_not(tmp_path: Path) -> None:
+    detector = Detector("edge", SCHEMA, Settings().data, Settings().live)
+    settings, store = Settings().with_values(live={"quarantine": 10}), VersionStore(tmp_path)
+    live = DetectorMaintenance(detector, settings, tmp_path, store)
+    assert live.await_turn() is None
+    recorded = DetectorMaintenance(detector, settings, tmp_path, store, recording=True)
+    recorded.start()
+    assert recorded.await_turn() == TURN_EVENTS
+    detector.step(lines(rows(TURN_EVENTS), 1e9, 60.0), 0.0)
+    assert recorded.await_turn() == TURN_EVENTS, "a turn was taken meanwhile"
+    assert len(recorded.learned) == TURN_EVENTS - 10
+    recorded.stop()
 
 
 def test_an_error_in_a_tick_is_reported_and_the_next_one_goes_on(
