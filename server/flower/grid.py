@@ -9,7 +9,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import HEARTBEAT_PATIENCE, ErrorCode
-from flwr.common.serde import message_from_proto
+from flwr.common.serde import message_from_proto, metadata_from_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
@@ -97,8 +97,7 @@ def _reply(
         code, reason = UNREADABLE, f"{type(error).__name__}: {error}"
     except Exception as error:  # its objects cannot be had; if SuperLink is gone, the next call says so
         code, reason = ErrorCode.MESSAGE_UNAVAILABLE, f"{type(error).__name__}: {error}"
-    announced = message_from_proto(ProtoMessage(metadata=proto.metadata))
-    return make_message(announced.metadata, error=Error(code, reason))
+    return make_message(metadata_from_proto(proto.metadata), error=Error(code, reason))
 
 
 def _batches(

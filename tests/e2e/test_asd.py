@@ -56,7 +56,8 @@ def test_detection_is_as_good_as_plain_keras(report: dict[str, Any], way: str) -
     auroc, average_precision = PLAIN_KERAS[way]
     found = report["totals"][way]
     assert found["auroc"] == pytest.approx(auroc, abs=0.02)
-    assert found["average_precision"] == pytest.approx(average_precision, abs=0.03)
+    # The floor of each feature's spread is not part of plain Keras, and adds about 0.03.
+    assert average_precision - 0.03 < found["average_precision"] < average_precision + 0.06
 
 
 def test_chance_is_far_behind(report: dict[str, Any]) -> None:

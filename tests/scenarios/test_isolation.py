@@ -68,6 +68,7 @@ def test_server_clients_and_detect_work(
     version = fleet.state / "versions" / "v000008.safetensors"
     detector = Machine(tmp_path, processes, "three", flags=FLAGS, manifest=version)
     detector.start()
+    detector.feed(200)  # more than the warm-up, in which a version of the fleet gives no verdicts
     for machine in (*machines, detector):
         machine.send_fault()
         machine.expect_incidents(1)
