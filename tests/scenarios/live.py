@@ -137,13 +137,14 @@ class Machine:
     def expect_incidents(self, incidents: int) -> None:
         """Wait for the start and the end of a number of incidents led by `f2`; each must be reported once.
 
-        One false incident is allowed: the scores of a young machine do not reach as far as its budget.
+        Others are allowed, one and another for each fault: the scores of a young machine do not reach as far
+        as its budget, and a model of four features says little about three of them while one is masked.
         """
         eventually(lambda: len(self._led_by_the_fault()) >= 2 * incidents)
         notices = self._led_by_the_fault()
         assert [n["kind"] for n in notices] == ["incident_started", "incident_ended"] * incidents
         assert len({n["id"] for n in notices}) == incidents
-        assert len(self.notices()) <= 2 * (incidents + 1)
+        assert len(self.notices()) <= 2 * (2 * incidents + 1)
 
     def _led_by_the_fault(self) -> list[dict[str, Any]]:
         return [n for n in self.notices() if n["alert"]["causes"][0]["feature"] == "f2"]
