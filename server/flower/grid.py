@@ -9,7 +9,8 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import HEARTBEAT_PATIENCE, ErrorCode
-from flwr.common.serde import message_from_proto, metadata_from_proto
+from flwr.common.serde import message_from_proto
+from flwr.common.serde_utils import metadata_from_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
