@@ -67,7 +67,7 @@ STRESSES = (
 
 @dataclass
 class StressAnswer:
-    """What the clients said about one stress."""
+    """The notices of the clients about one stress."""
 
     alerted_s: float | None
     """Seconds from the start of the stress until the slowest client's notice; None if one said nothing."""
@@ -79,7 +79,7 @@ class StressAnswer:
 
 @dataclass
 class HostResult:
-    """What the clients of one fleet on this machine did."""
+    """The behaviour of the clients of one fleet on this machine."""
 
     clients: int
     first_verdict_s: float | None

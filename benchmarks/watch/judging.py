@@ -59,7 +59,7 @@ class Incident:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one machine's operator has seen, from the first verdict on."""
+    """The notices that one machine's operator has seen, from the first verdict on."""
 
     first_day_false: float
     """False notices per day of normal events, within a day of the first verdict."""
@@ -201,7 +201,7 @@ def lost(without: Judgement, with_change: Judgement, changed: str) -> list[int]:
 
 @dataclass(frozen=True)
 class ShiftAnswer:
-    """What was said about a lasting shift of one feature."""
+    """The notices about a lasting shift of one feature."""
 
     told: int
     """Notices of its beginning: incidents that the feature leads, until its values count as normal."""

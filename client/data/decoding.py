@@ -56,7 +56,7 @@ class Decoder:
     def __init__(self, schema: Schema, data: DataSettings) -> None:
         self.schema = schema
         self.ignored: dict[str, str] = {}
-        """What the fields and columns are that are not features, by name."""
+        """The roles of the fields and columns that are not features, by name."""
         self.unreadable: dict[str, str] = {}
         """A value of each feature that had other text than a number, by name. It counts as missing."""
         self.csv = CsvReader(schema.features, data)

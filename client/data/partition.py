@@ -36,7 +36,7 @@ class Partition:
     times: NDArray[np.float64] | None = None
     """Times of the training rows in seconds since 1970, NaN where unknown, shape (n,). None: not known."""
     columns: Columns | None = None
-    """What the columns of its file are; None: the rows are from no file."""
+    """The roles of the columns of its file; None: the rows are from no file."""
 
     @property
     def interval_s(self) -> float | None:

@@ -48,7 +48,7 @@ class SchemaResolver:
         self._next_choice = 4 * FIRST_EVENTS
         self._observed = 0
         self.columns: Columns | None = None
-        """What each field is, if the stream has named the features."""
+        """The role of each field, if the stream has named the features."""
         self.skipped_lines = 0
         """Number of lines from which the schema could not be resolved. They are not scored."""
         self._line_protocol = False

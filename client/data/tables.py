@@ -40,7 +40,7 @@ _OTHER_FORMATS = {
     b"#datatype": "annotated CSV of InfluxDB, with one value per line; expected one column for each feature: "
     "use pivot() in the query, and export without annotations",
 }
-"""What a file is whose first line begins so, and what to do about it."""
+"""Formats by how their first line begins, each with what to do about it."""
 
 
 class DataError(UserError):

@@ -63,7 +63,7 @@ class ActiveVersion:
     adapted: tuple[str, ...] = ()
     """Ids of the incidents that end because the version takes what they found as normal."""
     text: str = ""
-    """What is taken as normal, for people."""
+    """The values that are taken as normal, for people."""
 
     @property
     def threshold(self) -> float:

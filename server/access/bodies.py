@@ -8,7 +8,7 @@ from typing import Any
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 READ_FIRST_BYTES = 64 * 1024
-"""Of each body, this much is received before a connection to SuperLink is used for it."""
+"""Bytes of a body that are received before a connection to SuperLink is used for it."""
 
 
 class ClientDisconnectError(ConnectionError):

@@ -143,7 +143,7 @@ class Faults:
     in_row: int = 0
     """Answers in a row that could not be used."""
     reason: str = ""
-    """What was wrong with the last of them."""
+    """The fault of the last of them."""
     until: float = 0.0
     """When the client's quarantine ends."""
 
@@ -271,7 +271,7 @@ def resumed(state: State, version: int, features: tuple[str, ...], progress: Map
 
 @dataclass(frozen=True)
 class _Progress:
-    """What `progress_of` returns, as it is read from a file."""
+    """The progress that `progress_of` returns, as it is read from a file."""
 
     best_error: float | None = None
     rounds_without_improvement: int = 0

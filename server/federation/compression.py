@@ -247,7 +247,7 @@ class VersionChain:
 
     @property
     def feedback(self) -> Feedback:
-        """What the encodings so far have left out. To set it back undoes an encoding."""
+        """The differences that the encodings so far have left out. To set it back undoes an encoding."""
         return self._feedback
 
     @feedback.setter

@@ -50,7 +50,7 @@ class Journal:
         self._waiting_every_s = WAITING_INTERVAL_S
         self._bytes_down, self._encode_s, self._decode_s = 0, 0.0, 0.0
         self._troubles: dict[str, str] = {}
-        """What cannot be written or read, and why."""
+        """Parts that cannot be written or read, each with the reason."""
         self._undescribed: dict[NodeId, str] = {}
         """The last reason logged for each node whose description failed."""
 

@@ -18,7 +18,7 @@ from client.connectors.sources.lines import LineSplitter
 
 CHUNK_BYTES = 1 << 16
 HEAD_BYTES = 1024
-"""Of a file, this many first bytes and its inode number identify it."""
+"""Number of first bytes that identify a file, together with its inode number."""
 
 
 class FileTail:
