@@ -1,4 +1,7 @@
-"""The trial of a new version, which scores recent normal events beside the version in use."""
+"""The trial of a new version beside the version in use: are its alerts too many, and does it miss faults?
+
+Both score recent normal events, and the same events with synthetic faults.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.scoring import version_scores, window_starts
 from common.model.sketch import ScoreSketch, SketchError
+from common.model.synthetic_faults import SyntheticFaults, lost_faults
 from common.model.threshold import robust_limit, starting_threshold
 
 MAX_COMPARED_EVENTS = 4096
@@ -26,6 +30,8 @@ MAX_ALERT_SHARE = 0.02
 
 Up to twice the share that exceeds the current threshold is allowed too.
 """
+FAULT_WINDOWS = 32
+"""Windows of recent normal events that synthetic faults are put into."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ def run_trial(
     rule: ThresholdRule,
     current: Manifest | None = None,
     current_threshold: float = 0.0,
+    try_faults: bool = False,
 ) -> TrialResult:
     """Score all buffered events by a new version, and the newest also by the version in use.
 
@@ -88,6 +95,7 @@ def run_trial(
         current: The version in use, its features in the same order; None: there is none, and the new one is
             not refused unless its scores are unusable.
         current_threshold: The threshold in use.
+        try_faults: Whether both versions score synthetic faults, too. It takes some tenths of a second.
     """
     scores = buffer_scores(new, events)
     if np.isinf(scores).any():
@@ -114,6 +122,8 @@ def run_trial(
     rejection = rejection_reason(
         new_scores, threshold, current.version, current_scores, current_threshold, errors
     )
+    if rejection is None and try_faults:
+        rejection = blindness(new, threshold, current, current_threshold, newest)
     return TrialResult(rejection, len(scores), sketch, calibration(scores), scale)
 
 
@@ -167,3 +177,30 @@ def rejection_reason(
                 f"{error / current_error:.1f} times that of version {current_version}"
             )
     return None
+
+
+def blindness(
+    new: Manifest, new_threshold: float, current: Manifest, current_threshold: float, events: BufferedRows
+) -> str | None:
+    """Return which faults a new version no longer finds; None if it finds them, or the events are too few.
+
+    Args:
+        new: The new version, its features in the order of the rows.
+        new_threshold: The threshold it would be used with.
+        current: The version in use, its features in the same order.
+        current_threshold: Its threshold.
+        events: Recent normal events.
+    """
+    window = current.architecture.window
+    starts = window_starts(events.rows, events.breaks, window)
+    if len(starts) < MIN_WINDOWS or new.architecture.window != window:
+        return None
+    seed = new.version
+    chosen = np.sort(np.random.default_rng(seed).choice(starts, FAULT_WINDOWS, replace=False))
+    faults = SyntheticFaults.of(events.rows[chosen[:, None] + np.arange(window)], seed)
+    lost = lost_faults(
+        faults.detection_limits(current, current_threshold),
+        faults.detection_limits(new, new_threshold),
+        [new.schema.features[i] for i in faults.features],
+    )
+    return f"it does not find {lost} that version {current.version} finds" if lost else None

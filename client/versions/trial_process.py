@@ -147,7 +147,9 @@ def run_request(request: TrialRequest) -> TrialResult:
         return TrialResult(str(error))
     events = read_buffer(request.folder, schema) or BufferedRows.empty(len(schema))
     current = _adapted(current, events) if current is not None else None
-    return run_trial(_adapted(new, events), events, request.rule, current, request.current_threshold)
+    return run_trial(
+        _adapted(new, events), events, request.rule, current, request.current_threshold, try_faults=True
+    )
 
 
 def _adapted(manifest: Manifest, events: BufferedRows) -> Manifest:

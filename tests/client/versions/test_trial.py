@@ -8,6 +8,7 @@ import pytest
 from client.data.training_buffer import BufferedRows
 from client.versions.drift import Drift
 from client.versions.trial import MIN_WINDOWS, ThresholdRule, buffer_scores, rejection_reason, run_trial
+from common.model.manifest import Manifest
 from common.model.moments import Scaler
 from common.model.residuals import Residuals
 from common.model.scoring import score_windows, version_scores
@@ -129,3 +130,42 @@ def test_a_worse_version_is_rejected_although_its_own_residuals_make_its_scores_
     limit = ThresholdRule(value=1e9, rate=0.001)
     assert "times that of version 1" in str(run_trial(weighed, normal, limit, live, 1e9).rejection)
     assert run_trial(live, normal, limit, weighed, 1e9).rejection is None
+
+
+def tried(new: Manifest, fixed: float | None = None) -> str | None:
+    current, rule = version(1), ThresholdRule(fixed, 1e-3)
+    threshold = current.scores.quantile(1.0)
+    return run_trial(new, normal_events(600), rule, current, threshold, try_faults=True).rejection
+
+
+@pytest.mark.parametrize("seed", range(2, 6))
+def test_an_honest_version_is_not_refused_for_blindness(seed: int) -> None:
+    assert tried(version(2, seed=seed)) is None
+
+
+def test_a_version_that_reproduces_every_input_is_refused() -> None:
+    blind = version(2, model={"window": 1, "hidden": (3, 3), "activation": "linear"})
+    weights = {
+        n: np.eye(3, dtype=np.float32) if n.endswith("kernel") else np.zeros(3, np.float32)
+        for n in blind.weights
+    }
+    reason = tried(replace(blind, weights=weights))
+    assert reason is not None and "synthetic faults that version 1 finds" in reason
+
+
+def test_a_version_whose_usual_errors_are_out_of_scale_is_refused_at_a_fixed_threshold() -> None:
+    fixed = version(1).scores.quantile(1.0)
+    assert tried(version(2), fixed) is None
+    reason = tried(replace(version(2), residuals=Residuals(1, np.full(3, 1e9))), fixed)
+    assert reason is not None and "synthetic faults" in reason
+
+
+def test_a_version_that_ignores_one_feature_is_refused_and_the_feature_is_named() -> None:
+    reason = tried(replace(version(2), residuals=Residuals(1, np.array([1.0, 1.0, 1e9]))))
+    assert reason is not None and "synthetic faults of 'c' that version 1 finds" in reason
+
+
+def test_few_normal_events_are_no_evidence_of_blindness() -> None:
+    blind = replace(version(2), residuals=Residuals(1, np.array([1.0, 1.0, 1e9])))
+    rule, few = ThresholdRule(None, 1e-3), normal_events(MIN_WINDOWS - 1)
+    assert run_trial(blind, few, rule, version(1), 1.0, try_faults=True).rejection is None

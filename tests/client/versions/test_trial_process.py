@@ -11,6 +11,7 @@ import pytest
 from client.data.training_buffer import TrainingBuffer
 from client.versions.trial import ThresholdRule, TrialResult
 from client.versions.trial_process import InlineTrial, TrialError, TrialProcess, TrialRequest, run_request
+from common.model.residuals import Residuals
 from common.model.schema import Schema
 from tests.client.sample_versions import SCHEMA, rows, version
 
@@ -54,6 +55,13 @@ def test_a_rejection_comes_back_with_its_reason(trial_request: TrialRequest) -> 
     trial = TrialProcess(replace(trial_request, new=trial_request.folder / "bad.safetensors"))
     assert "times that of version 1" in str(wait_for(trial).rejection)
     trial.close()
+
+
+def test_the_process_tries_faults(trial_request: TrialRequest) -> None:
+    blind = replace(version(3), residuals=Residuals(1, np.array([1.0, 1.0, 1e9])))
+    (trial_request.folder / "blind.safetensors").write_bytes(blind.pack())
+    request = replace(trial_request, new=trial_request.folder / "blind.safetensors")
+    assert "synthetic faults of 'c'" in str(run_request(request).rejection)
 
 
 def test_a_fixed_threshold_and_a_first_version_reach_the_process(trial_request: TrialRequest) -> None:
