@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import math
 import secrets
@@ -140,6 +141,9 @@ def _application(
     async def receive_notice(request: Request) -> Response:
         if token is None:
             return PlainTextResponse("this server accepts no alerts: server.alerts_token is not set\n", 403)
+        presented = alerts.presented_token(request.headers.get("authorization", ""))
+        if not presented:
+            return unauthorized("missing token: `flockwatch enroll NAME` on the server prints it")
         try:
             async with asyncio.timeout(POST_WITHIN_S):
                 content = await _body(request)
@@ -152,11 +156,8 @@ def _application(
             return Response(status_code=400)
         except AlertError as error:
             return PlainTextResponse(f"{error}\n", 422)
-        if not alerts.is_authorized(
-            edge_token(token, notice.client), request.headers.get("authorization", "")
-        ):
-            text = f"wrong or missing token: `flockwatch enroll {notice.client}` on the server prints it\n"
-            return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
+        if not hmac.compare_digest(presented, edge_token(token, notice.client).encode()):
+            return unauthorized(f"wrong token: `flockwatch enroll {notice.client}` on the server prints it")
         if not admits(notice.client):
             return PlainTextResponse(f"'{notice.client}' was revoked\n", 403)
         if wait_s := limit.wait_s(notice.client, clock()):
@@ -165,6 +166,9 @@ def _application(
         if await run_in_threadpool(alerts.record, history, notice):
             status.notices[notice.kind] += 1
         return Response(status_code=204)
+
+    def unauthorized(reason: str) -> Response:
+        return PlainTextResponse(f"{reason}\n", 401, {"WWW-Authenticate": "Bearer"})
 
     def unavailable(request: Request, error: Exception) -> Response:
         return PlainTextResponse(f"{error}\n", 503)

@@ -193,6 +193,13 @@ def test_a_wrong_token_is_refused(served: Served, token: str) -> None:
     assert served.json("/incidents")["incidents"] == []
 
 
+def test_without_a_token_nothing_is_read(served: Served) -> None:
+    for body in (b"", b"{", b"x" * (MAX_BYTES + 1)):
+        answer, text = served.ask("/alerts", {}, body)
+        assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert text.startswith("missing token")
+
+
 def test_an_edge_posts_as_itself_only(served: Served) -> None:
     own = edge_token(TOKEN, "edge-7")
     assert served.post(packed(client="edge-7"), own)[0] == 204
