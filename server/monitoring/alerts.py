@@ -63,7 +63,7 @@ class PostLimit:
 
 
 def presented_token(authorization: str) -> bytes:
-    """Return the token of an `Authorization` header, as bearer token or as a user's password; empty if there is none.
+    """Return the token of an `Authorization` header, as bearer token or as a password; empty if none.
 
     >>> presented_token("Bearer secret"), presented_token("Basic ZWRnZTpzZWNyZXQ=")
     (b'secret', b'secret')
