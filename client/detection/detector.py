@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.data.decoding import Decoder
 from client.data.recent_events import ABNORMAL, MAX_BATCH_EVENTS, NORMAL, UNREPORTED, RecentEvents
@@ -204,11 +205,30 @@ class Detector:
         for start, end in parts:  # two parts where the batch goes over the end of the ring
             if end <= start:
                 continue
-            rows = recent.rows[start:end]
-            scores = [np.nan] * len(rows) if active is None else active.scorer.score_many(rows).tolist()
-            for slot, score in enumerate(scores, start):
-                self._judge(slot, times[at], score, outcome)
-                at += 1
+            rows, part = recent.rows[start:end], times[at : at + end - start]
+            scores = (
+                np.full(len(rows), np.nan, np.float32) if active is None else active.scorer.score_many(rows)
+            )
+            if active is not None and not self.incidents.open and float(scores.max()) <= active.limit.value:
+                self._record_quiet(slice(start, end), part, scores, active.scorer.version, outcome)
+            else:
+                for slot, time, score in zip(range(start, end), part, scores.tolist(), strict=True):
+                    self._judge(slot, time, score, outcome)
+            at += end - start
+
+    def _record_quiet(
+        self, slots: slice, times: list[float], scores: NDArray[np.float32], version: int, outcome: Outcome
+    ) -> None:
+        """Count events without incident, all of which are at or below the threshold, at once."""
+        recent = self.recent
+        recent.scores[slots], recent.times[slots] = scores, times
+        recent.versions[slots], recent.flags[slots] = version, NORMAL
+        recent.count += len(times)
+        self._quiet += len(times)
+        self.incidents.skip()
+        outcome.verdicts += [
+            Verdict(time, score, False, version) for time, score in zip(times, scores.tolist(), strict=True)
+        ]
 
     def _judge(self, slot: int, time: float, score: float, outcome: Outcome) -> None:
         """Compare a score with the threshold, and count the event in the ring."""
