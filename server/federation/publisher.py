@@ -16,6 +16,7 @@ from server.coordination.actions import Aggregate, CreateFirstVersion, Publish
 from server.coordination.events import Aggregated, AggregationFailed
 from server.federation.admission import limit_norms
 from server.federation.aggregation import Aggregator, EmptyAggregationError
+from server.federation.canary import Canary
 from server.federation.client_records import ClientRecords
 from server.federation.compression import AppliedUpdates, VersionChain, VersionStep, down
 from server.federation.first_version import first_version
@@ -28,7 +29,7 @@ from server.storage.registry import Registry
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 64
-"""Most clients that are left out in turn to find one with whose contribution no version can be read."""
+"""Most clients that are left out in turn to find one with whose contribution no version can be published."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,7 @@ class VersionPublisher:
         self._records = records
         self._journal = journal
         self._candidate: _Candidate | None = None
+        self._canary = Canary()
         self.newest: Manifest | None = None
         """The newest version; None before version 0."""
         self.chain = VersionChain()
@@ -106,9 +108,9 @@ class VersionPublisher:
         self._write(self.newest, action.progress, None)
 
     def aggregate(self, action: Aggregate, clients: Collection[str]) -> Aggregated | AggregationFailed:
-        """Make the next version and read it back; `publish` then writes it.
+        """Make the next version, read it back and try it on synthetic faults; `publish` then writes it.
 
-        If it cannot be read back, the client is left out without whose contributions it can.
+        If it cannot be read back or is blind, the client is left out without whose contributions it is sound.
 
         Args:
             action: The updates.
@@ -150,7 +152,7 @@ class VersionPublisher:
         """Return the next version, its encoded step, and who was left out of it, with the reason.
 
         Raises:
-            EmptyAggregationError: no version can be made and read back without one of the clients either.
+            EmptyAggregationError: no sound version can be made without one of the clients either.
         """
         memory, feedback = self._aggregator.memory(), self.chain.feedback
         choices: list[set[str]] = [set()]
@@ -162,30 +164,39 @@ class VersionPublisher:
                 continue
             try:
                 manifest, block = self._made_of(used, set(contributors) - left_out)
-                read_back(manifest)
+                self._check(manifest)
             except Exception as error:  # whatever it is, it follows from what the clients sent
                 self._aggregator.restore(memory)
                 self.chain.feedback = feedback
                 if not left_out:
                     problem = str(error) if isinstance(error, EmptyAggregationError) else described(error)
-                    log.error("version cannot be made or read back reason=%s", problem)
+                    log.error("version cannot be published reason=%s", problem)
                     choices = self._without_some(contributors)
             else:
-                reason = f"not used: with it, no version can be read: {problem}"
+                reason = f"not used: with it, no version can be published: {problem}"
                 return manifest, block, dict.fromkeys(sorted(left_out), reason)
         raise EmptyAggregationError(problem)
 
-    def _without_some(self, contributors: Collection[str]) -> list[set[str]]:
-        """Return whom to leave out of a version that cannot be read, in the order in which to try.
+    def _check(self, manifest: Manifest) -> None:
+        """Check that clients can use a version, and that it finds what the newest one finds.
 
-        First all whose scores or residuals alone make a version unreadable, then each other client, too.
+        Raises:
+            ManifestError: they cannot, or it does not.
+        """
+        read_back(manifest)
+        self._canary.check(self._newest(), manifest)
+
+    def _without_some(self, contributors: Collection[str]) -> list[set[str]]:
+        """Return whom to leave out of a version that cannot be published, in the order in which to try.
+
+        First all whose scores or residuals alone make a version unreadable or blind, then each other client.
         """
         newest, alone = self._newest(), set()
         for client in contributors:
             try:
                 scores = self._records.merged_scores({client}, newest.scores)
                 residuals = self._records.merged_residuals({client}, newest.residuals)
-                read_back(replace(newest, scores=scores, residuals=residuals))
+                self._check(replace(newest, scores=scores, residuals=residuals))
             except Exception:  # the reason is that of the whole version
                 alone.add(client)
         others = sorted(set(contributors) - alone)[:MAX_TRIES]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec import structs
+from numpy.typing import NDArray
 
 from common.model.scoring import ErrorSummary
 from common.model.sketch import ScoreSketch, SketchError
@@ -208,7 +209,46 @@ def test_a_version_that_cannot_be_read_back_is_made_without_the_one_at_fault(des
     assert saved[0].version == 1
     assert dict(desk.records["c"].refused) == {"unreadable": 1}
     (row,) = desk.history.rounds()
-    assert "no version can be read: SketchError: an invalid level 3" in row["failed"]["c"]
+    assert "no version can be published: SketchError: an invalid level 3" in row["failed"]["c"]
+
+
+def sighted(desk: Desk) -> None:
+    """Publish version 1, with enough scores to compare it with further ones."""
+    shares = tuple(desk.update(name, i, 0.01, scores=usual(i)) for i, name in enumerate(NAMES, 1))
+    assert isinstance(desk.publisher.aggregate(Aggregate(shares, ()), set(NAMES)), Aggregated)
+    desk.publisher.publish(Publish(1, {}))
+
+
+def usual(seed: int) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).gamma(8, 1 / 8, 200)
+
+
+def test_a_version_that_is_blind_is_made_without_the_one_at_fault(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sighted(desk)
+    # As if the bounds of influence had let them pass.
+    monkeypatch.setattr(desk.records, "merged_scores", lambda clients, _: (
+        ScoreSketch.of(np.full(500, 1e6)) if "c" in clients else ScoreSketch.of(usual(9))
+    ))  # fmt: skip
+    shares = tuple(desk.update(name, 10 + i, 0.01) for i, name in enumerate(NAMES))
+    event = desk.publisher.aggregate(Aggregate(shares, ()), set(NAMES))
+    assert event == Aggregated(0.5, 4, at_fault=("c",))
+    desk.publisher.publish(Publish(2, {}))
+    assert "synthetic faults that version 1 finds" in desk.history.rounds()[-1]["failed"]["c"]
+
+
+def test_the_version_before_stays_if_every_further_one_is_blind(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sighted(desk)
+    monkeypatch.setattr(desk.records, "merged_scores", lambda *_: ScoreSketch.of(np.full(500, 1e6)))
+    shares = tuple(desk.update(name, 10 + i, 0.01) for i, name in enumerate(NAMES))
+    event = desk.publisher.aggregate(Aggregate(shares, ()), set(NAMES))
+    assert isinstance(event, AggregationFailed)
+    assert "synthetic faults" in event.reason
+    assert desk.publisher.newest is not None
+    assert desk.publisher.newest.version == 1
 
 
 def test_weights_without_a_finite_score_are_not_published(desk: Desk) -> None:

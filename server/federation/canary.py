@@ -1,0 +1,69 @@
+"""Tries a version on synthetic faults before it is published: it must find what the version before it finds.
+
+The server has no rows of any client. The windows are random values near the usual ones, of the fleet's own
+moments; versions are compared on the same windows, at the threshold that follows from each one's scores.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.model.manifest import Manifest, ManifestError
+from common.model.synthetic_faults import SyntheticFaults, lost_faults
+from common.model.threshold import tail_quantile
+
+WINDOWS = 8
+"""Windows that faults are put into: enough that the loss of all faults of one feature is evidence."""
+AMPLITUDE = 0.3
+"""Standard deviation of the values in the windows, in scaled units. Independent values of the usual spread
+would be abnormal themselves where features are correlated."""
+RATE = 1e-3
+"""Rate of false alerts of the thresholds: further in the tail, the scores of few rows leave it uncertain."""
+MIN_SCORES = 100
+"""With fewer scores, of either version, there is no comparison."""
+
+
+class BlindVersionError(ManifestError):
+    """A version does not find the faults that the version before it finds; the message says which."""
+
+
+class Canary:
+    """Compares each version with the newest one, whose detection limits it remembers."""
+
+    def __init__(self) -> None:
+        self._limits: dict[str, NDArray[np.float64]] = {}
+        """Detection limits by the hash of a version, for the faults of the last comparison."""
+        self._faults: tuple[object, SyntheticFaults] | None = None
+        """Moments, and the faults made from them."""
+
+    def check(self, newest: Manifest, candidate: Manifest) -> None:
+        """Compare a version with the newest one; without enough scores of both it passes.
+
+        Raises:
+            BlindVersionError: it has lost plainly more than it may (`common.model.synthetic_faults`).
+        """
+        if min(newest.scores.count, candidate.scores.count) < MIN_SCORES:
+            return
+        faults = self._faults_of(newest)
+        before, after = (self._limits_of(manifest, faults) for manifest in (newest, candidate))
+        self._limits = {newest.hash: before, candidate.hash: after}
+        lost = lost_faults(before, after, [newest.schema.features[i] for i in faults.features])
+        if lost is not None:
+            raise BlindVersionError(f"it does not find {lost} that version {newest.version} finds")
+
+    def _faults_of(self, manifest: Manifest) -> SyntheticFaults:
+        """Return the faults for a version; they are the same until its moments change."""
+        if self._faults is None or self._faults[0] is not manifest.moments:
+            scaler, window = manifest.scaler, manifest.architecture.window
+            seed = manifest.version
+            values = np.random.default_rng(seed).standard_normal((WINDOWS, window, len(manifest.schema)))
+            rows = (scaler.mean + AMPLITUDE * scaler.std * values).astype(np.float32)
+            self._faults, self._limits = (manifest.moments, SyntheticFaults.of(rows, seed)), {}
+        return self._faults[1]
+
+    def _limits_of(self, manifest: Manifest, faults: SyntheticFaults) -> NDArray[np.float64]:
+        known = self._limits.get(manifest.hash)
+        if known is not None:
+            return known
+        return faults.detection_limits(manifest, tail_quantile(manifest.scores, RATE))
