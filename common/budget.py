@@ -1,4 +1,4 @@
-"""The alert budget: how many false alerts an operator accepts."""
+"""The budget: how many false incidents an operator accepts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _PERIODS_S = {"hour": 3600.0, "day": 86400.0, "week": 604800.0}
 
 @dataclass(frozen=True)
 class Budget:
-    """A number of alerts in a period.
+    """A number of false incidents in a period.
 
     >>> Budget.parse("1 per day").rate(interval_s=300.0) == 1 / 288
     True
     """
 
     alerts: float
-    """Alerts in a period."""
+    """False incidents in a period."""
     period_s: float
     """Length of the period in seconds."""
 
@@ -37,7 +37,7 @@ class Budget:
         return cls(float(match[1]), _PERIODS_S[match[2]])
 
     def rate(self, interval_s: float) -> float:
-        """Return the share of events that may be alerts, at most 0.5.
+        """Return the share of events that may start a false incident, at most 0.5.
 
         Args:
             interval_s: Seconds between two events.

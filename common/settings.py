@@ -274,7 +274,7 @@ class ThresholdSettings(Section):
     """The score above which an event is abnormal."""
 
     budget: str = "1 per day"
-    """False alerts that are accepted, `N per hour`, `N per day` or `N per week`."""
+    """False incidents that are accepted, `N per hour`, `N per day` or `N per week`."""
     interval_s: Seconds | None = None
     """Seconds between two events. None: as measured, in files by their time column."""
     value: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

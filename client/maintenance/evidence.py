@@ -1,4 +1,4 @@
-"""Evidence: the time that a client's own events cover, compared with its budget of false alerts."""
+"""Evidence: the time that a client's own events cover, compared with its budget of false incidents."""
 
 from __future__ import annotations
 
