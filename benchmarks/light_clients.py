@@ -14,11 +14,11 @@ from msgspec.structs import asdict
 from client.app import build
 from client.transport.compression_state import CompressionState
 from client.transport.resident_node import ResidentNode
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
-from common.model.sketch import ScoreSketch
 from common.protocol.messages import Description, Evaluation, Task, Update
 
 FEATURES = 16
@@ -34,7 +34,7 @@ class LightWorker:
         rows = self._rng.standard_normal((200, FEATURES)).astype(np.float32)
         self._moments = Moments.of(rows)
         self._errors = np.square(rows).mean(axis=1)
-        self._scores = ScoreSketch.of(self._errors)
+        self._scores = ScoreHistogram.of(self._errors)
 
     def describe(self, window: int | None = None) -> Description:
         """Describe this client."""

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from benchmarks import job
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
 from common.model.scoring import scores
-from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.settings import Settings
 
@@ -53,6 +53,6 @@ def version(number: int, seed: int = 0) -> Manifest:
         weights=weights,
         moments=moments,
         settings=VersionSettings.of(SETTINGS),
-        scores=ScoreSketch.of(scores(architecture, weights, scaled)),
+        scores=ScoreHistogram.of(scores(architecture, weights, scaled)),
         personalised=True,
     )

@@ -222,7 +222,7 @@ def _bytes(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     payloads = [reply["bytes_up"] for r in measured for reply in r["replies"]]
     downs = [r["bytes_down"] / max(1, r["answered"]) for r in measured]
     return {
-        # Means over as many updates as there are from one sketch of scores to the next.
+        # Means over as many updates as there are from one histogram of scores to the next.
         "bytes_up": round(statistics.mean(reply["replies_bytes"] for reply in later)),
         "payload_up": round(statistics.mean(payloads)),
         "payload_down": round(statistics.median(downs)),

@@ -92,7 +92,6 @@ ONLY_IN = {
         "server/access/roster.py",
     },
     "uvicorn": {"server/flower/superlink.py", "server/bounded_http.py", "server/web.py"},
-    "datasketches": {"common/model/sketch.py", "client/versions/drift.py"},
     "paho": {
         "client/connectors/mqtt.py",
         "client/connectors/sources/mqtt.py",

@@ -12,10 +12,10 @@ from client.data.regime import Move, move_rows
 from client.data.training_buffer import BufferedRows, TrainingBuffer, write_schema
 from client.maintenance.problems import Problems
 from client.versions.trial import buffer_scores
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.schema import Schema
 from common.model.scoring import window_starts
-from common.model.sketch import ScoreSketch
 from common.model.threshold import robust_limit
 
 
@@ -61,7 +61,7 @@ class LearnedRows:
         """Return copies of all events in the buffer."""
         return self._buffer.contents() if self._buffer is not None else BufferedRows.empty(len(self._schema))
 
-    def add(self, events: ReleasedEvents, scores: ScoreSketch) -> None:
+    def add(self, events: ReleasedEvents, scores: ScoreHistogram) -> None:
         """Add the normal events that are not unusual for this machine.
 
         Events that no version has scored are the first rows for a first version, and are added.
@@ -88,7 +88,7 @@ class LearnedRows:
         events = self._buffer.contents()
         scores = buffer_scores(manifest, events)
         finite = np.isfinite(scores)
-        unusual = ~(scores <= robust_limit(ScoreSketch.of(scores[finite])))
+        unusual = ~(scores <= robust_limit(ScoreHistogram.of(scores[finite])))
         window = manifest.architecture.window
         ends = window_starts(events.rows, events.breaks, window) + window - 1
         keep = np.ones(len(events.rows), np.bool_)

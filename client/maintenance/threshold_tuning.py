@@ -12,12 +12,12 @@ from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.detector import Detector
 from client.maintenance.evidence import Evidence
 from client.maintenance.problems import Problems
-from client.versions.drift import Drift, calibration
+from client.versions.drift import Drift
 from client.versions.trial import ThresholdRule, TrialResult
 from client.versions.version_store import VersionStore
 from common.budget import Budget
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
-from common.model.sketch import ScoreSketch
 from common.model.threshold import robust_limit
 from common.settings import Settings
 
@@ -54,7 +54,7 @@ class ThresholdTuning:
         self._budget = Budget.parse(settings.threshold.budget)
         self._drift_p = settings.live.drift_p
         self._drift = Drift(self._drift_p)
-        self.scores = ScoreSketch()
+        self.scores = ScoreHistogram.empty()
         """Scores of normal events of this client under the active version."""
 
     @property
@@ -78,11 +78,11 @@ class ThresholdTuning:
             trial: Its scores of this client's normal events.
 
         Raises:
-            SketchError: neither the version nor the trial has a score.
+            HistogramError: neither the version nor the trial has a score.
         """
         rule, active = self.rule(), self._detector.active
         start, lowest, highest = rule.start(manifest.scores, trial.scores)
-        self._restart(trial.scores, Drift(self._drift_p, trial.calibration))
+        self._restart(trial.scores, Drift(self._drift_p, trial.scores))
         if self._fixed is not None:
             return AdaptiveThreshold(self._fixed, fixed=True)
         if active is None or trial.scale is None:
@@ -127,15 +127,15 @@ class ThresholdTuning:
         active = self._detector.active
         if active is None:
             raise ValueError("there is no version to adapt")
-        before, after = self.scores, ScoreSketch.of(scores)
+        before, after = self.scores, ScoreHistogram.of(scores)
         if not after.count:
             return active.limit
         usual = scores[scores <= robust_limit(after)]
-        after = ScoreSketch.of(usual)
+        after = ScoreHistogram.of(usual)
         factor = 1.0
         if before.count and min(before.quantile(LEVEL), after.quantile(LEVEL)) > 0:
             factor = after.quantile(LEVEL) / before.quantile(LEVEL)
-        self._restart(after, Drift(self._drift_p, calibration(usual)))
+        self._restart(after, Drift(self._drift_p, after))
         if self._fixed is not None:
             return active.limit
         start, lowest, highest = self.rule().start(active.manifest.scores, after)
@@ -149,7 +149,7 @@ class ThresholdTuning:
         if active is None:
             return
         usable = np.isfinite(events.scores) & (events.versions == active.manifest.version)
-        self.scores.add(events.scores[usable & events.normal])
+        self.scores = self.scores.merge(ScoreHistogram.of(events.scores[usable & events.normal]))
         before = self.drifted
         self._drift.add(events.scores[usable])
         if self.drifted != before:
@@ -180,7 +180,7 @@ class ThresholdTuning:
         typical = median if median > 0 else float(steps.mean())  # events that come in bursts have median 0
         return typical if typical > 0 else DEFAULT_INTERVAL_S
 
-    def _restart(self, scores: ScoreSketch, drift: Drift) -> None:
+    def _restart(self, scores: ScoreHistogram, drift: Drift) -> None:
         self.scores, self._drift = scores, drift
         self._record_drift()
 

@@ -18,9 +18,9 @@ from client.maintenance.warm_up_schedule import WarmUpSchedule
 from client.versions.trial import TrialResult, run_trial
 from client.versions.trial_process import Trial, TrialError, TrialProcess, TrialRequest
 from client.versions.version_store import VersionStore
+from common.model.histogram import HistogramError
 from common.model.manifest import Manifest, ManifestError
 from common.model.schema import SchemaError
-from common.model.sketch import SketchError
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class VersionSwap:
             else:
                 self._warm_up.begin(aligned)
                 self.adapt(rows)
-        except (SchemaError, SketchError) as error:
+        except (SchemaError, HistogramError) as error:
             self._problems.set("versions", f"version {manifest.version}: {error}")
 
     def advance(self) -> None:

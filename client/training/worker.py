@@ -17,10 +17,10 @@ from client.transport.compression_state import CompressionState
 from client.versions.version_store import VersionStore
 from common.learning import wanted_rows
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.scoring import ErrorSummary, ScoredWindows
-from common.model.sketch import ScoreSketch
 from common.model.weights import subtract
 from common.protocol.messages import Description, Evaluation, Task, Update
 from common.settings import TrainingSettings
@@ -126,7 +126,7 @@ class ClientWorker:
             version=manifest.version,
             rows=prepared.training,
             error=ErrorSummary.of(held_out.errors),
-            scores=ScoreSketch.of(held_out.scores),
+            scores=ScoreHistogram.of(held_out.scores),
             drifted=self._drifted,
             residuals=_shared_residuals(held_out, manifest),
         )
@@ -156,7 +156,7 @@ class ClientWorker:
             version=manifest.version,
             rows=prepared.training,
             error=ErrorSummary.of(held_out.errors),
-            scores=ScoreSketch.of(held_out.scores) if task.options.scores else ScoreSketch(),
+            scores=ScoreHistogram.of(held_out.scores) if task.options.scores else ScoreHistogram.empty(),
             residuals=_shared_residuals(held_out, manifest) if task.options.scores else Residuals(),
             drifted=self._drifted,
             loss=loss,

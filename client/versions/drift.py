@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from datasketches import kll_floats_sketch, ks_test
 from numpy.typing import NDArray
+
+from common.model.histogram import ScoreHistogram
 
 WINDOW = 1000
 """Scores in one comparison."""
 IN_A_ROW = 2
 """Comparisons in a row that must differ: a single unusual hour is not drift."""
-_K = 400
+TOLERANCE = 0.01
+"""Difference of two distribution functions that is too small to matter, whatever its significance."""
 
 
 class Drift:
     """A Kolmogorov-Smirnov test of every `WINDOW` scores against the scores at calibration.
 
-    Sources: Karnin, Lang and Liberty 2016, "Optimal Quantile Approximation in Streams" (the sketch), and the
-    test on two such sketches in Apache DataSketches.
+    Two sets of `n` and `m` scores differ if the largest difference of their distribution functions exceeds
+    `sqrt(-log(p / 2) * (n + m) / (2 * n * m))`. Source: Smirnov 1948, "Table for Estimating the Goodness of
+    Fit of Empirical Distributions" (the asymptotic distribution, of which this is the first term).
 
     Args:
         p: The p-value below which two sets of scores count as different distributions.
-        calibration: A sketch made by `calibration`. If it has fewer than `WINDOW` scores, the first scores of
-            the stream are added to it.
+        calibration: The scores at calibration. If they are fewer than `WINDOW`, the first scores of the
+            stream are added to them.
     """
 
-    def __init__(self, p: float, calibration: bytes = b"") -> None:
+    def __init__(self, p: float, calibration: ScoreHistogram | None = None) -> None:
         self._p = p
-        self._calibration = kll_floats_sketch.deserialize(calibration) if calibration else _empty()
-        self._window = _empty()
+        self._calibration = calibration or ScoreHistogram.empty()
+        self._window = ScoreHistogram.empty()
         self._differing = 0
 
     @property
@@ -38,27 +43,19 @@ class Drift:
 
     def add(self, scores: NDArray[np.floating]) -> None:
         """Add the next scores of the stream, shape (n,), all finite."""
-        scores = np.ascontiguousarray(scores, np.float32)
-        missing = max(0, WINDOW - self._calibration.n)
+        missing = max(0, WINDOW - self._calibration.count)
         if missing:
-            self._calibration.update(scores[:missing])
+            self._calibration = self._calibration.merge(ScoreHistogram.of(scores[:missing]))
             scores = scores[missing:]
         while len(scores):
-            room = WINDOW - self._window.n
-            self._window.update(scores[:room])
+            room = WINDOW - self._window.count
+            self._window = self._window.merge(ScoreHistogram.of(scores[:room]))
             scores = scores[room:]
-            if self._window.n == WINDOW:
-                differs = ks_test(self._calibration, self._window, self._p)
-                self._differing = self._differing + 1 if differs else 0
-                self._window = _empty()
+            if self._window.count == WINDOW:
+                self._differing = self._differing + 1 if self._differs() else 0
+                self._window = ScoreHistogram.empty()
 
-
-def calibration(scores: NDArray[np.floating]) -> bytes:
-    """Return a serialised sketch of scores, shape (n,), all finite, for `Drift` to compare a stream with."""
-    sketch = _empty()
-    sketch.update(np.ascontiguousarray(scores, np.float32))
-    return bytes(sketch.serialize())
-
-
-def _empty() -> kll_floats_sketch:
-    return kll_floats_sketch(_K)
+    def _differs(self) -> bool:
+        n, m = self._calibration.count, self._window.count
+        limit = math.sqrt(-math.log(self._p / 2) * (n + m) / (2 * n * m))
+        return self._calibration.distance(self._window) > limit + TOLERANCE

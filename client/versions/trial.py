@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.training_buffer import BufferedRows
-from client.versions.drift import calibration
+from common.model.histogram import HistogramError, ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.scoring import version_scores, window_starts
-from common.model.sketch import ScoreSketch, SketchError
 from common.model.synthetic_faults import SyntheticFaults, lost_faults
 from common.model.threshold import robust_limit, starting_threshold
 
@@ -43,7 +42,7 @@ class ThresholdRule:
     rate: float
     """Share of normal events that may be alerts."""
 
-    def start(self, fleet: ScoreSketch, own: ScoreSketch) -> tuple[float, float, float]:
+    def start(self, fleet: ScoreHistogram, own: ScoreHistogram) -> tuple[float, float, float]:
         """Return the first threshold for a version and its bounds, as `starting_threshold` does.
 
         Args:
@@ -51,7 +50,7 @@ class ThresholdRule:
             own: Its scores on this client.
 
         Raises:
-            SketchError: there are no scores.
+            HistogramError: there are no scores.
         """
         if self.value is not None:
             return self.value, self.value, self.value
@@ -66,10 +65,8 @@ class TrialResult:
     """Why the version must not be used; None if it may."""
     windows: int = 0
     """Windows that were scored."""
-    scores: ScoreSketch = field(default_factory=ScoreSketch)
+    scores: ScoreHistogram = field(default_factory=ScoreHistogram.empty)
     """The version's scores of the buffered normal events."""
-    calibration: bytes = b""
-    """The same scores as `client.versions.drift.calibration` makes them."""
     scale: float | None = None
     """Ratio of the version's scores to those of the version in use, on the same events; None: unknown.
 
@@ -101,14 +98,14 @@ def run_trial(
     if np.isinf(scores).any():
         return TrialResult(f"{int(np.isinf(scores).sum())} of {len(scores)} recent scores are not finite")
     if current is None:  # no version has judged these rows before
-        scores = scores[scores <= robust_limit(ScoreSketch.of(scores))]
-    sketch = ScoreSketch.of(scores)
+        scores = scores[scores <= robust_limit(ScoreHistogram.of(scores))]
+    own = ScoreHistogram.of(scores)
     try:
-        threshold = rule.start(new.scores, sketch)[0]
-    except SketchError as error:
+        threshold = rule.start(new.scores, own)[0]
+    except HistogramError as error:
         return TrialResult(str(error))
     if current is None:  # any version is better than none
-        return TrialResult(None, len(scores), sketch, calibration(scores))
+        return TrialResult(None, len(scores), own)
     newest = events.newest(MAX_COMPARED_EVENTS)
     new_scores = buffer_scores(new, newest)
     current_scores = buffer_scores(current, newest)
@@ -124,7 +121,7 @@ def run_trial(
     )
     if rejection is None and try_faults:
         rejection = blindness(new, threshold, current, current_threshold, newest)
-    return TrialResult(rejection, len(scores), sketch, calibration(scores), scale)
+    return TrialResult(rejection, len(scores), own, scale)
 
 
 def _ratio(new: NDArray[np.float32], current: NDArray[np.float32]) -> float:

@@ -19,10 +19,10 @@ from client.data.training_buffer import BufferedRows, read_buffer
 from client.versions.trial import ThresholdRule, TrialResult, run_trial
 from client.versions.warm_up import warm_up
 from common.formats.bundle import pack, unpack
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.schema import Schema, SchemaError
 from common.model.scoring import window_starts
-from common.model.sketch import ScoreSketch
 from common.packages import SAFE_PATH, check_packages, python_module
 from common.processes import lower_priority
 
@@ -193,10 +193,7 @@ def _from_json(values: dict[str, Any]) -> TrialRequest:
 def _pack(result: TrialResult) -> bytes:
     return pack(
         {"rejection": result.rejection, "windows": result.windows, "scale": result.scale},
-        {
-            "scores": np.frombuffer(result.scores.pack(), np.uint8),
-            "calibration": np.frombuffer(result.calibration, np.uint8),
-        },
+        {"scores": np.frombuffer(result.scores.pack(), np.uint8)},
     )
 
 
@@ -205,8 +202,7 @@ def _unpack(content: bytes) -> TrialResult:
     return TrialResult(
         rejection=fields["rejection"],
         windows=fields["windows"],
-        scores=ScoreSketch.unpack(arrays["scores"].tobytes()),
-        calibration=arrays["calibration"].tobytes(),
+        scores=ScoreHistogram.unpack(arrays["scores"].tobytes()),
         scale=fields["scale"],
     )
 

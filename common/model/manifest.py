@@ -16,19 +16,19 @@ from pydantic import NonNegativeInt, ValidationError
 from common.errors import UserError
 from common.formats.bundle import Arrays, as_dataclass, pack, unpack
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.schema import Schema
-from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings, parse_json
 from common.model.weights import Weights, digest, is_finite, shapes
 
-FORMAT = 3
+FORMAT = 5
 """Number of the file format that is written and read."""
-_TWO_NETWORKS_FORMAT = 4
+_EARLIER_FORMATS = (1, 2, 3, 4)
 _MOMENTS = ("mean", "m2", "minimum", "maximum", "within")
 _MORE_MOMENTS = ("present", "step")
-"""Arrays that a file has only if they are not empty: files of earlier programs do not have them."""
+"""Arrays that a file has only if they are not empty."""
 
 
 class ManifestError(UserError):
@@ -45,8 +45,7 @@ class _ManifestHeader:
     count: int
     settings: dict[str, Any]
     hash: str
-    personalised: bool | None = None
-    """None in files of earlier programs, which did not write it."""
+    personalised: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,7 @@ class Manifest:
     """Moments of the fleet's training rows. In a personalised version: those that the client scales by."""
     settings: VersionSettings
     """The settings that the version was trained with."""
-    scores: ScoreSketch = field(default_factory=ScoreSketch)
+    scores: ScoreHistogram = field(default_factory=ScoreHistogram.empty)
     """The fleet's scores of held-out rows under an earlier version, usually the one before; may be empty."""
     residuals: Residuals = field(default_factory=Residuals)
     """The fleet's squared errors of the same rows, which weight the inputs in a score. In a personalised
@@ -139,8 +138,7 @@ class Manifest:
 
     def pack(self) -> bytes:
         """Return the content of the version's file, in the safetensors format."""
-        fields = {**self._fields(), "personalised": self.personalised, "hash": self.hash}
-        return pack(fields, self._arrays())
+        return pack({**self._fields(), "hash": self.hash}, self._arrays())
 
     @classmethod
     def unpack(cls, content: bytes) -> Manifest:
@@ -162,24 +160,22 @@ class Manifest:
                 weights=_named("weights/", arrays),
                 moments=Moments(header.count, *(arrays[f"moments/{name}"] for name in _MOMENTS), **more),
                 settings=_settings(header.settings),
-                scores=ScoreSketch.unpack(arrays["scores"].tobytes()),
+                scores=ScoreHistogram.unpack(arrays["scores"].tobytes()),
                 residuals=Residuals.unpacked(arrays["residuals"], arrays.get("residuals_present")),
-                personalised=bool(header.personalised),
+                personalised=header.personalised,
             )
         except ManifestError:
             raise
         except KeyError as error:
             raise ManifestError(f"the file is incomplete: {error} is missing") from error
-        except ValueError as error:  # from the bundle, the schema, the moments or the sketch
+        except ValueError as error:  # from the bundle, the schema, the moments or the scores
             raise ManifestError(str(error)) from error
         if manifest.hash != header.hash:
             raise ManifestError(f"hash is {manifest.hash[:12]}, but the manifest says {header.hash[:12]}")
-        if header.personalised is None and _looks_personalised(manifest):
-            return replace(manifest, personalised=True)
         return manifest
 
     def _fields(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {
+        return {
             "format": FORMAT,
             "version": self.version,
             "features": list(self.schema.features),
@@ -189,9 +185,8 @@ class Manifest:
             },
             "count": self.moments.count,
             "settings": self.settings.values,
+            "personalised": self.personalised,
         }
-        # A version of the fleet has the same hash as in files that were written without this field.
-        return {**fields, "personalised": True} if self.personalised else fields
 
     def _arrays(self) -> dict[str, Any]:
         named: dict[str, Any] = {f"weights/{name}": array for name, array in self.weights.items()}
@@ -204,32 +199,11 @@ class Manifest:
         return named
 
 
-def _looks_personalised(manifest: Manifest) -> bool:
-    """Return whether a file without the flag holds a version that a client has personalised.
-
-    Personalised moments have one ratio of the spread of all rows to the spread within clients, the same for
-    all features (`Moments.for_client`). In a fleet's moments the distances between its clients' means add to
-    the spread, for each feature by another ratio. A fleet of one client has the ratio 1 too, but its
-    residuals and its scores are of the same windows.
-    """
-    within, m2 = manifest.moments.within, manifest.moments.m2
-    varying = within > 0
-    if manifest.settings.scaling.by not in ("shared", "client") or not np.array_equal(varying, m2 > 0):
-        return False
-    if manifest.residuals.count == manifest.scores.count:
-        return False
-    ratios = m2[varying] / within[varying]
-    expected = ratios[:1] if len(ratios) > 1 else 1.0
-    return bool(np.allclose(ratios, expected, rtol=1e-9))
-
-
 def _format_problem(number: object) -> str:
-    if number == _TWO_NETWORKS_FORMAT:
-        return (
-            "the file holds two networks ('scoring.combine: scores'), which flockwatch no longer supports; "
-            "use a version of one network"
-        )
-    return f"the file has format {number}; this program reads format {FORMAT}"
+    problem = f"the file has format {number}; this program reads format {FORMAT}"
+    if number in _EARLIER_FORMATS:
+        problem += ". An earlier release wrote it, with other scores: let the fleet train a new version"
+    return problem
 
 
 def _settings(values: dict[str, Any]) -> VersionSettings:

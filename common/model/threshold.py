@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from common.model.sketch import ScoreSketch
+from common.model.histogram import ScoreHistogram
 
 _TAIL = 32
 """Number of largest scores that the tail is fitted to."""
@@ -20,7 +20,7 @@ MIN_ROBUST = 30
 """Number of scores that `robust_limit` needs."""
 
 
-def tail_quantile(scores: ScoreSketch, rate: float) -> float:
+def tail_quantile(scores: ScoreHistogram, rate: float) -> float:
     """Return the score that a share `rate` of events exceeds, extrapolated beyond the largest score.
 
     The tail is extrapolated as a generalised Pareto distribution, fitted to the largest scores by
@@ -32,16 +32,15 @@ def tail_quantile(scores: ScoreSketch, rate: float) -> float:
     Detection in Streams with Extreme Value Theory" (its use for thresholds).
 
     Raises:
-        SketchError: the sketch is empty.
+        HistogramError: there are no scores.
     """
     share = max(rate, min(0.25, _TAIL / max(scores.count, 1)))
     start = max(scores.quantile(1 - share), SMALLEST)
     if rate >= share:
         return start
-    ranks = [(i + 0.5) / _TAIL for i in range(_TAIL)]  # of the excesses, the largest first
-    excesses = [max(scores.quantile(1 - share * rank) - start, 0.0) for rank in ranks]
-    mean = sum(excesses) / _TAIL
-    weighted = sum(rank * excess for rank, excess in zip(ranks, excesses, strict=True)) / _TAIL
+    ranks = (np.arange(_TAIL) + 0.5) / _TAIL  # of the excesses, the largest first
+    excesses = np.maximum(scores.quantiles(1 - share * ranks) - start, 0.0)
+    mean, weighted = float(excesses.mean()), float((ranks * excesses).mean())
     if mean <= 0.0:
         return start
     # An exponential tail has a weighted mean of mean / 4; a heavier one has less, down to 0.
@@ -52,7 +51,7 @@ def tail_quantile(scores: ScoreSketch, rate: float) -> float:
     )
 
 
-def starting_threshold(fleet: ScoreSketch, own: ScoreSketch, rate: float) -> tuple[float, float, float]:
+def starting_threshold(fleet: ScoreHistogram, own: ScoreHistogram, rate: float) -> tuple[float, float, float]:
     """Return the threshold to begin with, and the bounds that the client's own scores set to it.
 
     It is the tail of the fleet's scores at `rate`, kept within what the client has seen itself: not below its
@@ -73,7 +72,7 @@ def starting_threshold(fleet: ScoreSketch, own: ScoreSketch, rate: float) -> tup
         The threshold, the lowest and the highest that the scores support.
 
     Raises:
-        SketchError: there are no scores at all.
+        HistogramError: there are no scores at all.
     """
     tail = tail_quantile(fleet if fleet.count else own, rate)
     if own.count:
@@ -84,7 +83,7 @@ def starting_threshold(fleet: ScoreSketch, own: ScoreSketch, rate: float) -> tup
     return min(max(tail, lowest), highest), lowest, highest
 
 
-def robust_limit(normal: ScoreSketch) -> float:
+def robust_limit(normal: ScoreHistogram) -> float:
     """Return the score above which an event is too unusual to be learned from, though it raises no alert.
 
     It is the third quartile of the logarithms of normal scores plus three times their interquartile range

@@ -54,7 +54,7 @@ class VersionSettings(Section):
         """
         sections = {name: _present(name, section) for name, section in values.items()}
         if isinstance(scoring := sections.setdefault("scoring", {}), dict):
-            # Versions without a decay were scored with equal weights, and so were their score sketches.
+            # Versions without a decay were scored with equal weights, and so were the scores in them.
             scoring.setdefault("decay", 1.0)
         parsed = cls.model_validate(sections)
         parsed._values = values

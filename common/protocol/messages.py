@@ -37,12 +37,12 @@ from common.bounds import (
 )
 from common.compression.choice import NONE, STATELESS_CODECS, Block
 from common.compression.codec import CompressionError
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
-from common.model.sketch import ScoreSketch
 from common.model.weights import Shapes, Weights, add
 
 COUNTED = ("sent_bytes", "received_bytes", "replies_bytes", "timed_bytes", "timed_s")
@@ -131,7 +131,7 @@ class Evaluation(Message, tag=3, frozen=True, eq=False):
     rows: PositiveCount
     """Rows that the client trains on: its weight in a mean over clients."""
     error: ErrorSummary
-    scores: ScoreSketch
+    scores: ScoreHistogram
     """Scores of the held-out rows; empty in an update whose task did not ask for them."""
     drifted: bool
     """Whether the client's stream has drifted, so that it asks for training."""
@@ -239,7 +239,7 @@ class VersionChange(Message, tag=6, frozen=True, eq=False):
 
     Empty if the client holds this version.
     """
-    scores: ScoreSketch
+    scores: ScoreHistogram
     """Scores of the version that results."""
     residuals: Residuals
     """Residuals of the version that results."""

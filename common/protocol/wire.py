@@ -20,7 +20,7 @@ import numpy as np
 from common.compression.zstd import MAGIC, ZstdError, compress, decompress
 from common.formats import bundle
 from common.formats.bundle import BundleError
-from common.model.sketch import ScoreSketch
+from common.model.histogram import ScoreHistogram
 from common.protocol.messages import (
     Describe,
     Description,
@@ -167,7 +167,7 @@ def _decompressed(content: bytes) -> bytes:
 
 def _encode_value(value: Any) -> bytes:
     """Return a field that MessagePack does not have as bytes."""
-    if isinstance(value, ScoreSketch):
+    if isinstance(value, ScoreHistogram):
         return value.pack()
     return np.asarray(value, "<f8").tobytes()
 
@@ -178,7 +178,7 @@ def _decode_value(kind: Any, value: Any) -> Any:
         value = base64.b64decode(value, validate=True)
     if not isinstance(value, bytes):
         raise TypeError(f"Expected `bytes`, got `{type(value).__name__}`")
-    return ScoreSketch.unpack(value) if kind is ScoreSketch else np.frombuffer(value, "<f8")
+    return ScoreHistogram.unpack(value) if kind is ScoreHistogram else np.frombuffer(value, "<f8")
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_encode_value)

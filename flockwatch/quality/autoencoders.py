@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from client.data.partition import Partition
 from client.data.tables import DataError
+from common.model.histogram import ScoreHistogram
 from common.model.moments import Moments, Scaler
 from common.model.scoring import scores
-from common.model.sketch import ScoreSketch
 from common.model.weights import Weights
 from common.settings import Settings
 from flockwatch.quality.stream import StreamScores
@@ -118,7 +118,7 @@ def train_pooled(clients: Sequence[ScaledRows], trainer: Trainer, epochs: int, s
 
 
 def score_clients(clients: Sequence[ScaledRows], trainer: Trainer, weights: Weights) -> list[StreamScores]:
-    """Score every client's stream by one model; all share the sketch of all clients' held-out scores."""
+    """Score every client's stream by one model; all share the histogram of all clients' held-out scores."""
     parts = [c.split_scores(scores(trainer.architecture, weights, c.rows)) for c in clients]
-    sketch = ScoreSketch.merge_all(ScoreSketch.of(held_out) for _, held_out, _ in parts)
-    return [StreamScores(training, test, sketch) for training, _, test in parts]
+    fleet = ScoreHistogram.merge_all(ScoreHistogram.of(held_out) for _, held_out, _ in parts)
+    return [StreamScores(training, test, fleet) for training, _, test in parts]

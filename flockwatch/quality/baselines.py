@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.model.histogram import ScoreHistogram
 from common.model.scoring import windows
-from common.model.sketch import ScoreSketch
 from common.settings import Settings
 from flockwatch.quality.autoencoders import ScaledRows
 from flockwatch.quality.stream import StreamScores
@@ -106,4 +106,4 @@ def score_client(baseline: Baseline, client: ScaledRows, settings: Settings, see
     score = baseline(np.nan_to_num(windows(client.training, window)), settings, seed)
     window_scores = score(np.nan_to_num(windows(client.rows, window))).astype(np.float32)
     training, held_out, test = client.split_scores(window_scores)
-    return StreamScores(training, test, ScoreSketch.of(held_out))
+    return StreamScores(training, test, ScoreHistogram.of(held_out))

@@ -12,10 +12,10 @@ from client.data.partition import Partition
 from client.data.recent_events import MAX_BATCH_EVENTS
 from client.detection.scorer import Scorer
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
-from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.protocol.alerts import END_KINDS, OPEN_KINDS, Notice
 from common.settings import Settings
@@ -36,7 +36,7 @@ class StreamScores:
     """Shape (training rows,); NaN before the first whole window."""
     test: Floats
     """Shape (test rows,)."""
-    normal: ScoreSketch
+    normal: ScoreHistogram
     """Scores of the held-out rows of all clients that the model was trained on."""
 
 
@@ -167,7 +167,7 @@ def _incidents(notices: Sequence[Notice], events: int, interval_s: float) -> lis
     return list(found.values())
 
 
-def _square_version(normal: ScoreSketch, settings: Settings) -> Manifest:
+def _square_version(normal: ScoreHistogram, settings: Settings) -> Manifest:
     """Return a version that scores an event by the square of its one value."""
     architecture = Architecture(features=1, window=1, hidden=(1,))
     nothing = {name: np.zeros(shape, np.float32) for name, shape in architecture.shapes.items()}

@@ -83,8 +83,6 @@ def admit(answer: Update | Evaluation, version: int, newest: Manifest) -> Update
         raise AdmissionError(
             "scores", f"it has {answer.scores.count} scores of {answer.error.count} held-out events"
         )
-    if answer.scores.count and answer.scores.quantile(0.0) < 0:
-        raise AdmissionError("scores", "a score is negative, but it is a mean of squares")
     if answer.residuals.count:
         residuals, inputs = answer.residuals, newest.architecture.inputs
         if len(residuals.squares) != inputs:

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 from msgspec.structs import asdict
 
+from common.model.histogram import ScoreHistogram
 from common.model.residuals import Residuals
-from common.model.sketch import ScoreSketch
 from common.model.weights import Weights, norm
 from common.protocol.messages import Evaluation, Traffic, Update
 from server.federation.influence import MIN_CLIENTS, largest_mass, merged_residuals, merged_scores
@@ -93,7 +93,7 @@ class ClientRecords:
                 self._records[name] = msgspec.convert(values, ClientRecord)
             except msgspec.ValidationError as error:
                 log.warning("record of a client not read client=%r reason=%s", name, error)
-        self._scores: dict[str, ScoreSketch] = {}
+        self._scores: dict[str, ScoreHistogram] = {}
         self._residuals: dict[str, Residuals] = {}
         self._scored_versions: dict[str, int] = {}
         self._changed_scores: set[str] = set()
@@ -177,7 +177,7 @@ class ClientRecords:
     def update_distances(self, clients: Collection[str]) -> None:
         """Update the distance of each of these clients whose scores changed since the last call."""
         parts = {name: s for name, s in self._scores.items() if name in clients and s.count}
-        merged = ScoreSketch.merge_all(parts.values())
+        merged = ScoreHistogram.merge_all(parts.values())
         for name in self._changed_scores & parts.keys():
             self._change(name, distance=parts[name].distance(merged))
         self._changed_scores.clear()
@@ -241,7 +241,7 @@ class ClientRecords:
         """Return the version that the client's newest scores are of; None if it has sent none."""
         return self._scored_versions.get(client)
 
-    def merged_scores(self, clients: Collection[str], earlier: ScoreSketch) -> ScoreSketch:
+    def merged_scores(self, clients: Collection[str], earlier: ScoreHistogram) -> ScoreHistogram:
         """Return the newest scores of these clients together, with bounded influence of each.
 
         Args:
@@ -250,7 +250,7 @@ class ClientRecords:
                 before and have not sent scores yet.
         """
         parts = {name: self._scores[name] for name in clients if name in self._scores}
-        return merged_scores(parts, earlier if self._lacks_scores(clients) else ScoreSketch())
+        return merged_scores(parts, earlier if self._lacks_scores(clients) else ScoreHistogram.empty())
 
     def merged_residuals(self, clients: Collection[str], earlier: Residuals) -> Residuals:
         """Return the newest residuals of these clients together; the arguments are as in `merged_scores`."""

@@ -46,7 +46,7 @@ MAX_CLIENTS = 10_000
 """Most clients whose serial numbers are kept."""
 
 SCORES_INTERVAL = 5
-"""Most versions between two score sketches of a client whose updates are small beside them.
+"""Most versions between two histograms of the scores of a client whose updates are small beside them.
 
 The scores of version `n` serve for at most `n` versions, since those of the first versions differ most.
 """

@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from common.model.histogram import ScoreHistogram
 from common.model.moments import MAX_SPREAD_RATIO, Moments
 from common.model.residuals import Residuals
-from common.model.sketch import ScoreSketch
+from common.robust import MAD_TO_STD
 
 MIN_CLIENTS = 3
 """Fewest clients of which a majority can be told from one that is wrong."""
@@ -35,16 +36,15 @@ LIMIT = 3.0
 MIN_SPREAD = 0.5
 """Smallest standard deviation of logarithms: clients that agree closely tolerate a factor of 4.5."""
 
-MAX_TOP = 1.5
-"""Largest score of a client, in largest scores of the median client, if these differ by less."""
-
-MAD_TO_STD = 1.4826
-"""A normal distribution's standard deviation, in median absolute deviations."""
+MAX_TAIL = 1.25
+"""Largest score of a rank, in scores of this rank of the median client."""
 
 RANKS = (0.5, 0.99)
 """Ranks at which a client's scores are compared with those of the others."""
 
 SMALLEST = float(np.finfo(np.float32).tiny)
+MAX_LOG = 700.0
+"""Logarithm of a number that is far above all values, and finite."""
 
 Floats = NDArray[np.float64]
 
@@ -75,15 +75,15 @@ def usual_range(values: Floats) -> tuple[Floats, Floats]:
     logs = np.where(known, np.log(values), 0.0)
     centre = np.nanmedian(logs, axis=0)
     spread = np.maximum(MAD_TO_STD * np.nanmedian(np.abs(logs - centre), axis=0), MIN_SPREAD)
-    low, high = np.exp(centre - LIMIT * spread), np.exp(np.minimum(centre + LIMIT * spread, 700.0))
+    low, high = np.exp(centre - LIMIT * spread), np.exp(np.minimum(centre + LIMIT * spread, MAX_LOG))
     return np.where(known, low, 0.0), np.where(known, high, np.inf)
 
 
-def out_of_line(scores: Mapping[str, ScoreSketch]) -> set[str]:
+def out_of_line(scores: Mapping[str, ScoreHistogram]) -> set[str]:
     """Return the clients whose scores are not comparable with the others': broken, or not true.
 
     Args:
-        scores: Sketches that are not empty, by client.
+        scores: Histograms that are not empty, by client.
     """
     names = sorted(scores)
     if len(names) < MIN_CLIENTS:
@@ -94,39 +94,45 @@ def out_of_line(scores: Mapping[str, ScoreSketch]) -> set[str]:
     return {names[i] for i in np.flatnonzero(unusual)}
 
 
-def merged_scores(scores: Mapping[str, ScoreSketch], earlier: ScoreSketch) -> ScoreSketch:
+def merged_scores(scores: Mapping[str, ScoreHistogram], earlier: ScoreHistogram) -> ScoreHistogram:
     """Return the scores of all clients together, with bounded influence of each.
 
-    A client that is out of line is left out. Its mass is bounded, and so is its largest score: by the usual
-    range of the clients' largest ones.
+    A client that is out of line is left out. Its mass is bounded, and so is its tail: by what the others'
+    tails say (`_clipped_tails`).
 
     Args:
-        scores: Sketches by client.
+        scores: Histograms by client.
         earlier: Scores of an earlier version, which stand in for clients that have not sent any.
     """
-    scores = {name: sketch for name, sketch in sorted(scores.items()) if sketch.count}
+    scores = {name: part for name, part in sorted(scores.items()) if part.count}
     unusual = out_of_line(scores)
-    used = [sketch for name, sketch in scores.items() if name not in unusual]
-    mass = largest_mass([sketch.count for sketch in used])
+    used = [part for name, part in scores.items() if name not in unusual]
+    mass = largest_mass([part.count for part in used])
     if len(used) < MIN_CLIENTS and earlier.count:
         mass = earlier.count
-    tops = np.array([max(sketch.quantile(1.0), SMALLEST) for sketch in used])
-    largest = _largest_top(tops) if used else 0.0
-    parts = [sketch.bounded(mass, float(largest)) for sketch in used]
-    return ScoreSketch.merge_all([*parts, earlier])
+    return ScoreHistogram.merge_all([*(part.capped(mass) for part in _clipped_tails(used)), earlier])
 
 
-def _largest_top(tops: Floats) -> float:
-    """Return the bound of the largest scores, which decide about the tail: two robust deviations at most.
+def _clipped_tails(parts: Sequence[ScoreHistogram]) -> Sequence[ScoreHistogram]:
+    """Return histograms in which no score exceeds what the clients' tails say of scores of its rank.
+
+    The limit of the score that a share of a client's scores exceeds is `MAX_TAIL` times the median client's
+    score of this share. So a few huge scores count as usual largest ones, and many as many usual ones.
 
     Args:
-        tops: The largest score of each client.
+        parts: Of each client, none of them empty.
     """
-    if len(tops) < MIN_CLIENTS:
-        return float("inf")
-    logs = np.log(tops)
-    spread = MAD_TO_STD * float(np.median(np.abs(logs - np.median(logs))))
-    return float(np.exp(np.median(logs) + max(2 * spread, np.log(MAX_TOP))))
+    if len(parts) < MIN_CLIENTS:
+        return parts
+    octaves = np.arange(1, 2 + int(np.log2(max(part.count for part in parts))))
+    logs = np.log(np.maximum([part.quantiles(1 - 0.5**octaves) for part in parts], SMALLEST))
+    limits = np.median(logs, axis=0) + np.log(MAX_TAIL)
+    clipped = []
+    for part in parts:
+        above = part.count - np.cumsum(part.counts)
+        octave = -np.log2((above + part.counts / 2) / part.count)
+        clipped.append(part.clipped(np.exp(np.minimum(np.interp(octave, octaves, limits), MAX_LOG))))
+    return clipped
 
 
 def merged_residuals(residuals: Mapping[str, Residuals], earlier: Residuals) -> Residuals:

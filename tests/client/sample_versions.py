@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
 from common.model.scoring import version_scores
-from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.settings import Settings
 
@@ -41,7 +41,7 @@ def with_settings(manifest: Manifest, **sections: object) -> Manifest:
 def version(
     number: int = 1, window: int = 1, seed: int = 1, scale: float = 1.0, **settings: object
 ) -> Manifest:
-    """A version with random weights, `scale` times as large, and the sketch of its scores.
+    """A version with random weights, `scale` times as large, and the histogram of its scores.
 
     It is scaled by the moments that it holds, without a limit, unless the settings say otherwise.
     """
@@ -52,4 +52,4 @@ def version(
     moments = Moments.of(rows(2000))
     made = Manifest(number, SCHEMA, architecture, weights, moments, VersionSettings.of(given))
     found = version_scores(made, Scaler.of(moments).apply(rows(4000, seed=9)))
-    return replace(made, scores=ScoreSketch.of(found), personalised=True)
+    return replace(made, scores=ScoreHistogram.of(found), personalised=True)

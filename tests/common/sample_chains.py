@@ -8,11 +8,11 @@ import numpy as np
 
 from common.compression.choice import Block, seeded_rng
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.residuals import Residuals
 from common.model.schema import Schema
-from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.model.weights import Weights, add
 
@@ -30,7 +30,7 @@ def following(before: Manifest, codec: str = "int8") -> tuple[Step, Manifest]:
     moved = SHAPE.initial_weights(before.version + 1)
     block = Block.of(codec, moved, seeded_rng(before.version))
     weights: Weights = add(before.weights, block.decoded(SHAPE.shapes))
-    scores = ScoreSketch.of(np.arange(float(before.version)))
+    scores = ScoreHistogram.of(np.arange(float(before.version)))
     residuals = Residuals.of(np.full((before.version, SHAPE.inputs), 0.5))
     after = replace(before, version=before.version + 1, weights=weights, scores=scores, residuals=residuals)
     return (after.version, block), after

@@ -15,10 +15,10 @@ from client.training.client_rows import ClientRows
 from client.training.personalisation import personalise
 from client.training.worker import TrainerCache
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.scoring import scores
-from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.settings import DataSettings, Settings
 from flockwatch.cli import main
@@ -48,7 +48,7 @@ def own_version(machine: Partition) -> Manifest:
     weights, moments = architecture.initial_weights(1), Moments.of(machine.rows[:JUMP])
     made = Manifest(3, machine.schema, architecture, weights, moments, VersionSettings.of(settings))
     held = scores(architecture, weights, Scaler.of(moments).apply(machine.rows[:JUMP]))
-    version = replace(made, scores=ScoreSketch.of(held))
+    version = replace(made, scores=ScoreHistogram.of(held))
     normal = replace(machine, rows=machine.rows[:JUMP])
     return personalise(version, ClientRows(normal), TrainerCache())
 

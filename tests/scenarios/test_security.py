@@ -23,10 +23,10 @@ from client.app import build
 from client.transport.compression_state import CompressionState
 from client.transport.errors import AccessDeniedError, UnreachableError
 from client.transport.fleet_connection import FleetConnection
+from common.model.histogram import ScoreHistogram
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
-from common.model.sketch import ScoreSketch
 from common.packages import python_module
 from common.processes import Processes
 from common.protocol import wire
@@ -74,7 +74,7 @@ class Edge:
         return Description(self.name, self.name, schema, moments, True, False, self.compression.codecs, "")
 
     def evaluate(self, task: Task) -> Evaluation:
-        error, scores = ErrorSummary.of(self._errors), ScoreSketch.of(self._errors)
+        error, scores = ErrorSummary.of(self._errors), ScoreHistogram.of(self._errors)
         return Evaluation(self.name, task.manifest.version, 100, error, scores, False)
 
     def train(self, task: Task) -> Update:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from common.model.histogram import ScoreHistogram
 from common.model.scoring import ErrorSummary
-from common.model.sketch import ScoreSketch
 from common.protocol.messages import Update
 from server.federation.replies import AdmittedReply, Reply, SentMessage
 
@@ -18,7 +18,7 @@ def update(client: str, difference: Any = (1.0, 0.0), scores: Any = (), **change
     values = {
         "version": 3, "rows": 10, "error": ErrorSummary(1, 0.5, 0.5, 0.5, 0.5, 0.5), "drifted": False,
         "loss": 0.1, "train_s": 1.0, "difference": arrays,
-        "scores": ScoreSketch.of(np.array(scores, np.float64)),
+        "scores": ScoreHistogram.of(np.array(scores, np.float64)),
     }  # fmt: skip
     return Update(**{"client": client, **values, **changes})
 

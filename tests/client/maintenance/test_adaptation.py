@@ -20,10 +20,10 @@ from client.service.accept import AcceptError, accept
 from client.service.identity import Identity
 from client.versions.trial_process import InlineTrial
 from client.versions.version_store import VersionStore
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.scoring import version_scores
-from common.model.sketch import ScoreSketch
 from common.protocol.alerts import Notice
 from common.settings import Settings
 from tests.client.sample_versions import SCHEMA, lines, rows, version
@@ -38,7 +38,7 @@ def zero_version(window: int = 4) -> Manifest:
     made = version(window=window, scale=0.0)
     made = replace(made, moments=Moments.of(rows(2000)))
     scores = version_scores(made, Scaler.of(made.moments).apply(rows(2000, seed=5)))
-    return replace(made, scores=ScoreSketch.of(scores))
+    return replace(made, scores=ScoreHistogram.of(scores))
 
 
 class Machine:

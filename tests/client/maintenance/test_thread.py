@@ -29,8 +29,8 @@ from client.versions.trial_process import (
 )
 from client.versions.version_store import VersionStore
 from common.budget import Budget
+from common.model.histogram import ScoreHistogram
 from common.model.schema import Schema
-from common.model.sketch import ScoreSketch
 from common.model.threshold import starting_threshold
 from common.settings import Settings
 from tests.client.sample_versions import SCHEMA, lines, rows, version
@@ -157,7 +157,7 @@ def test_the_fleets_threshold_serves_before_there_is_any_evidence(tmp_path: Path
     tick(edge)
     rate = Budget.parse("1 per day").rate(DEFAULT_INTERVAL_S)
     assert edge.detector.active is not None
-    expected = starting_threshold(given.scores, ScoreSketch(), rate)[0]
+    expected = starting_threshold(given.scores, ScoreHistogram.empty(), rate)[0]
     assert edge.detector.active.threshold == pytest.approx(expected)
 
 

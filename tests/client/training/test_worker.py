@@ -132,7 +132,7 @@ def test_drift_goes_with_the_next_message(tmp_path: Path) -> None:
     assert one.train(task()).drifted
 
 
-def test_scores_of_held_out_rows_are_sketched() -> None:
+def test_scores_of_held_out_rows_are_counted() -> None:
     given = task()
     expected = expected_scores(given.manifest, ROWS[90:])
     for answer in (worker().evaluate(given), worker().train(given)):

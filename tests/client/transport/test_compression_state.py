@@ -15,9 +15,9 @@ from client.transport.compression_state import (
     _write_feedback,
 )
 from common.compression.codec import Feedback
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.scoring import ErrorSummary
-from common.model.sketch import ScoreSketch
 from common.model.weights import Weights, add, norm, subtract
 from common.protocol.messages import (
     Task,
@@ -36,8 +36,8 @@ ERROR = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
 
 def update(seed: int = 1, version: int = 3) -> Update:
     return Update(
-        client="a", version=version, rows=10, error=ERROR, scores=ScoreSketch(), drifted=False, loss=0.1,
-        train_s=0.1, difference=SHAPE.initial_weights(seed),
+        client="a", version=version, rows=10, error=ERROR, scores=ScoreHistogram.empty(), drifted=False,
+        loss=0.1, train_s=0.1, difference=SHAPE.initial_weights(seed),
     )  # fmt: skip
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from client.versions.drift import IN_A_ROW, WINDOW, Drift, calibration
+from client.versions.drift import IN_A_ROW, WINDOW, Drift
+from common.model.histogram import ScoreHistogram
 
 P = 1e-6
 
@@ -12,8 +13,11 @@ def lognormal(size: int, seed: int, mean: float = 0.0) -> np.ndarray:
     return np.random.default_rng(seed).lognormal(mean, 1, size)
 
 
+CALIBRATION = ScoreHistogram.of(lognormal(5000, 0))
+
+
 def test_scores_of_the_same_kind_are_no_drift() -> None:
-    drift = Drift(P, calibration(lognormal(5000, 0)))
+    drift = Drift(P, CALIBRATION)
     for seed in range(1, 20):
         drift.add(lognormal(700, seed))
         assert not drift.drifted
@@ -21,7 +25,7 @@ def test_scores_of_the_same_kind_are_no_drift() -> None:
 
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_other_scores_are_drift_after_some_windows_and_no_more_once_they_are_gone(calibrated: bool) -> None:
-    drift = Drift(P, calibration(lognormal(5000, 0)) if calibrated else b"")
+    drift = Drift(P, CALIBRATION if calibrated else None)
     if not calibrated:
         drift.add(lognormal(WINDOW, 0))
     drift.add(lognormal(WINDOW * IN_A_ROW - 1, 1, mean=0.5))
@@ -33,7 +37,7 @@ def test_other_scores_are_drift_after_some_windows_and_no_more_once_they_are_gon
 
 
 def test_one_odd_window_is_no_drift() -> None:
-    drift = Drift(P, calibration(lognormal(5000, 0)))
+    drift = Drift(P, CALIBRATION)
     for seed in range(5):
         drift.add(lognormal(WINDOW, seed, mean=2.0 * (seed % 2)))
         assert not drift.drifted

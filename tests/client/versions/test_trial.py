@@ -8,11 +8,11 @@ import pytest
 from client.data.training_buffer import BufferedRows
 from client.versions.drift import Drift
 from client.versions.trial import MIN_WINDOWS, ThresholdRule, buffer_scores, rejection_reason, run_trial
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
 from common.model.residuals import Residuals
 from common.model.scoring import score_windows, version_scores
-from common.model.sketch import ScoreSketch
 from tests.client.sample_versions import rows, version
 
 NORMAL = np.full(500, 1.0, np.float32)
@@ -59,7 +59,7 @@ def test_a_trial_returns_the_scores_that_the_threshold_is_set_by() -> None:
     assert (result.rejection, result.windows) == (None, 600)
     assert result.scores.count == 600
     assert result.scores.quantile(0.99) == pytest.approx(np.quantile(own, 0.99), rel=0.05)
-    assert not Drift(1e-6, result.calibration).drifted
+    assert not Drift(1e-6, result.scores).drifted
 
 
 def test_events_that_are_missing_as_a_whole_have_no_part_in_a_trial() -> None:
@@ -98,7 +98,7 @@ def test_events_without_a_value_are_left_out_of_a_trial() -> None:
 
 
 def test_a_version_without_any_score_is_rejected_unless_the_threshold_is_fixed() -> None:
-    silent = replace(version(1), scores=ScoreSketch())
+    silent = replace(version(1), scores=ScoreHistogram.empty())
     assert run_trial(silent, normal_events(0), ThresholdRule(None, 1e-3)).rejection is not None
     assert run_trial(silent, normal_events(0), ThresholdRule(2.5, 1e-3)).rejection is None
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -14,19 +15,19 @@ from safetensors.numpy import load
 
 from common.formats.bundle import pack, unpack
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.schema import Schema, SchemaError
 from common.model.scoring import scores
-from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.model.weights import digest
 
 NAMES = st.lists(st.text(max_size=6), min_size=1, max_size=3, unique=True).map(tuple)
 
 
-SCORES = ScoreSketch.of(np.arange(300.0))
+SCORES = ScoreHistogram.of(np.arange(300.0))
 
 
 def manifest(features: tuple[str, ...] = ("cpu", "mémoire"), seed: int = 0, **changes: Any) -> Manifest:
@@ -83,7 +84,7 @@ def test_the_parts_of_the_file_format() -> None:
     assert sorted(fields) == [
         "architecture", "count", "features", "format", "hash", "personalised", "settings", "version"
     ]  # fmt: skip
-    assert fields["format"] == 3
+    assert fields["format"] == 5
     assert {name.split("/")[0] for name in arrays} == {"moments", "residuals", "scores", "weights"}
 
 
@@ -108,7 +109,7 @@ def test_a_packed_manifest_is_a_safetensors_file() -> None:
         manifest(moments=manifest(seed=1).moments),
         manifest(moments=structs.replace(manifest().moments, count=10)),
         manifest(architecture=Architecture(2, window=2, hidden=(3,), activation="tanh")),
-        manifest(scores=ScoreSketch.of(np.arange(301.0))),
+        manifest(scores=ScoreHistogram.of(np.arange(301.0))),
         manifest(personalised=True),
     ],
     ids=["version", "features", "order", "settings", "weights", "moments", "count", "model", "scores", "own"],
@@ -139,7 +140,7 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
 # What is read from bytes.
 
 FIELDS, ARRAYS = unpack(PACKED)
-REQUIRED = sorted(FIELDS.keys() - {"personalised"})
+REQUIRED = sorted(FIELDS)
 
 
 def sealed(fields: dict[str, Any], arrays: dict[str, Any] | None = None) -> bytes:
@@ -158,17 +159,6 @@ def test_a_manifest_without_one_of_its_arrays_is_refused(name: str) -> None:
         Manifest.unpack(sealed(FIELDS, {n: a for n, a in ARRAYS.items() if n != name}))
 
 
-def without_flag(m: Manifest) -> bytes:
-    """The file of a version as programs wrote it that did not know of the flag."""
-    fields, arrays = unpack(m.pack())
-    return pack({name: value for name, value in fields.items() if name != "personalised"}, arrays)
-
-
-def fleet_moments() -> Moments:
-    rows = np.random.default_rng(0).normal(size=(50, 2))
-    return Moments.of(rows).merge(Moments.of(rows * [1, 2] + [3, 5]))
-
-
 def test_a_personalised_version_says_so_and_that_cannot_be_changed_unnoticed() -> None:
     assert not Manifest.unpack(PACKED).personalised
     own = manifest(personalised=True)
@@ -181,40 +171,11 @@ def test_a_personalised_version_says_so_and_that_cannot_be_changed_unnoticed() -
         Manifest.unpack(sealed({**FIELDS, "personalised": True}))
 
 
-@pytest.mark.parametrize("spread", [1.0, 10.0], ids=["usual spread", "wide spread"])
-def test_files_without_the_flag_are_told_apart_by_their_moments(spread: float) -> None:
-    fleet = fleet_moments()
-    assert not Manifest.unpack(without_flag(manifest(moments=fleet))).personalised
-    wide = np.random.default_rng(1).normal(size=(20, 2)) * 5 * spread
-    own = manifest(moments=fleet.for_client(Moments.of(wide)))
-    back = Manifest.unpack(without_flag(own))
-    assert back.personalised
-    assert contents(back) == contents(own)
-
-
-def test_files_without_the_flag_are_the_fleets_if_clients_do_not_scale_by_their_own_mean() -> None:
-    settings = VersionSettings.parse({"scaling": {"by": "fleet"}})
-    assert not Manifest.unpack(without_flag(manifest(settings=settings))).personalised
-
-
-def test_the_ratio_of_one_varying_feature_tells_nothing() -> None:
-    fleet = manifest(("cpu",), moments=fleet_moments().take([0]))
-    assert not Manifest.unpack(without_flag(fleet)).personalised
-
-
-def test_a_file_without_the_flag_of_a_fleet_of_one_client_is_the_fleets() -> None:
-    residuals = Residuals.of(np.ones((SCORES.count, 4)))
-    assert not Manifest.unpack(without_flag(manifest(residuals=residuals))).personalised
-
-
-def test_another_format_is_named() -> None:
-    with pytest.raises(ManifestError, match="format 2; this program reads format 3"):
-        Manifest.unpack(sealed({**FIELDS, "format": 2}))
-
-
-def test_a_file_of_two_networks_is_refused_with_the_reason() -> None:
-    with pytest.raises(ManifestError, match=r"holds two networks.*no longer supports"):
-        Manifest.unpack(sealed({**FIELDS, "format": 4, "share": 0.5}))
+@pytest.mark.parametrize(("number", "problem"), [(6, "reads format 5$"), (3, "An earlier release wrote it")])
+def test_another_format_is_named(number: int, problem: str) -> None:
+    with pytest.raises(ManifestError, match=f"has format {number}; this program reads format 5") as error:
+        Manifest.unpack(sealed({**FIELDS, "format": number}))
+    assert re.search(problem, str(error.value))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.model.sketch import ScoreSketch, SketchError
+from common.model.histogram import RELATIVE_ERROR, HistogramError, ScoreHistogram
 from common.model.threshold import (
     MAX_FLEET_RATIO,
     SMALLEST,
@@ -22,13 +22,13 @@ LOGNORMAL = np.random.default_rng(0).lognormal(0, 0.5, 20_000)
 
 @pytest.mark.parametrize("rate", [0.2, 0.01, 0.002])
 def test_about_the_share_of_scores_exceeds_the_quantile(rate: float) -> None:
-    limit = tail_quantile(ScoreSketch.of(LOGNORMAL), rate)
+    limit = tail_quantile(ScoreHistogram.of(LOGNORMAL), rate)
     assert (limit < LOGNORMAL).mean() == pytest.approx(rate, rel=0.1)
 
 
 @pytest.mark.parametrize("rate", [1e-4, 1e-5, 1e-6])
 def test_beyond_all_scores_the_threshold_is_of_the_right_size(rate: float) -> None:
-    few = ScoreSketch.of(LOGNORMAL[:500])
+    few = ScoreHistogram.of(LOGNORMAL[:500])
     true = float(np.exp(0.5 * statistics.NormalDist().inv_cdf(1 - rate)))
     assert 0.8 * true < tail_quantile(few, rate) < 6 * true
     assert tail_quantile(few, rate) > LOGNORMAL[:500].max() * 0.99
@@ -36,70 +36,70 @@ def test_beyond_all_scores_the_threshold_is_of_the_right_size(rate: float) -> No
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_light_tail_is_not_taken_for_a_heavy_one(seed: int) -> None:
-    few = ScoreSketch.of(np.random.default_rng(seed).exponential(1, 160))
+    few = ScoreHistogram.of(np.random.default_rng(seed).exponential(1, 160))
     assert 0.6 < tail_quantile(few, 1e-5) / -math.log(1e-5) < 4
 
 
 @given(st.integers(1, 2000), st.floats(1e-8, 0.5), st.floats(1e-8, 0.5))
 def test_a_smaller_rate_never_lowers_the_threshold(count: int, a: float, b: float) -> None:
-    sketch = ScoreSketch.of(LOGNORMAL[:count])
-    low, high = tail_quantile(sketch, max(a, b)), tail_quantile(sketch, min(a, b))
+    scores = ScoreHistogram.of(LOGNORMAL[:count])
+    low, high = tail_quantile(scores, max(a, b)), tail_quantile(scores, min(a, b))
     assert low <= high * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-38, 3.5])
 def test_equal_scores_give_their_value_or_the_smallest_threshold(value: float) -> None:
-    sketch = ScoreSketch.of(np.full(100, value))
+    scores = ScoreHistogram.of(np.full(100, value))
     for rate in (0.1, 1e-6):
-        assert tail_quantile(sketch, rate) == pytest.approx(max(value, SMALLEST), rel=1e-5)
+        assert tail_quantile(scores, rate) == pytest.approx(max(value, SMALLEST), rel=RELATIVE_ERROR)
 
 
 def test_without_scores_there_is_no_threshold() -> None:
-    with pytest.raises(SketchError):
-        tail_quantile(ScoreSketch(), 0.1)
-    with pytest.raises(SketchError):
-        starting_threshold(ScoreSketch(), ScoreSketch(), 0.1)
+    with pytest.raises(HistogramError):
+        tail_quantile(ScoreHistogram.empty(), 0.1)
+    with pytest.raises(HistogramError):
+        starting_threshold(ScoreHistogram.empty(), ScoreHistogram.empty(), 0.1)
 
 
 def test_without_own_scores_the_fleets_tail_is_the_threshold_up_to_three_times_its_largest_score() -> None:
-    fleet = ScoreSketch.of(LOGNORMAL)
-    start, _, highest = starting_threshold(fleet, ScoreSketch(), 0.001)
+    fleet = ScoreHistogram.of(LOGNORMAL)
+    start, _, highest = starting_threshold(fleet, ScoreHistogram.empty(), 0.001)
     assert start == tail_quantile(fleet, 0.001)
-    assert highest == pytest.approx(MAX_FLEET_RATIO * LOGNORMAL.max(), rel=1e-5)
-    heavy = ScoreSketch.of(np.random.default_rng(1).pareto(1.1, 200))
+    assert highest == pytest.approx(MAX_FLEET_RATIO * LOGNORMAL.max(), rel=RELATIVE_ERROR)
+    heavy = ScoreHistogram.of(np.random.default_rng(1).pareto(1.1, 200))
     assert tail_quantile(heavy, 1e-6) > MAX_FLEET_RATIO * heavy.quantile(1.0)
-    assert starting_threshold(heavy, ScoreSketch(), 1e-6)[0] == MAX_FLEET_RATIO * heavy.quantile(1.0)
+    assert starting_threshold(heavy, ScoreHistogram.empty(), 1e-6)[0] == MAX_FLEET_RATIO * heavy.quantile(1.0)
 
 
 @pytest.mark.parametrize("count", [30, 60, 120, 5000])
 def test_own_scores_bound_a_threshold_from_a_heavy_tail(count: int) -> None:
     """Scores of 4 to 29 gave a threshold of 8,832: the tail was fitted to a few, and continued far beyond."""
     generator = np.random.default_rng(2)
-    fleet = ScoreSketch.of(4 + generator.pareto(0.9, 300))
+    fleet = ScoreHistogram.of(4 + generator.pareto(0.9, 300))
     own = np.clip(4 + generator.pareto(1.5, count), 4, 29)
     assert tail_quantile(fleet, 1e-6) > 500
-    start, lowest, highest = starting_threshold(fleet, ScoreSketch.of(own), 1e-6)
-    assert own.max() * 0.999 <= start == highest
-    assert highest == pytest.approx(max(1.5, 1 + 60 / count) * own.max(), rel=1e-5)
-    assert lowest == pytest.approx(own.max(), rel=1e-5)
+    start, lowest, highest = starting_threshold(fleet, ScoreHistogram.of(own), 1e-6)
+    assert own.max() * 0.996 <= start == highest
+    assert highest == pytest.approx(max(1.5, 1 + 60 / count) * own.max(), rel=RELATIVE_ERROR)
+    assert lowest == pytest.approx(own.max(), rel=RELATIVE_ERROR)
 
 
 def test_a_threshold_is_not_below_the_clients_own_quantile() -> None:
-    own = ScoreSketch.of(10 * LOGNORMAL)
-    start, lowest, _ = starting_threshold(ScoreSketch.of(LOGNORMAL), own, 0.01)
+    own = ScoreHistogram.of(10 * LOGNORMAL)
+    start, lowest, _ = starting_threshold(ScoreHistogram.of(LOGNORMAL), own, 0.01)
     assert start == lowest == pytest.approx(float(np.quantile(10 * LOGNORMAL, 0.99)), rel=0.05)
 
 
 def test_without_fleet_scores_the_own_tail_is_used() -> None:
-    own = ScoreSketch.of(LOGNORMAL[:50])
-    start, _, highest = starting_threshold(ScoreSketch(), own, 1e-4)
+    own = ScoreHistogram.of(LOGNORMAL[:50])
+    start, _, highest = starting_threshold(ScoreHistogram.empty(), own, 1e-4)
     assert LOGNORMAL[:50].max() < start <= highest
 
 
 def test_the_robust_limit_is_beyond_normal_scores_and_not_moved_by_a_tenth_of_faults() -> None:
     normal = LOGNORMAL[:900]
-    limit = robust_limit(ScoreSketch.of(normal))
+    limit = robust_limit(ScoreHistogram.of(normal))
     assert (normal > limit).mean() < 0.001
-    with_faults = robust_limit(ScoreSketch.of(np.concatenate([normal, np.full(100, 50.0)])))
+    with_faults = robust_limit(ScoreHistogram.of(np.concatenate([normal, np.full(100, 50.0)])))
     assert limit < with_faults < 2.5 * limit < 50
-    assert robust_limit(ScoreSketch.of(normal[:20])) == math.inf
+    assert robust_limit(ScoreHistogram.of(normal[:20])) == math.inf

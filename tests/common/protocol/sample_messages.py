@@ -11,12 +11,12 @@ from common.compression.choice import Block
 from common.compression.zstd import MAGIC, decompress
 from common.formats import bundle
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
-from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.protocol.messages import (
     Describe,
@@ -36,7 +36,7 @@ from common.protocol.wire import MAX_COMPRESSED_BYTES, PROTOCOL, pack
 SUMMARY = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
 ARCHITECTURE = Architecture(2, window=1, hidden=(3,))
 MOMENTS = Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]]))
-SCORES = ScoreSketch.of(np.arange(200.0))
+SCORES = ScoreHistogram.of(np.arange(200.0))
 RESIDUALS = Residuals.of(np.array([[4.0, 9.0]]))
 BLOCK = Block("int8", b"some bytes")
 OPTIONS = TaskOptions("ternary:0.1", True, (3, 4), (5,), False)

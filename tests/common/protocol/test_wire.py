@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from common.compression.choice import Block
 from common.compression.zstd import MAGIC, compress
 from common.formats import bundle
+from common.model.histogram import ScoreHistogram
 from common.model.scoring import ErrorSummary
-from common.model.sketch import ScoreSketch
 from common.protocol.messages import (
     Describe,
     Description,
@@ -106,7 +106,7 @@ def test_little_of_an_update_travels_but_its_block() -> None:
     own = np.random.default_rng(0)
     error = ErrorSummary.of(own.gamma(1, 1, 864).astype(np.float32))
     traffic = Traffic(123456, 654321, 77777, 43210, 1.234567, 0.012345, 0.023456)
-    changes = {"error": error, "scores": ScoreSketch(), "traffic": traffic}
+    changes = {"error": error, "scores": ScoreHistogram.empty(), "traffic": traffic}
     block = Block("ternary:0.1", own.bytes(2000))
     sent = Update(**{**MEASURED, **changes}, loss=0.123, train_s=0.234, serial=2**39, block=block)
     assert len(pack(sent)) - 2000 < 200

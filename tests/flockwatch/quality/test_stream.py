@@ -18,10 +18,10 @@ from client.training.worker import TrainerCache
 from client.versions.trial_process import InlineTrial
 from client.versions.version_store import VersionStore
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.scoring import scores
-from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.settings import Settings
 from flockwatch.quality.stream import STEP, StreamScores, replay_rows, replay_scores, score_stream
@@ -47,7 +47,7 @@ def version(machine: Partition, by: str = "fleet") -> Manifest:
     fleet = Moments.of(machine.rows * np.float32(2) + np.float32(1))
     made = Manifest(3, machine.schema, architecture, weights, fleet, VersionSettings.of(settings))
     held = Scaler.of(fleet).apply(machine.rows[-120:])
-    return replace(made, scores=ScoreSketch.of(scores(architecture, weights, held)))
+    return replace(made, scores=ScoreHistogram.of(scores(architecture, weights, held)))
 
 
 @pytest.mark.parametrize("by", ["fleet", "client"])
@@ -101,7 +101,7 @@ def test_incidents_are_numbered_by_test_events() -> None:
     rng = np.random.default_rng(0)
     training, test = rng.random(3000, np.float32), rng.random(500, np.float32) / 2
     test[100:103] = test[300] = 1e4
-    found = replay_scores(StreamScores(training, test, ScoreSketch.of(rng.random(500))), Settings(), 300.0)
+    found = replay_scores(StreamScores(training, test, ScoreHistogram.of(rng.random(500))), Settings(), 300.0)
     assert [(span.start, span.stop) for span in found.incidents] == [(100, 103), (300, 301)]
     assert np.flatnonzero(found.alerts).tolist() == [100, 101, 102, 300]
 
@@ -110,14 +110,14 @@ def test_incidents_that_are_open_before_the_first_and_after_the_last_event() -> 
     rng = np.random.default_rng(0)
     training, test = rng.random(3000, np.float32), rng.random(500, np.float32) / 2
     training[-2:] = test[:5] = test[400:450] = test[498] = 1e4
-    found = replay_scores(StreamScores(training, test, ScoreSketch.of(rng.random(500))), Settings(), 300.0)
+    found = replay_scores(StreamScores(training, test, ScoreHistogram.of(rng.random(500))), Settings(), 300.0)
     assert (found.incidents[0], found.incidents[-1]) == (range(-2, 5), range(498, 500))
 
 
 def test_a_fixed_threshold_is_used_as_it_is() -> None:
     rng = np.random.default_rng(0)
     stream = StreamScores(
-        rng.random(500, np.float32), rng.random(200, np.float32), ScoreSketch.of(rng.random(100))
+        rng.random(500, np.float32), rng.random(200, np.float32), ScoreHistogram.of(rng.random(100))
     )
     found = replay_scores(stream, Settings().with_values(threshold={"value": 0.75}), 60.0)
     np.testing.assert_allclose(found.thresholds, 0.75)

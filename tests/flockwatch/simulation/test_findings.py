@@ -10,10 +10,10 @@ import pytest
 from client.data.partition import Partition
 from client.training.worker import TrainerCache
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.scoring import scores
-from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.settings import Settings
 from flockwatch.simulation import telemetry
@@ -42,7 +42,7 @@ def version(machine: Partition) -> Manifest:
     weights, moments = architecture.initial_weights(1), Moments.of(machine.rows)
     made = Manifest(3, machine.schema, architecture, weights, moments, VersionSettings.of(SETTINGS))
     held = scores(architecture, weights, Scaler.of(moments).apply(machine.rows[-200:]))
-    return replace(made, scores=ScoreSketch.of(held))
+    return replace(made, scores=ScoreHistogram.of(held))
 
 
 def test_test_rows_are_counted_at_the_live_threshold_and_training_rows_are_not(

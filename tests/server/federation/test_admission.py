@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
-from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.protocol.messages import Evaluation, Update
 from common.settings import GateSettings
@@ -41,7 +41,7 @@ MEASURED: dict[str, Any] = {
     "version": 3,
     "rows": 100,
     "error": SUMMARY,
-    "scores": ScoreSketch(),
+    "scores": ScoreHistogram.empty(),
     "drifted": False,
 }
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
 
+from common.model.histogram import ScoreHistogram
 from common.model.scoring import ErrorSummary
-from common.model.sketch import ScoreSketch
 from common.protocol.messages import Update
 from common.settings import Settings, Strategy
 from server.federation.aggregation import (
@@ -26,8 +26,8 @@ CURRENT = {"w": np.array([1.0, 2.0], np.float32)}
 
 def part(difference: Sequence[float], rows: int = 1, factor: float = 1.0) -> WeightedUpdate:
     update = Update(
-        client="a", version=0, rows=rows, error=SUMMARY, scores=ScoreSketch(), drifted=False, loss=0.1,
-        train_s=1.0, difference={"w": np.array(difference, np.float32)},
+        client="a", version=0, rows=rows, error=SUMMARY, scores=ScoreHistogram.empty(), drifted=False,
+        loss=0.1, train_s=1.0, difference={"w": np.array(difference, np.float32)},
     )  # fmt: skip
     request = Message(RecordDict(), 1, "train")
     request.metadata.__dict__["_message_id"] = "asked"

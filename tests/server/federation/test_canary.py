@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
 from common.model.residuals import Residuals
 from common.model.scoring import version_scores
-from common.model.sketch import ScoreSketch
 from server.federation.canary import MIN_SCORES, BlindVersionError, Canary
 from tests.client.sample_versions import rows, version
 
@@ -28,7 +28,7 @@ def test_versions_of_honest_clients_pass_one_after_the_other(seed: int) -> None:
 
 
 def test_scores_that_put_the_threshold_out_of_reach_are_blindness() -> None:
-    blind = replace(fleet_version(2), scores=ScoreSketch.of(np.full(1000, 1e9)))
+    blind = replace(fleet_version(2), scores=ScoreHistogram.of(np.full(1000, 1e9)))
     with pytest.raises(BlindVersionError, match="synthetic faults that version 1 finds"):
         Canary().check(fleet_version(1), blind)
 
@@ -54,13 +54,13 @@ def test_a_feature_that_no_longer_counts_is_named() -> None:
     errors = np.tile([1.0, 1.0, 1e9], 4)
     blind = replace(fleet_version(2), residuals=Residuals(1, errors))
     found = version_scores(blind, Scaler.of(blind.moments).apply(rows(4000, seed=9)))
-    blind = replace(blind, scores=ScoreSketch.of(found))
+    blind = replace(blind, scores=ScoreHistogram.of(found))
     with pytest.raises(BlindVersionError, match="of 'c'"):
         Canary().check(fleet_version(1), blind)
 
 
 def test_versions_with_few_scores_are_not_compared() -> None:
-    few = ScoreSketch.of(np.full(MIN_SCORES - 1, 1e9))
+    few = ScoreHistogram.of(np.full(MIN_SCORES - 1, 1e9))
     Canary().check(fleet_version(1), replace(fleet_version(2), scores=few))
     Canary().check(replace(fleet_version(1), scores=few), fleet_version(2))
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from common.model.histogram import ScoreHistogram
 from common.model.residuals import Residuals
 from common.model.scoring import ErrorSummary
-from common.model.sketch import ScoreSketch
 from common.protocol.messages import Update
 from server.federation.client_records import MAX_CLIENTS, ClientRecords
 from tests.server.replies import update
@@ -52,7 +52,7 @@ def test_records_outlive_a_restart() -> None:
 
 
 def test_after_a_restart_the_last_versions_scores_stand_in_for_missing_ones() -> None:
-    before = ScoreSketch.of(np.arange(50.0))
+    before = ScoreHistogram.of(np.arange(50.0))
     records = ClientRecords({"a": {"admitted": 1}, "b": {"admitted": 1}})
     records.record_reply(update("a", scores=np.arange(10.0)))
     assert records.merged_scores({"a", "b"}, before).count == 60

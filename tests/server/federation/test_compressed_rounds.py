@@ -16,9 +16,9 @@ from benchmarks.light_clients import FEATURES, LightWorker
 from client.app import build
 from client.transport.compression_state import CompressionState
 from common.compression.choice import Block
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
-from common.model.sketch import ScoreSketch
 from common.model.weights import Weights, add, norm, scale, subtract
 from common.protocol.messages import Task, Update, VersionChange, WholeVersion
 from common.protocol.wire import CONTENT, RECORD, unpack
@@ -134,9 +134,9 @@ def test_thresholds_of_a_young_fleet_come_from_young_versions(
         def train(self, task: Task) -> Update:
             update, version = super().train(task), float(task.manifest.version)
             if not task.options.scores:
-                return replace(update, scores=ScoreSketch(), residuals=Residuals())
+                return replace(update, scores=ScoreHistogram.empty(), residuals=Residuals())
             residuals = Residuals.of(np.full((1, FEATURES), version))
-            return replace(update, scores=ScoreSketch.of(np.array([version])), residuals=residuals)
+            return replace(update, scores=ScoreHistogram.of(np.array([version])), residuals=residuals)
 
     run(tmp_path, settings(rounds=14, compression={"up": codec}), [Measuring("a", 1), Measuring("b", 2)])
     first, *later = versions(tmp_path)

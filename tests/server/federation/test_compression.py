@@ -8,10 +8,10 @@ import pytest
 from common.compression.choice import CODEC_NAMES, STATELESS_CODECS, find_codec
 from common.formats.bundle import BundleError
 from common.model.architecture import Architecture
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
-from common.model.sketch import ScoreSketch
 from common.model.version_settings import VersionSettings
 from common.protocol.messages import Description, Traffic, VersionMissing
 from common.protocol.wire import pack
@@ -100,7 +100,7 @@ def test_a_client_without_new_scores_keeps_its_last_ones() -> None:
     records.record_reply(update("a", scores=[1.0, 2.0]))
     records.record_reply(update("a", version=4))
     assert records.scored_version("a") == 3
-    assert records.merged_scores({"a"}, ScoreSketch()).count == 2
+    assert records.merged_scores({"a"}, ScoreHistogram.empty()).count == 2
     assert records.scored_version("b") is None
 
 

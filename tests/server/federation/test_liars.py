@@ -15,9 +15,9 @@ from msgspec import structs
 from benchmarks.light_clients import LightWorker
 from client.app import build
 from common.flower.stamps import TASK
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
-from common.model.sketch import ScoreSketch
 from common.model.threshold import tail_quantile
 from common.protocol.messages import Description, Task, Update
 from common.settings import Settings
@@ -64,13 +64,12 @@ def with_weights(value: float) -> Callable[[Update], Update]:
 LIES: dict[str, Liar] = {
     "10^12 rows": Liar(with_values(rows=10**12)),
     "scores 30 times too high": Liar(
-        with_values(scores=ScoreSketch.of(30 * np.random.default_rng(0).gamma(8, 1 / 8, 200)))
+        with_values(scores=ScoreHistogram.of(30 * np.random.default_rng(0).gamma(8, 1 / 8, 200)))
     ),
-    "40 huge scores": Liar(with_values(scores=ScoreSketch.of(np.full(40, 1e30)))),
-    "more scores than events": Liar(with_values(scores=ScoreSketch.of(np.full(5000, 1e-9)))),
+    "40 huge scores": Liar(with_values(scores=ScoreHistogram.of(np.full(40, 1e30)))),
+    "more scores than events": Liar(with_values(scores=ScoreHistogram.of(np.full(5000, 1e-9)))),
     "huge residuals": Liar(with_values(residuals=Residuals(200, np.full(16, 1e30)))),
     "an error near 0": Liar(with_error),
-    "a negative score": Liar(with_values(scores=ScoreSketch.of(np.full(40, -1e30)))),
     "weights that are NaN": Liar(with_weights(np.nan)),
     "weights that overflow": Liar(with_weights(1e30)),
     "huge moments": Liar(with_values(), {"m2": np.full(16, 1e200), "maximum": np.full(16, 1e200)}),

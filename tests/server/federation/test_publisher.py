@@ -12,8 +12,8 @@ import pytest
 from msgspec import structs
 from numpy.typing import NDArray
 
+from common.model.histogram import HistogramError, ScoreHistogram
 from common.model.scoring import ErrorSummary
-from common.model.sketch import ScoreSketch, SketchError
 from common.model.weights import Weights, add
 from common.settings import FederationSettings, Settings
 from server.coordination.actions import Aggregate, CreateFirstVersion, Publish, UpdateShare
@@ -189,17 +189,16 @@ def test_the_error_is_of_fresh_updates_or_in_asynchronous_runs_of_all_clients(tm
             assert event == Aggregated(error, 2)
 
 
-class Unreadable(ScoreSketch):
-    """A sketch that spoils each sum that it is part of, as one did that only its own reader refused."""
+class Unreadable(ScoreHistogram):
+    """Scores that spoil each sum that it is part of, as one did that only its own reader refused."""
 
-    def bounded(self, count: float, largest: float) -> ScoreSketch:
-        raise SketchError("an invalid level 3")
+    def capped(self, count: float) -> ScoreHistogram:
+        raise HistogramError("it counts nothing")
 
 
 def test_a_version_that_cannot_be_read_back_is_made_without_the_one_at_fault(desk: Desk) -> None:
     shares = tuple(desk.update(name, i) for i, name in enumerate(NAMES, 1))
-    spoilt = Unreadable()
-    spoilt.add(np.ones(5))
+    spoilt = Unreadable.of(np.ones(5))
     desk.records.record_reply(structs.replace(update("c"), scores=spoilt))
     event = desk.publisher.aggregate(Aggregate(shares, ()), set(NAMES))
     assert event == Aggregated(0.5, 4, at_fault=("c",))
@@ -209,7 +208,7 @@ def test_a_version_that_cannot_be_read_back_is_made_without_the_one_at_fault(des
     assert saved[0].version == 1
     assert dict(desk.records["c"].refused) == {"unreadable": 1}
     (row,) = desk.history.rounds()
-    assert "no version can be published: SketchError: an invalid level 3" in row["failed"]["c"]
+    assert "no version can be published: HistogramError: it counts nothing" in row["failed"]["c"]
 
 
 def sighted(desk: Desk) -> None:
@@ -229,7 +228,7 @@ def test_a_version_that_is_blind_is_made_without_the_one_at_fault(
     sighted(desk)
     # As if the bounds of influence had let them pass.
     monkeypatch.setattr(desk.records, "merged_scores", lambda clients, _: (
-        ScoreSketch.of(np.full(500, 1e6)) if "c" in clients else ScoreSketch.of(usual(9))
+        ScoreHistogram.of(np.full(500, 1e6)) if "c" in clients else ScoreHistogram.of(usual(9))
     ))  # fmt: skip
     shares = tuple(desk.update(name, 10 + i, 0.01) for i, name in enumerate(NAMES))
     event = desk.publisher.aggregate(Aggregate(shares, ()), set(NAMES))
@@ -242,7 +241,7 @@ def test_the_version_before_stays_if_every_further_one_is_blind(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sighted(desk)
-    monkeypatch.setattr(desk.records, "merged_scores", lambda *_: ScoreSketch.of(np.full(500, 1e6)))
+    monkeypatch.setattr(desk.records, "merged_scores", lambda *_: ScoreHistogram.of(np.full(500, 1e6)))
     shares = tuple(desk.update(name, 10 + i, 0.01) for i, name in enumerate(NAMES))
     event = desk.publisher.aggregate(Aggregate(shares, ()), set(NAMES))
     assert isinstance(event, AggregationFailed)
