@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import publish
+from client.buffers.training_buffer import BufferedRows
+from client.data.files.partitions import data_files, read_partition
 from client.data.partition import Partition
-from client.data.partition_files import data_files, read_partition
-from client.data.training_buffer import BufferedRows
 from client.versions.trial import buffer_scores
 from common.model.manifest import Manifest
 from common.packages import python_module

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.files.partitions import write_partition
 from client.data.partition import Partition
-from client.data.partition_files import write_partition
 from common.config import save
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from client.app import build
-from client.data.partition_files import read_partition
+from client.data.files.partitions import read_partition
 from client.service.identity import Identity
 from client.training.worker import ClientWorker
 from client.transport.resident_node import ResidentNode

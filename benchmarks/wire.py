@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from benchmarks import fleet
 from benchmarks.results import publish
+from client.data.files.partitions import data_files, read_partition
 from client.data.partition import Partition
-from client.data.partition_files import data_files, read_partition
 from client.training.client_rows import ClientRows
 from client.training.personalisation import personalise
 from client.training.worker import ClientWorker

@@ -99,7 +99,7 @@ def _reply(answer: Description | Evaluation | VersionMissing, message: Message) 
 @cache
 def _worker(data: str, config_file: str, name: str) -> ClientWorker:
     check_packages("client")
-    from client.data.partition_files import read_partition  # pyarrow: not needed by the resident node's app
+    from client.data.files.partitions import read_partition  # pyarrow: not needed by the resident node's app
 
     settings = config.load(Path(config_file) if config_file else None)
     partition = read_partition(Path(data), settings.data, name or settings.client.name)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from client.data import names
-from client.data.training_buffer import read_schema
+from client.buffers.training_buffer import read_schema
+from client.data.files import names
 from client.service.identity import Identity
 from client.service.process import DetectorProcess
 from client.service.supervisor import TrainerSupervisor
@@ -153,8 +153,8 @@ def _partition(settings: Settings, stopped: threading.Event) -> Partition | None
         ConfigError: neither a data file nor a live stream is set.
         DataError: the data file cannot be used.
     """
+    from client.data.files.partitions import read_partition
     from client.data.partition import Partition
-    from client.data.partition_files import read_partition
 
     if settings.client.data is not None:
         return read_partition(settings.client.data, settings.data, settings.client.name)

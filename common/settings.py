@@ -35,7 +35,8 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 REMOVED_SETTINGS = {
     "scoring.combine": "remove it: a client always blends the weights of the fleet's network and its own",
-    "live.settle": "it is now 'live.quarantine'",
+    "live.settle": "it is now 'live.incident_margin'",
+    "live.quarantine": "it is now 'live.incident_margin'",
     "threshold.quantile": "remove it: the threshold follows from 'threshold.budget' in files too",
     "compression.up: float16": "use int8, which is half as large",
     "compression.up: sign": "use ternary",
@@ -318,7 +319,7 @@ class LiveSettings(Section):
     """
     keep_rows: Annotated[int, Field(ge=100)] = 50_000
     """Normal events in the training buffer on disk, the newest ones. 50,000 of 40 features are 8 MB."""
-    quarantine: PositiveInt = 32
+    incident_margin: PositiveInt = 32
     """Events before and after an incident that are not trained on: a fault may begin before its alert."""
     sensor_silent_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """Seconds without a value, and 30 events, after which a feature that is usually present is reported."""

@@ -112,7 +112,7 @@ def status(settings: Settings, options: argparse.Namespace) -> int:
 
 def inspect(settings: Settings, options: argparse.Namespace) -> int:
     """Print what a version contains, or how the columns of a data file are read."""
-    from client.data.names import SUFFIXES
+    from client.data.files.names import SUFFIXES
     from flockwatch.inspection import data_description, description
 
     if options.manifest.name.endswith(SUFFIXES):

@@ -18,7 +18,7 @@ def data_description(file: Path, data: DataSettings) -> str:
     Raises:
         DataError: the file cannot be used.
     """
-    from client.data.partition_files import read_partition  # loads pyarrow
+    from client.data.files.partitions import read_partition  # loads pyarrow
 
     partition = read_partition(file, data)
     rows = f"{len(partition.rows)} training rows, {len(partition.test_rows)} test rows"

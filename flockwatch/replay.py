@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.training_buffer import BufferedRows
+from client.buffers.training_buffer import BufferedRows
 from client.detection.detector import Detector, Outcome
 from client.maintenance.thread import DetectorMaintenance
 from client.versions.trial_process import InlineTrial

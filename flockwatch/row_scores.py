@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from client.data.files.partitions import read_partition
 from client.data.partition import Partition
-from client.data.partition_files import read_partition
 from client.detection.scorer import Scorer
 from common.model.manifest import Manifest, ManifestError
 from common.protocol.alerts import Cause

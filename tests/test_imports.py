@@ -19,14 +19,16 @@ MAY_IMPORT = {
     "flockwatch": set(PACKAGES),
 }
 ROOMS = {
+    "client.buffers": set(),
     "client.data": set(),
-    "client.detection": {"client.data"},
-    "client.versions": {"client.data"},
+    "client.detection": {"client.buffers", "client.data"},
+    "client.versions": {"client.buffers"},
     "client.transport": set(),
-    "client.training": {"client.data", "client.transport", "client.versions"},
-    "client.connectors": {"client.data"},
-    "client.maintenance": {"client.data", "client.detection", "client.versions"},
+    "client.training": {"client.buffers", "client.data", "client.transport", "client.versions"},
+    "client.connectors": {"client.buffers", "client.data"},
+    "client.maintenance": {"client.buffers", "client.detection", "client.versions"},
     "client.service": {
+        "client.buffers",
         "client.connectors",
         "client.data",
         "client.detection",

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from benchmarks.watch import stress as stress_program
 from benchmarks.watch.judging import REST, STARTS, leading_cause, learned
 from benchmarks.watch.replay import HEALTH_TIMEOUT_S, gives_verdicts, read_notices
+from client.buffers import training_buffer
 from client.connectors.sources.host import HostSource
-from client.data import training_buffer
 from common.packages import python_module
 from common.processes import Processes
 from server.flower.superlink_process import flower_environment, free_port

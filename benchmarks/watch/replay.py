@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks.watch.changes import Recording
 from benchmarks.watch.judging import Timeline
-from client.data.partition_files import data_files, read_partition
+from client.data.files.partitions import data_files, read_partition
 from common.packages import python_module
 from common.processes import Processes
 from common.settings import DataSettings

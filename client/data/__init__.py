@@ -1,1 +1,1 @@
-"""Events as data: decoding of lines, schemas, data files, recent events and the training buffer."""
+"""Events as data: decoding of lines, schemas, and data files."""

@@ -26,6 +26,8 @@ _MIN_NAMED_ROW_IDS, _MIN_ROW_IDS, _MIN_RISING, _MIN_EPOCHS = 4, 8, 20, 3
 """Fewest values for a verdict: row ids by name and course, row ids by course, counters, and Unix times."""
 _EPOCH_S = (1.26e9, 2.2e9)
 """Range of Unix times: 2009 to 2039."""
+SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
+"""Separators of columns other than commas, each as it is shown."""
 
 
 class Kind(Enum):
@@ -164,6 +166,20 @@ def find_time(names: Iterable[str], data: DataSettings) -> str | None:
         return data.timestamp if data.timestamp in names else None
     usual = [name for name in names if name.strip().lower() in TIME_NAMES and name not in _other_roles(data)]
     return min(usual, key=lambda name: TIME_NAMES.index(name.strip().lower()), default=None)
+
+
+def separated_otherwise(name: str) -> str | None:
+    """Return that the only name of a header is several names with a separator other than commas.
+
+    >>> separated_otherwise("ts;cpu")
+    "columns are separated by ';', as in 'ts;cpu'; expected commas"
+    >>> separated_otherwise("cpu") is None
+    True
+    """
+    for separator, shown in SEPARATORS.items():
+        if separator in name:
+            return f"columns are separated by {shown}, as in {name[:60]!r}; expected commas"
+    return None
 
 
 def _other_roles(data: DataSettings) -> tuple[str, ...]:

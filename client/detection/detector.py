@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.decoding import Decoder
-from client.data.recent_events import ABNORMAL, MAX_BATCH_EVENTS, NORMAL, UNREPORTED, RecentEvents
-from client.data.refusals import InvalidEventError, NoEventError
+from client.buffers.recent_events import ABNORMAL, MAX_BATCH_EVENTS, NORMAL, UNREPORTED, RecentEvents
+from client.data.streams.decoding import Decoder
+from client.data.streams.refusals import InvalidEventError, NoEventError
 from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.event_window import EventWindow
 from client.detection.incidents import Incidents

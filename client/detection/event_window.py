@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.recent_events import RecentEvents
+from client.buffers.recent_events import RecentEvents
 from client.detection.incidents import Explained
 from client.detection.scorer import Scorer
 from common.protocol.alerts import Alert, Cause

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.regime import Move, Regime
-from client.data.training_buffer import BufferedRows
+from client.buffers.regime import Move, Regime
+from client.buffers.training_buffer import BufferedRows
 from client.detection.detector import Detector
 from client.detection.incidents import Incident
 from client.maintenance.learned_rows import LearnedRows

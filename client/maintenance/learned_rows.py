@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.quarantine import ReleasedEvents
-from client.data.regime import Move, move_rows
-from client.data.training_buffer import BufferedRows, TrainingBuffer, write_schema
+from client.buffers.held_back import ReleasedEvents
+from client.buffers.regime import Move, move_rows
+from client.buffers.training_buffer import BufferedRows, TrainingBuffer, write_schema
 from client.maintenance.problems import Problems
 from client.versions.trial import buffer_scores
 from common.model.histogram import ScoreHistogram
@@ -67,7 +67,7 @@ class LearnedRows:
         Events that no version has scored are the first rows for a first version, and are added.
 
         Args:
-            events: Events that have left quarantine.
+            events: Events that have been released.
             scores: Scores of normal events under the active version; empty without one.
         """
         if self._buffer is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from client.data.training_buffer import read_wanted
+from client.buffers.training_buffer import read_wanted
 from common.learning import Learning, wanted_rows
 from common.settings import Settings
 

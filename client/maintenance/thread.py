@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from client.data.quarantine import QuarantineFilter
+from client.buffers.held_back import HeldBackEvents
 from client.detection.detector import Detector
 from client.maintenance.adaptation import Adaptation
 from client.maintenance.checkpoint import SAVE_EVERY_S, Checkpoint
@@ -64,7 +64,7 @@ class DetectorMaintenance:
         self._recording, self._seen = recording, 0
         self._detector, self._folder, self._fixed = detector, folder, fixed
         self._checkpoint, self._store = checkpoint, store
-        self._quarantine = QuarantineFilter(detector.recent, settings.live.quarantine)
+        self._held_back = HeldBackEvents(detector.recent, settings.live.incident_margin)
         self._stop, self._wake, self._ticked = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
         self.progress = LearningProgress(folder, settings, len(detector.schema)) if fixed is None else None
@@ -72,7 +72,7 @@ class DetectorMaintenance:
         self.problems = Problems()
         self.learned = LearnedRows(folder, detector.schema, settings.live.keep_rows, self.problems)
         self.tuning = ThresholdTuning(detector, settings, store, self.problems)
-        self.warm_up = WarmUpSchedule(detector.recent, self._quarantine, settings.live.warm_up)
+        self.warm_up = WarmUpSchedule(detector.recent, self._held_back, settings.live.warm_up)
         self.versions = VersionSwap(detector, self.tuning, self.warm_up, store, folder, self.problems, trial)
         self.adaptation = Adaptation(
             detector, self.tuning, self.learned, store, folder, fixed.hash if fixed is not None else ""
@@ -134,7 +134,7 @@ class DetectorMaintenance:
         """
         self._seen = self._detector.recent.count
         self.learned.open()
-        if (events := self._quarantine.release()) is not None:
+        if (events := self._held_back.release()) is not None:
             self.tuning.learn(events)
             self.learned.add(events, self.tuning.scores)
         with self.problems.watch("regime"):

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.quarantine import ReleasedEvents
+from client.buffers.held_back import ReleasedEvents
 from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.detector import Detector
 from client.maintenance.evidence import Evidence
@@ -144,7 +144,7 @@ class ThresholdTuning:
         return active.limit.scaled(factor, (lowest, highest))
 
     def learn(self, events: ReleasedEvents) -> None:
-        """Add the scores of events that have left quarantine, as far as the active version gave them."""
+        """Add the scores of events that have been released, as far as the active version gave them."""
         active = self._detector.active
         if active is None:
             return

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.data.training_buffer import BufferedRows
+from client.buffers.training_buffer import BufferedRows
 from client.detection.detector import Detector
 from client.maintenance.problems import Problems
 from client.maintenance.threshold_tuning import ThresholdTuning
@@ -115,7 +115,7 @@ class VersionSwap:
         """Activate the version of the fleet as this machine's rows adapt it, if an estimate is due.
 
         Args:
-            rows: Normal events of this client that have left quarantine.
+            rows: Normal events of this client that have been released.
         """
         warm = self._warm_up.estimate(rows)
         if warm is None:

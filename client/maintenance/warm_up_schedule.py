@@ -6,9 +6,9 @@ import logging
 
 import numpy as np
 
-from client.data.quarantine import QuarantineFilter
-from client.data.recent_events import NORMAL, RecentEvents
-from client.data.training_buffer import BufferedRows
+from client.buffers.held_back import HeldBackEvents
+from client.buffers.recent_events import NORMAL, RecentEvents
+from client.buffers.training_buffer import BufferedRows
 from client.versions.warm_up import MAX_ROWS, WarmUp, first_estimate_rows, warm_up
 from common.model.manifest import Manifest
 from common.model.scoring import window_starts
@@ -24,12 +24,12 @@ class WarmUpSchedule:
 
     Args:
         recent: The newest events of the stream.
-        quarantine: Holds those of them that are not in the training buffer yet.
+        held_back: Those of them that are not in the training buffer yet.
         setting: `live.warm_up`.
     """
 
-    def __init__(self, recent: RecentEvents, quarantine: QuarantineFilter, setting: int | None) -> None:
-        self._recent, self._quarantine, self._setting = recent, quarantine, setting
+    def __init__(self, recent: RecentEvents, held_back: HeldBackEvents, setting: int | None) -> None:
+        self._recent, self._held_back, self._setting = recent, held_back, setting
         self.restored = 0
         """Events of this machine that the training buffer held when the process started."""
         self._fleet: Manifest | None = None
@@ -94,7 +94,7 @@ class WarmUpSchedule:
             if len(new.flags) and (new.flags != NORMAL).mean() > 0.5:
                 every = self._recent.since(0).rows
                 return BufferedRows(every, np.arange(len(every)) == 0)
-        held = self._quarantine.held()
+        held = self._held_back.held()
         return BufferedRows(
             np.concatenate([buffered.rows, held.rows]), np.concatenate([buffered.breaks, held.breaks])
         )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from client.connectors.sources import EndOfStreamError, Source, SourceError
-from client.data.stream_schema import SchemaResolver
+from client.data.streams.schema import SchemaResolver
 from client.detection.detector import Detector
 from client.maintenance.checkpoint import SAVE_EVERY_S, Checkpoint
 from client.service.latency import LatencyHistogram

@@ -11,10 +11,10 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
+from client.buffers.training_buffer import forget_schema
 from client.connectors.addresses import Address
 from client.connectors.sources import EndOfStreamError, open_source
-from client.data.stream_schema import SchemaResolver
-from client.data.training_buffer import forget_schema
+from client.data.streams.schema import SchemaResolver
 from client.detection.detector import Detector
 from client.maintenance.checkpoint import Checkpoint, saved_position
 from client.maintenance.thread import DetectorMaintenance

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from client.connectors.sources import Source
-from client.data.stream_schema import SchemaResolver
+from client.data.streams.schema import SchemaResolver
 from client.detection.detector import Detector
 from client.maintenance.thread import DetectorMaintenance
 from client.service.event_loop import EventLoop

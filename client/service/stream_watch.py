@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.recent_events import RecentEvents
+from client.buffers.recent_events import RecentEvents
 from common.protocol.alerts import MAX_NOTICE_TEXT, Notice, NoticeKind
 from common.settings import LiveSettings
 

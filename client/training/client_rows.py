@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client.buffers.regime import Regime
+from client.buffers.training_buffer import BufferedRows, read_buffer
+from client.data.files.tables import DataError
 from client.data.partition import Partition
-from client.data.regime import Regime
-from client.data.tables import DataError
-from client.data.training_buffer import BufferedRows, read_buffer
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema

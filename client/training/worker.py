@@ -8,9 +8,9 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.buffers.training_buffer import write_wanted
+from client.data.files.tables import DataError
 from client.data.partition import Partition
-from client.data.tables import DataError
-from client.data.training_buffer import write_wanted
 from client.training.client_rows import ClientRows
 from client.training.personalisation import TrainerFactory, TrainingUnavailableError, personalise
 from client.transport.compression_state import CompressionState

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.regime import Move, move_moments
-from client.data.training_buffer import BufferedRows
+from client.buffers.regime import Move, move_moments
+from client.buffers.training_buffer import BufferedRows
 from client.versions.trial import buffer_scores
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals

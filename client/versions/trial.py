@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.training_buffer import BufferedRows
+from client.buffers.training_buffer import BufferedRows
 from common.model.histogram import HistogramError, ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals

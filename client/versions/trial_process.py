@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 
-from client.data.training_buffer import BufferedRows, read_buffer
+from client.buffers.training_buffer import BufferedRows, read_buffer
 from client.versions.trial import ThresholdRule, TrialResult, run_trial
 from client.versions.warm_up import warm_up
 from common.formats.bundle import pack, unpack

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.training_buffer import BufferedRows
+from client.buffers.training_buffer import BufferedRows
 from client.versions.own_statistics import with_own_residuals, with_own_scaling
 from common.model.manifest import Manifest
 from common.model.moments import Moments

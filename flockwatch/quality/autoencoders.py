@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.files.tables import DataError
 from client.data.partition import Partition
-from client.data.tables import DataError
 from common.model.histogram import ScoreHistogram
 from common.model.moments import Moments, Scaler
 from common.model.scoring import scores

@@ -15,9 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from client.data.files.partitions import data_files, read_partition
+from client.data.files.tables import DataError
 from client.data.partition import Partition
-from client.data.partition_files import data_files, read_partition
-from client.data.tables import DataError
 from common.config import ConfigError
 from common.formats.files import write_atomic
 from common.settings import Settings

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from client.buffers.recent_events import MAX_BATCH_EVENTS
 from client.data.partition import Partition
-from client.data.recent_events import MAX_BATCH_EVENTS
 from client.detection.scorer import Scorer
 from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from client.data.names import natural_key
+from client.data.files.names import natural_key
+from client.data.files.partitions import read_column, read_partition
 from client.data.partition import Partition
-from client.data.partition_files import read_column, read_partition
 from common.errors import UserError
 from common.settings import ClientSettings, DataSettings
 

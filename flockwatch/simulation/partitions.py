@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from client.data.files.partitions import data_files, read_partition, write_partition
 from client.data.partition import Partition
-from client.data.partition_files import data_files, read_partition, write_partition
 from common.config import ConfigError
 from common.model.schema import Schema
 from common.settings import LocalSettings, Settings

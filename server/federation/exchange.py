@@ -28,9 +28,9 @@ from server.access.roster import Roster, RosterError
 from server.coordination.actions import RequestDescription
 from server.coordination.state import Kind, NodeId
 from server.federation.compression import VersionChain, VersionStep
-from server.federation.heartbeats import HeartbeatMonitor
 from server.federation.replies import DUPLICATE, MAX_REASON, UNREADABLE, Reply, SentMessage, described
 from server.flower.grid import is_unreadable, last_heartbeats, public_keys, pull_replies, push_inline
+from server.flower.heartbeats import HeartbeatMonitor
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import pytest
 from benchmarks.watch import replay, stress
 from benchmarks.watch.changes import Recording
 from benchmarks.watch.replay import Machine, Pace
+from client.data.files.partitions import write_partition
 from client.data.partition import Partition
-from client.data.partition_files import write_partition
 from common.model.schema import Schema
 from common.settings import DataSettings
 

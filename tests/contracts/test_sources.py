@@ -14,13 +14,13 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from client.buffers.recent_events import MAX_BATCH_EVENTS
 from client.connectors.addresses import Address
 from client.connectors.mqtt import MqttBroker as BrokerAddress
 from client.connectors.sources import MAX_LINE_BYTES, EndOfStreamError, Source, open_source
 from client.connectors.sources.host import HostSource
 from client.connectors.sources.stdin import StdinSource
 from client.connectors.sources.tcp import MAX_CONNECTIONS, TcpSource
-from client.data.recent_events import MAX_BATCH_EVENTS
 from tests.contracts.broker import Broker
 
 PATIENCE_S = 30.0

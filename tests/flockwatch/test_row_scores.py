@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.data.files.partitions import write_partition
 from client.data.partition import Partition
-from client.data.partition_files import write_partition
 from client.training.client_rows import ClientRows
 from client.training.personalisation import personalise
 from client.training.worker import TrainerCache

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from client.data.files.partitions import write_partition
 from client.data.partition import Partition
-from client.data.partition_files import write_partition
 from common.model.manifest import Manifest
 from common.model.schema import Schema
 from common.packages import python_module

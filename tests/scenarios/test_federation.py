@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import zstandard
 
-from client.data.partition_files import read_partition
+from client.data.files.partitions import read_partition
 from common.compression.zstd import MAGIC
 from common.processes import MARKS
 from common.settings import DataSettings

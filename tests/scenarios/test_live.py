@@ -23,7 +23,8 @@ from tests.contracts.broker import Broker
 from tests.scenarios.fleet import Federation, eventually
 from tests.scenarios.live import Machine, train_together
 
-FLAGS = ("--set", "threshold.budget=1 per week", "--set", "live.end_after=3", "--set", "live.quarantine=8")
+SET = ("threshold.budget=1 per week", "live.end_after=3", "live.incident_margin=8")
+FLAGS = tuple(flag for value in SET for flag in ("--set", value))
 SERVER = {
     "federation.max_rounds": "8",
     "model.window": "1",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.partition_files import read_partition
+from client.data.files.partitions import read_partition
 from client.training.worker import ClientWorker
 from common import config
 from common.settings import DataSettings

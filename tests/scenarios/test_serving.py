@@ -16,7 +16,7 @@ from tests.scenarios.live import Machine
 from tests.scenarios.secured import Secured
 
 ENDLESS = {"federation.max_rounds": "null", "model.window": "1", "model.hidden": "[8,2,8]"}
-FLAGS = ("--set", "live.quarantine=8")
+FLAGS = ("--set", "live.incident_margin=8")
 
 
 def test_a_second_fleet_joins_after_the_first_has_converged(
@@ -76,7 +76,7 @@ def test_learning_is_shown_everywhere_and_a_client_that_learns_detects_with_the_
 
     one = machine("one", 200)
     one.feed(60)
-    eventually(lambda: (one.health()["learning"] or {}).get("events") == 52)  # 8 are in quarantine
+    eventually(lambda: (one.health()["learning"] or {}).get("events") == 52)  # 8 are held back
     assert one.health()["learning"]["wanted"] == 200
     assert one.metric("buffered_events") == 52
     assert one.metric("learning_wanted_events") == 200

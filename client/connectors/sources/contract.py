@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Protocol
 
-from client.data.refusals import MAX_EVENT_BYTES
+from client.data.streams.refusals import MAX_EVENT_BYTES
 from common.errors import UserError
 
 Position = dict[str, Any]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote
 
+from client.buffers.recent_events import MAX_BATCH_EVENTS
 from client.connectors.addresses import Address, AddressError
 from client.connectors.sources.contract import (
     EndOfStreamError,
@@ -17,7 +18,6 @@ from client.connectors.sources.contract import (
 from client.connectors.sources.parquet import ParquetRows
 from client.connectors.sources.replay import FixedRate, RecordedTimes, Schedule
 from client.connectors.sources.tail import FileTail
-from client.data.recent_events import MAX_BATCH_EVENTS
 
 POLL_S = 0.05
 """Interval at which a followed file is checked for new lines."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from paho.mqtt.client import Client, MQTTMessage
 
+from client.buffers.recent_events import MAX_BATCH_EVENTS
 from client.connectors.addresses import Address
 from client.connectors.mqtt import KEEPALIVE_S, MqttBroker
 from client.connectors.sources.contract import MAX_LINE_BYTES, EndOfStreamError, Position
-from client.data.recent_events import MAX_BATCH_EVENTS
 
 MAX_WAITING = 4096
 """Messages of quality 0 that may wait; the broker does not keep them, and memory is bounded."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from client.buffers.recent_events import MAX_BATCH_EVENTS
 from client.connectors.sources.contract import (
     EndOfStreamError,
     Position,
@@ -16,7 +17,6 @@ from client.connectors.sources.contract import (
     fingerprint,
     whole_numbers,
 )
-from client.data.recent_events import MAX_BATCH_EVENTS
 
 EDGE_BYTES = 4096
 """At either end of a file, this many bytes identify it."""

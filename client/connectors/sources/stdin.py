@@ -6,10 +6,10 @@ import os
 import select
 from collections import deque
 
+from client.buffers.recent_events import MAX_BATCH_EVENTS
 from client.connectors.addresses import Address
 from client.connectors.sources.contract import MAX_LINE_BYTES, EndOfStreamError, Position
 from client.connectors.sources.lines import LineSplitter
-from client.data.recent_events import MAX_BATCH_EVENTS
 
 CHUNK_BYTES = 1 << 16
 

@@ -7,10 +7,10 @@ import selectors
 import socket
 from collections import OrderedDict, deque
 
+from client.buffers.recent_events import MAX_BATCH_EVENTS
 from client.connectors.addresses import Address, AddressError
 from client.connectors.sources.contract import MAX_LINE_BYTES, EndOfStreamError, Position, SourceError
 from client.connectors.sources.lines import LineSplitter
-from client.data.recent_events import MAX_BATCH_EVENTS
 
 log = logging.getLogger(__name__)
 

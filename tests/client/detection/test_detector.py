@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.data.recent_events import ABNORMAL, NORMAL, UNREPORTED
+from client.buffers.recent_events import ABNORMAL, NORMAL, UNREPORTED
 from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.detector import QUIET_EVENTS, Detector, Verdict
 from common.model.moments import Scaler

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.data import recent_events
-from client.data.recent_events import MAX_BATCH_EVENTS, EventSlice
+from client.buffers import recent_events
+from client.buffers.recent_events import MAX_BATCH_EVENTS, EventSlice
 from client.detection.detector import Detector
 from common.settings import DataSettings, LiveSettings
 from tests.client.sample_versions import SCHEMA, lines, version

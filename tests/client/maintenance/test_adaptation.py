@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client.data.regime import Regime
-from client.data.training_buffer import read_buffer
+from client.buffers.regime import Regime
+from client.buffers.training_buffer import read_buffer
 from client.detection.detector import Detector
 from client.maintenance.thread import DetectorMaintenance
 from client.service.accept import AcceptError, accept
@@ -46,7 +46,8 @@ class Machine:
 
     def __init__(self, folder: Path, fixed: Manifest | None = None, **live: object) -> None:
         folder.mkdir(exist_ok=True)
-        settings = Settings().with_values(live={"quarantine": 4, **live}, threshold={"interval_s": STEP_S})
+        live = {"incident_margin": 4, **live}
+        settings = Settings().with_values(live=live, threshold={"interval_s": STEP_S})
         self.detector = Detector("edge", SCHEMA, settings.data, settings.live)
         self.store = VersionStore(folder)
         self.maintenance = DetectorMaintenance(

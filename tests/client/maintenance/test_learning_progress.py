@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from client.data.training_buffer import write_wanted
+from client.buffers.training_buffer import write_wanted
 from client.maintenance.learning_progress import LOG_EVERY_S, LearningProgress
 from common.settings import Settings
 

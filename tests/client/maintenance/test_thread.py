@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from client.data.training_buffer import read_buffer
+from client.buffers.training_buffer import read_buffer
 from client.detection.detector import Detector
 from client.maintenance import checkpoint as checkpoint_module
 from client.maintenance import learned_rows as learned_rows_module
@@ -57,7 +57,7 @@ class Edge:
         trial: Callable[[TrialRequest], Trial] = InlineTrial,
         **sections: dict,
     ) -> None:
-        self.settings = Settings().with_values(**{"live": {"quarantine": 10}, **sections})
+        self.settings = Settings().with_values(**{"live": {"incident_margin": 10}, **sections})
         self.detector = Detector("edge", SCHEMA, self.settings.data, self.settings.live)
         self.store = VersionStore(folder)
         self.checkpoint = Checkpoint(folder, "file:x", [spool or Spool()])
@@ -102,7 +102,7 @@ def test_the_thread_takes_a_candidate_by_itself(tmp_path: Path) -> None:
 
 def test_a_recording_waits_for_a_turn_after_some_events_and_a_live_stream_does_not(tmp_path: Path) -> None:
     detector = Detector("edge", SCHEMA, Settings().data, Settings().live)
-    settings, store = Settings().with_values(live={"quarantine": 10}), VersionStore(tmp_path)
+    settings, store = Settings().with_values(live={"incident_margin": 10}), VersionStore(tmp_path)
     live = DetectorMaintenance(detector, settings, tmp_path, store)
     assert live.await_turn() is None
     recorded = DetectorMaintenance(detector, settings, tmp_path, store, recording=True)
@@ -211,7 +211,7 @@ def test_training_may_learn_from_normal_events_far_from_incidents_only(tmp_path:
     assert kept is not None
     numbers = np.rint(kept.rows[:, 0] * 100).astype(int)
     # The incident ends after 3 events below the release; 10 on both sides are not normal, and the last 10
-    # are still in quarantine.
+    # are still held back.
     assert numbers.tolist() == [*range(200 - 10), *range(205 + 3 + 10, 390)]
     assert np.flatnonzero(kept.breaks).tolist() == [0, 190]
     assert len(edge.maintenance.learned) == len(numbers)
@@ -225,7 +225,7 @@ def test_events_are_kept_while_there_is_no_version_and_their_names_beside_them(t
     assert json.loads((tmp_path / "schema.json").read_text()) == ["a", "b", "c"]
 
 
-def test_events_overwritten_during_quarantine_leave_a_break(tmp_path: Path) -> None:
+def test_events_overwritten_while_held_back_leave_a_break(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
     edge.feed(rows(100))
     for part in range(0, 9000, 250):

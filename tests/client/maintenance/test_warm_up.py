@@ -113,12 +113,12 @@ def test_after_a_restart_the_rows_on_disk_warm_up_at_once(tmp_path: Path) -> Non
 
 
 def test_a_restart_in_the_middle_of_the_warm_up_goes_on_with_the_rows_on_disk(tmp_path: Path) -> None:
-    settings = SETTINGS.with_values(live={"warm_up": 100, "quarantine": 10})
+    settings = SETTINGS.with_values(live={"warm_up": 100, "incident_margin": 10})
     first = Machine(tmp_path, fleet_version(), settings)
     first.feed(own_rows(70))
     first.maintenance.stop()
     again = Machine(tmp_path, fleet_version(), settings)
-    assert again.maintenance.warm_up.until_due == 40  # ten events were still in quarantine
+    assert again.maintenance.warm_up.until_due == 40  # ten events were still held back
     again.feed(own_rows(41, seed=3))
     assert again.detector.active is not None
 

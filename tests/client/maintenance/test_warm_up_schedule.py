@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.data.quarantine import QuarantineFilter
-from client.data.recent_events import ABNORMAL, NORMAL, RecentEvents
-from client.data.training_buffer import BufferedRows
+from client.buffers.held_back import HeldBackEvents
+from client.buffers.recent_events import ABNORMAL, NORMAL, RecentEvents
+from client.buffers.training_buffer import BufferedRows
 from client.maintenance.warm_up_schedule import WarmUpSchedule
 from client.versions.warm_up import MAX_ROWS
 from common.model.manifest import Manifest
@@ -22,12 +22,12 @@ def fleet_version() -> Manifest:
 
 
 class Machine:
-    """A stream of events, and the schedule that follows it; nothing leaves quarantine unless released."""
+    """A stream of events, and the schedule that follows it; held-back events wait for `release`."""
 
     def __init__(self, setting: int | None = None, restored: int = 0, size: int = 32768) -> None:
         self.recent = RecentEvents(3, size)
-        self.quarantine = QuarantineFilter(self.recent, 10)
-        self.schedule = WarmUpSchedule(self.recent, self.quarantine, setting)
+        self.held_back = HeldBackEvents(self.recent, 10)
+        self.schedule = WarmUpSchedule(self.recent, self.held_back, setting)
         self.schedule.restored = restored
 
     def feed(self, values: np.ndarray, flag: int = NORMAL) -> None:
@@ -91,12 +91,12 @@ def test_after_a_restart_the_rows_on_disk_count() -> None:
     assert machine.schedule.until_due == 200
 
 
-def test_rows_of_the_buffer_and_of_the_quarantine_are_used_once_each() -> None:
+def test_rows_of_the_buffer_and_those_held_back_are_used_once_each() -> None:
     machine = Machine()
     machine.schedule.begin(fleet_version())
     values = rows(40)
     machine.feed(values)
-    released = machine.quarantine.release()
+    released = machine.held_back.release()
     assert released is not None
     warm = machine.schedule.estimate(BufferedRows(released.rows, released.breaks))
     assert warm is not None
@@ -144,10 +144,10 @@ def test_held_events_follow_those_released_before(released: bool) -> None:
     machine = Machine()
     machine.feed(rows(20))
     if released:
-        machine.quarantine.release()
+        machine.held_back.release()
     machine.feed(rows(1), ABNORMAL)
     machine.feed(rows(2))
-    held = machine.quarantine.held()
+    held = machine.held_back.held()
     first = [] if released else [0]
     assert np.flatnonzero(held.breaks).tolist() == [*first, len(held.rows) - 2]
     assert len(held.rows) == (12 if released else 22)

@@ -30,7 +30,7 @@ def switch_interval() -> Iterator[None]:
 
 
 def process(folder: Path, source: str, fixed: bool = False, **sections: dict) -> DetectorProcess:
-    live = {"source": source, "sinks": (f"file:{folder / 'alerts.jsonl'}",), "quarantine": 8}
+    live = {"source": source, "sinks": (f"file:{folder / 'alerts.jsonl'}",), "incident_margin": 8}
     settings = Settings().with_values(**{"live": live, "threshold": {"value": 50.0}, **sections})
     return DetectorProcess(settings, folder / "state", "edge", fixed=version(7) if fixed else None)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from client.data.recent_events import RecentEvents
+from client.buffers.recent_events import RecentEvents
 from client.service.stream_watch import Moment, StreamWatch
 from common.protocol.alerts import Notice
 from common.settings import LiveSettings

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.data.regime import Move, Regime
-from client.data.tables import DataError
-from client.data.training_buffer import TrainingBuffer
+from client.buffers.regime import Move, Regime
+from client.buffers.training_buffer import TrainingBuffer
+from client.data.files.tables import DataError
 from client.detection.scorer import Scorer
 from client.training.personalisation import personalise
 from client.training.worker import TrainerCache

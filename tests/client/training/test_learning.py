@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.data.tables import DataError
-from client.data.training_buffer import TrainingBuffer, read_wanted
+from client.buffers.training_buffer import TrainingBuffer, read_wanted
+from client.data.files.tables import DataError
 from client.training.worker import ClientWorker
 from client.versions.version_store import VersionStore
 from common.protocol.messages import Task

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client.data.regime import Move
-from client.data.training_buffer import BufferedRows
+from client.buffers.regime import Move
+from client.buffers.training_buffer import BufferedRows
 from client.versions.adapting import adapt, lasting_scores
 from client.versions.trial import buffer_scores
 from common.model.manifest import Manifest

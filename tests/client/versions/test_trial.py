@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.data.training_buffer import BufferedRows
+from client.buffers.training_buffer import BufferedRows
 from client.versions.drift import Drift
 from client.versions.trial import MIN_WINDOWS, ThresholdRule, buffer_scores, rejection_reason, run_trial
 from common.model.histogram import ScoreHistogram

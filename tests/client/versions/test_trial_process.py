@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from client.data.training_buffer import TrainingBuffer
+from client.buffers.training_buffer import TrainingBuffer
 from client.versions.trial import ThresholdRule, TrialResult
 from client.versions.trial_process import InlineTrial, TrialError, TrialProcess, TrialRequest, run_request
 from common.model.residuals import Residuals

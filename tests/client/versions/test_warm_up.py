@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from client.data.training_buffer import BufferedRows
+from client.buffers.training_buffer import BufferedRows
 from client.versions.trial import buffer_scores
 from client.versions.warm_up import first_estimate_rows, robust_moments, warm_up
 from common.model.manifest import Manifest

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from client.data.files.partitions import read_partition, write_partition
+from client.data.files.tables import DataError
 from client.data.partition import Partition
-from client.data.partition_files import read_partition, write_partition
-from client.data.tables import DataError
 from common.config import ConfigError
 from common.model.schema import Schema, SchemaError
 from common.packages import python_module

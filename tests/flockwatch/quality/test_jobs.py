@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from client.data.files.tables import DataError
 from client.data.partition import Partition
-from client.data.tables import DataError
 from client.training.worker import ClientWorker
 from common.protocol.wire import pack
 from common.settings import Settings

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.data.files.tables import DataError
 from client.data.partition import Partition
-from client.data.tables import DataError
 from common.model.schema import Schema
 from common.settings import DataSettings
 from flockwatch.simulation.division import PartitionError, by_column, contiguous, dirichlet, iid

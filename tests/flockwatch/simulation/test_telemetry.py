@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from client.data.partition_files import read_partition
+from client.data.files.partitions import read_partition
 from common.settings import DataSettings
 from flockwatch.simulation import telemetry
 from flockwatch.simulation.telemetry import FAULTS, METRICS, Recording, fleet, record, write

@@ -16,7 +16,7 @@ import pytest
 from client.app import build
 from client.connectors.sources.file import FileSource
 from client.data.partition import Partition
-from client.data.stream_schema import SchemaResolver
+from client.data.streams.schema import SchemaResolver
 from client.detection.detector import Detector, Outcome
 from client.maintenance.checkpoint import Checkpoint
 from client.service.event_loop import EventLoop

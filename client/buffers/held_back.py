@@ -1,4 +1,4 @@
-"""Quarantine: events are held back until it is known whether an incident is near them."""
+"""Events that are held back until it is known whether an incident is near them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.recent_events import ABNORMAL, NORMAL, RecentEvents
-from client.data.training_buffer import BufferedRows
+from client.buffers.recent_events import ABNORMAL, NORMAL, RecentEvents
+from client.buffers.training_buffer import BufferedRows
 
 Flags = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -16,7 +16,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class ReleasedEvents:
-    """Consecutive events that have left quarantine, oldest first, each array of length n."""
+    """Consecutive events that are no longer held back, oldest first, each array of length n."""
 
     rows: NDArray[np.float32]
     """Shape (n, features)."""
@@ -28,8 +28,8 @@ class ReleasedEvents:
     """Whether the event does not directly follow the previous normal event."""
 
 
-class QuarantineFilter:
-    """Releases each event once `margin` events have followed it.
+class HeldBackEvents:
+    """The newest events of a stream, each released once `margin` events have followed it.
 
     Args:
         recent: The newest events of the stream.
@@ -39,13 +39,13 @@ class QuarantineFilter:
     def __init__(self, recent: RecentEvents, margin: int) -> None:
         self._recent, self._margin = recent, margin
         self._next = 0
-        """Number of the first event that is still in quarantine."""
+        """Number of the first event that is held back."""
         self._before: Flags = np.zeros(0, np.uint8)
         """Flags of the last `margin` released events: they decide about the events after them."""
         self._last_normal = False
 
     def release(self) -> ReleasedEvents | None:
-        """Return the events that have left quarantine since the last call; None if there are none."""
+        """Return the events that can be released since the last call; None if there are none."""
         events = self._recent.since(self._next)
         ready = len(events.rows) - self._margin
         if ready <= 0:
@@ -67,7 +67,7 @@ class QuarantineFilter:
         )
 
     def held(self) -> BufferedRows:
-        """Return the normal events that are still in quarantine, oldest first. They stay in it."""
+        """Return the normal events that are still held back, oldest first. They stay so."""
         events = self._recent.since(self._next)
         normal = events.flags == NORMAL
         before = np.array([self._last_normal and events.start == self._next])

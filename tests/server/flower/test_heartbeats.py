@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.federation.heartbeats import MAX_MISSED, MIN_BEATS, MIN_SILENCE_S, HeartbeatMonitor
+from server.flower.heartbeats import MAX_MISSED, MIN_BEATS, MIN_SILENCE_S, HeartbeatMonitor
 
 
 def beating(every_s: float, beats: int = 10) -> tuple[HeartbeatMonitor, float, float]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data.regime import Move, Regime, move_moments, move_rows
+from client.buffers.regime import Move, Regime, move_moments, move_rows
 from common.model.moments import Moments
 
 ROWS = np.random.default_rng(0).normal([0, 5, 1], [1, 10, 0.1], (200, 3)).astype(np.float32)

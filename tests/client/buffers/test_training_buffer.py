@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.data.training_buffer import FILE, BufferedRows, TrainingBuffer, read_buffer
+from client.buffers.training_buffer import FILE, BufferedRows, TrainingBuffer, read_buffer
 from common.model.schema import Schema
 
 SCHEMA = Schema(("a", "b"))
@@ -43,7 +43,7 @@ def test_another_process_reads_what_is_written_while_it_reads(tmp_path: Path) ->
     buffer.append(*events(0, 5000))
     program = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from client.data.training_buffer import read_buffer\n"
+        "from client.buffers.training_buffer import read_buffer\n"
         "print('ready', flush=True)\n"
         "while not sys.stdin.read(1): pass\n"
         "seen = 0\n"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from client.data.stream_columns import StreamSample
-from client.data.stream_schema import FIRST_EVENTS, SchemaLookup, SchemaResolver
+from client.data.streams.sample import StreamSample
+from client.data.streams.schema import FIRST_EVENTS, SchemaLookup, SchemaResolver
 from common.model.schema import Schema
 from common.settings import DataSettings
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from client.data.columns import Columns, reasons
-from client.data.refusals import is_line_protocol
-from client.data.stream_columns import MAX_SAMPLE, StreamSample
+from client.data.streams.refusals import is_line_protocol
+from client.data.streams.sample import MAX_SAMPLE, StreamSample
 from common.model.schema import Schema
 from common.settings import DataSettings
 

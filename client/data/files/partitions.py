@@ -16,10 +16,10 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from client.data.columns import Columns, Content, Kind, choose_columns, reasons
-from client.data.file_columns import content_of_column, is_numeric, numbers_of, times_of, unreadable_cells
-from client.data.names import SUFFIXES, client_name, natural_key
+from client.data.files.columns import content_of_column, is_numeric, numbers_of, times_of, unreadable_cells
+from client.data.files.names import SUFFIXES, client_name, natural_key
+from client.data.files.tables import DataError, read_table
 from client.data.partition import Partition
-from client.data.tables import DataError, read_table
 from common.model.schema import Schema
 from common.settings import DataSettings
 

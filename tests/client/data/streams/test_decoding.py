@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data.decoding import Decoder
-from client.data.refusals import MAX_EVENT_BYTES, REASONS, InvalidEventError, NoEventError
+from client.data.streams.decoding import Decoder
+from client.data.streams.refusals import MAX_EVENT_BYTES, REASONS, InvalidEventError, NoEventError
 from client.data.timestamps import parse_seconds
 from common.model.schema import Schema
 from common.settings import DataSettings

@@ -16,9 +16,9 @@ import msgspec
 
 from client.data.cells import NumberAsTextError, is_missing, number_in
 from client.data.columns import find_time
-from client.data.csv_lines import CsvReader, number_as_text
-from client.data.json_fields import flat, kind_of_value
-from client.data.refusals import MAX_EVENT_BYTES, InvalidEventError, NoEventError, listed
+from client.data.streams.csv_lines import CsvReader, number_as_text
+from client.data.streams.json_fields import flat, kind_of_value
+from client.data.streams.refusals import MAX_EVENT_BYTES, InvalidEventError, NoEventError, listed
 from client.data.timestamps import parse_seconds
 from common.model.schema import Schema
 from common.settings import DataSettings

@@ -7,26 +7,10 @@ import math
 from collections.abc import Sequence
 
 from client.data.cells import NumberAsTextError, is_missing, is_quantity, number_in
-from client.data.columns import find_time
-from client.data.refusals import InvalidEventError, NoEventError, is_line_protocol, listed, not_csv
+from client.data.columns import SEPARATORS, find_time, separated_otherwise
+from client.data.streams.refusals import InvalidEventError, NoEventError, is_line_protocol, listed, not_csv
 from client.data.timestamps import parse_seconds
 from common.settings import DataSettings
-
-_SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
-
-
-def separated_otherwise(name: str) -> str | None:
-    """Return that the only name of a header is several names with a separator other than commas.
-
-    >>> separated_otherwise("ts;cpu")
-    "columns are separated by ';', as in 'ts;cpu'; expected commas"
-    >>> separated_otherwise("cpu") is None
-    True
-    """
-    for separator, shown in _SEPARATORS.items():
-        if separator in name:
-            return f"columns are separated by {shown}, as in {name[:60]!r}; expected commas"
-    return None
 
 
 def split_cells(text: str) -> list[str]:
@@ -133,7 +117,7 @@ class CsvReader:
         shared = any(cell.lower() in lower for cell in cells)
         if len(cells) == 1:
             return shared or any(
-                name.strip().lower() in lower for sep in _SEPARATORS for name in cells[0].split(sep)
+                name.strip().lower() in lower for sep in SEPARATORS for name in cells[0].split(sep)
             )
         if not names_columns(cells):
             return shared and all(name in cells for name in self._features)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data.recent_events import MAX_BATCH_EVENTS, RecentEvents
+from client.buffers.recent_events import MAX_BATCH_EVENTS, RecentEvents
 
 
 def write(recent: RecentEvents, events: int) -> None:

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data.quarantine import QuarantineFilter, ReleasedEvents, far_from_incidents
-from client.data.recent_events import ABNORMAL, NORMAL, UNREPORTED, RecentEvents
+from client.buffers.held_back import HeldBackEvents, ReleasedEvents, far_from_incidents
+from client.buffers.recent_events import ABNORMAL, NORMAL, UNREPORTED, RecentEvents
 
 MARGIN = 3
 
@@ -39,13 +39,13 @@ def test_far_from_incidents_is_far_on_both_sides() -> None:
 def test_the_number_of_release_calls_does_not_matter(flags: list[int], data: st.DataObject) -> None:
     whole = RecentEvents(1, 1024)
     write(whole, flags)
-    expected = joined([QuarantineFilter(whole, MARGIN).release()])
+    expected = joined([HeldBackEvents(whole, MARGIN).release()])
     recent = RecentEvents(1, 1024)
-    quarantine, parts, at = QuarantineFilter(recent, MARGIN), [], 0
+    held_back, parts, at = HeldBackEvents(recent, MARGIN), [], 0
     while at < len(flags):
         size = data.draw(st.integers(1, 10))
         write(recent, flags[at : at + size])
-        parts.append(quarantine.release())
+        parts.append(held_back.release())
         at += size
     assert joined(parts) == expected
 
@@ -54,7 +54,7 @@ def test_the_number_of_release_calls_does_not_matter(flags: list[int], data: st.
 def test_a_break_stands_wherever_a_normal_event_does_not_follow_the_one_before(flags: list[int]) -> None:
     recent = RecentEvents(1, 1024)
     write(recent, flags)
-    released = QuarantineFilter(recent, MARGIN).release()
+    released = HeldBackEvents(recent, MARGIN).release()
     assert released is not None and len(released.rows) == len(flags) - MARGIN
     for i in np.flatnonzero(released.normal):
         near = flags[max(0, i - MARGIN) : i + MARGIN + 1]
@@ -65,12 +65,12 @@ def test_a_break_stands_wherever_a_normal_event_does_not_follow_the_one_before(f
 
 def test_nothing_is_released_before_the_margin_has_passed() -> None:
     recent = RecentEvents(1, 1024)
-    quarantine = QuarantineFilter(recent, MARGIN)
-    assert quarantine.release() is None
+    held_back = HeldBackEvents(recent, MARGIN)
+    assert held_back.release() is None
     write(recent, [NORMAL] * MARGIN)
-    assert quarantine.release() is None
+    assert held_back.release() is None
     write(recent, [NORMAL])
-    assert joined([quarantine.release(), quarantine.release()])[0] == [0.0]
+    assert joined([held_back.release(), held_back.release()])[0] == [0.0]
 
 
 def test_an_unreported_event_is_left_out_alone() -> None:

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 
 from client.data.cells import is_missing, is_number, is_quantity, is_switch, is_tag
-from client.data.columns import Columns, Content, Kind, choose_columns, course_of
-from client.data.csv_lines import names_columns, separated_otherwise, split_cells
-from client.data.json_fields import flat, kind_of_value
-from client.data.refusals import InvalidEventError, is_line_protocol
+from client.data.columns import Columns, Content, Kind, choose_columns, course_of, separated_otherwise
+from client.data.streams.csv_lines import names_columns, split_cells
+from client.data.streams.json_fields import flat, kind_of_value
+from client.data.streams.refusals import InvalidEventError, is_line_protocol
 from client.data.timestamps import parse_seconds
 from common.settings import DataSettings
 

@@ -16,8 +16,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from client.data.cells import SWITCH_OFF, SWITCH_ON, is_number
-from client.data.csv_lines import separated_otherwise
-from client.data.names import SUFFIXES
+from client.data.columns import separated_otherwise
+from client.data.files.names import SUFFIXES
 from common.errors import UserError
 
 log = logging.getLogger(__name__)
