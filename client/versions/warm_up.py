@@ -18,8 +18,7 @@ from client.versions.own_statistics import with_own_residuals, with_own_scaling
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.scoring import ScoredWindows, score_windows, window_starts
-from common.model.threshold import SMALLEST
-from common.robust import MAD_TO_STD
+from common.robust import MAD_TO_STD, SMALLEST
 
 MAX_ROWS = 8192
 """Rows, the newest ones, that an estimate uses at most: it runs beside the event loop."""

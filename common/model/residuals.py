@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.bounds import Total
+from common.robust import SMALLEST
 
 FLOOR = 0.01
 """Share of the mean over all inputs that is added to each input's usual error, so that none is near 0."""
-
-SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 class Residuals(msgspec.Struct, frozen=True, eq=False, array_like=True, forbid_unknown_fields=True):

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from common.model.histogram import ScoreHistogram
+from common.robust import SMALLEST
 
 _TAIL = 32
 """Number of largest scores that the tail is fitted to."""
 _MAX_SHAPE = 0.9
 """Largest shape of a fitted tail. At 1 a tail has no mean, and a fit to few scores is unreliable near it."""
-SMALLEST = float(np.finfo(np.float32).tiny)
-"""Smallest score whose logarithm is taken."""
 MAX_FLEET_RATIO = 3.0
 """Largest threshold of a client without scores of its own, as a multiple of the fleet's largest score."""
 MIN_ROBUST = 30

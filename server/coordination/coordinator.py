@@ -28,7 +28,6 @@ from server.coordination.events import (
     TaskFailed,
     Tick,
 )
-from server.coordination.limits import pruned
 from server.coordination.quarantine import without_faults
 from server.coordination.schedule import ROUND_PAUSE_S, TOO_LATE, advance
 from server.coordination.state import (
@@ -49,6 +48,12 @@ UNREADABLE = "with what it sent, no version can be read"
 FAILURE_PAUSE_S = 5.0
 """Asynchronous: wait before a client whose task failed is given another."""
 
+MAX_GONE = 1000
+"""Most tasks of disconnected nodes that are kept: clients that crash repeatedly must not fill memory."""
+
+MAX_DURATIONS = 10_000
+"""Beyond this number, and the connected clients, durations of disconnected clients are dropped."""
+
 
 def step(state: State, event: Event, now: float, settings: FederationSettings) -> tuple[State, list[Action]]:
     """Return the next state, and the actions to take in order.
@@ -64,7 +69,7 @@ def step(state: State, event: Event, now: float, settings: FederationSettings) -
     if state.stopped is not None:
         return state, []
     context = Step(now, settings)
-    state = pruned(_handled(state, event, context), settings)
+    state = _pruned(_handled(state, event, context), settings)
     state = advance(clients.expire(state, context), context)
     return state, context.actions
 
@@ -179,3 +184,18 @@ def _with_sample(duration: TaskDuration | None, took_s: float) -> TaskDuration:
         mean_s=duration.mean_s + (took_s - duration.mean_s) / 8,
         deviation_s=duration.deviation_s + (abs(took_s - duration.mean_s) - duration.deviation_s) / 4,
     )
+
+
+def _pruned(state: State, settings: FederationSettings) -> State:
+    """Return the state without tasks of disconnected nodes that are too old, and within its size limits."""
+    oldest = state.version - settings.staleness_limit
+    gone = [node for node in state.tasks if node not in state.clients]
+    useless = {node for node in gone if state.tasks[node].version < oldest} | set(gone[:-MAX_GONE])
+    if useless:
+        state = replace(state, tasks={n: task for n, task in state.tasks.items() if n not in useless})
+    if len(state.failures) > MAX_GONE:
+        state = replace(state, failures=dict(list(state.failures.items())[-MAX_GONE:]))
+    if len(state.durations) > MAX_DURATIONS + len(state.clients):
+        names = {client.name for client in state.clients.values()}
+        state = replace(state, durations={n: d for n, d in state.durations.items() if n in names})
+    return state

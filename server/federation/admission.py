@@ -17,6 +17,7 @@ from common.compression.codec import CompressionError
 from common.model.manifest import Manifest
 from common.model.weights import add, is_finite, norm, shapes
 from common.protocol.messages import Description, Evaluation, Update
+from common.robust import MAD_TO_STD
 from common.settings import GateSettings
 from server.coordination.events import Described, DescriptionFailed, Event, ReplyAdmitted, TaskFailed
 from server.coordination.state import State, client_name
@@ -172,7 +173,7 @@ def norm_bound(norms: Collection[float], limit: float) -> float | None:
 
     Args:
         norms: One norm for each client, so that a client that sends often does not count more than others.
-        limit: Robust standard deviations of log norm (1.4826 MAD) above the median.
+        limit: Robust standard deviations of log norm (`MAD_TO_STD` times the MAD) above the median.
 
     >>> round(norm_bound([1.0, 1.1, 0.9, 1.0, 1000.0], limit=5.0), 1)
     5.8
@@ -181,7 +182,7 @@ def norm_bound(norms: Collection[float], limit: float) -> float | None:
     if len(logs) < MIN_NORMS:
         return None
     median = float(np.median(logs))
-    spread = max(1.4826 * float(np.median(np.abs(logs - median))), MIN_SPREAD)
+    spread = max(MAD_TO_STD * float(np.median(np.abs(logs - median))), MIN_SPREAD)
     return math.exp(min(median + limit * spread, 700.0))
 
 

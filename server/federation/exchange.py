@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -28,7 +28,15 @@ from server.access.roster import Roster, RosterError
 from server.coordination.actions import RequestDescription
 from server.coordination.state import Kind, NodeId
 from server.federation.compression import VersionChain, VersionStep
-from server.federation.replies import DUPLICATE, MAX_REASON, UNREADABLE, Reply, SentMessage, described
+from server.federation.replies import (
+    DUPLICATE,
+    MAX_REASON,
+    UNREADABLE,
+    OutgoingTask,
+    Reply,
+    SentMessage,
+    described,
+)
 from server.flower.grid import is_unreadable, last_heartbeats, public_keys, pull_replies, push_inline
 from server.flower.heartbeats import HeartbeatMonitor
 
@@ -40,17 +48,52 @@ REQUEST_TTL_S = 30.0
 MAX_ANSWERED = 4096
 """Answered messages that are remembered, so that a second reply is recognised."""
 
+MIN_POLL_S, MAX_POLL_S = 0.02, 0.25
+"""Bounds of the wait between two polls."""
 
-@dataclass(frozen=True, eq=False)
-class OutgoingTask:
-    """A task and the client that it goes to."""
+POLL_SHARE = 0.05
+"""The wait before a poll, as a share of the time since the last reply."""
 
-    node: NodeId
-    number: int
-    kind: Kind
-    task: Task
-    description: Description
-    """The client's."""
+POLL_SMOOTHING = 0.1
+"""Weight of the newest interval between replies in their mean."""
+
+
+class PollTimer:
+    """Computes the wait before the next poll.
+
+    Args:
+        now: Seconds on a monotonic clock.
+        streaming: Whether replies come one by one, as in asynchronous training, instead of together.
+
+    >>> timer = PollTimer(now=0.0, streaming=False)
+    >>> timer.wait_s(1.0), timer.wait_s(60.0)
+    (0.05, 0.25)
+    >>> timer.received(2, 60.0)
+    >>> timer.wait_s(60.0)
+    0.02
+    """
+
+    def __init__(self, now: float, streaming: bool) -> None:
+        self._streaming = streaming
+        self._last_reply_at = now
+        self._interval_s = MIN_POLL_S
+
+    def received(self, replies: int, now: float) -> None:
+        """Record how many replies a poll brought."""
+        if replies:
+            interval_s = (now - self._last_reply_at) / replies
+            self._interval_s += POLL_SMOOTHING * (interval_s - self._interval_s)
+            self._last_reply_at = now
+
+    def wait_s(self, now: float) -> float:
+        """Return the seconds to wait.
+
+        Where replies come one by one, that is at least half of their mean interval: each poll costs SuperLink
+        as much as a client's poll, and its time belongs to the clients.
+        """
+        stream_s = self._interval_s / 2 if self._streaming else 0.0
+        wait_s = max(POLL_SHARE * (now - self._last_reply_at), stream_s, MIN_POLL_S)
+        return min(wait_s, MAX_POLL_S)
 
 
 class MessageExchange:

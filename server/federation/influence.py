@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from common.model.histogram import ScoreHistogram
 from common.model.moments import MAX_SPREAD_RATIO, Moments
 from common.model.residuals import Residuals
-from common.robust import MAD_TO_STD
+from common.robust import MAD_TO_STD, SMALLEST
 
 MIN_CLIENTS = 3
 """Fewest clients of which a majority can be told from one that is wrong."""
@@ -42,7 +42,6 @@ MAX_TAIL = 1.25
 RANKS = (0.5, 0.99)
 """Ranks at which a client's scores are compared with those of the others."""
 
-SMALLEST = float(np.finfo(np.float32).tiny)
 MAX_LOG = 700.0
 """Logarithm of a number that is far above all values, and finite."""
 

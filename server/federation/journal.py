@@ -14,7 +14,8 @@ from server.coordination.waiting import waiting_for
 from server.federation import status_file
 from server.federation.client_records import ClientRecords
 from server.federation.replies import AdmittedReply, weighted_error
-from server.storage.history import History, RoundRow
+from server.storage.database import RoundRow
+from server.storage.history import History
 
 log = logging.getLogger(__name__)
 
@@ -126,21 +127,24 @@ class Journal:
         return {**self._troubles, **({"history": history} if history else {})}
 
     def trouble(self, what: str, reason: str) -> None:
-        """Record that something cannot be written or read; the run goes on."""
-        if self._troubles.get(what) != reason:
+        """Record that something cannot be written or read, or, without a reason, that it works again.
+
+        The run goes on meanwhile.
+        """
+        if self._troubles.get(what, "") == reason:
+            return
+        if reason:
             self._troubles[what] = reason
             log.error("trouble with=%s reason=%s", what, reason)
             self._history.note("trouble", f"{what}: {reason}")
+        else:
+            del self._troubles[what]
+            log.info("trouble over with=%s", what)
+            self._history.note("trouble over", what)
 
     def damage_found(self, reason: str) -> None:
         """Record which versions could not be read at the start, and which one is used."""
         self.trouble("damaged versions", reason)
-
-    def trouble_over(self, what: str) -> None:
-        """Record that something works again."""
-        if self._troubles.pop(what, None) is not None:
-            log.info("trouble over with=%s", what)
-            self._history.note("trouble over", what)
 
     def round_abandoned(self, number: int, version: int, failures: Mapping[str, str]) -> None:
         """Record a round with too few replies.

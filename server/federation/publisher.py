@@ -7,8 +7,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from common.compression.choice import Block
-from common.model.manifest import Manifest
+from common.model.manifest import Manifest, ManifestError
+from common.model.moments import Scaler
+from common.model.scoring import squared_errors
 from common.model.weights import size_of
 from common.protocol.messages import Description
 from common.settings import Settings
@@ -21,15 +25,16 @@ from server.federation.client_records import ClientRecords
 from server.federation.compression import AppliedUpdates, VersionChain, VersionStep, down
 from server.federation.first_version import first_version
 from server.federation.journal import Journal
-from server.federation.read_back import read_back
 from server.federation.replies import AdmittedReplies, AdmittedReply, described, typical_error, weighted_error
-from server.federation.version_writer import SavedVersion, VersionWriter
-from server.storage.registry import Registry
+from server.storage.registry import Registry, SavedVersion
 
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 64
 """Most clients that are left out in turn to find one with whose contribution no version can be published."""
+
+VERSIONS = "versions"
+"""The name under which trouble with the registry is reported."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +73,6 @@ class VersionPublisher:
         self._aggregator = aggregator
         self._settings = settings
         self._registry = registry
-        self._store = VersionWriter(registry, journal)
         self._replies = replies
         self._records = records
         self._journal = journal
@@ -87,7 +91,10 @@ class VersionPublisher:
         Returns:
             The progress that was written with it; None if there is no version that can be read.
         """
-        saved = self._store.latest()
+        saved = self._registry.latest()
+        if self._registry.damaged:
+            used = f"version {saved[0].version} is used" if saved is not None else "none can be read"
+            self._journal.damage_found(f"{used}; damaged: {'; '.join(self._registry.damaged)}")
         if saved is None:
             return None
         self.newest, progress = saved
@@ -243,7 +250,8 @@ class VersionPublisher:
 
     def write_again(self) -> None:
         """Write the newest version if the disk did not take it before."""
-        self._store.write_again()
+        self._registry.save_again()
+        self._journal.trouble(VERSIONS, self._registry.trouble)
 
     def _newest(self) -> Manifest:
         assert self.newest is not None  # noqa: S101  updates are of a version
@@ -269,5 +277,31 @@ class VersionPublisher:
     def _write(self, manifest: Manifest, progress: Mapping[str, Any], step: VersionStep | None) -> None:
         memory = self._aggregator.memory() | self.chain.memory()
         progress = {**progress, "serials": self.applied.to_json()}
-        self._store.write(SavedVersion(manifest, progress, memory, step.pack() if step is not None else None))
+        packed = step.pack() if step is not None else None
+        self._registry.save(SavedVersion(manifest, progress, memory, packed))
+        self._journal.trouble(VERSIONS, self._registry.trouble)
         self.chain.keep_from(manifest.version - self._settings.server.keep_versions)
+
+
+def read_back(manifest: Manifest) -> None:
+    """Pack a version, unpack it, and compute by it what a client computes: scales and scores.
+
+    Raises:
+        ManifestError: a client could not use the version; the message says why.
+    """
+    again = Manifest.unpack(manifest.pack())
+    if again.hash != manifest.hash:
+        raise ManifestError(f"version {manifest.version} is another one after it was packed and unpacked")
+    scaler = Scaler.of(again.moments)
+    known = np.broadcast_to(np.asarray(again.moments.counts) > 0, scaler.mean.shape)
+    if not (np.isfinite(scaler.std).all() and np.isfinite(scaler.mean[known]).all()):
+        raise ManifestError("its means and spreads are not finite")
+    if not np.isfinite(again.precision).all():
+        raise ManifestError("the weights of its inputs in a score are not finite")
+    usual = np.zeros((1, again.architecture.inputs), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = squared_errors(again.architecture, again.weights, usual) * again.precision
+    if not np.isfinite(errors).all():
+        raise ManifestError("it has no finite score of a usual event")
+    if again.scores.count and not np.isfinite(again.scores.quantile(1.0)):
+        raise ManifestError("its largest score, and so the threshold, is not finite")

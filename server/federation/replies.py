@@ -1,4 +1,4 @@
-"""Replies to messages: as they are received, and as they are stored until they are aggregated or recorded."""
+"""Messages and their replies: as they are sent, received, and kept until they are aggregated or recorded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.coordination.actions import UpdateShare
 from server.coordination.state import Kind, NodeId
 from server.federation.aggregation import WeightedUpdate
 from server.federation.influence import MIN_CLIENTS, largest_mass
-from server.storage.history import ReplyRow
+from server.storage.database import ReplyRow
 
 DUPLICATE = "duplicate"
 """The kind of error of a second reply to one message."""
@@ -30,6 +30,18 @@ def described(error: BaseException) -> str:
     """Return an exception in one line of at most `MAX_REASON` characters."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
+
+
+@dataclass(frozen=True, eq=False)
+class OutgoingTask:
+    """A task and the client that it goes to."""
+
+    node: NodeId
+    number: int
+    kind: Kind
+    task: Task
+    description: Description
+    """The client's."""
 
 
 @dataclass(frozen=True)

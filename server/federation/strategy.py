@@ -41,11 +41,10 @@ from server.federation.admission import ReplyIntake
 from server.federation.aggregation import Aggregator, as_arrays
 from server.federation.client_records import ClientRecords
 from server.federation.compression import TaskBuilder
-from server.federation.exchange import MessageExchange, OutgoingTask
+from server.federation.exchange import MessageExchange, PollTimer
 from server.federation.journal import Journal
-from server.federation.polling import PollTimer
 from server.federation.publisher import VersionPublisher
-from server.federation.replies import AdmittedReplies, SentMessage, described
+from server.federation.replies import AdmittedReplies, OutgoingTask, SentMessage, described
 from server.storage.history import History
 from server.storage.registry import Registry
 

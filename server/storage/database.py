@@ -1,17 +1,21 @@
-"""The database of a federation, SQLite or PostgreSQL: its tables, and how to connect.
+"""The database of a federation, SQLite or PostgreSQL: its tables and their rows, and how to connect.
 
 Each federation has a database of its own, which several processes may use at the same time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.schema import CreateColumn, CreateTable
-from sqlalchemy.types import TypeDecorator
+
+from common.model.scoring import ErrorSummary
+from common.protocol.messages import Traffic
 
 CONNECT_WITHIN_S = 5
 ANSWER_WITHIN_S = 10
@@ -21,19 +25,6 @@ SCHEMA_LOCK = 0x666C6F636B
 
 class DatabaseError(RuntimeError):
     """The database cannot be used; the message names it, without its password, and the reason."""
-
-
-class AnyText(TypeDecorator[str]):
-    """Text in which characters that a database refuses, NUL and unpaired surrogates, are replaced."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: object) -> str | None:
-        """Return the text as it is stored."""
-        if value is None:
-            return None
-        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 METADATA = sa.MetaData()
@@ -47,31 +38,75 @@ def _id() -> sa.Column[int]:
 
 ROUNDS = sa.Table(
     "rounds", METADATA, _id(),
-    sa.Column("number", _Number), sa.Column("kind", AnyText), sa.Column("version", _Number),
+    sa.Column("number", _Number), sa.Column("kind", sa.Text), sa.Column("version", _Number),
     sa.Column("ended_at", sa.Double), sa.Column("wall_s", sa.Double), sa.Column("sampled", _Number),
     sa.Column("answered", _Number), sa.Column("error", sa.Double), sa.Column("bytes_up", _Number),
-    sa.Column("bytes_down", _Number), sa.Column("failed", AnyText), sa.Column("encode_s", sa.Double),
+    sa.Column("bytes_down", _Number), sa.Column("failed", sa.Text), sa.Column("encode_s", sa.Double),
     sa.Column("decode_s", sa.Double),
 )  # fmt: skip
 REPLIES = sa.Table(
     "replies", METADATA, _id(),
     sa.Column("round", _Number, sa.ForeignKey(ROUNDS.c.rowid)), sa.Column("version", _Number),
-    sa.Column("client", AnyText), sa.Column("rows", _Number), sa.Column("error", AnyText),
+    sa.Column("client", sa.Text), sa.Column("rows", _Number), sa.Column("error", sa.Text),
     sa.Column("loss", sa.Double), sa.Column("train_s", sa.Double), sa.Column("bytes_up", _Number),
-    sa.Column("codec", AnyText), sa.Column("sent_bytes", _Number), sa.Column("received_bytes", _Number),
+    sa.Column("codec", sa.Text), sa.Column("sent_bytes", _Number), sa.Column("received_bytes", _Number),
     sa.Column("replies_bytes", _Number), sa.Column("encode_s", sa.Double), sa.Column("decode_s", sa.Double),
 )  # fmt: skip
 NOTES = sa.Table(
     "notes", METADATA, _id(),
-    sa.Column("at", sa.Double), sa.Column("kind", AnyText), sa.Column("text", AnyText),
+    sa.Column("at", sa.Double), sa.Column("kind", sa.Text), sa.Column("text", sa.Text),
 )  # fmt: skip
 NOTICES = sa.Table(
     "notices", METADATA, _id(),
-    sa.Column("client", AnyText, nullable=False), sa.Column("incident", AnyText, nullable=False),
-    sa.Column("kind", AnyText, nullable=False), sa.Column("received_at", sa.Double),
-    sa.Column("content", AnyText),
+    sa.Column("client", sa.Text, nullable=False), sa.Column("incident", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False), sa.Column("received_at", sa.Double),
+    sa.Column("content", sa.Text),
     sa.UniqueConstraint("client", "incident", "kind"),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReplyRow:
+    """One client's reply in a round."""
+
+    client: str
+    version: int
+    """The version that was evaluated."""
+    rows: int
+    """Held-out rows that it was evaluated on."""
+    error: ErrorSummary
+    bytes_up: int
+    """Size of the reply's content."""
+    codec: str | None = None
+    """The codec of the update; None if it is not encoded."""
+    traffic: Traffic = field(default_factory=Traffic)
+    """HTTP traffic of the client since its previous reply; the next row has the traffic of this reply."""
+    loss: float | None = None
+    train_s: float | None = None
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One finished round."""
+
+    number: int
+    kind: str
+    """`train` or `evaluate`."""
+    version: int
+    """The newest version after the round."""
+    wall_s: float
+    sampled: int
+    """Clients that were given a task."""
+    error: float | None
+    """Mean error, weighted by rows, of the version that the round started from; None if the round failed."""
+    bytes_up: int
+    bytes_down: int
+    failed: Mapping[str, str]
+    """The reason of each client whose reply was not used."""
+    encode_s: float = 0.0
+    """Seconds in which the server encoded the next version."""
+    decode_s: float = 0.0
+    """Seconds in which the server decoded the updates."""
 
 
 def create_engine(where: Path | str) -> sa.Engine:

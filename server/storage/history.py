@@ -6,9 +6,8 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from msgspec.structs import asdict
 from sqlalchemy.exc import DatabaseError as DriverDatabaseError
 from sqlalchemy.exc import DBAPIError, IntegrityError, InternalError, OperationalError
 
-from common.model.scoring import ErrorSummary
 from common.protocol.alerts import END_KINDS, OPEN_KINDS
 from common.protocol.messages import Traffic
 from server.storage import database
-from server.storage.database import NOTES, NOTICES, REPLIES, ROUNDS
+from server.storage.database import NOTES, NOTICES, REPLIES, ROUNDS, ReplyRow, RoundRow
 
 log = logging.getLogger(__name__)
 
@@ -31,50 +29,6 @@ MAX_PENDING = 10_000
 """Records kept in memory while the database cannot be written; if there are more, the oldest are lost."""
 MAX_NOTICES = 100_000
 """Notices kept in the database; older ones are deleted."""
-
-
-@dataclass(frozen=True)
-class ReplyRow:
-    """One client's reply in a round."""
-
-    client: str
-    version: int
-    """The version that was evaluated."""
-    rows: int
-    """Held-out rows that it was evaluated on."""
-    error: ErrorSummary
-    bytes_up: int
-    """Size of the reply's content."""
-    codec: str | None = None
-    """The codec of the update; None if it is not encoded."""
-    traffic: Traffic = field(default_factory=Traffic)
-    """HTTP traffic of the client since its previous reply; the next row has the traffic of this reply."""
-    loss: float | None = None
-    train_s: float | None = None
-
-
-@dataclass(frozen=True)
-class RoundRow:
-    """One finished round."""
-
-    number: int
-    kind: str
-    """`train` or `evaluate`."""
-    version: int
-    """The newest version after the round."""
-    wall_s: float
-    sampled: int
-    """Clients that were given a task."""
-    error: float | None
-    """Mean error, weighted by rows, of the version that the round started from; None if the round failed."""
-    bytes_up: int
-    bytes_down: int
-    failed: Mapping[str, str]
-    """The reason of each client whose reply was not used."""
-    encode_s: float = 0.0
-    """Seconds in which the server encoded the next version."""
-    decode_s: float = 0.0
-    """Seconds in which the server decoded the updates."""
 
 
 class History:
@@ -114,10 +68,10 @@ class History:
             **vars(row), "failed": json.dumps(dict(row.failed)), "ended_at": time.time(),
             "answered": len(replies),
         }  # fmt: skip
-        reply_values = [_columns(reply) for reply in replies]
+        reply_values = [_storable(_columns(reply)) for reply in replies]
 
         def write(connection: sa.Connection) -> None:
-            rowid = _insert(connection, ROUNDS.insert().values(round_values))
+            rowid = _insert(connection, ROUNDS.insert().values(_storable(round_values)))
             if reply_values:
                 connection.execute(REPLIES.insert(), [{**reply, "round": rowid} for reply in reply_values])
 
@@ -126,7 +80,7 @@ class History:
     def note(self, kind: str, text: str) -> None:
         """Record a remark about the run, such as of kind `waiting`, `refused` or `stopped`."""
         values = {"at": time.time(), "kind": kind, "text": text}
-        self._write(lambda connection: connection.execute(NOTES.insert().values(values)))
+        self._write(lambda connection: connection.execute(NOTES.insert().values(_storable(values))))
 
     def add_notice(self, client: str, incident: str, kind: str, content: str) -> bool:
         """Record a notice of an incident.
@@ -149,7 +103,7 @@ class History:
         }  # fmt: skip
         try:
             with self._session() as connection:
-                rowid = _insert(connection, NOTICES.insert().values(values))
+                rowid = _insert(connection, NOTICES.insert().values(_storable(values)))
                 connection.execute(NOTICES.delete().where(NOTICES.c.rowid <= rowid - MAX_NOTICES))
         except IntegrityError:
             return False
@@ -291,3 +245,16 @@ def _columns(reply: ReplyRow) -> dict[str, Any]:
     traffic: Traffic = values.pop("traffic")
     names = ("sent_bytes", "received_bytes", "replies_bytes", "encode_s", "decode_s")
     return {**values, **{name: getattr(traffic, name) for name in names}}
+
+
+def _storable(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a row with the characters replaced that a database refuses.
+
+    These are NUL and unpaired surrogates.
+    """
+    return {
+        name: value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+        if isinstance(value, str)
+        else value
+        for name, value in values.items()
+    }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,19 @@ from common.model.manifest import Manifest, ManifestError
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"v\d{6,}\.safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedVersion:
+    """A version with all that a restart continues from."""
+
+    manifest: Manifest
+    progress: Mapping[str, Any]
+    """JSON values to continue the run from."""
+    memory: Arrays = field(default_factory=dict)
+    """The arrays of a strategy with state."""
+    step: bytes | None = None
+    """The packed step from the version before it."""
 
 
 class Registry:
@@ -35,24 +50,32 @@ class Registry:
         self._keep = keep
         self.damaged: list[str] = []
         """Files that `latest` passed over, each with the reason."""
+        self.trouble = ""
+        """Why the newest version is not on disk; empty if it is."""
+        self._unwritten: SavedVersion | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
-    def write(
-        self,
-        manifest: Manifest,
-        progress: dict[str, Any],
-        memory: Arrays | None = None,
-        step: bytes | None = None,
-    ) -> Path:
+    def save(self, version: SavedVersion) -> None:
+        """Write a version. If that fails, it stays in memory for `save_again`, and `trouble` says why."""
+        self._unwritten = version
+        self.save_again()
+
+    def save_again(self) -> None:
+        """Write the newest version if it is not on disk yet."""
+        version = self._unwritten
+        if version is None:
+            return
+        try:
+            self.write(version)
+        except (OSError, ManifestError) as error:
+            self.trouble = f"version {version.manifest.version} is not on disk: {error}"
+        else:
+            self._unwritten, self.trouble = None, ""
+
+    def write(self, version: SavedVersion) -> Path:
         """Write a version atomically. The manifest is written last, so that a version's other files exist.
 
         Only versions older than this one are deleted, which has just been read back from its file.
-
-        Args:
-            manifest: The version.
-            progress: JSON values to continue the run from.
-            memory: The strategy's arrays.
-            step: The encoded difference from the previous version.
 
         Returns:
             The manifest's file.
@@ -61,14 +84,15 @@ class Registry:
             OSError: the disk is full or the folder cannot be written; earlier versions are untouched.
             ManifestError: what was written cannot be read; earlier versions are untouched.
         """
+        manifest = version.manifest
         path = self._path(manifest.version)
-        if memory:
-            write_atomic(path.with_suffix(".memory"), pack({"version": manifest.version}, memory))
+        if version.memory:
+            write_atomic(path.with_suffix(".memory"), pack({"version": manifest.version}, version.memory))
         # A damaged version of the same number may have left its step.
         path.with_suffix(".step").unlink(missing_ok=True)
-        if step is not None:
-            write_atomic(path.with_suffix(".step"), step)
-        write_atomic(path.with_suffix(".json"), json.dumps(progress, indent=1).encode())
+        if version.step is not None:
+            write_atomic(path.with_suffix(".step"), version.step)
+        write_atomic(path.with_suffix(".json"), json.dumps(dict(version.progress), indent=1).encode())
         write_atomic(path, manifest.pack())
         if Manifest.unpack(path.read_bytes()).hash != manifest.hash:
             raise ManifestError(f"{path} is not what was written to it")

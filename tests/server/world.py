@@ -18,7 +18,7 @@ from server.coordination.actions import (
     SendTasks,
     Stop,
 )
-from server.coordination.coordinator import step
+from server.coordination.coordinator import MAX_GONE, step
 from server.coordination.events import (
     Aggregated,
     AggregationFailed,
@@ -30,7 +30,6 @@ from server.coordination.events import (
     TaskFailed,
     Tick,
 )
-from server.coordination.limits import MAX_GONE
 from server.coordination.state import State, progress_of, resumed
 from server.coordination.waiting import waiting_for
 from tests.server.descriptions import description

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from common.model.histogram import RELATIVE_ERROR, HistogramError, ScoreHistogram
 from common.model.threshold import (
     MAX_FLEET_RATIO,
-    SMALLEST,
     robust_limit,
     starting_threshold,
     tail_quantile,
 )
+from common.robust import SMALLEST
 
 LOGNORMAL = np.random.default_rng(0).lognormal(0, 0.5, 20_000)
 

@@ -20,8 +20,8 @@ from common.protocol.messages import Describe, Description, Task, TaskOptions, V
 from common.protocol.wire import CONTENT, RECORD, pack, unpack
 from server.coordination.actions import RequestDescription
 from server.federation.compression import VersionChain
-from server.federation.exchange import MessageExchange, OutgoingTask
-from server.federation.replies import DUPLICATE
+from server.federation.exchange import MessageExchange
+from server.federation.replies import DUPLICATE, OutgoingTask
 from tests.server.descriptions import description
 from tests.server.replies import update
 

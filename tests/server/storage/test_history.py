@@ -14,8 +14,8 @@ import pytest
 from msgspec import structs
 
 from common.model.scoring import ErrorSummary
-from server.storage.database import NOTICES, ROUNDS
-from server.storage.history import History, ReplyRow, RoundRow
+from server.storage.database import NOTICES, ROUNDS, ReplyRow, RoundRow
+from server.storage.history import History
 from tests.contracts.postgres import Postgres
 
 
@@ -233,7 +233,7 @@ def test_an_open_reader_does_not_block_the_writer(path: Path) -> None:
 def test_rounds_survive_a_killed_process(path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from server.storage.history import History, RoundRow\n"
+        "from server.storage.database import RoundRow; from server.storage.history import History\n"
         "history = History(Path(sys.argv[1]))\n"
         "for n in range(1, 4): history.add_round(RoundRow(n, 'train', n, 1.0, 2, 0.5, 1, 1, {}), [])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

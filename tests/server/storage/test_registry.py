@@ -14,7 +14,7 @@ from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
-from server.storage.registry import Registry
+from server.storage.registry import Registry, SavedVersion
 
 ARCHITECTURE = Architecture(2, window=1, hidden=(3,))
 
@@ -37,7 +37,7 @@ def progress(version: int) -> dict[str, Any]:
 def filled(folder: Path, versions: int, keep: int = 10) -> Registry:
     registry = Registry(folder, keep)
     for version in range(versions):
-        registry.write(manifest(version), progress(version))
+        registry.write(SavedVersion(manifest(version), progress(version)))
     return registry
 
 
@@ -60,7 +60,7 @@ def test_a_restart_finds_the_newest_version_with_its_progress(tmp_path: Path, ve
 
 
 def test_what_is_written_is_a_packed_manifest(tmp_path: Path) -> None:
-    path = Registry(tmp_path, 10).write(manifest(7), progress(7))
+    path = Registry(tmp_path, 10).write(SavedVersion(manifest(7), progress(7)))
     assert path.parent == tmp_path
     assert Manifest.unpack(path.read_bytes()).hash == manifest(7).hash
 
@@ -77,13 +77,13 @@ def test_only_the_newest_versions_stay(tmp_path: Path, keep: int) -> None:
 def test_versions_are_ordered_by_number(tmp_path: Path, first: int) -> None:
     registry = Registry(tmp_path, 2)
     for version in range(first, first + 4):
-        registry.write(manifest(version), progress(version))
+        registry.write(SavedVersion(manifest(version), progress(version)))
         assert newest(tmp_path) == (manifest(version).hash, progress(version))
 
 
 def test_a_version_can_be_written_again(tmp_path: Path) -> None:
     registry = filled(tmp_path, 3)
-    registry.write(manifest(2), {"best_error": None, "rounds_without_improvement": 0})
+    registry.write(SavedVersion(manifest(2), {"best_error": None, "rounds_without_improvement": 0}))
     assert newest(tmp_path) == (manifest(2).hash, {"best_error": None, "rounds_without_improvement": 0})
 
 
@@ -178,7 +178,7 @@ def test_a_version_that_cannot_be_written_leaves_the_ones_before(tmp_path: Path)
     registry = filled(tmp_path, 3, keep=3)
     tmp_path.joinpath("v000003.safetensors").mkdir()
     with pytest.raises(OSError):
-        registry.write(manifest(3), progress(3))
+        registry.write(SavedVersion(manifest(3), progress(3)))
     assert newest(tmp_path) == (manifest(2).hash, progress(2))
     assert len(list(tmp_path.glob("v00000[012].safetensors"))) == 3
 
@@ -191,7 +191,7 @@ def test_a_version_is_not_deleted_for_one_that_cannot_be_read(
         "server.storage.registry.write_atomic", lambda path, content: path.write_bytes(content[:-1])
     )
     with pytest.raises(ManifestError):
-        registry.write(manifest(3), progress(3))
+        registry.write(SavedVersion(manifest(3), progress(3)))
     assert newest(tmp_path) == (manifest(2).hash, progress(2))
 
 
@@ -200,7 +200,7 @@ def test_a_new_start_is_not_deleted_for_the_newer_versions_that_cannot_be_read(t
     registry = filled(tmp_path, 5, keep=2)
     for path in tmp_path.glob("*.safetensors"):
         damage(path, "cut")
-    registry.write(manifest(0), progress(0))
+    registry.write(SavedVersion(manifest(0), progress(0)))
     assert newest(tmp_path) == (manifest(0).hash, progress(0))
 
 
@@ -211,3 +211,21 @@ def test_what_was_passed_over_is_known(tmp_path: Path) -> None:
     registry.latest()
     (said,) = registry.damaged
     assert said.startswith("v000001.safetensors: ")
+
+
+def test_a_version_that_is_not_on_disk_is_written_once_the_disk_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = filled(tmp_path, 2)
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("server.storage.registry.write_atomic", full)
+        registry.save(SavedVersion(manifest(2), progress(2)))
+        assert registry.trouble == "version 2 is not on disk: no space"
+        assert newest(tmp_path) == (manifest(1).hash, progress(1))
+    registry.save_again()
+    assert registry.trouble == ""
+    assert newest(tmp_path) == (manifest(2).hash, progress(2))
