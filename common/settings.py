@@ -75,7 +75,7 @@ class ModelSettings(Section):
 
 
 class TrainingSettings(Section):
-    """How a client trains a version."""
+    """The training of a version by a client."""
 
     optimizer: Literal["adam", "sgd", "rmsprop", "adamw"] = "adam"
     """The client's optimiser; it starts without memory in each training task."""
@@ -104,10 +104,10 @@ class TrainingSettings(Section):
 
 
 class ScalingSettings(Section):
-    """How the values of features are scaled before the model reads them."""
+    """The scaling of features before the model reads them."""
 
     by: Literal["shared", "fleet", "client", "none"] = "shared"
-    """Whose mean and spread values are scaled by.
+    """The origin of the mean and the spread that values are scaled by.
 
     shared: the client's own mean, and the spread of the fleet's rows around the mean of their own client. For
     a client whose values spread over ten times more or less, the spread is adjusted. fleet: mean and spread
@@ -130,7 +130,7 @@ class ScalingSettings(Section):
 
 
 class ScoringSettings(Section):
-    """How a client scores, and how it personalises a version before that (`docs/decisions`, 16)."""
+    """Scoring by a client, and the personalisation of a version before that (`docs/decisions`, 16)."""
 
     normalise: bool = True
     """Whether each input's squared error is divided by its usual size on normal rows.
@@ -226,7 +226,7 @@ class FederationSettings(Section):
 
 
 class CompressionSettings(Section):
-    """How differences of weights are encoded: up to the server, down to clients (`docs/compression.md`)."""
+    """Codecs of differences of weights: up to the server, down to clients (`docs/compression.md`)."""
 
     up: Codec = "int8"
     """Codec of updates. int8 costs no measurable quality. auto: by the size of the model and each link."""
@@ -260,7 +260,7 @@ class AggregationSettings(Section):
 
 
 class GateSettings(Section):
-    """Which updates are rejected or clipped, besides those that are damaged."""
+    """Updates that are rejected or clipped, besides those that are damaged."""
 
     norm_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 3.0
     """Largest norm of an update, in robust standard deviations of log norms above the fleet's median.
@@ -332,7 +332,7 @@ class LiveSettings(Section):
 
 
 class DataSettings(Section):
-    """Which columns of the data are features, and what the other columns mean."""
+    """The columns of the data: which are features, and the meaning of the others."""
 
     features: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
     """The columns that are features. None: every numeric column that no other setting of this section names.
@@ -375,7 +375,7 @@ class DataSettings(Section):
 
 
 class ServerSettings(Section):
-    """Where the server listens, who may connect, and where it keeps its state (`docs/security.md`)."""
+    """The server: its ports, the clients that may connect, and its state (`docs/security.md`)."""
 
     host: str = "127.0.0.1"
     """Address to listen on. Addresses that other machines can reach need a certificate, or `insecure`."""
@@ -471,7 +471,7 @@ class LocalSettings(Section):
     clients: PositiveInt | None = None
     """Number of clients that one file is divided among or data are generated for. None: 3 are generated."""
     partition: Literal["iid", "contiguous", "column", "dirichlet"] = "iid"
-    """How one file is divided.
+    """The division of one file into partitions.
 
     iid: blocks of rows at random. contiguous: one run of consecutive rows for each client. column: by the
     values of `column`. dirichlet: clients differ in size and in the kind of their rows.

@@ -25,7 +25,7 @@ DETECTING = "machine-4"
 SEED = 42
 """Random seed of the machines, the default of `flockwatch play`."""
 INSIDE = Path("/etc/flockwatch")
-"""Where a service mounts its volume."""
+"""The folder where a service mounts its volume."""
 DONE = VOLUMES / "pki" / "done"
 ITERATIONS = 10_000
 

@@ -1,4 +1,4 @@
-"""Who may keep a connection to one of the server's ports: limits in all, for an address, and for a client.
+"""Limits of the connections to one of the server's ports: in all, for an address, and for a client.
 
 A connection is *unknown* until a request of it was answered with success. When a limit is reached, the
 unknown connection that has been there longest is closed, not the new one: idle connections of a stranger

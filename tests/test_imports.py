@@ -1,4 +1,4 @@
-"""Who may import whom: `client -> common <- server`, `flockwatch ->` all; heavy libraries in one place."""
+"""Allowed imports: `client -> common <- server`, `flockwatch ->` all; heavy libraries in one place."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of the data is replayed, and how long this machine is watched."""
+    """The amount of data that is replayed, and the time for which this machine is watched."""
 
     machines: int | None
     late: int

@@ -51,7 +51,7 @@ HEALTH_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Pace:
-    """When events are due: slow at first, then fast."""
+    """The schedule of events: slow at first, then fast."""
 
     slow_events: int = 432
     """A day and a half of five-minute events."""
@@ -78,7 +78,7 @@ class Machine:
     status_port: int = field(default_factory=free_port)
     started: bool = False
     released_at: float | None = None
-    """When its events began to flow, on the monotonic clock."""
+    """The time when its events began to flow, on the monotonic clock."""
     written: int = 0
     first_verdict: int | None = None
     """Events at the first look at which the newest one had a verdict."""

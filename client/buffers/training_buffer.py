@@ -71,7 +71,7 @@ class TrainingBuffer:
 
     def __init__(self, folder: Path, schema: Schema, capacity: int) -> None:
         self.problem: str | None = None
-        """Why an existing file was replaced, if it was."""
+        """The reason why an existing file was replaced, if it was."""
         self._path = path = folder / FILE
         features = len(schema)
         size = _DATA_AT + capacity * (4 * features + 1)

@@ -86,7 +86,7 @@ class Columns:
     time: str | None
     """The column with the time of each row."""
     ignored: Mapping[str, str] = field(default_factory=dict)
-    """Why a column that no setting names is not a feature, by its name."""
+    """The reason why a column that no setting names is not a feature, by its name."""
     rising: tuple[str, ...] = ()
     """Features that only rise, as counters do."""
     unreadable: Mapping[str, str] = field(default_factory=dict)

@@ -68,7 +68,7 @@ class DetectorMaintenance:
         self._stop, self._wake, self._ticked = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
         self.progress = LearningProgress(folder, settings, len(detector.schema)) if fixed is None else None
-        """How far the client has come towards training; None for one that never trains."""
+        """The client's progress towards training; None for one that never trains."""
         self.problems = Problems()
         self.learned = LearnedRows(folder, detector.schema, settings.live.keep_rows, self.problems)
         self.tuning = ThresholdTuning(detector, settings, store, self.problems)

@@ -52,10 +52,10 @@ class EventLoop:
         self._next_report = 0.0
         self._looked = 0
         self.newest_refusal = ""
-        """Why the newest refused line is not an event."""
+        """The reason why the newest refused line is not an event."""
         self.latency = LatencyHistogram()
         self.last_turn = time.monotonic()
-        """When the source was last read, on the clock of `time.monotonic`."""
+        """The time when the source was last read, on the clock of `time.monotonic`."""
 
     def resolve_schema(self, resolver: SchemaResolver) -> tuple[Schema | None, list[bytes]]:
         """Read the source until the schema is known.

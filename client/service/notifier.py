@@ -36,7 +36,7 @@ class Notifier:
         # All of them, before a thread starts.
         opened = {address: open_sink(address, client) for address in sinks}
         self._outboxes: dict[str, Outbox] = {}
-        """By the address without its password, as logs and metrics show it."""
+        """The sinks by their addresses without passwords, as logs and metrics show them."""
         for number, (address, sink) in enumerate(opened.items(), 1):
             name = Address.parse(address).text
             if name in self._outboxes:  # the two differ in their passwords

@@ -49,7 +49,7 @@ class StreamStatus:
     interval_s: float | None = None
     """The usual seconds between two events."""
     ignored: Mapping[str, str] = field(default_factory=dict)
-    """Why a field is not a feature, by its name."""
+    """The reason why a field is not a feature, by its name."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Status:
     flapping: tuple[str, ...]
     """Features whose incidents come again and again, and are not reported."""
     evidence: Evidence | None
-    """How far the scores of this client reach; None without a version."""
+    """The evidence of the threshold: the time that this client's scores cover; None without a version."""
     moved: tuple[str, ...]
     """Features whose level has changed for good, as far as the detector has adapted to it."""
     warm_up: Learning | None

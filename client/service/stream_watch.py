@@ -72,7 +72,7 @@ class StreamWatch:
         """Events and refused lines of the newest looks, together at least `REFUSED_LINES`."""
         self._refusing_since: tuple[Moment, int] | None = None
         self._open: dict[_Key, float] = {}
-        """When each state with a notice began, in seconds since 1970."""
+        """The time when each state with a notice began, in seconds since 1970."""
         self._problems: dict[_Key, str] = {}
         self.interval_s: float | None = None
         """The usual seconds between two events by their times; None: not known yet."""

@@ -51,7 +51,7 @@ class TrainerSupervisor:
         """Resident memory of the trainer."""
         self.restarts = 0
         self.problem: str | None = None
-        """Why the trainer was restarted, until it has run for `STEADY_S`."""
+        """The reason why the trainer was restarted, until it has run for `STEADY_S`."""
 
     def start(self) -> None:
         """Start the trainer and the thread that supervises it."""

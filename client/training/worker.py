@@ -74,7 +74,7 @@ class ClientWorker:
         self._pending: Manifest | None = None
         """The version to personalise and offer next; None: none waits."""
         self._busy_until = 0.0
-        """When `offer_version` may work again, on the clock of `time.monotonic`."""
+        """The time when `offer_version` may work again, on the clock of `time.monotonic`."""
 
     def describe(self, window: int | None = None) -> Description:
         """Describe the client: its features, how many rows it has and wants, and their moments.

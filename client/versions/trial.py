@@ -62,7 +62,7 @@ class TrialResult:
     """The result of a trial."""
 
     rejection: str | None
-    """Why the version must not be used; None if it may."""
+    """The reason why the version must not be used; None if it may."""
     windows: int = 0
     """Windows that were scored."""
     scores: ScoreHistogram = field(default_factory=ScoreHistogram.empty)

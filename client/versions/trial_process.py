@@ -45,7 +45,7 @@ class TrialRequest:
     new: Path
     """File of the version on trial."""
     rule: ThresholdRule
-    """How its threshold is set."""
+    """The rule that its threshold is set by."""
     current: Path | None = None
     """File of the version in use; None: there is none."""
     current_threshold: float = 0.0

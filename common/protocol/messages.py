@@ -85,7 +85,7 @@ class Describe(Message, tag=1, frozen=True):
     """Asks a client who it is and what its features look like."""
 
     refused: Text | None = None
-    """Why the server has no work for this client; None if it is welcome."""
+    """The reason why the server has no work for this client; None if it is welcome."""
     window: PositiveCount | None = None
     """Events in a window of the fleet's model: how many events a client needs follows from it."""
 
@@ -202,7 +202,7 @@ class Task:
 
     manifest: Manifest
     repeats: int = 0
-    """How many tasks of this version the client had before: it trains in another order each time."""
+    """Number of tasks of this version that the client had before: it trains in another order each time."""
     options: TaskOptions = field(default_factory=TaskOptions)
 
 

@@ -77,7 +77,7 @@ class ClientResult:
 
     client: str
     metrics: Mapping[str, float | None]
-    """By the names in `METRICS`; None where a metric has no value."""
+    """The values by the names in `METRICS`; None where a metric has no value."""
     scores: NDArray[np.float32]
     """Shape (test rows,)."""
     thresholds: NDArray[np.float32]
@@ -91,7 +91,7 @@ class Job:
     method: str
     seed: int
     epochs: int = 0
-    """How long the methods in `TRAINED` train."""
+    """Training time of the methods in `TRAINED`."""
     fold: int | None = None
     """Number of the group of clients that take part in no federation."""
 

@@ -1,4 +1,4 @@
-"""What the newest version of a local run finds in each client's rows, as that client's live detector."""
+"""Findings of a local run: each client's rows, scored by the newest version as its live detector would."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flockwatch.quality.vus import runs
 
 @dataclass(frozen=True)
 class Findings:
-    """What one client's detector finds in its test rows, or in all rows if the threshold is fixed.
+    """Findings of one client's detector in its test rows, or in all rows if the threshold is fixed.
 
     Without test rows and without a fixed threshold nothing is counted: a threshold that follows from the
     training rows says nothing about them.

@@ -1,4 +1,4 @@
-"""Where the clients of a local run get their data: a folder, one file divided, or generated machines."""
+"""The data of a local run's clients: a folder, one file divided, or generated machines."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from server.web import WebServer
 log = logging.getLogger(__name__)
 
 CLIENT_KEEP_ALIVE_S = 75
-"""How long an idle client's connection is kept: a new one costs a TLS handshake."""
+"""Time for which an idle client's connection is kept: a new one costs a TLS handshake."""
 END_WITHIN_S = 1
 
 TLS_FAILURES = {

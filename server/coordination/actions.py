@@ -17,7 +17,7 @@ class RequestDescription:
     node: NodeId
     number: int
     refused: str | None = None
-    """Why the client gets no tasks, which it is told; None if it may get some."""
+    """The reason why the client gets no tasks, which it is told; None if it may get some."""
     deliver: bool = False
     """Whether the newest version goes with the request, to a client that has no task to get it with."""
 
@@ -28,7 +28,7 @@ class CreateFirstVersion:
 
     features: tuple[str, ...]
     clients: tuple[NodeId, ...]
-    """Whose descriptions it is made of."""
+    """The clients whose descriptions it is made of."""
     progress: Mapping[str, Any]
 
 
@@ -39,7 +39,7 @@ class TaskOrder:
     node: NodeId
     number: int
     repeats: int = 0
-    """How many training tasks of the same version the client had before."""
+    """Number of training tasks of the same version that the client had before."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class UpdateShare:
     """Number of its task."""
     node: NodeId
     staleness: int
-    """How many versions are newer than the one that it started from."""
+    """Number of versions that are newer than the one that it started from."""
     discount: float
     """Factor by which staleness reduces it: above 0, at most 1."""
 

@@ -43,7 +43,7 @@ from server.coordination.state import (
 )
 
 UNREADABLE = "with what it sent, no version can be read"
-"""Why a client is at fault whose contribution was left out of a version."""
+"""The reason why a client is at fault whose contribution was left out of a version."""
 
 FAILURE_PAUSE_S = 5.0
 """Asynchronous: wait before a client whose task failed is given another."""

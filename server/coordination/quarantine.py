@@ -14,7 +14,7 @@ MAX_FAULTS = 3
 """Faults in a row after which a client is quarantined."""
 
 QUARANTINE_S = 600.0
-"""How long a client is quarantined."""
+"""Length of a quarantine."""
 
 MAX_REMEMBERED = 1000
 """Most clients whose faults are remembered."""

@@ -28,21 +28,21 @@ class ConnectedClient:
     """asked: its description was requested; learning: it has too few events to train on; ready: it can get
     tasks; refused: it cannot, see `reason`."""
     ask_at: float
-    """When to request its description again."""
+    """The time of the next request for its description."""
     description: Description | None = None
     """The newest one; None until the client has described itself."""
     reason: str = ""
-    """Why it was refused."""
+    """The reason why it was refused."""
     first_request: int = 0
     """Number of the first description request of this connection; replies to earlier ones are ignored."""
     drifted: bool = False
     """Whether its data has drifted; such clients get tasks first."""
     resume_at: float = 0.0
-    """When it may get tasks again after one failed."""
+    """The time when it may get tasks again after one failed."""
     trained_version: int = -1
     """The version of its newest training task; -1: it has had none."""
     repeats: int = 0
-    """How many training tasks of that version it had before the newest one."""
+    """Number of training tasks of that version that it had before the newest one."""
     last_task: int = 0
     """Number of its newest training task; the client with the lowest one is served first."""
     delivered: int = 0
@@ -50,7 +50,7 @@ class ConnectedClient:
     learned_from: tuple[int, float] | None = None
     """Its rows when it was first seen learning, and the time; None: it was not."""
     described_at: float = 0.0
-    """When it last described itself."""
+    """The time when it last described itself."""
 
     @property
     def name(self) -> str:
@@ -64,7 +64,7 @@ class ConnectedClient:
 
     @property
     def learning(self) -> Learning | None:
-        """How far it has come towards training; None if it is not learning."""
+        """Its progress towards training; None if it is not learning."""
         if self.status != "learning" or self.description is None or self.learned_from is None:
             return None
         rows, since = self.learned_from
@@ -83,13 +83,13 @@ class PendingTask:
     version: int
     sent_at: float
     due_at: float
-    """When the task becomes overdue."""
+    """The time when the task becomes overdue."""
     round_id: int
     """The round that the task belongs to; 0: none, in asynchronous training."""
     awaited: bool = True
     """Whether a round or the buffer still waits for the reply. A late reply is used all the same."""
     check_at: float = 0.0
-    """When to request a description from the node of an overdue task, to learn whether the task was lost."""
+    """The time when to ask the node of an overdue task for a description, which shows if the task was lost."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class TaskDuration:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a client's task brought no reply that could be used."""
+    """The reason why a client's task brought no reply that could be used."""
 
     client: str
     reason: str
@@ -138,14 +138,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Faults:
-    """What was wrong with a client's answers (`server.coordination.quarantine`)."""
+    """Answers of a client that could not be used (`server.coordination.quarantine`)."""
 
     in_row: int = 0
     """Answers in a row that could not be used."""
     reason: str = ""
     """The fault of the last of them."""
     until: float = 0.0
-    """When the client's quarantine ends."""
+    """The time when the client's quarantine ends."""
 
 
 @dataclass(frozen=True)
@@ -186,9 +186,9 @@ class State:
     next_version_at: float = 0.0
     """Earliest time to begin work on the next version (`federation.interval_s`)."""
     ending: str = ""
-    """Why training has ended, while the evaluation of the final version is still to come; else empty."""
+    """The reason why training has ended, while the final version is still to be evaluated; else empty."""
     stopped: str | None = None
-    """Why the run has ended; None while it goes on."""
+    """The reason why the run has ended; None while it goes on."""
 
     def has_converged(self, patience: int) -> bool:
         """Return whether the error has not improved in this many rounds; never with 0 rounds."""

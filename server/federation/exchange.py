@@ -43,7 +43,7 @@ from server.flower.heartbeats import HeartbeatMonitor
 log = logging.getLogger(__name__)
 
 REQUEST_TTL_S = 30.0
-"""How long a description request stays valid."""
+"""Time in which a description request stays valid."""
 
 MAX_ANSWERED = 4096
 """Answered messages that are remembered, so that a second reply is recognised."""

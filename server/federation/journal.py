@@ -122,7 +122,7 @@ class Journal:
 
     @property
     def troubles(self) -> dict[str, str]:
-        """What is in trouble, such as `history` or `versions`, and why; empty if nothing is."""
+        """The parts in trouble, such as `history` or `versions`, each with the reason."""
         history = self._history.trouble
         return {**self._troubles, **({"history": history} if history else {})}
 

@@ -94,7 +94,7 @@ class AdmittedReply:
 
     answer: Update | Evaluation
     reply: Reply
-    """As it was received."""
+    """The reply as it was received."""
     traffic: Traffic = field(default_factory=Traffic)
     """The client's traffic since its previous reply."""
     staleness: int = 0

@@ -109,7 +109,7 @@ class FlockStrategy(Strategy):
 
     @property
     def reason(self) -> str:
-        """Why the run ended; empty while it goes on."""
+        """The reason why the run ended; empty while it goes on."""
         return self._state.stopped or ""
 
     def configure_train(
@@ -293,4 +293,4 @@ class _Outbox:
     requests: list[RequestDescription] = field(default_factory=list)
     tasks: list[OutgoingTask] = field(default_factory=list)
     failed: list[Event] = field(default_factory=list)
-    """Of clients whose task cannot be made."""
+    """Events of clients whose task cannot be made."""

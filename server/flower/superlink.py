@@ -30,7 +30,7 @@ MIDDLEWARE_PATHS = {
 """The path prefix of the API that a package's middleware checks."""
 
 KEEP_ALIVE_S = 30
-"""How long a connection may be idle. Clients of a large fleet may poll less often than every 5 s."""
+"""Time that a connection may be idle. Clients of a large fleet may poll less often than every 5 s."""
 
 MAX_LOG_ENTRIES = 256
 """Entries of a run's log that are kept for `flwr log`; the file `run.log` in the state folder is complete."""

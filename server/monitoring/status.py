@@ -37,7 +37,7 @@ class ServerStatus:
         self._alive = alive
         self._started = time.time()
         self.restarts = 0
-        """How often the run was submitted again."""
+        """Number of times that the run was submitted again."""
         self.notices: Counter[str] = Counter()
         """Notices received since the process started, by kind."""
 

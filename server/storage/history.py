@@ -51,7 +51,7 @@ class History:
         self._pending: deque[Callable[[sa.Connection], object]] = deque(maxlen=MAX_PENDING)
         self._retry_at = 0.0
         self.trouble = ""
-        """Why records wait in memory; empty while they are written."""
+        """The reason why records wait in memory; empty while they are written."""
 
     def check(self) -> None:
         """Connect to the database and create missing tables.

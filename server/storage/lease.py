@@ -16,7 +16,7 @@ from typing import IO, Self
 from common.formats.files import write_atomic
 
 ACQUIRE_WITHIN_S = 1.0
-"""How long to try: `Lease.held` locks the file for a moment, too."""
+"""Time for which to try: `Lease.held` locks the file for a moment, too."""
 
 
 class LeaseTakenError(RuntimeError):
@@ -88,7 +88,7 @@ class Lease:
 
     @property
     def ended(self) -> str | None:
-        """Why the run ended; None if it has not ended or its process died."""
+        """The reason why the run ended; None if it has not ended or its process died."""
         if not self._result.exists():  # asked often, and needs no descriptor
             return None
         try:

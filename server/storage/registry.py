@@ -51,7 +51,7 @@ class Registry:
         self.damaged: list[str] = []
         """Files that `latest` passed over, each with the reason."""
         self.trouble = ""
-        """Why the newest version is not on disk; empty if it is."""
+        """The reason why the newest version is not on disk; empty if it is."""
         self._unwritten: SavedVersion | None = None
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -24,7 +24,7 @@ class Tab:
     errors: list[str] = field(default_factory=list)
 
     def text(self, selector: str) -> str:
-        """What a person reads there."""
+        """The text of the page, as a person reads it."""
         return self.page.locator(selector).inner_text()
 
     def overflow(self) -> int:

@@ -1,4 +1,4 @@
-"""What every sink promises, run over every sink."""
+"""The contract of sinks, checked on every sink."""
 
 from __future__ import annotations
 

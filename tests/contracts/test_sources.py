@@ -1,4 +1,4 @@
-"""What every source promises, run over every source."""
+"""The contract of sources, checked on every source."""
 
 from __future__ import annotations
 

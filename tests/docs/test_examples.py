@@ -27,7 +27,7 @@ def run(*command: str | Path, standard_input: str = "") -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `own_data.py` leaves behind, and a file with a fault."""
+    """The folder that `own_data.py` leaves behind, and a file with a fault."""
     folder = tmp_path_factory.mktemp("examples")
     output = run(EXAMPLES / "own_data.py", folder)
     (folder / "version").write_text(output.splitlines()[-1].removeprefix("newest version: "))

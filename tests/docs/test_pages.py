@@ -104,7 +104,7 @@ def test_the_changes_name_each_setting_that_was_removed() -> None:
 
 @pytest.mark.parametrize("page", ["security.md#error messages", "live.md#`/metrics` and `/healthz`"])
 def test_the_programs_have_each_message_that_a_table_quotes(page: str) -> None:
-    """Of each part of a quoted message, most runs of three words are in the source."""
+    """Most runs of three words of each part of a quoted message are in the source."""
     name, _, heading = page.partition("#")
     source = "".join(
         path.read_text() for p in ("client", "server", "common") for path in (ROOT / p).rglob("*.py")

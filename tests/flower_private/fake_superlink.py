@@ -49,7 +49,7 @@ class FakeSuperLink:
         self.to_server: list[tuple[ProtoMessage, ObjectTree]] = []
         self.objects: dict[str, bytes] = {}
         self.not_yet: dict[str, int] = {}
-        """How many requests for an object are answered with "not available yet"."""
+        """Number of requests for an object that are answered with "not available yet"."""
         self.known = True
         link = self
 

@@ -1,4 +1,4 @@
-"""What happens when processes die, names clash, schemas differ, and ports are taken."""
+"""Failures: processes die, names clash, schemas differ, and ports are taken."""
 
 from __future__ import annotations
 

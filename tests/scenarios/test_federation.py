@@ -77,7 +77,7 @@ def opened(heard: bytes) -> bytes:
 
 
 def forms(row: np.ndarray) -> list[bytes]:
-    """How a row of values could stand in a message: as floats of either width, or as text."""
+    """Forms in which a row of values could stand in a message: as floats of either width, or as text."""
     return [row.astype("<f4").tobytes(), row.astype("<f8").tobytes(), ",".join(map(str, row)).encode()]
 
 

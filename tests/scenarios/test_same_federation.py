@@ -1,4 +1,4 @@
-"""What `flockwatch evaluate` makes in one process is what a federation of processes makes."""
+"""`flockwatch evaluate` in one process makes the same versions as a federation of processes."""
 
 from __future__ import annotations
 

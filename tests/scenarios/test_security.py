@@ -1,4 +1,4 @@
-"""Who is let in, and what is refused, by a real server over TLS; most tests share one."""
+"""Clients that a real server over TLS lets in, and requests that it refuses; most tests share one."""
 
 from __future__ import annotations
 
@@ -360,7 +360,7 @@ except OSError as error:
 
 
 def asked(run: Secured, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
-    """What the server answers to a request that only a client's machine could make."""
+    """The server's answer to a request that only a client's machine could make."""
     context = ssl.create_default_context(cafile=str(run.certs / "ca.pem"))
     return httpx.post(
         f"https://{run.address}{path}", headers=PROTOBUF | (headers or {}), verify=context, timeout=PATIENCE_S

@@ -1,4 +1,4 @@
-"""What a person sees of a federation: real processes, a real Chromium, a real PostgreSQL."""
+"""A federation as a person sees it: real processes, a real Chromium, a real PostgreSQL."""
 
 from __future__ import annotations
 

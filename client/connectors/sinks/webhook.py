@@ -30,7 +30,7 @@ class _NoticeKey(msgspec.Struct):
 
 @dataclass(frozen=True)
 class _Target:
-    """Where to post to."""
+    """The address to post to."""
 
     tls: bool
     host: str
@@ -38,7 +38,7 @@ class _Target:
     path: str
     """With the query."""
     name: str
-    """For messages, without a password."""
+    """The address without a password, for messages."""
     user: str | None = None
     password: str | None = None
 

@@ -87,7 +87,7 @@ class FileSource:
         )
         self._waiting: deque[tuple[bytes, int]] = deque()
         self._due: float | None = None
-        """When the first waiting event is due; None: not computed yet."""
+        """The time when the first waiting event is due; None: not computed yet."""
         self._offset: int | None = None
         """Offset of the event returned last."""
         self._next_poll = 0.0

@@ -48,7 +48,7 @@ class TcpSource:
         self._waiting: deque[bytes] = deque()
         self._closed = False
         self.problem: str | None = None
-        """That connections are closed for others, until there is room; else None."""
+        """The problem that no further connections are taken, until there is room; else None."""
 
     @classmethod
     def at(cls, address: Address, position: Position | None, timestamp: str | None) -> TcpSource:

@@ -68,7 +68,7 @@ class CsvReader:
         self.time: str | None = None
         """The time column of the header."""
         self.mismatch: str | None = None
-        """Why the last header does not fit the features; None if it fits."""
+        """The reason why the last header does not fit the features; None if it fits."""
 
     def cells(self, text: str) -> tuple[list[str], str | None]:
         """Return the cells of the features of a line, and the cell of its time.

@@ -39,7 +39,7 @@ class StreamSample:
         self._events: deque[Mapping[str, Any]] = deque(maxlen=MAX_SAMPLE)
         self._header: list[str] | None = None
         self.separated: str | None = None
-        """That the last header's columns are not separated by commas; None if they are."""
+        """The problem with the last header if its columns are not separated by commas; else None."""
 
     def __len__(self) -> int:
         return len(self._events)

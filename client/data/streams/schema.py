@@ -55,7 +55,7 @@ class SchemaResolver:
 
     @property
     def problem(self) -> str | None:
-        """Why the features are not known although lines have come; None: they are, or few lines have come."""
+        """The reason why the features are not known although lines have come; None if they are, or few have."""
         if self.columns is not None:
             return None
         if len(self._sample) and (unreadable := self._sample.columns().unreadable):

@@ -1,4 +1,4 @@
-"""Who a client is, and that only one process is it."""
+"""Identity of a client: its name, and one process only under it."""
 
 from __future__ import annotations
 

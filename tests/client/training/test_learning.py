@@ -1,4 +1,4 @@
-"""What a worker says and does while its client still gathers events."""
+"""A worker whose client still gathers events."""
 
 from __future__ import annotations
 

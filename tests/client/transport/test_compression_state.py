@@ -1,4 +1,4 @@
-"""What a client keeps between messages."""
+"""The state of compression that a client keeps between messages."""
 
 from __future__ import annotations
 

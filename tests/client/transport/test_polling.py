@@ -8,7 +8,7 @@ from client.transport.polling import MAX_WAIT_S, MIN_WAIT_S, PollSchedule
 
 
 def polls(gap_s: float, rounds: int) -> list[int]:
-    """How many polls each of some rounds takes, when every message comes `gap_s` after the last reply."""
+    """Number of polls that each of some rounds takes, with messages `gap_s` after the last reply."""
     now, found = 0.0, []
     schedule = PollSchedule(now)
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""What single codecs are for, in bytes and in shape."""
+"""Single codecs: the bytes that each saves, and the shapes that it takes."""
 
 from __future__ import annotations
 

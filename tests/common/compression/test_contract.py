@@ -1,4 +1,4 @@
-"""What every codec promises, checked on every codec: a new one is tested by being find_codec in `choice`."""
+"""The contract of codecs, checked on every codec that `choice` lists."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def test_an_architecture_of_another_kind_is_refused(name: str) -> None:
 
 
 def resealed(**parts: Any) -> bytes:
-    """What an honest but mistaken sender packs: the hash is right, the parts do not fit together."""
+    """A manifest of an honest but mistaken sender: the hash is right, the parts do not fit together."""
     return manifest(**parts).pack()
 
 

@@ -132,7 +132,7 @@ class TestContiguous:
 
 class TestDirichlet:
     def spread(self, alpha: float) -> float:
-        """How far apart the clients' means lie, in standard deviations of the rows."""
+        """Distance of the clients' means, in standard deviations of the rows."""
         whole = numbered(2000)
         whole.rows[:, 1:] = whole.rows[:, :1] + whole.rows[:, 1:]
         means = [part.rows.mean(axis=0) for part in dirichlet(whole, 5, alpha, 3)]

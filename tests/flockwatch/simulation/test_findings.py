@@ -1,4 +1,4 @@
-"""What a local run prints about the rows of its clients."""
+"""Findings of a local run in the rows of its clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many modules a training task and a live event visit, which is what a reader has to follow."""
+"""Number of modules that a training task and a live event visit, and that a reader has to follow."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from server.storage.history import History
 
 
 def notice(**changes: Any) -> dict[str, Any]:
-    """What an edge posts; a change of `alert` replaces single fields of it."""
+    """A notice as an edge posts it; a change of `alert` replaces single fields of it."""
     alert = {
         "time": 1e9, "score": 4.0, "threshold": 0.5, "version": 7,
         "causes": [{"feature": "cpu", "share": 0.75, "value": 98.0, "expected": 12.5}],

@@ -47,7 +47,7 @@ class Far(Protocol):
 
     sink: Sink
     name: str
-    """How its sink names it."""
+    """Its address, as the sink names it."""
 
     def up(self) -> None: ...
     def down(self) -> None: ...

@@ -14,7 +14,7 @@ from client.connectors.sinks.mqtt import MqttSink
 
 CONNECT, PUBLISH, DISCONNECT = 1, 3, 14
 LONG_S, SHORT_S = 60.0, 2.0
-"""How long a sink waits for answers that come, and for those that do not."""
+"""Time that a sink waits for answers that come, and for those that do not."""
 
 
 class Fake:
