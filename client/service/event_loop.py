@@ -156,7 +156,7 @@ class EventLoop:
         if not outcome.refused:
             return
         self.newest_refusal = str(outcome.refused[-1])
-        if self._recording and not detector.recent.count and (wrong := detector.decoder.csv.mismatch):
+        if self._recording and not detector.recent.count and (wrong := detector.decoder.header_problem):
             raise SourceError(wrong)
         if self.last_turn >= self._next_report:
             self._next_report = self.last_turn + REPORT_EVERY_S

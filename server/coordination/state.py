@@ -89,7 +89,7 @@ class PendingTask:
     awaited: bool = True
     """Whether a round or the buffer still waits for the reply. A late reply is used all the same."""
     check_at: float = 0.0
-    """The time when to ask the node of an overdue task for a description, which shows if the task was lost."""
+    """The time when to ask the node of an overdue task for a description, to learn if it was lost."""
 
 
 @dataclass(frozen=True)

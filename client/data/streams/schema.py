@@ -55,7 +55,7 @@ class SchemaResolver:
 
     @property
     def problem(self) -> str | None:
-        """The reason why the features are not known although lines have come; None if they are, or few have."""
+        """The reason why the features are not known after many lines; None if they are known."""
         if self.columns is not None:
             return None
         if len(self._sample) and (unreadable := self._sample.columns().unreadable):
