@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "flockwatch": set(PACKAGES),
 }
 ROOMS = {
-    "client.buffers": set(),
+    "client.buffers": {"client.data"},
     "client.data": set(),
     "client.detection": {"client.buffers", "client.data"},
     "client.versions": {"client.buffers"},

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.timestamps import usual_interval_s
+
 MAX_BATCH_EVENTS = 256
 """Largest number of events that a source returns at once and that are scored together.
 
 `RecentEvents.since` relies on it: at most this many rows in the ring are written and not counted yet.
 """
+
+MIN_INTERVALS, MAX_INTERVALS = 8, 1023
+"""Fewest intervals between events that show the usual one, and most, the newest, that are used."""
 
 NORMAL, ABNORMAL, UNREPORTED = 0, 1, 2
 """Values of an event's flag: ABNORMAL above the threshold or during an incident, else NORMAL.
@@ -88,3 +93,9 @@ class RecentEvents:
         return EventSlice(
             first + lost, rows[lost:], scores[lost:], times[lost:], versions[lost:], flags[lost:]
         )
+
+    @property
+    def interval_s(self) -> float | None:
+        """The usual seconds between two of the newest events, by their times; None: not known yet."""
+        times = self.since(self.count - MAX_INTERVALS - 1).times
+        return usual_interval_s(times) if len(times) > MIN_INTERVALS else None

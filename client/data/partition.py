@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.columns import Columns
+from client.data.timestamps import usual_interval_s
 from common.model.schema import Schema, SchemaError
 
 GAP_STEPS = 5
@@ -40,25 +41,24 @@ class Partition:
 
     @property
     def interval_s(self) -> float | None:
-        """The median of the seconds between two training rows; None without usable times."""
-        if self.times is None:
-            return None
-        steps = np.diff(self.times[np.isfinite(self.times)])
-        median = float(np.median(steps)) if len(steps) else 0.0
-        return median if median > 0 else None
+        """The usual seconds between two training rows; None without usable times."""
+        return usual_interval_s(self.times) if self.times is not None else None
 
     @property
     def breaks(self) -> NDArray[np.bool_]:
         """Whether a training row does not directly follow the one before it, shape (n,).
 
         That is so at the first row, and after a gap in time: a step back, or one of more than `GAP_STEPS`
-        usual intervals that is also more than three times as long as 95 % of the steps are.
+        usual intervals that is also more than three times as long as 95 % of the steps are. Where rows come
+        in bursts, the time between two bursts is no gap.
         """
         breaks = np.zeros(len(self.rows), np.bool_)
         breaks[:1] = True
         if self.times is None or (interval_s := self.interval_s) is None:
             return breaks
         steps = np.diff(self.times)
+        if not np.nanmedian(steps) > 0:
+            return breaks
         longest = max(GAP_STEPS * interval_s, 3 * float(np.nanquantile(steps, 0.95)))
         breaks[1:] = (steps > longest) | (steps < -interval_s)
         return breaks

@@ -1,9 +1,12 @@
-"""Timestamps of events, in the forms in which streams and files have them."""
+"""Timestamps of events, in the forms in which streams and files have them, and their usual interval."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 _UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """Magnitude from which a number is in ns, us or ms, and the number of these in a second."""
@@ -40,3 +43,25 @@ def parse_seconds(value: Any) -> float | None:
         if abs(number) >= limit:
             return number / unit
     return number
+
+
+def usual_interval_s(times: NDArray[np.float64]) -> float | None:
+    """Return the usual seconds between two events: the median of the steps, or else their mean.
+
+    Events that come in bursts have equal times, and so the median 0.
+
+    Args:
+        times: Times of consecutive events in seconds, shape (n,); NaN where unknown.
+
+    Returns:
+        None if the times do not rise.
+
+    >>> usual_interval_s(np.array([0.0, 60.0, 120, 600])), usual_interval_s(np.array([7.0, 7, 7, 10]))
+    (60.0, 1.0)
+    """
+    steps = np.diff(times[np.isfinite(times)])
+    if not len(steps):
+        return None
+    median = float(np.median(steps))
+    usual = median if median > 0 else float(steps.mean())
+    return usual if usual > 0 else None

@@ -25,10 +25,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_INTERVAL_S = 1.0
 """Interval between events that is assumed until it can be measured."""
-MIN_INTERVALS = 8
-"""Number of intervals that a measurement needs."""
-MAX_INTERVALS = 1023
-"""Number of intervals, the newest, that a measurement uses."""
 LEVEL = 0.75
 """Quantile of the scores whose ratio says how much the scores of two regimes differ."""
 
@@ -169,16 +165,10 @@ class ThresholdTuning:
         return ThresholdRule(self._fixed, self._budget.rate(self.interval_s()))
 
     def interval_s(self) -> float:
-        """Return the seconds between two events: the setting, or the median of the recent intervals."""
+        """Return the seconds between two events: the setting, or the usual interval of the newest events."""
         if self._interval_s is not None:
             return self._interval_s
-        recent = self._detector.recent
-        steps = np.diff(recent.since(recent.count - MAX_INTERVALS - 1).times)
-        if len(steps) < MIN_INTERVALS:
-            return DEFAULT_INTERVAL_S
-        median = float(np.median(steps))
-        typical = median if median > 0 else float(steps.mean())  # events that come in bursts have median 0
-        return typical if typical > 0 else DEFAULT_INTERVAL_S
+        return self._detector.recent.interval_s or DEFAULT_INTERVAL_S
 
     def _restart(self, scores: ScoreHistogram, drift: Drift) -> None:
         self.scores, self._drift = scores, drift

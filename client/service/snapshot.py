@@ -80,8 +80,8 @@ def _stream_status(parts: ProcessParts) -> StreamStatus:
     if detector is None:
         return StreamStatus()
     ignored = {**(columns.ignored if columns is not None else {}), **detector.decoder.ignored}
-    interval_s = parts.watch.interval_s if parts.watch is not None else None
-    return StreamStatus(detector.schema.features, detector.decoder.time, interval_s, ignored)
+    features, time_field = detector.schema.features, detector.decoder.time
+    return StreamStatus(features, time_field, detector.recent.interval_s, ignored)
 
 
 def _problems(parts: ProcessParts) -> list[str]:

@@ -74,8 +74,6 @@ class StreamWatch:
         self._open: dict[_Key, float] = {}
         """The time when each state with a notice began, in seconds since 1970."""
         self._problems: dict[_Key, str] = {}
-        self.interval_s: float | None = None
-        """The usual seconds between two events by their times; None: not known yet."""
 
     def problems(self) -> list[str]:
         """Return what is wrong with the stream."""
@@ -99,9 +97,6 @@ class StreamWatch:
         notices += self._look_at_refusals(new, refused - self._refused, newest, now)
         if len(events.rows):
             notices += self._look_at_sensors(np.isnan(events.rows), events.times)
-            steps = np.diff(events.times)
-            if len(steps) and (median := float(np.median(steps))) > 0:
-                self.interval_s = median
         self._count, self._refused = recent.count, refused
         return notices
 

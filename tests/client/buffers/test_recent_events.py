@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.buffers.recent_events import MAX_BATCH_EVENTS, RecentEvents
+from client.buffers.recent_events import MAX_BATCH_EVENTS, MAX_INTERVALS, MIN_INTERVALS, RecentEvents
 
 
 def write(recent: RecentEvents, events: int) -> None:
@@ -42,3 +42,15 @@ def test_a_stretch_is_a_copy() -> None:
     found = recent.since(0)
     write(recent, 600)
     assert found.rows[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_interval_is_known_after_a_few_events_and_is_that_of_the_newest() -> None:
+    recent = RecentEvents(1, size=8192)
+    write(recent, MIN_INTERVALS)
+    assert recent.interval_s is None
+    write(recent, 1)
+    assert recent.interval_s == 1.0
+    for _ in range(MAX_INTERVALS):
+        recent.times[recent.count] = recent.times[recent.count - 1] + 60
+        recent.count += 1
+    assert recent.interval_s == 60.0

@@ -57,7 +57,6 @@ def test_a_regular_stream_is_nothing_to_tell() -> None:
     stream = Stream()
     assert stream.send(500, 1, 2) == []
     assert stream.watch.problems() == []
-    assert stream.watch.interval_s is None or stream.watch.interval_s == 10
 
 
 def test_a_sensor_without_values_is_told_once_and_again_when_it_is_back() -> None:

@@ -259,6 +259,12 @@ class TestTimes:
         when = pa.array([60 * i * 10**9 for i in range(5)], pa.timestamp("ns", "UTC"))
         assert read_partition(parquet(tmp_path, ts=when, cpu=[1, 2, 1, 2, 1]), SETTINGS).interval_s == 60
 
+    def test_rows_in_bursts_have_their_mean_interval_and_no_gaps(self, tmp_path: Path) -> None:
+        rows = "".join(f"{second - second % 60},{second % 7}\n" for second in range(600))
+        found = read_partition(csv(tmp_path, "ts,cpu\n" + rows), SETTINGS)
+        assert found.interval_s == pytest.approx(540 / 599)
+        assert found.breaks.sum() == 1
+
 
 class TestColumnsThatCount:
     def test_rows_and_counters(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
