@@ -65,15 +65,3 @@ class AdaptiveThreshold:
         if not self._risen:
             fallen = min(fallen, self.bounds[1])
         self.value = min(self.value, max(fallen, self.bounds[0]))
-
-    def scaled(self, factor: float, bounds: tuple[float, float]) -> AdaptiveThreshold:
-        """Return the threshold for another version, whose scores are `factor` times those of this one.
-
-        Args:
-            factor: Ratio of the scores of the two versions on the same events.
-            bounds: What the evidence supports under the other version.
-        """
-        if self.fixed:
-            return self
-        value = min(max(self.value * factor, bounds[0]), bounds[1])
-        return AdaptiveThreshold(value, bounds, self.rate)

@@ -11,6 +11,7 @@ from client.buffers.held_back import ReleasedEvents
 from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.detector import Detector
 from client.maintenance.evidence import Evidence
+from client.maintenance.next_threshold import extended_threshold, next_threshold, regime_scale
 from client.maintenance.problems import Problems
 from client.versions.drift import Drift
 from client.versions.trial import ThresholdRule, TrialResult
@@ -25,8 +26,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_INTERVAL_S = 1.0
 """Interval between events that is assumed until it can be measured."""
-LEVEL = 0.75
-"""Quantile of the scores whose ratio says how much the scores of two regimes differ."""
 
 
 class ThresholdTuning:
@@ -64,10 +63,7 @@ class ThresholdTuning:
         return Evidence(self._budget_text, self.scores.count, self.interval_s())
 
     def restart(self, manifest: Manifest, trial: TrialResult) -> AdaptiveThreshold:
-        """Start anew for a version that is about to become active; return its threshold.
-
-        The threshold of the version before goes on, times `trial.scale`, within the bounds of the scores of
-        the new one. Without a version before, or without a scale, it is the first threshold of a version.
+        """Start anew for a version that is about to become active; return its threshold (`next_threshold`).
 
         Args:
             manifest: The version.
@@ -76,21 +72,16 @@ class ThresholdTuning:
         Raises:
             HistogramError: neither the version nor the trial has a score.
         """
-        rule, active = self.rule(), self._detector.active
-        start, lowest, highest = rule.start(manifest.scores, trial.scores)
+        before = active.limit if (active := self._detector.active) is not None else None
+        threshold = next_threshold(before, trial.scale, self.rule(), manifest.scores, trial.scores)
         self._restart(trial.scores, Drift(self._drift_p, trial.scores))
-        if self._fixed is not None:
-            return AdaptiveThreshold(self._fixed, fixed=True)
-        if active is None or trial.scale is None:
-            return AdaptiveThreshold(start, (lowest, highest), rule.rate)
-        return active.limit.scaled(trial.scale, (lowest, highest))
+        return threshold
 
     def extend(self, manifest: Manifest) -> AdaptiveThreshold:
         """Go on for the active version, adapted anew by more rows of this machine; return its threshold.
 
         The scores so far were given to events that the version before was not adapted by, so they say more
-        about events to come than the new one's scores of its own rows. As there are more of them, the
-        threshold may lie further in the tail: it rises to where it would begin with them, and does not fall.
+        about events to come than the new one's scores of its own rows, and go on (`extended_threshold`).
 
         Args:
             manifest: The version adapted anew.
@@ -102,17 +93,13 @@ class ThresholdTuning:
         if active is None:
             raise ValueError("there is no version to go on from")
         self._restart(self.scores, Drift(self._drift_p))
-        if self._fixed is not None:
-            return active.limit
-        rule = self.rule()
-        start, lowest, highest = rule.start(manifest.scores, self.scores)
-        return AdaptiveThreshold(max(active.threshold, start), (lowest, highest), rule.rate)
+        return extended_threshold(active.limit, self.rule(), manifest.scores, self.scores)
 
     def rebase(self, scores: NDArray[np.float32]) -> AdaptiveThreshold:
         """Start anew for the active version, adapted to a changed machine; return its threshold.
 
-        The threshold is multiplied by the ratio of the scores since the change to those before. Scores
-        beyond the robust limit, which may be of faults within the change, are no evidence.
+        The threshold is multiplied by the `regime_scale`. Scores beyond the robust limit, which may be of
+        faults within the change, are no evidence.
 
         Args:
             scores: The adapted version's scores of the rows since the change, shape (n,), all finite.
@@ -123,21 +110,13 @@ class ThresholdTuning:
         active = self._detector.active
         if active is None:
             raise ValueError("there is no version to adapt")
-        before, after = self.scores, ScoreHistogram.of(scores)
-        if not after.count:
+        if not len(scores):
             return active.limit
-        usual = scores[scores <= robust_limit(after)]
+        usual = scores[scores <= robust_limit(ScoreHistogram.of(scores))]
         after = ScoreHistogram.of(usual)
-        factor = 1.0
-        if before.count and min(before.quantile(LEVEL), after.quantile(LEVEL)) > 0:
-            factor = after.quantile(LEVEL) / before.quantile(LEVEL)
+        scale = regime_scale(self.scores, after)
         self._restart(after, Drift(self._drift_p, after))
-        if self._fixed is not None:
-            return active.limit
-        start, lowest, highest = self.rule().start(active.manifest.scores, after)
-        if not before.count:
-            return AdaptiveThreshold(start, (lowest, highest), self.rule().rate)
-        return active.limit.scaled(factor, (lowest, highest))
+        return next_threshold(active.limit, scale, self.rule(), active.manifest.scores, after)
 
     def learn(self, events: ReleasedEvents) -> None:
         """Add the scores of events that have been released, as far as the active version gave them."""

@@ -28,6 +28,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from common.bounds import PositiveCount
+from common.robust import SMALLEST
 from common.settings import ScalingSettings
 
 MIN_STD = 1e-6
@@ -211,7 +212,7 @@ class Moments(msgspec.Struct, frozen=True, eq=False, array_like=True, forbid_unk
     def std(self) -> NDArray[np.float64]:
         """Standard deviation, at least the floor of the feature; 0 for one that varies only by rounding."""
         std = np.sqrt(self.variance)
-        constant = (std <= MIN_STD * self.magnitude) | (std < np.finfo(np.float32).tiny)
+        constant = (std <= MIN_STD * self.magnitude) | (std < SMALLEST)
         floor = np.maximum(self.steps, RANGE_SHARE * (self.maximum - self.minimum))
         return np.where(constant, 0.0, np.maximum(std, floor))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from common.model.histogram import ScoreHistogram
 from common.robust import SMALLEST
 

@@ -1,0 +1,75 @@
+"""The passage of a threshold from one model version to the next: pure functions."""
+
+from __future__ import annotations
+
+from client.detection.adaptive_threshold import AdaptiveThreshold
+from client.versions.trial import ThresholdRule
+from common.model.histogram import ScoreHistogram
+
+LEVEL = 0.75
+"""Quantile of the scores whose ratio says how much the scores of two regimes differ."""
+
+
+def next_threshold(
+    before: AdaptiveThreshold | None,
+    scale: float | None,
+    rule: ThresholdRule,
+    fleet: ScoreHistogram,
+    own: ScoreHistogram,
+) -> AdaptiveThreshold:
+    """Return the threshold of a version: the one before, times `scale`, within the bounds of its own scores.
+
+    Without one before, or without a scale, it is the first threshold of a version. A fixed one stays.
+
+    Args:
+        before: The threshold in use; None: there is no version yet.
+        scale: Ratio of the version's scores to those of the version before on the same events; None: unknown.
+        rule: The rule that the client sets its threshold by.
+        fleet: The version's scores in the fleet.
+        own: Its scores of this client's normal events.
+
+    Raises:
+        HistogramError: there are no scores.
+    """
+    if rule.value is not None:
+        return AdaptiveThreshold(rule.value, fixed=True)
+    start, lowest, highest = rule.start(fleet, own)
+    value = start if before is None or scale is None else min(max(before.value * scale, lowest), highest)
+    return AdaptiveThreshold(value, (lowest, highest), rule.rate)
+
+
+def extended_threshold(
+    before: AdaptiveThreshold, rule: ThresholdRule, fleet: ScoreHistogram, own: ScoreHistogram
+) -> AdaptiveThreshold:
+    """Return the threshold of a version that more events of its client support: it rises, and does not fall.
+
+    With more scores it may lie further in the tail: it rises to where it would begin with them.
+
+    Args:
+        before: The threshold in use.
+        rule: The rule that the client sets its threshold by.
+        fleet: The version's scores in the fleet.
+        own: All scores of this client's normal events so far.
+
+    Raises:
+        HistogramError: there are no scores.
+    """
+    if rule.value is not None:
+        return before
+    start, lowest, highest = rule.start(fleet, own)
+    return AdaptiveThreshold(max(before.value, start), (lowest, highest), rule.rate)
+
+
+def regime_scale(before: ScoreHistogram, after: ScoreHistogram) -> float | None:
+    """Return the ratio of the scores since a lasting change to those before; None without scores before.
+
+    It is that of the `LEVEL` quantiles, and 1 if one of them is 0.
+
+    Args:
+        before: Scores under the version before it was adapted to the change.
+        after: Scores under the adapted version of the rows since the change, at least one.
+    """
+    if not before.count:
+        return None
+    old, new = before.quantile(LEVEL), after.quantile(LEVEL)
+    return new / old if min(old, new) > 0 else 1.0
