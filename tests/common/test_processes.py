@@ -7,14 +7,13 @@ import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from common.processes import Processes, end_family
+from tests.waiting import eventually
 
 STUBBORN = (
     "import signal, time\n"
@@ -26,14 +25,6 @@ PARENT = (
     "child = subprocess.Popen(sleep, start_new_session=True)\n"
     "print(child.pid, flush=True); time.sleep(600)"
 )
-
-
-def eventually(condition: Callable[[], object]) -> object:
-    end = time.monotonic() + 20
-    while not (value := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    return value
 
 
 def start(processes: Processes, folder: Path, program: str, name: str = "child") -> Path:

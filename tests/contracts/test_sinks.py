@@ -6,8 +6,7 @@ import json
 import os
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from client.connectors.sinks import Sink, open_sink
 from client.connectors.sinks.file import FileSink
 from client.connectors.sinks.stdout import StdoutSink
 from tests.contracts.broker import Broker
+from tests.waiting import eventually
 
 PATIENCE_S = 30.0
 NOTICES = [
@@ -184,18 +184,11 @@ def far(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Far]:
     made.close()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_what_was_delivered_has_arrived_once_and_in_order(far: Far) -> None:
     sink = far.open()
     for notice in NOTICES:
         sink.deliver(notice)
-    wait_for(lambda: len(far.taken()) >= len(NOTICES))
+    eventually(lambda: len(far.taken()) >= len(NOTICES))
     assert far.taken() == NOTICES
     sink.close()
 
@@ -213,7 +206,7 @@ def test_a_far_side_that_is_down_is_an_error_that_names_it_and_the_sink_works_wh
         assert "secret" not in str(caught.value)
     far.come_back()
     sink.deliver(NOTICES[2])
-    wait_for(lambda: NOTICES[2] in far.taken())
+    eventually(lambda: NOTICES[2] in far.taken())
     assert far.taken()[0] == NOTICES[0]
     sink.close()
 

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from client.connectors.sources.host import HostSource
 from client.connectors.sources.stdin import StdinSource
 from client.connectors.sources.tcp import MAX_CONNECTIONS, TcpSource
 from tests.contracts.broker import Broker
+from tests.waiting import eventually
 
 PATIENCE_S = 30.0
 
@@ -157,12 +158,12 @@ class Mqtt(Stream):
         self.publisher.loop_start()
         # From now on the broker keeps what is published for this client.
         subscribed = open_source(self.address)
-        wait_for(lambda: subscribed.problem is None)
+        eventually(lambda: subscribed.problem is None)
         subscribed.close()
 
     def open(self, position: dict[str, Any] | None = None) -> Source:
         source = open_source(self.address, position)
-        wait_for(lambda: source.problem is None)
+        eventually(lambda: source.problem is None)
         return source
 
     def feed(self, content: bytes) -> None:
@@ -183,13 +184,6 @@ def stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stream]:
     made = request.param(tmp_path)
     yield made
     made.close()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def lines(first: int, count: int) -> list[bytes]:
@@ -320,10 +314,10 @@ def test_a_broker_that_stops_and_starts_loses_nothing(tmp_path: Path) -> None:
         stream.feed(joined(lines(0, 30)))
         found = set(take(source, 30))
         stream.broker.stop()
-        wait_for(lambda: source.problem is not None)
+        eventually(lambda: source.problem is not None)
         assert f"broker 127.0.0.1:{stream.broker.port}: not connected" in str(source.problem)
         stream.broker.start()
-        wait_for(lambda: stream.publisher.is_connected())
+        eventually(lambda: stream.publisher.is_connected())
         stream.feed(joined(lines(30, 30)))
         while found != set(lines(0, 60)):
             found |= set(take(source, 1))
@@ -403,13 +397,13 @@ def test_the_longest_idle_connection_makes_room_for_a_further_one_over_tcp(
             idle = connect()
             machine.sendall(b"%d\n" % number)
             assert take(source, 1) == [b"%d" % number], "the machine that sends is heard all the time"
-        wait_for(lambda: not source.read(0.01) and len(source._connections) == MAX_CONNECTIONS)
+        eventually(lambda: not source.read(0.01) and len(source._connections) == MAX_CONNECTIONS)
         assert senders[1].recv(1) == b"", "closed by the source"
         assert source.problem is not None
         assert "more than 64 connections; the longest idle ones are closed" in source.problem
         assert len([record for record in caplog.records if "too many connections" in record.message]) == 1
         idle.close()
-        wait_for(lambda: not source.read(0.01) and source.problem is None)
+        eventually(lambda: not source.read(0.01) and source.problem is None)
     finally:
         for sender in senders:
             sender.close()

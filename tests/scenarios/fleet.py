@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
-from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from server.flower.superlink_process import flower_environment, free_port
 from server.storage.database import DatabaseError
 from server.storage.history import History
 from server.storage.registry import Registry
+from tests.waiting import eventually
 
 SMALL = {
     "model.window": "2",
@@ -33,19 +32,6 @@ SMALL = {
     "federation.patience": "0",
     "federation.min_clients": "2",
 }
-
-
-PATIENCE_S = 240.0
-"""A dozen processes that import TensorFlow take minutes on a busy core."""
-
-
-def eventually(condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
-    """Wait for a truthy value of `condition()` and return it; fail the test if there is none in time."""
-    end = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {within_s:.0f} s"
-        time.sleep(0.05)
-    return value
 
 
 class Federation:

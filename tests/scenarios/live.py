@@ -16,7 +16,8 @@ import numpy as np
 from common.packages import python_module
 from common.processes import Processes
 from server.flower.superlink_process import flower_environment, free_port
-from tests.scenarios.fleet import PATIENCE_S, Federation, eventually
+from tests.scenarios.fleet import Federation
+from tests.waiting import PATIENCE_S, eventually
 
 MIX = np.random.default_rng(5).normal(size=(2, 4))
 

@@ -12,7 +12,8 @@ from common.processes import Processes
 from common.security.keys import read_private_key, read_public_key
 from flockwatch.certs import Certificates
 from server.access.roster import Roster
-from tests.scenarios.fleet import PATIENCE_S, Federation
+from tests.scenarios.fleet import Federation
+from tests.waiting import PATIENCE_S
 
 PARTS = {"certificate": "pem", "key": "key"}
 

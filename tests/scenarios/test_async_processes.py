@@ -9,9 +9,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.scenarios.fleet import Federation, eventually
+from tests.scenarios.fleet import Federation
 from tests.scenarios.link import SERVER_SIDE, Network
 from tests.scenarios.secured import Secured
+from tests.waiting import eventually
 
 NAMES = ("a", "b", "c")
 VERSIONS = 24

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from tests.scenarios.fleet import Federation, eventually
+from tests.scenarios.fleet import Federation
+from tests.waiting import eventually
 
 COMPRESSED = {
     "model.hidden": "[64, 16, 64]",

@@ -8,7 +8,8 @@ import socket
 
 import psutil
 
-from tests.scenarios.fleet import Federation, eventually
+from tests.scenarios.fleet import Federation
+from tests.waiting import eventually
 
 ENDLESS = {"federation.max_rounds": "100000", "federation.deadline_s": "1.5", "federation.quorum": "0.5"}
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from common.config import load, save
 from server.flower.superlink_process import SuperLinkProcess, flower_environment, free_port
-from tests.scenarios.fleet import PATIENCE_S, Federation, eventually
+from tests.scenarios.fleet import Federation
+from tests.waiting import PATIENCE_S, eventually
 
 ROOT = Path(__file__).parents[2]
 FOREIGN_SERVER = """

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from common.processes import Processes
-from tests.scenarios.fleet import PATIENCE_S, Federation
+from tests.scenarios.fleet import Federation
 from tests.scenarios.live import Machine, train_together
 from tests.scenarios.test_live import FLAGS, SERVER
+from tests.waiting import PATIENCE_S
 
 DECOY = "raise RuntimeError('imported from the working directory')\n"
 COMMAND = str(Path(sys.executable).parent / "flockwatch")

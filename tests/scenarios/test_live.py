@@ -20,8 +20,9 @@ from common.processes import Processes
 from server.flower.superlink_process import free_port
 from server.storage.registry import Registry
 from tests.contracts.broker import Broker
-from tests.scenarios.fleet import Federation, eventually
+from tests.scenarios.fleet import Federation
 from tests.scenarios.live import Machine, train_together
+from tests.waiting import eventually
 
 SET = ("threshold.budget=1 per week", "live.end_after=3", "live.incident_margin=8")
 FLAGS = tuple(flag for value in SET for flag in ("--set", value))

@@ -34,9 +34,10 @@ from common.protocol.messages import Description, Evaluation, Task, Update
 from common.security.keys import public_key_pem
 from flockwatch.certs import Certificates
 from server.flower.superlink_process import flower_environment
-from tests.scenarios.fleet import PATIENCE_S, Federation, eventually
+from tests.scenarios.fleet import Federation
 from tests.scenarios.link import SERVER_SIDE, Network
 from tests.scenarios.secured import Secured
+from tests.waiting import PATIENCE_S, eventually
 
 STREAM = {
     "federation.mode": "asynchronous",

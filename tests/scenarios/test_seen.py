@@ -17,8 +17,9 @@ from server.flower.superlink_process import free_port
 from server.storage.history import History
 from tests.contracts.browser import DESK, PHONE, tab
 from tests.contracts.postgres import PASSWORD, Postgres
-from tests.scenarios.fleet import Federation, eventually
+from tests.scenarios.fleet import Federation
 from tests.scenarios.live import Machine
+from tests.waiting import eventually
 
 TOKEN = "one-token-of-the-fleet"
 

@@ -11,9 +11,10 @@ from typing import Any
 from common.processes import Processes
 from server.federation import status_file
 from server.flower.superlink_process import free_port
-from tests.scenarios.fleet import PATIENCE_S, Federation, eventually
+from tests.scenarios.fleet import Federation
 from tests.scenarios.live import Machine
 from tests.scenarios.secured import Secured
+from tests.waiting import PATIENCE_S, eventually
 
 ENDLESS = {"federation.max_rounds": "null", "model.window": "1", "model.hidden": "[8,2,8]"}
 FLAGS = ("--set", "live.incident_margin=8")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,19 +19,13 @@ import client.connectors.outbox
 from client.connectors.outbox import Outbox
 from client.connectors.sinks import open_sink
 from client.connectors.sinks.contract import NotYetError, RefusedError
+from tests.waiting import eventually
 
 LONG_S = 3600.0
 
 
 def numbered(first: int, last: int) -> list[bytes]:
     return [b'{"n":%d}' % number for number in range(first, last + 1)]
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return condition()
 
 
 class FakeSink:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from common.model.schema import Schema
 from common.model.threshold import starting_threshold
 from common.settings import Settings
 from tests.client.sample_versions import SCHEMA, lines, rows, version
+from tests.waiting import eventually
 
 
 class Spool:
@@ -83,18 +83,11 @@ def tick(edge: Edge) -> None:
     edge.detector.step([], 0.0)
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120  # a trial runs at a low priority
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_the_thread_takes_a_candidate_by_itself(tmp_path: Path) -> None:
     edge = Edge(tmp_path, start=False, trial=TrialProcess)
     edge.maintenance.start()
     edge.store.offer(version(4).pack())
-    wait_for(lambda: edge.detector.active is not None)
+    eventually(lambda: edge.detector.active is not None)
     edge.maintenance.stop()
     assert edge.detector.active is not None and edge.detector.active.scorer.version == 4
     assert edge.maintenance.versions.swaps == 1
@@ -120,11 +113,11 @@ def test_an_error_in_a_tick_is_reported_and_the_next_one_goes_on(
     edge = Edge(tmp_path, start=False)
     monkeypatch.setattr(edge.maintenance.tuning, "update", lambda: 1 / 0)
     edge.maintenance.start()
-    wait_for(lambda: "maintenance" in edge.maintenance.problems)
+    eventually(lambda: "maintenance" in edge.maintenance.problems)
     edge.store.offer(version(4).pack())
-    wait_for(lambda: edge.maintenance.versions.swaps == 1)
+    eventually(lambda: edge.maintenance.versions.swaps == 1)
     monkeypatch.undo()
-    wait_for(lambda: "maintenance" not in edge.maintenance.problems)
+    eventually(lambda: "maintenance" not in edge.maintenance.problems)
     edge.maintenance.stop()
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from client.versions.version_store import VersionStore
 from common.config import ConfigError
 from common.settings import Settings
 from tests.client.sample_versions import lines, rows, version
+from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -45,13 +45,6 @@ def running(under_test: DetectorProcess) -> Iterator[DetectorProcess]:
         under_test.stop()
         thread.join(60)
         assert not thread.is_alive()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def append(path: Path, content: bytes) -> None:
@@ -95,10 +88,10 @@ def test_the_first_objects_name_the_features_and_no_line_before_is_lost(tmp_path
     path = tmp_path / "events.txt"
     path.write_bytes(b"1,2,3\n")
     with running(process(tmp_path, f"file:{path}?follow=true")) as under_test:
-        wait_for(lambda: "the stream's 1 lines do not name them" in "; ".join(under_test.status().problems))
+        eventually(lambda: "the stream's 1 lines do not name them" in "; ".join(under_test.status().problems))
         assert under_test.status().events == 0
         append(path, b"4,5,6\n" + events(5) + b"7,8,9\n")
-        wait_for(lambda: under_test.status().events == 8)
+        eventually(lambda: under_test.status().events == 8)
         assert under_test.status().problems == ()
     assert json.loads((tmp_path / "state" / "schema.json").read_bytes()) == ["a", "b", "c"]
 
@@ -108,16 +101,16 @@ def test_a_version_that_training_offers_names_the_features(tmp_path: Path) -> No
     path.touch()
     with running(process(tmp_path, f"file:{path}?follow=true")) as under_test:
         VersionStore(tmp_path / "state").offer(version(3).pack())
-        wait_for(lambda: under_test.status().version == 3)
+        eventually(lambda: under_test.status().version == 3)
         append(path, b"1,2,3\n")
-        wait_for(lambda: under_test.status().events == 1)
+        eventually(lambda: under_test.status().events == 1)
 
 
 def test_a_stop_before_the_features_are_known_ends_the_process(tmp_path: Path) -> None:
     path = tmp_path / "events.txt"
     path.write_bytes(b"1,2,3\n")
     with running(process(tmp_path, f"file:{path}?follow=true")) as under_test:
-        wait_for(lambda: bool(under_test.status().problems))
+        eventually(lambda: bool(under_test.status().problems))
     assert saved_position(tmp_path / "state", f"file:{path}?follow=true") is None
 
 
@@ -146,7 +139,7 @@ def test_the_time_column_is_the_one_of_the_settings_for_replay_and_for_host_metr
     assert replayed.status().events == 50
     assert np.median(np.diff(replayed._parts.detector.recent.times[:50])) == 60  # type: ignore[union-attr]
     with running(process(tmp_path / "2", "host:?interval_s=0.05", data=data)) as host:
-        wait_for(lambda: host.status().events > 1)
+        eventually(lambda: host.status().events > 1)
         assert host.status().refused == {}
     features = json.loads((tmp_path / "2" / "state" / "schema.json").read_bytes())
     assert "load_1" in features and not {"ts", "time"} & set(features)
@@ -232,9 +225,9 @@ def test_features_are_chosen_anew_while_no_version_is_at_work(tmp_path: Path) ->
     path = tmp_path / "events.txt"
     path.write_bytes(b'{"uptime": 1}\n' * 5)
     with running(process(tmp_path, f"file:{path}?follow=true")) as under_test:
-        wait_for(lambda: under_test.status().stream.features == ("uptime",))
+        eventually(lambda: under_test.status().stream.features == ("uptime",))
         append(path, events(100))
-        wait_for(lambda: under_test.status().stream.features == ("a", "b", "c"))
+        eventually(lambda: under_test.status().stream.features == ("a", "b", "c"))
         append(path, events(100))
-        wait_for(lambda: under_test.status().events >= 100)
+        eventually(lambda: under_test.status().events >= 100)
     assert json.loads((tmp_path / "state" / "schema.json").read_bytes()) == ["a", "b", "c"]

@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from client.service import supervisor as supervisor_module
 from client.service.supervisor import TrainerSupervisor
 from common.processes import NICENESS
+from tests.waiting import eventually
 
 WORKS = "import sys; print('up', flush=True); sys.stdin.read()"
 
@@ -37,13 +37,6 @@ def supervised(program: str, folder: Path, memory_mb: int = 2000) -> Iterator[Tr
         made.stop()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def logged(folder: Path) -> str:
     path = folder / "trainer.log"
     return path.read_text() if path.exists() else ""
@@ -51,14 +44,14 @@ def logged(folder: Path) -> str:
 
 def up(one: TrainerSupervisor, folder: Path) -> int:
     """The first trainer's process id. It may print before its supervisor knows that it runs."""
-    wait_for(lambda: "up" in logged(folder) and one.pid is not None)
+    eventually(lambda: "up" in logged(folder) and one.pid is not None)
     assert one.pid is not None
     return one.pid
 
 
 def test_the_trainer_runs_at_a_lower_priority_and_ends_with_the_supervisor(tmp_path: Path) -> None:
     with supervised(WORKS, tmp_path) as one:
-        wait_for(lambda: "up" in logged(tmp_path) and one.memory_bytes > 0)
+        eventually(lambda: "up" in logged(tmp_path) and one.memory_bytes > 0)
         assert one.pid is not None
         process = psutil.Process(one.pid)
         assert process.nice() == psutil.Process().nice() + NICENESS
@@ -71,23 +64,23 @@ def test_a_killed_trainer_is_started_again(tmp_path: Path) -> None:
     with supervised(WORKS, tmp_path) as one:
         first = up(one, tmp_path)
         os.kill(first, signal.SIGKILL)
-        wait_for(lambda: logged(tmp_path).count("up") == 2)
+        eventually(lambda: logged(tmp_path).count("up") == 2)
         assert one.restarts == 1
-        wait_for(lambda: one.pid not in (None, first))
+        eventually(lambda: one.pid not in (None, first))
         assert "ended with code -9; started again" in str(one.problem)
 
 
 def test_a_trainer_that_grows_is_started_anew(tmp_path: Path) -> None:
     grows = "import sys; print('up', flush=True); kept = bytearray(150 << 20); sys.stdin.read()"
     with supervised(grows, tmp_path, memory_mb=100) as one:
-        wait_for(lambda: one.restarts >= 1)
+        eventually(lambda: one.restarts >= 1)
         assert "MB, more than 100; started again" in str(one.problem)
 
 
 def test_a_trainer_that_cannot_be_started_is_a_problem(tmp_path: Path) -> None:
     one = TrainerSupervisor(["/nowhere/python"], tmp_path / "trainer.log", {}, 1 << 30)
     one.start()
-    wait_for(lambda: one.restarts >= 2)
+    eventually(lambda: one.restarts >= 2)
     one.stop()
     assert "cannot be started" in str(one.problem)
 
@@ -97,9 +90,9 @@ def test_a_problem_is_over_once_the_trainer_has_run_for_a_while(
 ) -> None:
     with supervised(WORKS, tmp_path) as one:
         os.kill(up(one, tmp_path), signal.SIGKILL)
-        wait_for(lambda: one.problem is not None)
+        eventually(lambda: one.problem is not None)
         monkeypatch.setattr(supervisor_module, "STEADY_S", 0.0)
-        wait_for(lambda: one.problem is None)
+        eventually(lambda: one.problem is None)
 
 
 def test_a_trainer_that_ignores_the_word_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +130,7 @@ def test_the_trainer_does_not_outlive_its_parent_however_that_ends(
     ) as child:  # fmt: skip
         assert child.stdout is not None
         process = psutil.Process(int(child.stdout.readline()))
-        wait_for(lambda: "up" in logged(tmp_path))
+        eventually(lambda: "up" in logged(tmp_path))
         child.send_signal(kill)
     process.wait(30)
     assert "stopped" in logged(tmp_path)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +8,12 @@ import psutil
 import pytest
 
 from client.buffers.training_buffer import TrainingBuffer
-from client.versions.trial import ThresholdRule, TrialResult
+from client.versions.trial import ThresholdRule
 from client.versions.trial_process import InlineTrial, TrialError, TrialProcess, TrialRequest, run_request
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from tests.client.sample_versions import SCHEMA, rows, version
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -32,18 +32,10 @@ def trial_request(tmp_path: Path) -> TrialRequest:
     )
 
 
-def wait_for(trial: TrialProcess) -> TrialResult:
-    deadline = time.monotonic() + 120
-    while (result := trial.result()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return result
-
-
 def test_a_process_returns_the_same_result_as_an_inline_trial(trial_request: TrialRequest) -> None:
     trial = TrialProcess(trial_request)
     assert psutil.Process(trial._child.pid).nice() > psutil.Process().nice()
-    result, own = wait_for(trial), InlineTrial(trial_request).result()
+    result, own = eventually(trial.result), InlineTrial(trial_request).result()
     trial.close()
     assert (result.rejection, result.windows) == (own.rejection, own.windows) == (None, 800)
     assert result.scores.quantile(0.9) == pytest.approx(own.scores.quantile(0.9), rel=0.05)
@@ -52,7 +44,7 @@ def test_a_process_returns_the_same_result_as_an_inline_trial(trial_request: Tri
 def test_a_rejection_comes_back_with_its_reason(trial_request: TrialRequest) -> None:
     (trial_request.folder / "bad.safetensors").write_bytes(version(3, seed=1, scale=8.0).pack())
     trial = TrialProcess(replace(trial_request, new=trial_request.folder / "bad.safetensors"))
-    assert "times that of version 1" in str(wait_for(trial).rejection)
+    assert "times that of version 1" in str(eventually(trial.result).rejection)
     trial.close()
 
 
@@ -65,7 +57,7 @@ def test_the_process_tries_faults(trial_request: TrialRequest) -> None:
 
 def test_a_fixed_threshold_and_a_first_version_reach_the_process(trial_request: TrialRequest) -> None:
     trial = TrialProcess(replace(trial_request, rule=ThresholdRule(1e9, 1e-3), current=None))
-    assert wait_for(trial).rejection is None
+    assert eventually(trial.result).rejection is None
     trial.close()
 
 
@@ -84,7 +76,7 @@ def test_without_buffered_events_nothing_is_scored(trial_request: TrialRequest) 
 def test_a_process_that_fails_is_a_failed_trial(trial_request: TrialRequest) -> None:
     trial = TrialProcess(replace(trial_request, new=trial_request.folder / "nothing"))
     with pytest.raises(TrialError, match="code 1"):
-        wait_for(trial)
+        eventually(trial.result)
     trial.close()
 
 
@@ -92,6 +84,6 @@ def test_a_trial_has_a_deadline(trial_request: TrialRequest, monkeypatch: pytest
     monkeypatch.setattr("client.versions.trial_process.MAX_S", 0.0)
     trial = TrialProcess(trial_request)
     with pytest.raises(TrialError, match="took longer"):
-        wait_for(trial)
+        eventually(trial.result)
     trial.close()
     assert trial._child.returncode is not None

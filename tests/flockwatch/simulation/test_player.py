@@ -29,6 +29,7 @@ from flockwatch.simulation.player import (
 )
 from flockwatch.simulation.telemetry import METRICS
 from tests.contracts.broker import Broker
+from tests.waiting import PATIENCE_S, eventually
 
 RATE = 50.0
 
@@ -43,16 +44,14 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 def read_events(broker: Broker, topic: str, events: int) -> list[dict[str, float]]:
     """Return the events that a client of one machine reads while three machines are played."""
     source = open_source(f"mqtt://127.0.0.1:{broker.port}/{topic}?client_id=reader", None)
-    deadline = time.monotonic() + 60
-    while source.problem is not None:
-        assert time.monotonic() < deadline, source.problem
-        time.sleep(0.02)
+    eventually(lambda: source.problem is None)
     stop = threading.Event()
     address = f"mqtt://127.0.0.1:{broker.port}/machines"
     player = threading.Thread(target=publish, args=(address, 3, RATE, 1.0, 1.0, 7, stop))
     player.start()
     lines: list[bytes] = []
     try:
+        deadline = time.monotonic() + PATIENCE_S
         while len(lines) < events:
             assert time.monotonic() < deadline
             lines += source.read(0.2)

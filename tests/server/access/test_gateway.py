@@ -8,7 +8,6 @@ import re
 import socket
 import ssl
 import threading
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -31,6 +30,7 @@ from server.access.listener import Listener, ListenError, gateway_limits
 from server.access.roster import Roster
 from server.doors import Doors, Limits
 from server.flower.superlink_process import free_port
+from tests.waiting import eventually
 
 KEY, OTHER = new_private_key(), new_private_key()
 HEADERS = {"flwr-public-key": b64encode(public_key_pem(KEY.public_key())).decode()}
@@ -158,9 +158,7 @@ def test_a_body_is_streamed(enrolled: Front) -> None:
         connection.putheader(name, value)
     connection.putheader("content-length", "2000000")
     connection.endheaders(b"x" * 1_000_000)
-    deadline = time.monotonic() + 10
-    while not enrolled.upstream.asked and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: enrolled.upstream.asked)
     assert enrolled.upstream.paths == [PUSH]
     connection.send(b"x" * 1_000_000)
     assert len(connection.getresponse().read()) == 2_000_000
@@ -419,9 +417,7 @@ def test_a_client_keeps_its_connection_while_strangers_fill_all_places(
 def test_a_client_has_a_limited_number_of_requests_at_once(enrolled: Front) -> None:
     stalled = [stall(enrolled, PUSH, HEADERS, b"x" * 70_000) for _ in range(MAX_AT_ONCE)]
     try:
-        deadline = time.monotonic() + 20
-        while len(enrolled.upstream.asked) < MAX_AT_ONCE and time.monotonic() < deadline:
-            time.sleep(0.01)
+        eventually(lambda: len(enrolled.upstream.asked) >= MAX_AT_ONCE)
         code, body = enrolled.ask()
         assert (code, "8 requests at once" in body.decode()) == (503, True)
     finally:
@@ -440,10 +436,7 @@ def opened(front: Front, ca: Path | None, address: str | None = None) -> FleetCo
 
 
 def heard(caplog: pytest.LogCaptureFixture, words: str) -> None:
-    deadline = time.monotonic() + 10
-    while not any(words in record.getMessage() for record in caplog.records):
-        assert time.monotonic() < deadline, [record.getMessage() for record in caplog.records]
-        time.sleep(0.01)
+    eventually(lambda: any(words in record.getMessage() for record in caplog.records))
 
 
 def test_an_unregistered_client_gets_the_reason(front: Front) -> None:

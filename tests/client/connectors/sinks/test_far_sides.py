@@ -11,8 +11,7 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from client.connectors.sinks import Sink, open_sink
 from client.connectors.sinks.stdout import StdoutSink
+from tests.waiting import eventually
 
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 PASSWORD = "geheim"
@@ -33,13 +33,6 @@ NOTICES = [
     b'{"text":"' + b"x" * 200_000 + b'"}',
     b"{}",
 ]
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
 
 
 class Far(Protocol):
