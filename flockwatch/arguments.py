@@ -1,24 +1,14 @@
-"""The arguments of the command line: commands, flags, their help, and the settings that flags override."""
+"""The commands of the command line, with their flags and the help of each."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from common.settings import Settings
 from flockwatch import commands
-
-Run = Callable[[Settings, argparse.Namespace], int]
-
-SETTINGS = (
-    "Each flag overrides the setting in brackets. Settings can also be given in the settings file\n"
-    "and in the environment, such as FLOCKWATCH_SERVER__PORT=8000; configs/default.yaml lists all."
-)
+from flockwatch.flags import add_command, add_plain_command, flag_adder, positive
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,14 +28,8 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def overrides(options: argparse.Namespace) -> list[str]:
-    """Return the settings that flags override, each as `section.key=value`."""
-    values = {key: value for key, value in vars(options).items() if "." in key and value is not None}
-    return [f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in values.items()]
-
-
 def _add_server(subparsers: Any) -> None:
-    server = _command(
+    server = add_command(
         subparsers, commands.server,
         "run the server of a federation until it is stopped",
         "flockwatch server --host 0.0.0.0 --certificate certs/server.pem --key certs/server.key\n"
@@ -53,7 +37,7 @@ def _add_server(subparsers: Any) -> None:
         "Started again with the same state folder, the server continues from its newest model version. With\n"
         "`federation.max_rounds` it ends by itself: after so many versions, or when training has converged.",
     )  # fmt: skip
-    flag = _flag_adder(server)
+    flag = flag_adder(server)
     flag("--host", "HOST", "server.host", "address to listen on")
     flag("--port", "PORT", "server.port", "port to listen on")
     flag("--state", "FOLDER", "server.state", "where model versions and history are stored", text=True)
@@ -61,18 +45,18 @@ def _add_server(subparsers: Any) -> None:
     flag("--key", "FILE", "server.tls_key", "private key of the certificate (PEM)", text=True)
     flag("--status", "HOST:PORT", "server.status", "serve the status page and /metrics here", text=True)
 
-    status = _command(
+    status = add_command(
         subparsers, commands.status,
         "print the status of a running server and its clients",
         "flockwatch status --address 127.0.0.1:8080",
     )  # fmt: skip
-    _flag_adder(status)(
+    flag_adder(status)(
         "--address", "HOST:PORT", "server.status", "what --status of the server names", text=True
     )
 
 
 def _add_client(subparsers: Any) -> None:
-    client = _command(
+    client = add_command(
         subparsers, commands.client,
         "train in a federation, and score a live stream of events if there is one",
         "flockwatch client --name edge-7 --server SERVER:8000 --ca ca.pem --key edge-7.key --source host:\n"
@@ -94,12 +78,12 @@ def _add_client(subparsers: Any) -> None:
         "--to", metavar="VERSION", default=None,
         help="with rollback: the number of a version, or 'newest'; by default the previous one",
     )  # fmt: skip
-    trainer = _command(
+    trainer = add_command(
         subparsers,
         commands.trainer,
         "internal: the training process, which `flockwatch client` starts itself",
     )
-    detect = _command(
+    detect = add_command(
         subparsers, commands.detect,
         "score a live stream of events by one model version, without training",
         "flockwatch detect --manifest v000060.safetensors --source tcp://127.0.0.1:7000\n"
@@ -112,7 +96,7 @@ def _add_client(subparsers: Any) -> None:
         help="file of the model version, from the folder `versions` of the server's state",
     )  # fmt: skip
     for command in (client, trainer, detect):
-        flag = _flag_adder(command)
+        flag = flag_adder(command)
         flag("--name", "NAME", "client.name", "name of this client, unique in the fleet", text=True)
         flag(
             "--state", "FOLDER", "client.state", text=True,
@@ -138,7 +122,7 @@ def _add_client(subparsers: Any) -> None:
             )  # fmt: skip
             flag("--status", "HOST:PORT", "live.status", "serve /metrics and /healthz here", text=True)
 
-    score = _command(
+    score = add_command(
         subparsers, commands.score,
         "print the score, threshold, verdict and causes of each row of a file",
         "flockwatch score --data rows.csv --manifest v000060.safetensors\n"
@@ -162,7 +146,7 @@ def _add_client(subparsers: Any) -> None:
         "are null for a row without a verdict",
     )  # fmt: skip
 
-    inspect = _plain_command(
+    inspect = add_plain_command(
         subparsers, commands.inspect,
         "print what a model version contains, or how the columns of a data file are read",
         "flockwatch inspect runs/server/versions/v000060.safetensors\nflockwatch inspect machine-1.csv",
@@ -173,7 +157,7 @@ def _add_client(subparsers: Any) -> None:
 
 
 def _add_keys(subparsers: Any) -> None:
-    certs = _plain_command(
+    certs = add_plain_command(
         subparsers, commands.certs,
         "create or check a certificate authority (CA), the server's certificate and the clients' keys",
         "flockwatch certs make certs --host flock.example --client edge-7 --client edge-8\n"
@@ -204,7 +188,7 @@ def _add_keys(subparsers: Any) -> None:
         "--renew", action="store_true", help="replace the server's certificate and key; the CA stays"
     )
 
-    enroll = _command(
+    enroll = add_command(
         subparsers, commands.enroll,
         "register the public key of a client with the server; without arguments, list all keys",
         "flockwatch enroll edge-7 certs/clients/edge-7.pub\n"
@@ -212,7 +196,7 @@ def _add_keys(subparsers: Any) -> None:
     )  # fmt: skip
     enroll.add_argument("client", nargs="?", metavar="NAME", help="name of the client")
     enroll.add_argument("public_key", nargs="?", type=Path, metavar="FILE", help="its public key, NAME.pub")
-    revoke = _command(
+    revoke = add_command(
         subparsers, commands.revoke,
         "revoke the keys of a client: the server refuses it from its next request on",
         "flockwatch revoke edge-7",
@@ -223,11 +207,11 @@ def _add_keys(subparsers: Any) -> None:
         help="revoke only the key with this fingerprint, as `flockwatch enroll` lists it: SHA256:...",
     )  # fmt: skip
     for command in (enroll, revoke):
-        _flag_adder(command)("--state", "FOLDER", "server.state", "the server's state folder", text=True)
+        flag_adder(command)("--state", "FOLDER", "server.state", "the server's state folder", text=True)
 
 
 def _add_simulation(subparsers: Any) -> None:
-    local = _command(
+    local = add_command(
         subparsers, commands.local,
         "run a whole federation on this machine, each client in its own process",
         "flockwatch local                               # three generated machines\n"
@@ -235,7 +219,7 @@ def _add_simulation(subparsers: Any) -> None:
         "flockwatch local --data FILE --clients 5       # one file divided among five clients\n"
         "flockwatch local --set local.live=true         # ends with live streams, one with a fault",
     )  # fmt: skip
-    flag = _flag_adder(local)
+    flag = flag_adder(local)
     flag(
         "--data",
         "PATH",
@@ -252,14 +236,14 @@ def _add_simulation(subparsers: Any) -> None:
     flag("--column", "NAME", "local.column", "for --partition column: it holds the name of each row's client")
     flag("--runs", "FOLDER", "local.runs", "where a folder with the results is created", text=True)
 
-    evaluate = _command(
+    evaluate = add_command(
         subparsers, commands.evaluate,
         "measure how well a fleet detects anomalies in labelled files",
         "flockwatch evaluate --data FOLDER",
         "Each file has one machine's rows, with a column `split` (0 training row, 1 test row) and a column\n"
         "`label` (0 normal, 1 abnormal) that only measures detection. Other detectors are measured too.",
     )  # fmt: skip
-    flag = _flag_adder(evaluate)
+    flag = flag_adder(evaluate)
     flag("--data", "FOLDER", "evaluate.data", "folder with a labelled file for each client", text=True)
     flag("--seeds", "N", "evaluate.seeds", "number of runs, each with another random seed")
     flag(
@@ -269,99 +253,28 @@ def _add_simulation(subparsers: Any) -> None:
     flag("--workers", "N", "evaluate.workers", "number of processes; by default one for each CPU core")
     flag("--runs", "FOLDER", "evaluate.runs", "where a folder with the results is created", text=True)
 
-    play = _plain_command(
+    play = add_plain_command(
         subparsers, commands.play,
         "publish the metrics of simulated machines, with faults, to an MQTT broker",
         "flockwatch play mqtt://127.0.0.1/plant --machines 4      # publishes to plant/machine-1 ...",
     )  # fmt: skip
     play.add_argument("broker", metavar="mqtt://HOST/TOPIC", help="machine NAME publishes to TOPIC/NAME")
     play.add_argument(
-        "--machines", type=_positive(int), default=3, metavar="N", help="number of machines (default: 3)"
+        "--machines", type=positive(int), default=3, metavar="N", help="number of machines (default: 3)"
     )
     play.add_argument(
         "--rate",
-        type=_positive(float),
+        type=positive(float),
         default=5.0,
         metavar="N",
         help="events per second of each machine (default: 5)",
     )
     play.add_argument(
-        "--fault-every", type=_positive(float), default=60.0, metavar="SECONDS",
+        "--fault-every", type=positive(float), default=60.0, metavar="SECONDS",
         help="time from the start of one fault to the start of the next (default: 60)",
     )  # fmt: skip
     play.add_argument(
-        "--first-fault", type=_positive(float), default=120.0, metavar="SECONDS",
+        "--first-fault", type=positive(float), default=120.0, metavar="SECONDS",
         help="time until the first fault (default: 120)",
     )  # fmt: skip
     play.add_argument("--seed", type=int, default=42, metavar="N", help="random seed (default: 42)")
-
-
-def _plain_command(
-    subparsers: Any, run: Run, summary: str, example: str = "", details: str = ""
-) -> argparse.ArgumentParser:
-    """Add a command that has no settings.
-
-    Args:
-        subparsers: Where the command is added.
-        run: The command's function; the command has its name.
-        summary: What the command does, in one line, without a full stop.
-        example: Command lines to show.
-        details: More about what it does, in sentences.
-    """
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        run.__name__,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}." + (f"\n\n{details}" if details else ""),
-        epilog="examples:\n" + "\n".join(f"  {line}" for line in example.splitlines()) if example else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, config=None, set=[], verbose=False)
-    return parser
-
-
-def _command(
-    subparsers: Any, run: Run, summary: str, example: str = "", details: str = ""
-) -> argparse.ArgumentParser:
-    """Add a command that reads settings; the arguments are those of `_plain_command`."""
-    parser = _plain_command(subparsers, run, summary, example, details)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (YAML)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
-        help="override any setting, as in --set server.port=8000; may be repeated",
-    )  # fmt: skip
-    parser.add_argument(
-        "--verbose", action="store_true", help="log debug messages, and print the traceback of an error"
-    )
-    return parser
-
-
-def _flag_adder(parser: argparse.ArgumentParser) -> Callable[..., None]:
-    """Add a group of flags that override settings; return the function that adds a flag to it."""
-    group = parser.add_argument_group("settings", SETTINGS)
-
-    def add_flag(
-        name: str, metavar: str, key: str, help_text: str, *, text: bool = False, action: str = "store"
-    ) -> None:
-        # A text is taken as it is, even if YAML would read a number or a list.
-        kind = json.dumps if text else str
-        section, _, field = key.partition(".")
-        default = getattr(getattr(Settings(), section), field)
-        shown = default[0] if isinstance(default, tuple) else default
-        note = f"[{key}]" if shown is None else f"[{key}, default: {shown}]"
-        group.add_argument(
-            name, dest=key, type=kind, metavar=metavar, action=action, help=f"{help_text} {note}"
-        )
-
-    return add_flag
-
-
-def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    """Return a function that reads a number above zero."""
-
-    def read(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
-        return value
-
-    return read

@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from common import config
     from common.errors import UserError
     from common.processes import raise_open_files
-    from flockwatch.arguments import overrides, parser
+    from flockwatch.arguments import parser
+    from flockwatch.flags import overrides
 
     options = parser().parse_args(arguments)
     _log(options.verbose)

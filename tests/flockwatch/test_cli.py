@@ -12,8 +12,9 @@ import pytest
 
 from common.config import load
 from common.packages import python_module
-from flockwatch.arguments import overrides, parser
+from flockwatch.arguments import parser
 from flockwatch.cli import main
+from flockwatch.flags import overrides
 
 GOOD = "a,b\n" + "\n".join(f"{i},{i * i % 7}" for i in range(60)) + "\n"
 
