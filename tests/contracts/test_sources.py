@@ -179,6 +179,11 @@ class Mqtt(Stream):
 STREAMS: list[type[Stream]] = [File, Followed, Stdin, Tcp, Mqtt]
 
 
+def of_kinds(kinds: list[type[Stream]]) -> pytest.MarkDecorator:
+    """Run a test over these kinds of streams only."""
+    return pytest.mark.parametrize("stream", kinds, indirect=True, ids=lambda kind: kind.__name__.lower())
+
+
 @pytest.fixture(params=STREAMS, ids=lambda kind: kind.__name__.lower())
 def stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stream]:
     made = request.param(tmp_path)
@@ -221,9 +226,8 @@ def test_events_come_once_and_in_their_order(stream: Stream) -> None:
         source.close()
 
 
+@of_kinds([kind for kind in STREAMS if kind is not File])  # which has an end, and nothing to wait for
 def test_a_lone_event_waits_for_no_other(stream: Stream) -> None:
-    if type(stream) is File:
-        pytest.skip("a file that is not followed has an end and nothing to wait for")
     source = stream.open()
     try:
         assert source.read(0.0) == []
@@ -260,9 +264,8 @@ def test_a_line_too_long_is_cut_off_and_those_after_it_are_whole(stream: Stream)
         source.close()
 
 
+@of_kinds([kind for kind in STREAMS if kind.keeps_place])  # elsewhere, lines sent once do not come again
 def test_a_source_goes_on_where_its_last_reader_stopped(stream: Stream) -> None:
-    if not stream.keeps_place:
-        pytest.skip("what was sent once does not come again")
     given = lines(0, 600)
     if isinstance(stream, File):
         stream.feed(joined(given))
