@@ -32,7 +32,7 @@ from server.federation import aggregation, exchange, status_file
 from server.federation.strategy import FlockStrategy
 from server.flower.grid import MemoryGrid
 from server.storage.history import History
-from server.storage.registry import Registry
+from server.storage.registry import Registry, SavedVersion
 from tests.common.federated_averaging import weighted_mean
 
 SCHEMA = Schema(("a", "b", "c"))
@@ -199,13 +199,13 @@ class Counting(Registry):
         self.at = at
         self.held: list[Counter[str]] = []
 
-    def write(self, manifest: Manifest, *args: Any) -> Path:
-        if manifest.version in self.at:
+    def write(self, version: SavedVersion) -> Path:
+        if version.manifest.version in self.at:
             gc.collect()
             names = Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in map(type, gc.get_objects()))
             ours = ("common.", "flwr.", "server.")
             self.held.append(Counter({name: n for name, n in names.items() if name.startswith(ours)}))
-        return super().write(manifest, *args)
+        return super().write(version)
 
 
 def test_memory_does_not_grow_with_the_number_of_updates(
