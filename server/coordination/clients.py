@@ -1,26 +1,25 @@
-"""Connected clients and their tasks: who may take part, who has a task, and how long it may take."""
+"""Connected clients: who may take part, who is quarantined, and the end of tasks that bring no reply.
+
+Quarantine: a client whose answers cannot be used, several in a row, gets no tasks for a while. An answer that
+cannot be used costs the server work and the fleet a place in a round. A client that sends one by accident is
+asked again; one that goes on is left alone for `QUARANTINE_S`, then tried again.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 
 from common.model.schema import Schema, SchemaError
-from common.settings import FederationSettings
-from server.coordination.actions import CreateFirstVersion, RequestDescription, SendTasks, Step, TaskOrder
+from server.coordination.actions import RequestDescription, Step
 from server.coordination.events import Described, DescriptionFailed, NodesConnected
-from server.coordination.quarantine import quarantine_of, with_fault
 from server.coordination.state import (
     ConnectedClient,
     Failure,
-    Kind,
+    Faults,
     NodeId,
-    PendingTask,
     State,
-    TaskDuration,
     client_name,
-    progress_of,
     ready_nodes,
     with_client,
 )
@@ -44,11 +43,17 @@ The first message to a client costs several HTTP requests. If hundreds of client
 server would reply to none in time, and all would be asked again.
 """
 
-MIN_TIMEOUT_S = 5.0
-"""Lower bound of a client's own timeout."""
-
 OVERDUE_CHECK_S = 30.0
 """Time between two description requests to a client whose task is overdue."""
+
+MAX_FAULTS = 3
+"""Faults in a row after which a client is quarantined."""
+
+QUARANTINE_S = 600.0
+"""Length of a quarantine."""
+
+MAX_REMEMBERED = 1000
+"""Most clients whose faults are remembered."""
 
 
 def nodes_connected(state: State, event: NodesConnected, step: Step) -> State:
@@ -133,6 +138,46 @@ def count_fault(state: State, node: NodeId, reason: str, step: Step) -> State:
     return _refused(fail_task(state, node, reason), node, client, held[1], step, held[0])
 
 
+def with_fault(state: State, client: str, reason: str, now: float) -> State:
+    """Return the state in which a client has one more fault, and is quarantined if these are too many.
+
+    Args:
+        state: The coordinator's.
+        client: The client's name, or the number of its node where the name is not known.
+        reason: What was wrong with its answer.
+        now: Seconds on a monotonic clock.
+    """
+    known = state.faults.get(client, Faults())
+    faults = replace(known, in_row=known.in_row + 1, reason=reason)
+    if faults.in_row >= MAX_FAULTS:
+        faults = replace(faults, in_row=0, until=now + QUARANTINE_S)
+    others = {name: f for name, f in state.faults.items() if name != client}
+    return replace(state, faults=dict([*others.items(), (client, faults)][-MAX_REMEMBERED:]))
+
+
+def without_faults(state: State, client: str) -> State:
+    """Return the state after a sound answer of a client: earlier faults no longer count."""
+    if client not in state.faults:
+        return state
+    return replace(state, faults={name: f for name, f in state.faults.items() if name != client})
+
+
+def quarantine_of(state: State, client: str, now: float) -> tuple[float, str] | None:
+    """Return when a client's quarantine ends, and why it is quarantined; None if it is not."""
+    faults = state.faults.get(client)
+    if faults is None or now >= faults.until:
+        return None
+    why = (
+        f"quarantined for {QUARANTINE_S:.0f} s after {MAX_FAULTS} answers that could not be used, the last: "
+    )
+    return faults.until, why + faults.reason
+
+
+def quarantined(state: State, now: float) -> int:
+    """Return the number of connected clients that are quarantined."""
+    return sum(quarantine_of(state, client.name, now) is not None for client in state.clients.values())
+
+
 def request_descriptions(state: State, step: Step) -> State:
     """Request the descriptions that are due, a limited number at a time."""
     due = [
@@ -199,42 +244,6 @@ def _misfit(features: tuple[str, ...], client: ConnectedClient) -> str | None:
     return None
 
 
-def assign(state: State, kind: Kind, nodes: Sequence[NodeId], round_id: int, step: Step) -> State:
-    """Give the newest version to idle clients.
-
-    Args:
-        state: The state, with its features chosen.
-        kind: What the clients do with the version.
-        nodes: Idle nodes.
-        round_id: The round that the tasks belong to, which has one deadline; 0: each has its own.
-        step: Gets the actions.
-    """
-    if not state.initialised:
-        assert state.features is not None  # noqa: S101  they are chosen before the first task
-        ready = tuple(ready_nodes(state))
-        step.actions.append(CreateFirstVersion(state.features, ready, progress_of(state)))
-        state = replace(state, initialised=True)
-    clients, tasks, orders, number = dict(state.clients), dict(state.tasks), [], state.last_number
-    for node in nodes:
-        number += 1
-        client = clients[node]
-        repeats = client.repeats + 1 if client.trained_version == state.version else 0
-        if kind == "train":
-            clients[node] = replace(
-                client, trained_version=state.version, repeats=repeats, last_task=number
-            )  # fmt: skip
-        if round_id:
-            timeout = step.settings.deadline_s
-        else:
-            timeout = timeout_s(state.durations.get(client.name), step.settings)
-        tasks[node] = PendingTask(
-            number, kind, client.name, state.version, step.now, step.now + timeout, round_id
-        )  # fmt: skip
-        orders.append(TaskOrder(node, number, repeats if kind == "train" else 0))
-    step.actions.append(SendTasks(kind, tuple(orders)))
-    return replace(state, clients=clients, tasks=tasks, last_number=number)
-
-
 def without_task(state: State, node: NodeId) -> State:
     """Return the state in which the node has no task."""
     return replace(state, tasks={n: task for n, task in state.tasks.items() if n != node})
@@ -284,13 +293,3 @@ def expire(state: State, step: Step) -> State:
             state = replace(state, last_number=number, tasks=checked)
             step.actions.append(RequestDescription(node, number))
     return state
-
-
-def timeout_s(duration: TaskDuration | None, settings: FederationSettings) -> float:
-    """Return how long a client's task may take: by its earlier tasks, or `deadline_s` without any.
-
-    Source: RFC 6298, the retransmission timer of TCP.
-    """
-    if duration is None:
-        return settings.deadline_s
-    return min(max(duration.mean_s + 4 * duration.deviation_s, MIN_TIMEOUT_S), settings.deadline_s)

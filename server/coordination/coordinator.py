@@ -28,7 +28,6 @@ from server.coordination.events import (
     TaskFailed,
     Tick,
 )
-from server.coordination.quarantine import without_faults
 from server.coordination.schedule import ROUND_PAUSE_S, TOO_LATE, advance
 from server.coordination.state import (
     BufferedUpdate,
@@ -100,7 +99,7 @@ def _reply_admitted(state: State, event: ReplyAdmitted, step: Step) -> State:
     if task is None or task.number != event.number:
         return state
     state = _counted(clients.without_task(state, event.node), event.node, task)
-    state = without_faults(state, task.client)
+    state = clients.without_faults(state, task.client)
     client = state.clients.get(event.node)
     if client is not None:
         client = replace(client, drifted=event.drifted, ask_at=step.now + clients.REFRESH_S)

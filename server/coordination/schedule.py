@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 from common.settings import FederationSettings
@@ -11,18 +12,35 @@ from server.coordination import clients
 from server.coordination.actions import (
     AbandonRound,
     Aggregate,
+    CreateFirstVersion,
     DropUpdate,
     EvaluationDone,
+    SendTasks,
     Step,
     Stop,
+    TaskOrder,
     UpdateShare,
 )
-from server.coordination.quarantine import quarantined
-from server.coordination.state import Kind, NodeId, Round, State, busy_nodes, idle_nodes, is_new, ready_nodes
+from server.coordination.state import (
+    Kind,
+    NodeId,
+    PendingTask,
+    Round,
+    State,
+    TaskDuration,
+    busy_nodes,
+    idle_nodes,
+    is_new,
+    progress_of,
+    ready_nodes,
+)
 from server.coordination.waiting import waiting_for
 
 ROUND_PAUSE_S = 1.0
 """Wait after a round that failed, so that clients in trouble are not flooded with tasks."""
+
+MIN_TIMEOUT_S = 5.0
+"""Lower bound of a client's own timeout."""
 
 TOO_LATE = "it arrived after the last aggregation"
 
@@ -49,7 +67,7 @@ def advance(state: State, step: Step) -> State:
     started = state.version > 0 or any(client.trained_version >= 0 for client in state.clients.values())
     min_clients = settings.min_clients
     if started:  # the fleet does not wait for one that is quarantined
-        absent = quarantined(state, step.now)
+        absent = clients.quarantined(state, step.now)
         min_clients = 1 if settings.mode == "asynchronous" else max(1, min_clients - absent)
     if state.features is None and len(ready_nodes(state)) >= min_clients:
         state = clients.choose_features(state, step)
@@ -86,7 +104,7 @@ def _aggregate_or_assign(state: State, min_clients: int, step: Step) -> State:
     idle.sort(key=lambda n: (not state.clients[n].drifted, state.clients[n].last_task, n))
     free = len(idle) if settings.in_flight is None else settings.in_flight - len(busy_nodes(state))
     nodes = idle[: max(0, free)]
-    return clients.assign(state, "train", nodes, 0, step) if nodes else state
+    return assign(state, "train", nodes, 0, step) if nodes else state
 
 
 def _buffer_is_full(state: State, settings: FederationSettings) -> bool:
@@ -111,7 +129,7 @@ def _open_round(state: State, min_clients: int, step: Step) -> State:
     sample = random.Random(f"{number}/{state.last_round_id}").sample(idle, len(idle))  # noqa: S311
     sample.sort(key=lambda node: not _is_urgent(state, node))
     nodes, round_id = sorted(sample[:size]), state.last_round_id + 1
-    state = clients.assign(state, kind, nodes, round_id, step)
+    state = assign(state, kind, nodes, round_id, step)
     opened = Round(kind, number, round_id, step.now, len(nodes), frozenset(nodes))
     return replace(state, last_round_id=round_id, round=opened, waiting_since=None, failures={})
 
@@ -169,6 +187,52 @@ def _aggregate(state: State, step: Step) -> State:
         shares.append(UpdateShare(update.number, update.node, staleness, weight))
     step.actions.append(Aggregate(tuple(shares), tuple(state.failures.values())))
     return replace(state, buffer=(), aggregating=True)
+
+
+def assign(state: State, kind: Kind, nodes: Sequence[NodeId], round_id: int, step: Step) -> State:
+    """Give the newest version to idle clients.
+
+    Args:
+        state: The state, with its features chosen.
+        kind: What the clients do with the version.
+        nodes: Idle nodes.
+        round_id: The round that the tasks belong to, which has one deadline; 0: each has its own.
+        step: Gets the actions.
+    """
+    if not state.initialised:
+        assert state.features is not None  # noqa: S101  they are chosen before the first task
+        ready = tuple(ready_nodes(state))
+        step.actions.append(CreateFirstVersion(state.features, ready, progress_of(state)))
+        state = replace(state, initialised=True)
+    clients, tasks, orders, number = dict(state.clients), dict(state.tasks), [], state.last_number
+    for node in nodes:
+        number += 1
+        client = clients[node]
+        repeats = client.repeats + 1 if client.trained_version == state.version else 0
+        if kind == "train":
+            clients[node] = replace(
+                client, trained_version=state.version, repeats=repeats, last_task=number
+            )  # fmt: skip
+        if round_id:
+            timeout = step.settings.deadline_s
+        else:
+            timeout = timeout_s(state.durations.get(client.name), step.settings)
+        tasks[node] = PendingTask(
+            number, kind, client.name, state.version, step.now, step.now + timeout, round_id
+        )  # fmt: skip
+        orders.append(TaskOrder(node, number, repeats if kind == "train" else 0))
+    step.actions.append(SendTasks(kind, tuple(orders)))
+    return replace(state, clients=clients, tasks=tasks, last_number=number)
+
+
+def timeout_s(duration: TaskDuration | None, settings: FederationSettings) -> float:
+    """Return how long a client's task may take: by its earlier tasks, or `deadline_s` without any.
+
+    Source: RFC 6298, the retransmission timer of TCP.
+    """
+    if duration is None:
+        return settings.deadline_s
+    return min(max(duration.mean_s + 4 * duration.deviation_s, MIN_TIMEOUT_S), settings.deadline_s)
 
 
 def _stop(state: State, reason: str, step: Step) -> State:

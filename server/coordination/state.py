@@ -138,7 +138,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Faults:
-    """Answers of a client that could not be used (`server.coordination.quarantine`)."""
+    """Answers of a client that could not be used (`server.coordination.clients`)."""
 
     in_row: int = 0
     """Answers in a row that could not be used."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from server.coordination.clients import MAX_FAULTS, MAX_REMEMBERED, QUARANTINE_S, with_fault
 from server.coordination.coordinator import step
 from server.coordination.events import DescriptionFailed, TaskFailed
-from server.coordination.quarantine import MAX_FAULTS, MAX_REMEMBERED, QUARANTINE_S, with_fault
 from server.coordination.state import State, ready_names
 from tests.server.coordination.test_asynchronous import streaming
 from tests.server.coordination.test_coordinator import FEATURES, Run
