@@ -121,7 +121,8 @@ class ScoreHistogram:
             raise HistogramError("an empty histogram has no quantiles")
         # The tolerance is for ranks such as 1 - 0.1, times 10, which is slightly less than 9.
         positions = np.minimum(np.floor(ranks * self.count + 1e-9), self.count - 1)
-        return self._values[np.searchsorted(self._until, positions, side="right")]
+        found: NDArray[np.float64] = self._values[np.searchsorted(self._until, positions, side="right")]
+        return found
 
     def distance(self, other: ScoreHistogram) -> float:
         """Return the largest difference of the two distribution functions (Kolmogorov-Smirnov), 0 to 1.
