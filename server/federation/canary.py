@@ -1,7 +1,8 @@
-"""Tries a version on synthetic faults before it is published: it must find what the version before it finds.
+"""Checks a version before it is published: clients can use it, and it finds what the version before it finds.
 
-The server has no rows of any client. The windows are random values near the usual ones, of the fleet's own
-moments; versions are compared on the same windows, at the threshold that follows from each one's scores.
+It is read back as a client reads it, and tried on synthetic faults. The server has no rows of any client: the
+windows are random values near the usual ones, of the fleet's own moments. Versions are compared on the same
+windows, at the threshold that follows from each one's scores.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.model.manifest import Manifest, ManifestError
+from common.model.moments import Scaler
+from common.model.scoring import squared_errors
 from common.model.synthetic_faults import SyntheticFaults, lost_faults
 from common.model.threshold import tail_quantile
 
@@ -29,7 +32,7 @@ class BlindVersionError(ManifestError):
 
 
 class Canary:
-    """Compares each version with the newest one, whose detection limits it remembers."""
+    """Checks each version, and remembers the detection limits of the newest one to compare them."""
 
     def __init__(self) -> None:
         self._limits: dict[str, NDArray[np.float64]] = {}
@@ -38,11 +41,13 @@ class Canary:
         """Moments, and the faults made from them."""
 
     def check(self, newest: Manifest, candidate: Manifest) -> None:
-        """Compare a version with the newest one; without enough scores of both it passes.
+        """Read a version back, and compare it with the newest one if there are enough scores of both.
 
         Raises:
+            ManifestError: a client could not use it (`read_back`).
             BlindVersionError: it has lost plainly more than it may (`common.model.synthetic_faults`).
         """
+        read_back(candidate)
         if min(newest.scores.count, candidate.scores.count) < MIN_SCORES:
             return
         faults = self._faults_of(newest)
@@ -67,3 +72,27 @@ class Canary:
         if known is not None:
             return known
         return faults.detection_limits(manifest, tail_quantile(manifest.scores, RATE))
+
+
+def read_back(manifest: Manifest) -> None:
+    """Pack a version, unpack it, and compute by it what a client computes: scales and scores.
+
+    Raises:
+        ManifestError: a client could not use the version; the message says why.
+    """
+    again = Manifest.unpack(manifest.pack())
+    if again.hash != manifest.hash:
+        raise ManifestError(f"version {manifest.version} is another one after it was packed and unpacked")
+    scaler = Scaler.of(again.moments)
+    known = np.broadcast_to(np.asarray(again.moments.counts) > 0, scaler.mean.shape)
+    if not (np.isfinite(scaler.std).all() and np.isfinite(scaler.mean[known]).all()):
+        raise ManifestError("its means and spreads are not finite")
+    if not np.isfinite(again.precision).all():
+        raise ManifestError("the weights of its inputs in a score are not finite")
+    usual = np.zeros((1, again.architecture.inputs), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = squared_errors(again.architecture, again.weights, usual) * again.precision
+    if not np.isfinite(errors).all():
+        raise ManifestError("it has no finite score of a usual event")
+    if again.scores.count and not np.isfinite(again.scores.quantile(1.0)):
+        raise ManifestError("its largest score, and so the threshold, is not finite")

@@ -7,12 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from common.compression.choice import Block
-from common.model.manifest import Manifest, ManifestError
-from common.model.moments import Scaler
-from common.model.scoring import squared_errors
+from common.model.manifest import Manifest
 from common.model.weights import size_of
 from common.protocol.messages import Description
 from common.settings import Settings
@@ -171,7 +167,7 @@ class VersionPublisher:
                 continue
             try:
                 manifest, block = self._made_of(used, set(contributors) - left_out)
-                self._check(manifest)
+                self._canary.check(self._newest(), manifest)
             except Exception as error:  # whatever it is, it follows from what the clients sent
                 self._aggregator.restore(memory)
                 self.chain.feedback = feedback
@@ -184,15 +180,6 @@ class VersionPublisher:
                 return manifest, block, dict.fromkeys(sorted(left_out), reason)
         raise EmptyAggregationError(problem)
 
-    def _check(self, manifest: Manifest) -> None:
-        """Check that clients can use a version, and that it finds what the newest one finds.
-
-        Raises:
-            ManifestError: they cannot, or it does not.
-        """
-        read_back(manifest)
-        self._canary.check(self._newest(), manifest)
-
     def _without_some(self, contributors: Collection[str]) -> list[set[str]]:
         """Return whom to leave out of a version that cannot be published, in the order in which to try.
 
@@ -203,7 +190,7 @@ class VersionPublisher:
             try:
                 scores = self._records.merged_scores({client}, newest.scores)
                 residuals = self._records.merged_residuals({client}, newest.residuals)
-                self._check(replace(newest, scores=scores, residuals=residuals))
+                self._canary.check(newest, replace(newest, scores=scores, residuals=residuals))
             except Exception:  # the reason is that of the whole version
                 alone.add(client)
         others = sorted(set(contributors) - alone)[:MAX_TRIES]
@@ -281,27 +268,3 @@ class VersionPublisher:
         self._registry.save(SavedVersion(manifest, progress, memory, packed))
         self._journal.trouble(VERSIONS, self._registry.trouble)
         self.chain.keep_from(manifest.version - self._settings.server.keep_versions)
-
-
-def read_back(manifest: Manifest) -> None:
-    """Pack a version, unpack it, and compute by it what a client computes: scales and scores.
-
-    Raises:
-        ManifestError: a client could not use the version; the message says why.
-    """
-    again = Manifest.unpack(manifest.pack())
-    if again.hash != manifest.hash:
-        raise ManifestError(f"version {manifest.version} is another one after it was packed and unpacked")
-    scaler = Scaler.of(again.moments)
-    known = np.broadcast_to(np.asarray(again.moments.counts) > 0, scaler.mean.shape)
-    if not (np.isfinite(scaler.std).all() and np.isfinite(scaler.mean[known]).all()):
-        raise ManifestError("its means and spreads are not finite")
-    if not np.isfinite(again.precision).all():
-        raise ManifestError("the weights of its inputs in a score are not finite")
-    usual = np.zeros((1, again.architecture.inputs), np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        errors = squared_errors(again.architecture, again.weights, usual) * again.precision
-    if not np.isfinite(errors).all():
-        raise ManifestError("it has no finite score of a usual event")
-    if again.scores.count and not np.isfinite(again.scores.quantile(1.0)):
-        raise ManifestError("its largest score, and so the threshold, is not finite")

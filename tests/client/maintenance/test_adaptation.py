@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +68,14 @@ class Machine:
             self.sent += len(part)
             self.maintenance.tick(save=False)
         return self.notices[before:]
+
+    def tick_during(self, ask: Callable[[], object]) -> None:
+        """Let another thread ask something of the detector, and tick until it has its answer."""
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while asking.is_alive():
+            self.maintenance.tick(save=False)
+            time.sleep(0.01)
 
 
 def kinds(notices: Iterable[Notice]) -> list[str]:
@@ -186,19 +194,10 @@ def test_an_operator_accepts_a_change_at_once(machine: Machine, tmp_path: Path) 
     machine.feed(shifted(40, seed=2))
     assert machine.detector.incidents.open
     lock = Identity(folder, "detector")
-    asking = threading.Thread(target=lambda: answers.append(accept(folder)))
-    asking.start()
-    while asking.is_alive():
-        machine.maintenance.tick(save=False)
-        time.sleep(0.01)
-    asking.join()
+    machine.tick_during(lambda: answers.append(accept(folder)))
     assert answers and answers[0].startswith("normal from here on: b +")
     assert kinds(machine.feed(shifted(40, seed=3)))[0] == "adapted"
-    asking = threading.Thread(target=lambda: answers.append(_problem(folder)))
-    asking.start()
-    while asking.is_alive():
-        machine.maintenance.tick(save=False)
-        time.sleep(0.01)
+    machine.tick_during(lambda: answers.append(_problem(folder)))
     lock.release()
     assert "no incident is open" in answers[1]
 

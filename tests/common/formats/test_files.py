@@ -1,30 +1,18 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from common.formats.files import LOG_BYTES, private_folder, turn_over, write_atomic
-
-
-@contextmanager
-def disk_full_after(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.disk import disk_full_after
 
 
 @pytest.mark.parametrize("content", [b"", b"new", b"\0" * 100_000])

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ from server.coordination.state import State
 from server.federation.client_records import ClientRecords
 from server.federation.journal import STATUS_INTERVAL_S, WAITING_INTERVAL_S, Journal
 from server.storage.history import History
+from tests.server.notes import read_notes
 from tests.server.replies import admitted, update
 
 
@@ -31,8 +31,7 @@ class Desk:
 
     @property
     def notes(self) -> list[tuple[str, str]]:
-        with closing(sqlite3.connect(self._file)) as database:
-            return database.execute("SELECT kind, text FROM notes ORDER BY rowid").fetchall()
+        return read_notes(self._file)
 
 
 @pytest.fixture

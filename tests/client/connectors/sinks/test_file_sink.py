@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import resource
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,16 +9,7 @@ from hypothesis import strategies as st
 
 from client.connectors.sinks import open_sink
 from client.connectors.sinks.file import FileSink
-
-
-@contextmanager
-def disk_full_after(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.disk import disk_full_after
 
 
 @settings(deadline=None)
