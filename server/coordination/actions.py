@@ -24,8 +24,10 @@ class RequestDescription:
 
 @dataclass(frozen=True)
 class CreateFirstVersion:
-    """Make version 0 and write it with the progress."""
+    """Make the first version of the federation's features, and write it with the progress."""
 
+    version: int
+    """Its number: 0, or higher if the federation begins anew with other features."""
     features: tuple[str, ...]
     clients: tuple[NodeId, ...]
     """The clients whose descriptions it is made of."""

@@ -7,12 +7,11 @@ asked again; one that goes on is left alone for `QUARANTINE_S`, then tried again
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
-from common.model.schema import Schema, SchemaError
-from server.coordination.actions import RequestDescription, Step
+from server.coordination.actions import DropUpdate, RequestDescription, Step
 from server.coordination.events import Described, DescriptionFailed, NodesConnected
+from server.coordination.features import Features, misfit, most_common, outvoted_by
 from server.coordination.state import (
     ConnectedClient,
     Failure,
@@ -45,6 +44,9 @@ server would reply to none in time, and all would be asked again.
 
 OVERDUE_CHECK_S = 30.0
 """Time between two description requests to a client whose task is overdue."""
+
+OTHER_FEATURES = "it is of the federation's earlier features"
+"""Why an update is dropped after the federation has begun anew."""
 
 MAX_FAULTS = 3
 """Faults in a row after which a client is quarantined."""
@@ -88,8 +90,11 @@ def described(state: State, event: Described, step: Step) -> State:
                 return _refused(state, event.node, client, reason, step)
             state = _removed(state, node, "reconnected as another node")
             break
-    if state.features is not None and (misfit := _misfit(state.features, client)):
-        return _refused(state, event.node, client, misfit, step)
+    if state.features is not None and (difference := misfit(state.features, client)):
+        odd = with_client(state, event.node, replace(client, status="refused", reason=difference))
+        if (features := outvoted_by(odd)) is None:
+            return _refused(state, event.node, client, difference, step)
+        state = _begun_anew(odd, features, step)
     task = state.tasks.get(event.node)
     if task is not None and event.number > task.number:
         # A client handles its messages in the order in which they were sent, so the task was lost.
@@ -109,7 +114,7 @@ def _learning(state: State, client: ConnectedClient, step: Step) -> ConnectedCli
     wait_s = min(
         max((left_s if left_s is not None else step.now - first[1]) / 2, MIN_LEARNING_S), MAX_LEARNING_S
     )
-    if client.lacks(state.version) and not client.delivered:
+    if client.lacks(state.version) and state.version > state.first_version and not client.delivered:
         wait_s = 0.0
     return replace(client, ask_at=step.now + wait_s)
 
@@ -191,7 +196,7 @@ def request_descriptions(state: State, step: Step) -> State:
         for node in due[: max(0, MAX_REQUESTS - pending)]:
             number = state.last_number + 1
             client = state.clients[node]
-            deliver = client.lacks(state.version)
+            deliver = client.lacks(state.version) and state.version > state.first_version
             step.actions.append(RequestDescription(node, number, deliver=deliver))
             client = replace(
                 client, ask_at=step.now + REPLY_TIMEOUT_S,
@@ -204,13 +209,38 @@ def request_descriptions(state: State, step: Step) -> State:
 def choose_features(state: State, step: Step) -> State:
     """Make the features of most ready clients the federation's; refuse the clients with others."""
     ready = {node: state.clients[node] for node in ready_nodes(state)}
-    votes = Counter(tuple(sorted(_features(client))) for client in ready.values())
-    majority = max(votes, key=lambda names: (votes[names], names))
-    features = next(f for f in map(_features, ready.values()) if tuple(sorted(f)) == majority)
+    features, _ = most_common(ready.values())
     state = replace(state, features=features)
     for node, client in ready.items():
-        if misfit := _misfit(features, client):
-            state = _refused(state, node, client, misfit, step)
+        if difference := misfit(features, client):
+            state = _refused(state, node, client, difference, step)
+    return state
+
+
+def _begun_anew(state: State, features: Features, step: Step) -> State:
+    """Return the state in which the federation begins anew with the features of most clients.
+
+    Versions are counted on, so that no client takes a new one for an old one. Tasks and updates of the
+    versions before are of other features, and are not used. Clients that were refused describe themselves
+    again, and the first version waits a little for them.
+    """
+    version, before = state.version + 1 if state.initialised else state.version, state.features or ()
+    for update in state.buffer:
+        step.actions.append(DropUpdate(update.number, update.node, OTHER_FEATURES))
+    for node in state.tasks:
+        state = stop_awaiting(state, node)
+    state = replace(
+        state, version=version, first_version=version, features=features, initialised=False,
+        best_error=None, rounds_without_improvement=0, updates_since_check=0, durations={},
+        buffer=(), failures={}, round=None, waiting_since=None, next_round_at=step.now + RETRY_S,
+        next_version_at=0.0,
+    )  # fmt: skip
+    for node, client in state.clients.items():
+        if client.status in ("ready", "learning") and (difference := misfit(features, client)):
+            state = _refused(state, node, client, difference, step)
+        elif client.reason and client.reason == misfit(before, client) and misfit(features, client) is None:
+            asked = replace(client, status="asked", reason="", ask_at=step.now)
+            state = with_client(state, node, asked)
     return state
 
 
@@ -229,19 +259,6 @@ def _refused(
     ask_at = step.now + RETRY_S if until is None else until
     refused = replace(client, status="refused", reason=reason, ask_at=ask_at)
     return with_client(state, node, refused)
-
-
-def _features(client: ConnectedClient) -> tuple[str, ...]:
-    return client.description.schema.features if client.description is not None else ()
-
-
-def _misfit(features: tuple[str, ...], client: ConnectedClient) -> str | None:
-    """Return how a client's features differ from the federation's; None if they fit."""
-    try:
-        Schema(features).align(_features(client))
-    except SchemaError as error:
-        return str(error)
-    return None
 
 
 def without_task(state: State, node: NodeId) -> State:

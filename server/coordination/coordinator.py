@@ -115,6 +115,9 @@ def _reply_admitted(state: State, event: ReplyAdmitted, step: Step) -> State:
     if state.ending:
         step.actions.append(DropUpdate(event.number, event.node, TOO_LATE))
         return state
+    if task.version < state.first_version:
+        step.actions.append(DropUpdate(event.number, event.node, clients.OTHER_FEATURES))
+        return state
     if staleness > step.settings.staleness_limit:
         step.actions.append(DropUpdate(event.number, event.node, f"it is {staleness} versions behind"))
         return state

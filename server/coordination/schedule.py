@@ -202,7 +202,7 @@ def assign(state: State, kind: Kind, nodes: Sequence[NodeId], round_id: int, ste
     if not state.initialised:
         assert state.features is not None  # noqa: S101  they are chosen before the first task
         ready = tuple(ready_nodes(state))
-        step.actions.append(CreateFirstVersion(state.features, ready, progress_of(state)))
+        step.actions.append(CreateFirstVersion(state.version, state.features, ready, progress_of(state)))
         state = replace(state, initialised=True)
     clients, tasks, orders, number = dict(state.clients), dict(state.tasks), [], state.last_number
     for node in nodes:

@@ -155,7 +155,11 @@ class State:
     version: int = 0
     """The newest model version: the number of aggregations."""
     features: tuple[str, ...] | None = None
-    """The federation's features; None until they are configured or chosen by majority."""
+    """The federation's features; None until they are declared or chosen by majority."""
+    declared: bool = False
+    """Whether the features are those of `data.features`, and do not follow the clients."""
+    first_version: int = 0
+    """The version that the present features begin with."""
     best_error: float | None = None
     rounds_without_improvement: int = 0
     updates_since_check: int = 0
@@ -163,7 +167,7 @@ class State:
     durations: Mapping[str, TaskDuration] = field(default_factory=dict)
     """By client name, so that they are known after a reconnection."""
     initialised: bool = False
-    """Whether version 0 is published."""
+    """Whether the first version of these features is published."""
 
     clients: Mapping[NodeId, ConnectedClient] = field(default_factory=dict)
     tasks: Mapping[NodeId, PendingTask] = field(default_factory=dict)
@@ -245,7 +249,7 @@ def resumed(state: State, version: int, features: tuple[str, ...], progress: Map
     """Return the state in which a run continues from a version on disk.
 
     Tasks in flight and buffered updates of the earlier run are lost: Flower delivers no message of one run
-    to another.
+    to another. If other features are declared than the version's, the run begins anew with these.
 
     Args:
         state: The state of a new run.
@@ -256,6 +260,8 @@ def resumed(state: State, version: int, features: tuple[str, ...], progress: Map
     Raises:
         ValueError: a value is of another type, or unknown.
     """
+    if state.declared and set(state.features or ()) != set(features):
+        return replace(state, version=version + 1, first_version=version + 1)
     saved = msgspec.convert(progress, _Progress)
     return replace(
         state,

@@ -116,6 +116,12 @@ class Aggregator:
                 arrays[f"{attribute}/{name}"] = array
         return arrays
 
+    def forget(self) -> None:
+        """Forget what the strategy remembers of earlier aggregations."""
+        for attribute in MEMORY_ATTRIBUTES:
+            if hasattr(self._strategy, attribute):
+                setattr(self._strategy, attribute, None)
+
     def restore(self, memory: Mapping[str, NDArray[Any]]) -> None:
         """Give the strategy back what `memory` returned; other arrays are ignored."""
         for attribute in MEMORY_ATTRIBUTES:

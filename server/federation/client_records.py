@@ -193,6 +193,15 @@ class ClientRecords:
             return []
         return newest if len(newest) >= MIN_CLIENTS else [*newest, *self._used_norms]
 
+    def forget_model(self) -> None:
+        """Forget what is about a model of other features: scores, residuals, norms and the mean direction."""
+        for client in list(self._scores):
+            self.forget_scores(client)
+        self._direction = None
+        self._used_norms.clear()
+        for client in list(self._records):
+            self._change(client, norm=None, cosine=None, distance=None, error=None)
+
     def forget_scores(self, client: str) -> None:
         """Remove the scores and residuals of a client, with which no version can be read."""
         self._scores.pop(client, None)

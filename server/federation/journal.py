@@ -180,6 +180,12 @@ class Journal:
         log.info("update dropped client=%s task=%d reason=%s", client, number, reason)
         self._history.note("dropped", f"{client}: {reason}")
 
+    def begun_anew(self, version: int, features: Collection[str]) -> None:
+        """Record that the federation begins anew with other features."""
+        names = ", ".join(features)
+        log.warning("features changed version=%d features=%s", version, names)
+        self._history.note("features changed", f"version {version} begins anew with: {names}")
+
     def client_refused(self, client: str, reason: str) -> None:
         """Record that a client gets no tasks."""
         log.warning("client refused client=%s reason=%s", client, reason)

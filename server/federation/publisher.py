@@ -102,12 +102,19 @@ class VersionPublisher:
         return progress
 
     def create_first(self, action: CreateFirstVersion, descriptions: Iterable[Description]) -> None:
-        """Make and write version 0.
+        """Make and write the first version of the federation's features.
+
+        What is known from versions of other features is forgotten.
 
         Raises:
             TransferError: the version that `federation.start_from` names does not fit.
         """
-        self.newest = first_version(action.features, descriptions, self._settings)
+        if self.newest is not None:
+            self._journal.begun_anew(action.version, action.features)
+            self._aggregator.forget()
+            self._records.forget_model()
+        first = first_version(action.features, descriptions, self._settings)
+        self.newest = replace(first, version=action.version)
         self._write(self.newest, action.progress, None)
 
     def aggregate(self, action: Aggregate, clients: Collection[str]) -> Aggregated | AggregationFailed:

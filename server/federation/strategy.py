@@ -90,7 +90,8 @@ class FlockStrategy(Strategy):
         )
         self._unseen: frozenset[str] = frozenset()
         """Registered clients that have never taken part."""
-        self._state = State(features=settings.data.features)
+        declared = settings.data.features
+        self._state = State(features=declared, declared=declared is not None)
         progress = self._publisher.resume()
         newest = self._publisher.newest
         if newest is not None and progress is not None:
@@ -211,7 +212,7 @@ class FlockStrategy(Strategy):
                 outbox.requests.append(action)
                 if refused:
                     self._journal.client_refused(client_name(self._state, node), refused)
-            case CreateFirstVersion(_, nodes):
+            case CreateFirstVersion(clients=nodes):
                 descriptions = [self._state.clients[node].description for node in nodes]
                 self._publisher.create_first(action, [d for d in descriptions if d is not None])
             case SendTasks():

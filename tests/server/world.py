@@ -172,11 +172,12 @@ class World:
     def do(self, event: Event) -> None:
         before = self.state
         self.state, actions = step(before, event, self.now, self.rules)
-        assert self.state.version == before.version + isinstance(event, Aggregated)
+        anew = self.state.features != before.features and before.initialised
+        assert self.state.version == before.version + (isinstance(event, Aggregated) or anew)
         if before.stopped is not None:
             assert actions == []
             assert self.state == before
-        if before.features is not None:
+        if before.features is not None and before.declared:
             assert self.state.features == before.features
         self.check()
         for action in actions:
@@ -232,11 +233,12 @@ class World:
                     self.do(AggregationFailed("not finite"))
                     return
                 self.do(Aggregated(self.error, len(shares)))
-            case CreateFirstVersion(features, nodes, progress):
-                assert self.disk is None
+            case CreateFirstVersion(version, features, nodes, progress):
+                assert version == self.state.version == self.state.first_version
+                assert version > self.disk[0] if self.disk is not None else True
                 assert nodes
                 assert all(self.state.clients[node].description is not None for node in nodes)
-                self.disk = (0, features, dict(progress))
+                self.disk = (version, features, dict(progress))
             case Publish(version, progress):
                 assert self.disk is not None
                 assert version == self.state.version == self.disk[0] + 1

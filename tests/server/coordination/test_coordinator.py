@@ -21,7 +21,7 @@ from server.coordination.actions import (
     Stop,
     TaskOrder,
 )
-from server.coordination.clients import MAX_REQUESTS, REPLY_TIMEOUT_S, RETRY_S
+from server.coordination.clients import MAX_REQUESTS, OTHER_FEATURES, REPLY_TIMEOUT_S, RETRY_S
 from server.coordination.coordinator import step
 from server.coordination.events import (
     Aggregated,
@@ -575,24 +575,96 @@ def test_reordered_features_fit() -> None:
     assert only(Sent, run.join("b", features=("cpu", "memory"))).nodes == (1, 2)
 
 
-def test_once_set_the_features_do_not_change() -> None:
+def test_as_many_clients_with_other_features_do_not_change_the_federations() -> None:
     run = Run(min_clients=2)
     run.join("a", "b")
-    refusals = [action for action in run.join("c", "d", "e", features=("x",)) if action.refused]
-    assert [refusal.node for refusal in refusals] == [3, 4, 5]
+    refusals = [action for action in run.join("c", "d", features=("x",)) if action.refused]
+    assert [refusal.node for refusal in refusals] == [3, 4]
     assert all("missing 'cpu', 'memory'; extra 'x'" in refusal.refused for refusal in refusals)
     assert run.state.features == FEATURES
     assert only(Sent, run.answer(1, 2)).nodes == (1, 2)
 
 
-def test_features_that_are_set_beforehand_are_not_voted_on() -> None:
-    run = Run(State(features=("x",)), min_clients=1)
+def describe_again(run: Run) -> list[Any]:
+    """Let the clients that were refused and fit now describe themselves; return what follows in time."""
+    run.after(0.0)
+    for node, client in run.state.clients.items():
+        if client.status == "asked" and client.description is not None:
+            features = client.description.schema.features
+            run.describe(node, client.name, f"instance of {client.name}", features)
+    return run.after(RETRY_S)
+
+
+@pytest.mark.parametrize("order", ["abcde", "cabde", "cdabe", "abecd", "cdeab"])
+@pytest.mark.parametrize("min_clients", [1, 2, 3])
+def test_the_features_of_most_clients_win_in_whichever_order_they_come(order: str, min_clients: int) -> None:
+    run = Run(min_clients=min_clients)
+    for name in order:
+        run.join(name, features=("x",) if name in "ab" else FEATURES)
+    assert run.state.features == FEATURES
+    describe_again(run)
+    assert {c.name: c.status for c in run.state.clients.values()} == {
+        **dict.fromkeys("ab", "refused"), **dict.fromkeys("cde", "ready"),
+    }  # fmt: skip
+    assert run.state.version == run.state.first_version
+    for round_ in (1, 2):
+        run.answer(3, 4, 5)
+        assert run.state.version == run.state.first_version + round_, order
+
+
+def test_a_federation_begins_anew_with_the_next_version_and_does_not_use_earlier_updates() -> None:
+    run = Run(min_clients=1)
+    run.join("a", features=("x",))
+    run.answer(1)
+    assert run.state.version == 1
+    assert [action.node for action in of_kind(Asked, run.join("c")) if action.refused] == [3]
+    actions = run.join("d")
+    assert [a.node for a in of_kind(Asked, actions) if a.refused] == [1]
+    assert not of_kind(Sent, actions)
+    assert only(Sent, describe_again(run)) == Sent("train", (3, 4))
+    created = run.published[-1]
+    assert isinstance(created, CreateFirstVersion)
+    assert (created.version, sorted(created.features), created.clients) == (2, sorted(FEATURES), (3, 4))
+    late = [action for action in run.do(ReplyAdmitted(1, run.sent[1, 2])) if isinstance(action, DropUpdate)]
+    assert [drop.reason for drop in late] == [OTHER_FEATURES]
+
+
+def test_clients_that_are_away_count_if_they_have_trained() -> None:
+    run = Run(min_clients=2)
+    run.join("a", "b")
+    run.answer(1, 2)
+    run.do(NodesConnected(frozenset()))
+    run.join("c", "d", features=("x",))
+    assert run.state.features == FEATURES
+    run.join("e", features=("x",))
+    assert run.state.features == ("x",)
+
+
+def test_a_client_that_is_refused_for_another_reason_has_no_vote() -> None:
+    run = Run(min_clients=1)
+    run.join("a")
+    run.join("c", features=("x",))
+    run.do(NodesConnected(frozenset({*run.state.clients, 9})))
+    run.describe(9, "a", "another instance of a", ("x",))
+    assert run.state.features == FEATURES
+
+
+def test_features_that_are_declared_are_not_voted_on() -> None:
+    run = Run(State(features=("x",), declared=True), min_clients=1)
     assert not of_kind(Sent, run.join("a", "b"))
     assert only(Sent, run.join("c", features=("x",))).nodes == (3,)
 
 
+def test_a_restarted_run_begins_anew_if_other_features_are_declared() -> None:
+    declared = State(features=("x",), declared=True)
+    again = Run(resumed(declared, 5, FEATURES, {}), min_clients=1)
+    assert (again.state.version, again.state.initialised) == (6, False)
+    assert only(Sent, again.join("c", features=("x",))).nodes == (3,)
+    assert resumed(declared, 5, ("x",), {}).initialised
+
+
 def test_a_refused_client_gets_the_reason_once_and_is_admitted_when_it_fits() -> None:
-    run = Run(State(features=FEATURES), min_clients=1)
+    run = Run(State(features=FEATURES, declared=True), min_clients=1)
     refusals = [a for a in run.join("a", features=("cpu",)) if a.refused]
     assert len(refusals) == 1
     assert run.after(RETRY_S) == [Asked(1)]
@@ -755,7 +827,7 @@ def test_after_the_stop_nothing_happens(event: Event) -> None:
 def test_the_first_version_is_created_before_the_first_task_from_all_ready_clients() -> None:
     run = gathered("abc", fraction=0.3)
     (created,) = run.published
-    assert created == CreateFirstVersion(FEATURES, (1, 2, 3), progress_of(State()))
+    assert created == CreateFirstVersion(0, FEATURES, (1, 2, 3), progress_of(State()))
     run.answer(*only(Sent, run.opened).nodes)
     assert [type(action) for action in run.published[1:]] == [Publish]
 

@@ -49,6 +49,9 @@ class FirstUpdate:
     def restore(self, memory: Any) -> None:
         pass
 
+    def forget(self) -> None:
+        pass
+
 
 class Desk:
     """A publisher after version 0, with all that it uses."""
@@ -61,7 +64,7 @@ class Desk:
         self.publisher = self.opened()
         self.publisher.resume()
         described = [description(name, "i", FEATURES) for name in NAMES]
-        self.publisher.create_first(CreateFirstVersion(FEATURES, (1, 2), {"best_error": None}), described)
+        self.publisher.create_first(CreateFirstVersion(0, FEATURES, (1, 2), {"best_error": None}), described)
 
     def opened(self) -> VersionPublisher:
         """Return a publisher that starts from what is on disk."""
@@ -248,6 +251,20 @@ def test_the_version_before_stays_if_every_further_one_is_blind(
     assert "synthetic faults" in event.reason
     assert desk.publisher.newest is not None
     assert desk.publisher.newest.version == 1
+
+
+def test_a_federation_that_begins_anew_with_other_features_forgets_the_model(desk: Desk) -> None:
+    sighted(desk)
+    others = ("x", "y", "z")
+    described = [description(name, "i", others) for name in NAMES]
+    desk.publisher.create_first(CreateFirstVersion(2, others, (1, 2), {}), described)
+    assert desk.history.last_note() == ("features changed", "version 2 begins anew with: x, y, z")
+    saved = desk.registry.latest()
+    assert saved is not None
+    assert (saved[0].version, saved[0].schema.features, saved[0].scores.count) == (2, others, 0)
+    assert desk.records.norms() == [] and desk.records.scored_version("a") is None
+    answer = desk.update("a", 30, 0.01, version=2, scores=usual(1))
+    assert isinstance(desk.publisher.aggregate(Aggregate((answer,), ()), set(NAMES)), Aggregated)
 
 
 def test_weights_without_a_finite_score_are_not_published(desk: Desk) -> None:
