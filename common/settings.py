@@ -78,7 +78,7 @@ class TrainingSettings(Section):
     """The training of a version by a client."""
 
     optimizer: Literal["adam", "sgd", "rmsprop", "adamw"] = "adam"
-    """The client's optimiser; it starts without memory in each training task."""
+    """The client's optimiser; its state is reset for each training task."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
     """Step size of the client's optimiser."""
     loss: Literal["mse", "mae", "huber"] = "mse"
@@ -160,7 +160,7 @@ class FederationSettings(Section):
     strategy: Strategy = "fedavg"
     """The strategy of Flower that aggregates updates; its parameters are in section `aggregation`."""
     max_rounds: PositiveInt | None = None
-    """The run ends after this many versions, or before that when it has converged or nobody comes.
+    """The run ends after this many versions, or before that when it has converged or no client connects.
 
     None: the server goes on until it is stopped. `flockwatch local` and `flockwatch evaluate` end after 200.
     """
@@ -174,7 +174,7 @@ class FederationSettings(Section):
     fraction: Fraction = 1.0
     """Synchronous: share of the connected clients that a round samples."""
     min_clients: PositiveInt = 2
-    """Synchronous: connected clients that a round needs, and the fewest that it samples.
+    """Synchronous: connected clients that a round needs, and the smallest number that it samples.
 
     Asynchronous: connected clients that the first version needs.
     """
@@ -191,7 +191,7 @@ class FederationSettings(Section):
     buffer: PositiveInt = 4
     """Asynchronous: updates that are aggregated into a version. 1: each update makes one (FedAsync)."""
     in_flight: PositiveInt | None = None
-    """Asynchronous: most clients that have a task at a time. None: all."""
+    """Asynchronous: largest number of clients that have a task at a time. None: all."""
     staleness_limit: Annotated[int, Field(ge=0)] = 20
     """Updates that are staler than this many versions are dropped."""
     staleness: Literal["polynomial", "constant", "hinge"] = "polynomial"
@@ -210,11 +210,11 @@ class FederationSettings(Section):
     With `max_rounds`, also the seconds of waiting for clients after which the run ends.
     """
     interval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Fewest seconds between two versions. 0: no pause."""
+    """Shortest time between two versions, in seconds. 0: no pause."""
     converged_interval_s: Seconds = 600.0
-    """Fewest seconds between two versions while the federation has converged.
+    """Shortest time between two versions while the federation has converged, in seconds.
 
-    A new client, or one that reports drift, begins the next version at once.
+    A new client, or one that reports drift, starts the next version at once.
     """
     patience: Annotated[int, Field(ge=0)] = 10
     """The federation has converged after this many rounds without improvement. 0: it never has.
@@ -277,7 +277,7 @@ class ThresholdSettings(Section):
     budget: str = "1 per day"
     """False incidents that are accepted, `N per hour`, `N per day` or `N per week`."""
     interval_s: Seconds | None = None
-    """Seconds between two events. None: as measured, in files by their time column."""
+    """Seconds between two events. None: measured, for files by their time column."""
     value: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """A fixed threshold, in units of the score. None: the threshold follows from the budget."""
 

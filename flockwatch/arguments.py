@@ -51,7 +51,7 @@ def _add_server(subparsers: Any) -> None:
         "flockwatch status --address 127.0.0.1:8080",
     )  # fmt: skip
     flag_adder(status)(
-        "--address", "HOST:PORT", "server.status", "what --status of the server names", text=True
+        "--address", "HOST:PORT", "server.status", "address of the server's status page", text=True
     )
 
 

@@ -44,7 +44,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, client: str | None = None) -> Address:
-        """Return the parts of an address, which the client of this name opens.
+        """Return the parts of an address; `client` is the name of the client that opens it.
 
         Raises:
             AddressError: the address has no scheme.
@@ -102,7 +102,7 @@ class Address:
                 raise AddressError(f"{self.text}: unknown option '{name}'; {expected}")
 
     def expect_no_place(self) -> None:
-        """Check that nothing follows the colon, for schemes that name everything.
+        """Check that nothing follows the colon, for schemes without a place.
 
         Raises:
             AddressError: there is text after the colon.

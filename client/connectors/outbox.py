@@ -37,7 +37,7 @@ class Outbox:
 
     Args:
         sink: The sink; it is closed with the outbox.
-        folder: The spool, with one file per notice. Notices that an earlier process left there go first.
+        folder: The spool, with one file per notice. Notices from an earlier process are delivered first.
         max_waiting: Number of notices that may wait on disk, and the same number in memory.
         retry_s: Returns the seconds until the next attempt after a number of failures.
     """

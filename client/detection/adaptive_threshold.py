@@ -1,4 +1,4 @@
-"""The threshold of a stream: it rises with incidents and falls in quiet, at rates that meet the budget."""
+"""The threshold of a stream: it rises with incidents and falls between them, as the budget allows."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class AdaptiveThreshold:
     """The score above which an event is abnormal.
 
     The logarithm of the threshold rises by `RISE` with each incident and falls by `RISE * rate` with each
-    quiet event. So it stays where it is, on average, if incidents come at the rate of the budget: it rises
-    when the scores of normal events grow for good, and falls when they shrink.
+    event outside incidents. So it is constant on average if incidents come at the rate of the budget. It
+    rises when the scores of normal events become larger, and falls when they become smaller.
 
     Source: Gibbs and Candes 2021, "Adaptive Conformal Inference Under Distribution Shift", equation 2, with
     the logarithm of the threshold in place of the quantile.
@@ -24,7 +24,7 @@ class AdaptiveThreshold:
 
     Args:
         value: The threshold to begin with.
-        bounds: The lowest and the highest that the evidence supports, as `starting_threshold` returns them.
+        bounds: Lower and upper bound that follow from the evidence, as `starting_threshold` returns them.
         rate: Incidents per event that the budget allows.
         fixed: Whether the threshold never changes.
 
@@ -49,15 +49,18 @@ class AdaptiveThreshold:
         self._risen = False
 
     def incident_started(self) -> None:
-        """Rise, but not above `MAX_RISE` times the upper bound."""
+        """Raise the threshold, but not above `MAX_RISE` times the upper bound."""
         if not self.fixed:
             self._risen = True
             self.value = max(self.value, min(self.value * math.exp(RISE), MAX_RISE * self.bounds[1]))
 
     def quiet(self, events: int) -> None:
-        """Fall with a number of events outside incidents, but not below the lower bound.
+        """Lower the threshold after events outside incidents, but not below the lower bound.
 
-        Until incidents have raised it, it falls to the upper bound at once: that is the evidence alone.
+        A threshold above the upper bound that no incident has raised falls to this bound at once.
+
+        Args:
+            events: Number of events outside incidents since the last call.
         """
         if self.fixed:
             return

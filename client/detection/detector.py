@@ -23,10 +23,10 @@ from common.protocol.alerts import Notice
 from common.settings import DataSettings, LiveSettings
 
 MAX_SINGLE_EVENTS = 4
-"""Up to this many waiting events are scored one by one, which is faster than as a batch."""
+"""Up to this number of waiting events are scored one by one, which is faster than a batch."""
 
 QUIET_EVENTS = 32
-"""After this many quiet events the threshold falls for all of them: a fall for each would cost time."""
+"""Number of events without incident after which the threshold falls, for all of them at once to save time."""
 
 
 class Verdict(NamedTuple):
@@ -62,9 +62,9 @@ class ActiveVersion:
     limit: AdaptiveThreshold
     """Changed by `Detector.step` alone."""
     adapted: tuple[str, ...] = ()
-    """Ids of the incidents that end because the version takes what they found as normal."""
+    """Ids of the incidents that end because the version is adapted to their values."""
     text: str = ""
-    """The values that are taken as normal, for people."""
+    """The values that are normal from now on, for people."""
 
     @property
     def threshold(self) -> float:
@@ -100,7 +100,7 @@ class Detector:
         self._active: ActiveVersion | None = None
         """Set by `step` alone, between two events."""
         self._quiet = 0
-        """Events outside incidents that the threshold has not fallen with yet."""
+        """Events outside incidents for which the threshold has not fallen yet."""
 
     @property
     def active(self) -> ActiveVersion | None:
@@ -109,7 +109,7 @@ class Detector:
 
     @property
     def settled(self) -> bool:
-        """Whether the version that was activated last scores events already."""
+        """Whether the version that was activated last already scores events."""
         return self._next is self._active
 
     def activate(
@@ -124,8 +124,8 @@ class Detector:
         Args:
             manifest: The version, its features in the order of `schema`.
             threshold: The score above which an event is an anomaly; a number is a fixed threshold.
-            adapted: Ids of open incidents that end because the version takes what they found as normal.
-            text: What it takes as normal, for people.
+            adapted: Ids of open incidents that end because the version is adapted to their values.
+            text: The values that are normal from now on, for people.
         """
         if not isinstance(threshold, AdaptiveThreshold):
             threshold = AdaptiveThreshold(threshold, fixed=True)
@@ -202,7 +202,7 @@ class Detector:
         first = recent.count % recent.size
         parts = [(first, min(first + len(times), recent.size)), (0, first + len(times) - recent.size)]
         at = 0
-        for start, end in parts:  # two parts where the batch goes over the end of the ring
+        for start, end in parts:  # the second part is not empty if the batch exceeds the end of the ring
             if end <= start:
                 continue
             rows, part = recent.rows[start:end], times[at : at + end - start]
@@ -253,7 +253,7 @@ class Detector:
     def _add_to_incidents(
         self, active: ActiveVersion, slot: int, time: float, score: float, outcome: Outcome
     ) -> int:
-        """Add an event to the incidents, let the threshold rise with those that start; return its flag."""
+        """Add an event to the incidents, and raise the threshold for each that starts; return its flag."""
         incidents, threshold = self.incidents, active.limit.value
         if score > threshold:
             self.alerts += 1

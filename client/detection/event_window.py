@@ -14,9 +14,9 @@ from client.detection.scorer import Scorer
 from common.protocol.alerts import Alert, Cause
 
 EXPLAINING_SHARE = 0.8
-"""The features with the largest errors that have this share together explain an alert."""
+"""Share of the error that the features that explain an alert have together."""
 MAX_EXPLAINING, MAX_EXPLAINING_PART = 5, 1 / 3
-"""Most features that explain an alert: a number, and a part of all. The rest is judged without them."""
+"""Largest number of features that explain an alert, and largest part of all features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class EventWindow:
         return self.scorer.window
 
     def score_without(self, features: Collection[int]) -> float:
-        """Return the score of the window with these features masked; NaN if nothing is left."""
+        """Return the score of the window with these features masked; NaN if all its values are masked."""
         return self.scorer.score_window(self._window(features))
 
     def share(self, features: Collection[int], masked: Collection[int]) -> float:
@@ -59,7 +59,7 @@ class EventWindow:
     def explain_without(self, features: Collection[int]) -> Explained:
         """Return the alert with these features masked, and the features that explain it.
 
-        These are the ones with the largest shares of the error, until they have `EXPLAINING_SHARE` together.
+        These are the features with the largest shares of the error, which have `EXPLAINING_SHARE` together.
         """
         window = self._window(features)
         why = self.scorer.explain(window)

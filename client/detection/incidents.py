@@ -12,13 +12,13 @@ from common.protocol.alerts import Alert, Notice, NoticeKind
 from common.settings import LiveSettings
 
 SECOND_MARGIN = 1.5
-"""Multiple of the threshold above which a masked window is another incident: its score varies more."""
+"""Multiple of the threshold above which a masked window starts another incident: its score varies more."""
 MAX_OPEN = 3
-"""Incidents that are open at once; further causes are part of those."""
+"""Number of incidents that may be open at once; further causes belong to these."""
 REGIME_SHARE = 0.25
 """Share of `live.adapt_after_s` after which a lasting incident counts as a changed regime."""
 MIN_LASTING_EVENTS = 10
-"""Fewest events of a lasting incident: two alerts around a gap in the stream are not one."""
+"""Smallest number of alerts of a lasting incident: two alerts around a gap in the stream are not one."""
 
 
 class Explained(NamedTuple):
@@ -29,7 +29,7 @@ class Explained(NamedTuple):
 
 
 class ScoredEvent(Protocol):
-    """An event with its window, for questions that take longer than a score."""
+    """An event with its window, for computations that take longer than a score."""
 
     @property
     def number(self) -> int:
@@ -53,11 +53,11 @@ class ScoredEvent(Protocol):
 
     @property
     def window(self) -> int:
-        """Number of events in a window: an event is part of the scores of as many."""
+        """Number of events in a window."""
         ...
 
     def score_without(self, features: Collection[int]) -> float:
-        """Return the score of the window with these features masked; NaN if nothing is left."""
+        """Return the score of the window with these features masked; NaN if all its values are masked."""
         ...
 
     def share(self, features: Collection[int], masked: Collection[int]) -> float:
@@ -87,15 +87,15 @@ class Incident:
     peak: Alert
     """The alert with the highest score of this incident."""
     peak_score: float
-    """The part of that score that other incidents do not explain."""
+    """The part of the peak's score that other incidents do not explain."""
     reported: bool
-    """Whether its start was reported; it is not while its leading feature is flapping."""
+    """Whether its start was reported, which it is not while its leading feature flaps."""
     events: int
-    """Events above the threshold."""
+    """Number of events above the threshold."""
     below: int = field(default=0, repr=False)
     """Events in a row at or below the release level."""
     regime_reported: bool = False
-    """Whether a `regime_changed` notice was made of it."""
+    """Whether it has had a `regime_changed` notice."""
 
 
 class Incidents:
@@ -103,9 +103,9 @@ class Incidents:
 
     An incident starts with `settings.start_after` events in a row above the threshold, and ends after
     `settings.end_after` events in a row at or below `settings.release` times the threshold. While one is
-    open, the features that explain it are masked in the windows, and what is left is scored: above the
-    threshold, it is an incident with another cause. Within a window's length of an incident's start, other
-    features become part of it, because one fault reaches the features one after the other.
+    open, the windows are also scored with the features that explain it masked: if this score is above the
+    threshold too, another incident with another cause starts. Features that become abnormal within a window's
+    length of an incident's start become part of it, because one fault reaches features one after the other.
 
     Args:
         client: The client's name in notices.
@@ -143,7 +143,7 @@ class Incidents:
         self.above = 0
 
     def adapt(self, ids: Collection[str], text: str) -> list[Notice]:
-        """End incidents because the detector has adapted to what they found; return their notices.
+        """End incidents because the detector has adapted to their values; return their notices.
 
         Args:
             ids: Ids of incidents; those that have ended meanwhile are skipped.
@@ -168,11 +168,11 @@ class Incidents:
         )
 
     def _continue(self, incident: Incident, event: ScoredEvent) -> None:
-        """Add an event to an incident, with the part of the score that the others do not explain.
+        """Add an event to an incident, with the part of the score that the other incidents do not explain.
 
         The features of older incidents are masked, as they were when the incident started. The features of
-        newer ones are not: with many inputs masked the model says little about the rest. Instead their share
-        of the error is left out.
+        newer ones are not, because a model with many masked inputs reconstructs the rest badly. Instead the
+        score is reduced by their share of the error.
         """
         at = self.open.index(incident)
         older, newer = _features(self.open[:at]), _features(self.open[at + 1 :])
@@ -188,7 +188,7 @@ class Incidents:
             incident.peak, incident.peak_score = event.explain_without(older | newer).alert, score
 
     def _start(self, event: ScoredEvent) -> list[Notice]:
-        """Start an incident if what no open incident explains is above the threshold."""
+        """Start an incident if the score without the features of open incidents is above its limit."""
         known = _features(self.open)
         limit = event.threshold * (SECOND_MARGIN if known else 1.0)
         newest = self.open[-1] if self.open else None
@@ -208,9 +208,9 @@ class Incidents:
         return self._begin(event, alert, features) if features else []
 
     def _settle(self, incident: Incident, event: ScoredEvent, limit: float) -> None:
-        """Reduce an incident to the features that explain it once it fills a window, if they are enough.
+        """Reduce an incident to the features that explain a window that it fills, if these are enough.
 
-        While it spreads over the window, errors spread over other features too, which became part of it.
+        While the incident filled only a part of the window, other features had errors too, and were added.
         """
         older = _features(self.open[:-1])
         if not event.score > limit:

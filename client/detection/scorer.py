@@ -156,9 +156,9 @@ class Scorer:
         return scores
 
     def score_window(self, window: Floats) -> float:
-        """Return the score of a window, shape (window, features), apart from the stream.
+        """Return the score of a window, shape (window, features), that need not be the newest of the stream.
 
-        It is what `score_one` returns for the last of these rows after the others.
+        It equals the result of `score_one` for the last of these rows, after the others.
         """
         scaled = np.empty(window.shape, np.float32)
         self._scale(window, scaled)
@@ -168,8 +168,8 @@ class Scorer:
         """Return which features make the window `rows`, shape (window, features), unusual.
 
         The model gets its inputs clipped, as for the score. The errors are measured against the unclipped
-        values: otherwise a feature far beyond the limit would have a smaller share than the features whose
-        reconstruction it spoils.
+        values: otherwise a feature far beyond the limit could have a smaller share than the features whose
+        reconstruction it makes worse.
         """
         missing = np.isnan(rows)
         scaled = np.nan_to_num((rows - self._mean) * self._inverse)
@@ -180,7 +180,7 @@ class Scorer:
         error[missing] = 0
         by_feature = error.sum(axis=0)
         total = by_feature.sum()
-        # Of each feature, the newest event that has it; the newest of all if none has.
+        # For each feature, the newest event that has a value for it; the newest of all if none has.
         newest = len(rows) - 1 - (~missing)[::-1].argmax(axis=0), np.arange(rows.shape[1])
         expected = output.reshape(rows.shape)[newest] * self._scaler.std + self._scaler.mean
         return Explanation(by_feature / total if total > 0 else by_feature, rows[newest], expected)

@@ -68,5 +68,5 @@ def saved_position(folder: Path, source: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("position lost file=%s reason=%s", file, error)
+        log.warning("position not read file=%s reason=%s", file, error)
         return None

@@ -185,6 +185,6 @@ class VersionSwap:
         threshold = self._tuning.restart(manifest, trial)
         self._detector.activate(manifest, threshold)
         log.info(
-            "version taken version=%d threshold=%.4g windows=%d",
+            "version in use version=%d threshold=%.4g windows=%d",
             manifest.version, threshold.value, trial.windows,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Asks the running detector of a client to take what its open incidents found as normal."""
+"""Asks the running detector of a client to treat the values of its open incidents as normal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.formats.files import write_atomic
 ANSWER_S = 15.0
 """Longest wait for an answer: training may keep the detector's maintenance busy for some seconds."""
 POLL_S = 0.1
-"""Interval at which the answer is looked for."""
+"""Interval between two looks for the answer, in seconds."""
 
 
 class AcceptError(UserError):
@@ -22,10 +22,10 @@ class AcceptError(UserError):
 
 
 def accept(folder: Path) -> str:
-    """Ask the running detector of a state folder to take what its open incidents found as normal.
+    """Ask the running detector of a state folder to treat the values of its open incidents as normal.
 
     Returns:
-        What is normal from here on.
+        The values that are normal from now on, for people.
 
     Raises:
         AcceptError: no detector runs with this folder, no incident is open, or there is no answer.

@@ -1,4 +1,4 @@
-"""The event loop: reads the source, has its lines scored by the detector, and posts the notices."""
+"""The event loop: reads lines from the source, scores them with the detector, and posts the notices."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from common.model.schema import Schema
 log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 0.2
-"""Longest wait for an event, and so the longest delay of a stop."""
+"""Longest wait for an event, and therefore the longest delay of a stop."""
 LOOK_EVERY_S, LOOK_EVERY_EVENTS = 1.0, 256
-"""Longest time, and about the most events, between two calls of `StreamWatch.look`."""
+"""Between two calls of `StreamWatch.look`: the longest time, and about the largest number of events."""
 REPORT_EVERY_S = 10.0
 """Shortest time between two log lines about refused events."""
 
@@ -35,8 +35,8 @@ class EventLoop:
         notifier: Gets the notices.
         checkpoint: Gets the position in the stream.
         stop: Ends the loop when it is set.
-        recording: Whether the stream has one writer, such as a file: then a first header that does not fit
-            ends the loop.
+        recording: Whether the stream has one writer, such as a file: then the loop ends if the first header
+            does not name the features.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class EventLoop:
         """Read the source until the schema is known.
 
         Returns:
-            The schema, and the lines so far, which are not scored yet; no schema after a stop.
+            The schema, and the lines read so far, which are not scored yet; None for the schema after a stop.
 
         Raises:
             EndOfStreamError: the source ended first.
@@ -94,15 +94,15 @@ class EventLoop:
 
         Args:
             detector: Scores the events.
-            watch: Finds silent sensors, a silent stream and refused lines.
-            resolver: Chooses the features anew while no version is at work.
+            watch: Detects silent sensors, a silent stream and refused lines.
+            resolver: Chooses the features again as long as there is no version.
             lines: The first lines to score.
-            await_turn: Waits until further events may be scored, and returns how many may be until it
-                has to be called again; None: any number.
+            await_turn: Waits until further events may be scored, and returns their largest number before the
+                next call; None: any number.
 
         Returns:
-            Other features that the stream turns out to have, and lines to score with them; no schema after a
-            stop.
+            A changed schema, because the stream has other features, and the lines to score with it; None for
+            the schema after a stop.
 
         Raises:
             EndOfStreamError: the source ended.
@@ -127,7 +127,7 @@ class EventLoop:
         return None, []
 
     def look(self, detector: Detector, watch: StreamWatch) -> None:
-        """Have the stream watched up to the newest event, and post the notices about it."""
+        """Check the stream up to the newest event, and post the notices about it."""
         self._looked = detector.recent.count
         now = Moment(time.monotonic(), time.time())
         for notice in watch.look(detector.recent, sum(detector.refused.values()), self.newest_refusal, now):

@@ -19,7 +19,7 @@ class IdentityError(UserError):
 class Identity:
     """An exclusive lock on a part of a state folder, held until `release` or the end of the process.
 
-    `instance` tells a client that restarts with the same folder from another one with the same name.
+    `instance` distinguishes a client that restarts with the same folder from another one of the same name.
 
     Args:
         folder: The client's state folder; it is created if it does not exist.

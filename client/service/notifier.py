@@ -33,7 +33,7 @@ class Notifier:
     """
 
     def __init__(self, sinks: Sequence[str], folder: Path, client: str | None = None) -> None:
-        # All of them, before a thread starts.
+        # Open all sinks before the first outbox starts its thread: an address may be wrong.
         opened = {address: open_sink(address, client) for address in sinks}
         self._outboxes: dict[str, Outbox] = {}
         """The sinks by their addresses without passwords, as logs and metrics show them."""
@@ -69,17 +69,17 @@ class Notifier:
         )
 
     def problems(self) -> list[str]:
-        """Return what prevents delivery, or was lost."""
+        """Return the problems of the outboxes: failed deliveries, and lost or refused notices."""
         return [problem for outbox in self.outboxes if (problem := outbox.problem) is not None]
 
     def close(self) -> None:
-        """Deliver what the sinks take within `CLOSE_S` each; the rest stays in the spools."""
+        """Deliver notices for at most `CLOSE_S` for each sink; the rest stays in the spools."""
         for outbox in self._outboxes.values():
             outbox.close(CLOSE_S)
 
 
 def _details(notice: Notice) -> str:
-    """Return what a log line says about a notice beside its kind, client and id."""
+    """Return the details of a notice for a log line, which also has its kind, client and id."""
     details = ""
     if (alert := notice.alert) is not None:
         details += f" score={alert.score:.4g} threshold={alert.threshold:.4g} version={alert.version}"

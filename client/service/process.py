@@ -34,7 +34,7 @@ from common.settings import Settings
 log = logging.getLogger(__name__)
 
 RECORDINGS = ("file", "stdin")
-"""Schemes of sources with one writer, whose first header is right or wrong for the whole stream."""
+"""Schemes of sources with one writer: their first header applies to the whole stream."""
 SWITCH_INTERVAL_S = 0.0001
 """Longest time that another thread may keep the interpreter lock from the event loop."""
 
@@ -47,7 +47,7 @@ class DetectorProcess:
         folder: The client's state folder.
         name: The client's name.
         fixed: The only model version to use, on a client that never trains; None: the versions of the store.
-        supervisor: Runs the trainer; None: there is no trainer.
+        supervisor: Runs the trainer; None for a client that never trains.
 
     Raises:
         ConfigError: `live.source` is not set.
@@ -159,10 +159,10 @@ class DetectorProcess:
             lines: The first lines to be scored.
 
         Returns:
-            Other features to go on with, and lines to be scored then; no schema after a stop.
+            A changed schema and the lines to score with it; None for the schema after a stop.
         """
         columns, data = self._resolver.columns, self._settings.data
-        if columns is not None:  # the decoder need not find the time, nor name what is named already
+        if columns is not None:  # the time column is known, and the ignored fields were already logged
             known = {"timestamp": data.timestamp or columns.time, "ignore": (*data.ignore, *columns.ignored)}
             data = data.model_copy(update=known)
         detector = Detector(self._name, schema, data, self._settings.live)

@@ -1,4 +1,4 @@
-"""The status of a detector process, from the parts that exist so far."""
+"""The status of a detector process, composed from those of its parts that exist already."""
 
 from __future__ import annotations
 

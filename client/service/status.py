@@ -75,9 +75,9 @@ class Status:
     evidence: Evidence | None
     """The evidence of the threshold: the time that this client's scores cover; None without a version."""
     moved: tuple[str, ...]
-    """Features whose level has changed for good, as far as the detector has adapted to it."""
+    """Features with a lasting change of level to which the detector has adapted."""
     warm_up: Learning | None
-    """Events towards the first estimate of a fleet's version for this machine; None: none is to come."""
+    """Progress towards the next adaptation of the fleet's version to this machine; None: none will follow."""
     drifted: bool
     swaps: int
     """Versions activated after a trial."""
@@ -160,7 +160,7 @@ def metrics(status: Status) -> Iterable[Metric]:
     counters = {
         "events": ("Events received, whether or not a model version scored them", status.events),
         "alerts": ("Events with a score above the threshold", status.alerts),
-        "incidents": ("Incidents started", status.incidents),
+        "incidents": ("Incidents whose start was reported", status.incidents),
         "version_swaps": ("Model versions activated after a trial", status.swaps),
         "version_refusals": ("Model versions refused after a trial", status.refusals),
         "trainer_restarts": ("Restarts of the trainer process", status.trainer_restarts),
@@ -174,22 +174,28 @@ def metrics(status: Status) -> Iterable[Metric]:
         "version_pinned": ("1 while an operator has pinned the model version, else 0", float(status.pinned)),
         "incident_open": ("1 while an incident is open, else 0", float(status.incident_open)),
         "features_flapping": (
-            "Features whose incidents are not reported, for they flap",
+            "Features whose incidents are not reported, because they flap",
             len(status.flapping),
         ),
         "features_adapted": ("Features to whose lasting change the detector has adapted", len(status.moved)),
         "evidence_seconds": (
-            "Time of the normal events behind the threshold",
+            "Time that the normal events cover from which the threshold follows, in seconds",
             evidence.has_s if evidence else None,
         ),
-        "evidence_needed_seconds": ("Time that the budget needs", evidence.wanted_s if evidence else None),
+        "evidence_needed_seconds": (
+            "Time that normal events have to cover for the budget, in seconds",
+            evidence.wanted_s if evidence else None,
+        ),
         "warm_up_events_missing": (
             "Events until a version of the fleet is first adapted to this machine",
             max(0, status.warm_up.wanted - status.warm_up.rows) if status.warm_up is not None else 0,
         ),
         "drifted": ("1 while the scores differ from those at calibration, else 0", float(status.drifted)),
         "problems": ("Current problems; /healthz lists them", len(status.problems)),
-        "trainer_memory_bytes": ("Resident memory of the trainer process", status.trainer_memory_bytes),
+        "trainer_memory_bytes": (
+            "Resident memory of the trainer process, in bytes",
+            status.trainer_memory_bytes,
+        ),
         "buffered_events": ("Normal events in the training buffer", status.buffered),
         "learning_wanted_events": (
             "Normal events of the stream that the client needs before it trains",

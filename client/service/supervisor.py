@@ -78,7 +78,7 @@ class TrainerSupervisor:
             wait_s = retry_interval_s(self._failures)
             self.problem = f"trainer {reason}; started again"
             self.restarts += 1
-            log.warning("trainer down reason=%s restart_in_s=%.1f", reason, wait_s)
+            log.warning("trainer ended reason=%s restart_in_s=%.1f", reason, wait_s)
             self._stop.wait(wait_s)
 
     def _spawn(self) -> subprocess.Popen[bytes]:

@@ -74,7 +74,14 @@ class Recording:
 
 
 def fleet(machines: int, rows: int = 4000, test_rows: int = 2000, *, seed: int) -> list[Partition]:
-    """Return the partitions of `record`, which has the same arguments."""
+    """Return the partitions of the machines that `record` generates.
+
+    Args:
+        machines: Number of machines, at least 1.
+        rows: Training rows of each machine, at least 1.
+        test_rows: Test rows of each machine.
+        seed: Random seed.
+    """
     return [recording.partition for recording in record(machines, rows, test_rows, seed=seed)]
 
 

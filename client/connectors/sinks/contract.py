@@ -9,14 +9,14 @@ TIMEOUT_S = 10.0
 
 
 class RefusedError(OSError):
-    """The receiver refuses this notice for good: another attempt would end alike."""
+    """The receiver refuses this notice: another attempt would fail too."""
 
 
 class NotYetError(OSError):
-    """The receiver asks to be left alone for a time.
+    """The receiver asks for a pause before the next attempt.
 
     Args:
-        message: What it answered.
+        message: The answer of the receiver.
         after_s: Seconds until the next attempt.
     """
 
@@ -36,8 +36,8 @@ class Sink(Protocol):
 
         Raises:
             OSError: the receiver does not have it, or may not have it; the message names the sink.
-            RefusedError: it does not take this notice, so the next ones have their turn.
-            NotYetError: it names the time of the next attempt.
+            RefusedError: the receiver refuses this notice, so the outbox continues with the next one.
+            NotYetError: the receiver names the time of the next attempt.
         """
         ...
 

@@ -67,7 +67,7 @@ class _Target:
 class WebhookSink:
     """Posts JSON. A response from 200 to 299 accepts the notice; `Idempotency-Key` identifies it.
 
-    A response from 400 to 499 that is not in `TRY_AGAIN` refuses the notice for good. The redirects 307 and
+    A response from 400 to 499 that is not in `TRY_AGAIN` is a refusal (`RefusedError`). The redirects 307 and
     308 are followed, and 308 is remembered; user and password are sent to their own host only.
 
     Args:
@@ -107,7 +107,7 @@ class WebhookSink:
                 break
             lasting = lasting and response.status == 308
             target = self._redirected(target, location, response.status)
-        self._target = self._first  # a remembered place that fails may have moved back
+        self._target = self._first  # after a failure, the redirect is not remembered
         answer = f"{self.name}: answered {response.status} {response.reason}"
         if (after_s := _retry_after_s(response.getheader("Retry-After"))) is not None:
             raise NotYetError(answer, after_s)

@@ -47,7 +47,7 @@ def open_source(
         position: Where to continue, from an earlier source of the same address; None: at the start.
         timestamp: Name of the column or field with an event's time, as the setting `data.timestamp` has it;
             None: a usual name.
-        client: Name of the client, which tells its sessions at a broker from those of others.
+        client: Name of the client, which makes its session at a broker different from those of others.
 
     Raises:
         AddressError: the address is wrong.

@@ -12,7 +12,7 @@ Position = dict[str, Any]
 """The place in a stream to continue from after a restart, in JSON values; {} without one."""
 
 MAX_LINE_BYTES = MAX_EVENT_BYTES
-"""Size of the longest line that is passed on whole; of a longer one, one byte more than this is."""
+"""Size of the longest line that is passed on whole; a longer line is cut to one byte more, which marks it."""
 
 
 class SourceError(UserError):
@@ -57,7 +57,7 @@ def whole_numbers(position: Position | None, *names: str) -> list[int] | None:
     """Return the whole numbers that a position has under these names; None without a position.
 
     Raises:
-        SourceError: one is missing, or is not a whole number from 0 on.
+        SourceError: a number is missing, negative or not whole.
     """
     if not position:
         return None

@@ -19,8 +19,8 @@ Sample = dict[str, float]
 class HostSource:
     """One JSON object per interval: processor, load, memory, disks and network. It has no positions.
 
-    Counters of the system become rates, per second over the last interval. Intervals during which nobody
-    reads are skipped.
+    Counters of the system become rates, per second over the last interval. Intervals in which `read` is not
+    called are skipped.
 
     Args:
         interval_s: Seconds between two events; the first event comes after one interval.
@@ -95,7 +95,7 @@ def gauges() -> Sample:
 
 
 def counters() -> Sample:
-    """Return the metrics that count since the system was started; 0 where there is no such device."""
+    """Return the counters since the start of the system; 0 for a device that the machine does not have."""
     cpu, disk, network = psutil.cpu_times(), psutil.disk_io_counters(), psutil.net_io_counters()
     stats = psutil.cpu_stats()
     return {

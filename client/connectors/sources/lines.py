@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class LineSplitter:
-    r"""Returns the lines of a stream that comes in chunks, whatever the sizes of the chunks.
+    r"""Returns the lines of a stream that comes in chunks of any size.
 
     A carriage return before the newline is removed, and empty lines are skipped. Of a line longer than
     `max_bytes`, the first `max_bytes + 1` bytes are returned once, and the rest up to its newline is dropped.

@@ -13,11 +13,11 @@ from client.connectors.mqtt import KEEPALIVE_S, MqttBroker
 from client.connectors.sources.contract import MAX_LINE_BYTES, EndOfStreamError, Position
 
 MAX_WAITING = 4096
-"""Messages of quality 0 that may wait; the broker does not keep them, and memory is bounded."""
+"""Messages of quality of service 0 that may wait; further ones are dropped, to bound the memory."""
 
 
 class MqttSource:
-    """Subscribes to a topic in a session that the broker keeps, so that it stores messages meanwhile.
+    """Subscribes to a topic in a session that the broker keeps, with messages that come without a connection.
 
     A message is acknowledged when the next events are read. A message that was returned and not acknowledged
     before the connection broke is delivered again. The broker keeps the position.

@@ -48,7 +48,7 @@ class TcpSource:
         self._waiting: deque[bytes] = deque()
         self._closed = False
         self.problem: str | None = None
-        """The problem that no further connections are taken, until there is room; else None."""
+        """Says that idle connections are closed for new ones; None when a connection has ended since."""
 
     @classmethod
     def at(cls, address: Address, position: Position | None, timestamp: str | None) -> TcpSource:
@@ -99,7 +99,7 @@ class TcpSource:
         self._selector.register(connection, selectors.EVENT_READ)
 
     def _close_idle(self) -> None:
-        """Close the longest idle connection, and say so the first time."""
+        """Close the longest idle connection, and report it the first time."""
         idle = next(iter(self._connections))
         self._waiting.extend(self._connections[idle].end())
         self._drop(idle)

@@ -23,7 +23,7 @@ const COLUMNS = [
   ["Admitted", "Updates aggregated", (c) => count(c.admitted ?? 0)],
   ["Rejected", "Replies rejected, by reason; updates clipped; updates dropped as stale or with a failed round", rejected],
   ["Error", "Newest reconstruction error on held-out rows", (c) => number(c.error)],
-  ["Direction", "Cosine of its updates with the fleet's mean direction; lower than the others' for a client that attacks", (c) => fixed(c.cosine, 2)],
+  ["Direction", "Cosine of its updates with the fleet's mean direction; lower than the others' for a client that sends something other than it learned", (c) => fixed(c.cosine, 2)],
   ["Distance", "Distance of its scores from the fleet's, 0 to 1; near 1 for a broken sensor", (c) => fixed(c.distance, 2)],
   ["Update", "Mean time from a task to its update", (c) => seconds(c.mean_s)],
   ["Up", "HTTP bytes that it sent", (c) => bytes(c.sent_bytes)],
