@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from common import config
+    from common.display import printable
     from common.errors import UserError
     from common.processes import raise_open_files
     from flockwatch.arguments import parser
@@ -57,16 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.verbose:
             raise
-        print(f"flockwatch: {error}", file=sys.stderr)
+        print(f"flockwatch: {printable(str(error), keep_lines=True)}", file=sys.stderr)
         return WRONG_INPUT if isinstance(error, UserError) else FAILED
 
 
 def _log(verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s level=%(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    from common.display import log_to
+
+    log_to([logging.StreamHandler()], logging.DEBUG if verbose else logging.INFO)
     # They log each HTTP request, and each migration of Flower's database.
     for library in ("httpx", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 
 from common.config import ConfigError
+from common.display import printable
 from common.settings import CLIENT_NAME, Settings
 
 WRONG_INPUT = 2
@@ -116,10 +117,10 @@ def inspect(settings: Settings, options: argparse.Namespace) -> int:
     from flockwatch.inspection import data_description, description
 
     if options.manifest.name.endswith(SUFFIXES):
-        print(data_description(options.manifest, settings.data))
+        print(printable(data_description(options.manifest, settings.data), keep_lines=True))
         return 0
 
-    print(description(options.manifest))
+    print(printable(description(options.manifest), keep_lines=True))
     return 0
 
 

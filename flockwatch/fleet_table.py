@@ -13,6 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from common.display import printable
 from flockwatch.runs import terminal
 
 TIMEOUT_S = 10.0
@@ -69,7 +70,9 @@ def render(status: Mapping[str, Any]) -> Group:
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("client", "state", "refused") else "right")
     for name, client in sorted(status["clients"].items()):
-        table.add_row(*_cells(name, client), style=STYLES.get(client["state"], ""))
+        table.add_row(
+            *(Text(printable(cell)) for cell in _cells(name, client)), style=STYLES.get(client["state"], "")
+        )
     version = "none yet" if status["version"] is None else status["version"]
     summary = (
         f"model version {version}, error {_number(status.get('error'))}, {status.get('mode', 'starting')}"
@@ -82,11 +85,12 @@ def render(status: Mapping[str, Any]) -> Group:
         summary += f"; no sign of life from the ServerApp for {status['silent_s']:.0f} s"
     waiting = f"waiting: {status['waiting']}" if status["waiting"] else ""
     reasons = [
-        Text(f"{name}: {client['why']}", "dim")
+        Text(printable(f"{name}: {client['why']}"), "dim")
         for name, client in sorted(status["clients"].items())
         if client.get("why")
     ]
-    return Group(Text(summary, "bold"), *([Text(waiting)] if waiting else []), table, *reasons)
+    lines = [Text(printable(summary), "bold"), *([Text(printable(waiting))] if waiting else [])]
+    return Group(*lines, table, *reasons)
 
 
 def show(address: str) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from common.budget import Budget
+from common.display import printable
 from common.model.manifest import Manifest, ManifestError
 from common.model.threshold import tail_quantile
 from common.model.weights import norm
@@ -61,7 +62,9 @@ def description(file: Path) -> str:
     lines.append(f"rows          {moments.count}; features with mean, standard deviation and range:")
     for i, name in enumerate(manifest.schema.features):
         summary = f"{moments.mean[i]:>12.5g} {moments.variance[i] ** 0.5:>12.5g}"
-        lines.append(f"  {name:<24} {summary}   {moments.minimum[i]:.5g} to {moments.maximum[i]:.5g}")
+        lines.append(
+            f"  {printable(name):<24} {summary}   {moments.minimum[i]:.5g} to {moments.maximum[i]:.5g}"
+        )
     lines.append(f"settings      {json.dumps(manifest.settings.values)}")
     return "\n".join(lines)
 

@@ -7,7 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
+from common.display import printable
 from common.settings import Settings
 
 MAX_ROUNDS = 200
@@ -28,6 +30,15 @@ def finite(settings: Settings) -> Settings:
     """Return settings by which the federation ends by itself: a server goes on until it is stopped."""
     max_rounds = settings.federation.max_rounds or MAX_ROUNDS
     return settings.with_values(federation={"max_rounds": max_rounds})
+
+
+def shown(text: str, keep_lines: bool = False) -> str:
+    r"""Return text of others, such as a name, as a console prints it: without markup and control characters.
+
+    >>> shown("[red]a\x1b")
+    '\\[red]a\\x1b'
+    """
+    return escape(printable(text, keep_lines))
 
 
 def terminal() -> Console:

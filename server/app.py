@@ -14,6 +14,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common import config
+from common.display import log_to
 from common.formats.files import private_folder, turn_over
 from common.packages import check_packages
 from server.access.roster import Roster
@@ -37,11 +38,7 @@ def main(grid: Grid, context: Context) -> None:
     folder = Path(state) if state else settings.server.state
     private_folder(folder)
     turn_over(folder / "run.log")
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s level=%(levelname)s %(name)s %(message)s",
-        handlers=[logging.FileHandler(folder / "run.log"), logging.StreamHandler()],
-    )
+    log_to([logging.FileHandler(folder / "run.log"), logging.StreamHandler()], logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     history = History(settings.server.database or folder / "history.sqlite")
     with Lease(folder) as lease, closing(history):

@@ -10,6 +10,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from common.bounds import MAX_FEATURE_NAME
+from common.model.schema import is_text
 from common.settings import DataSettings
 
 TIME_NAMES = ("ts", "time", "timestamp", "datetime", "date_time", "date", "@timestamp", "_time")
@@ -204,6 +206,10 @@ def _why_ignored(name: str, content: Content) -> str | None:
     """Return why a column without a role is not a feature; None if it is one."""
     if _NO_NAME.match(name):
         return "no name"
+    if len(name) > MAX_FEATURE_NAME:
+        return f"a name of more than {MAX_FEATURE_NAME} characters"
+    if not is_text(name):
+        return "a name that is no Unicode text"
     if name.startswith("_"):
         return "underscore"
     match content.kind:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 
 import msgspec
 
-from common.bounds import FeatureNames
+from common.bounds import MAX_FEATURE_NAME, FeatureNames
+from common.display import shortened
 from common.errors import UserError
 
 
 class SchemaError(UserError):
     """Columns do not match the schema; the message names those that differ."""
+
+
+def is_text(name: str) -> bool:
+    r"""Return whether a name can be written as UTF-8: half of a surrogate pair cannot.
+
+    >>> is_text("é"), is_text("\ud800")
+    (True, False)
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Schema(msgspec.Struct, frozen=True, dict=True, array_like=True, forbid_unknown_fields=True):
@@ -29,6 +44,11 @@ class Schema(msgspec.Struct, frozen=True, dict=True, array_like=True, forbid_unk
     def __post_init__(self) -> None:
         if not self.features:
             raise SchemaError("a schema has no feature; expected at least one feature")
+        if unfit := [name for name in self.features if len(name) > MAX_FEATURE_NAME or not is_text(name)]:
+            raise SchemaError(
+                f"{len(unfit)} names of features cannot be used, such as {shortened(ascii(unfit[0]), 60)}: "
+                f"expected Unicode text of at most {MAX_FEATURE_NAME} characters"
+            )
         if len(set(self.features)) < len(self.features):
             twice = sorted({name for name in self.features if self.features.count(name) > 1})
             raise SchemaError(f"features named twice: {', '.join(twice)}")
@@ -57,7 +77,13 @@ class Schema(msgspec.Struct, frozen=True, dict=True, array_like=True, forbid_unk
                 for word, names in (("missing", missing), ("extra", extra))
                 if names
             ]
+            if {_form(name) for name in missing} & {_form(name) for name in extra}:
+                parts.append("some are the same letters in another Unicode form")
             raise SchemaError(
                 f"columns differ from the federation's {len(self)} features: {'; '.join(parts)}"
             )
         return [columns.index(name) for name in self.features]
+
+
+def _form(name: str) -> str:
+    return unicodedata.normalize("NFKC", name)

@@ -28,6 +28,7 @@ from client.data.partition import Partition
 from common.config import ConfigError
 from common.settings import Settings
 from flockwatch.quality.vus import runs
+from flockwatch.runs import shown
 from flockwatch.simulation.player import Fault, Stream, play
 from server.flower.superlink_process import free_port
 
@@ -142,7 +143,7 @@ def show(
     feature = faulty.stream.features[fault.feature]
     console.print(
         f"\nLive: {len(rows)} clients score {RATE:.0f} events per second each. "
-        f"Soon, {faulty.stream.name} has a fault in '{feature}'."
+        f"Soon, {shown(faulty.stream.name)} has a fault in '{shown(feature)}'."
     )
     with Live(console=console, auto_refresh=False) as screen:
         with ExitStack() as closing:
@@ -247,21 +248,21 @@ def _fault_reported(faulty: _Row) -> bool:
 def _print_notice(notice: dict[str, Any], console: Console) -> None:
     alert = notice["alert"]
     if notice["kind"] not in ("incident_started", "incident_ended"):
-        console.print(f"[bold yellow]{notice['client']}[/]: {notice['text'] or notice['kind']}")
+        console.print(f"[bold yellow]{shown(notice['client'])}[/]: {shown(notice['text'] or notice['kind'])}")
         return
     if notice["kind"] == "incident_ended":
         console.print(
-            f"[bold green]{notice['client']}[/]: the incident is over: {notice['events']} events above the "
-            f"threshold, highest score {alert['score']:.3g}"
+            f"[bold green]{shown(notice['client'])}[/]: the incident is over: {notice['events']} events "
+            f"above the threshold, highest score {alert['score']:.3g}"
         )
         return
     console.print(
-        f"[bold red]{notice['client']}[/]: ALERT, score {alert['score']:.3g} above the threshold "
+        f"[bold red]{shown(notice['client'])}[/]: ALERT, score {alert['score']:.3g} above the threshold "
         f"{alert['threshold']:.3g} of model version {alert['version']}, because of:"
     )
     for cause in alert["causes"][:3]:
         console.print(
-            f"    {cause['feature']:<16} {cause['share']:>4.0%} of the error: "
+            f"    {shown(cause['feature']):<16} {cause['share']:>4.0%} of the error: "
             f"measured {cause['value']:.4g}, expected {cause['expected']:.4g}"
         )
 
@@ -274,7 +275,7 @@ def _table(rows: Sequence[_Row]) -> Table:
     for row in rows:
         health, latency = row.health, row.health["latency_us"]
         table.add_row(
-            health["client"], _cell(health["version"]), str(health["events"]), _cell(health["score"]),
+            shown(health["client"]), _cell(health["version"]), str(health["events"]), _cell(health["score"]),
             _cell(health["threshold"]), str(health["incidents"]),
             *(f"{latency[rank]:.0f}" if latency[rank] else "-" for rank in ("p50", "p99")),
             "".join(_bar(score, health["threshold"]) for score in row.scores),

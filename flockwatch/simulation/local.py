@@ -28,7 +28,7 @@ from common.packages import python_module
 from common.processes import Processes
 from common.settings import Settings
 from flockwatch.quality.comparison import Comparison
-from flockwatch.runs import finite, new_folder, terminal
+from flockwatch.runs import finite, new_folder, shown, terminal
 from flockwatch.simulation import live
 from flockwatch.simulation.findings import Findings, summary
 from flockwatch.simulation.partitions import PartitionSource, gather, interval_s
@@ -180,7 +180,9 @@ def _show_progress(
             for name in names:
                 if name not in ended and processes.exit_code(name) is not None:
                     ended.add(name)
-                    console.print(f"[yellow]client {name} has ended:[/] {processes.log_tail(name)}")
+                    console.print(
+                        f"[yellow]client {shown(name)} has ended:[/] {shown(processes.log_tail(name), True)}"
+                    )
             if history is None and (folder / "server" / "history.sqlite").exists():
                 history = _history(folder)
             if history is not None:

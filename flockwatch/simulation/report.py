@@ -11,6 +11,7 @@ from rich.table import Table
 
 from common.model.manifest import Manifest
 from common.settings import Settings
+from flockwatch.runs import shown
 from flockwatch.simulation.findings import Findings
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def table(results: dict[str, Any]) -> Table:
         for model in MODELS:
             clients.add_column(model.replace("_", "-"), justify="right", no_wrap=True)
     for client in results["clients"]:
-        clients.add_row(client["client"], str(client["rows"]), *_cells(client, labelled))
+        clients.add_row(shown(client["client"]), str(client["rows"]), *_cells(client, labelled))
     total_rows = str(sum(client["rows"] for client in results["clients"]))
     clients.add_section()
     clients.add_row("mean", total_rows, *_cells(results["totals"], labelled), style="bold")

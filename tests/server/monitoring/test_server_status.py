@@ -11,15 +11,17 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from common.display import printable
 from common.settings import FederationSettings
 from flockwatch import cli
 from flockwatch.fleet_table import StatusUnavailableError, fetch, render
 from server.coordination.state import ConnectedClient, PendingTask, State
 from server.federation import status_file
 from server.federation.client_records import ClientRecords
-from server.monitoring.status import STALE_S, ServerStatus
+from server.monitoring.status import STALE_S, MetricsCollector, ServerStatus
 from server.monitoring.status_server import StatusServer
 from server.storage.history import History
+from tests.names import NAMES
 from tests.server.descriptions import description
 
 RULES = FederationSettings(mode="asynchronous", buffer=3)
@@ -174,3 +176,25 @@ def test_the_command_reports_a_server_that_does_not_answer(capsys: Any) -> None:
     assert "http://127.0.0.1:1/status" in capsys.readouterr().err
     assert cli.main(["status"]) == 2
     assert "server.status" in capsys.readouterr().err
+
+
+def test_names_of_clients_are_text_in_status_metrics_and_terminal(tmp_path: Path) -> None:
+    records = ClientRecords({name: {"version": 1, "refused": {name: 1}} for name in NAMES})
+    odd = ConnectedClient("refused", 0.0, description("odd", "i", NAMES), f"columns differ: {NAMES}")
+    run = State(version=1, clients={1: odd})
+    status_file.write(tmp_path / "fleet.json", status_file.run_status(run, records, 100.0, RULES))
+    server = ServerStatus(tmp_path, lambda: True)
+    assert set(NAMES) <= server.status()["clients"].keys()
+    samples = [
+        sample
+        for family in text_string_to_metric_families(MetricsCollector(server).text().decode())
+        for sample in family.samples
+    ]
+    assert set(NAMES) <= {sample.labels.get("client") for sample in samples}
+    console = Console(file=io.StringIO(), width=5000, force_terminal=True, color_system=None)
+    console.print(render(server.status()))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for name in NAMES:
+        assert printable(name).strip() in text
+    assert all(line.isprintable() for line in text.split("\n"))
