@@ -1,4 +1,4 @@
-"""The Flower ClientApp: unpacks a message, has the worker answer it, and packs the reply.
+"""The Flower ClientApp: unpacks a message, passes it to the worker, and packs the reply.
 
 `app` also runs in a stock `flower-supernode`, whose `--node-config` then holds the client's settings:
 `data="FILE"`, and optionally `config="FILE"` and `name="NAME"`. The resident node

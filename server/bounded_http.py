@@ -10,9 +10,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from server.doors import Doors
 
 MIN_BYTES_PER_S = 8 * 1024
-"""Slowest link that a body may come over."""
+"""Slowest transfer of a body that is accepted."""
 MAX_TIMED_BYTES = 256 << 20
-"""No more time is given for a body that says to be longer."""
+"""Size from which the time for a body grows no further."""
 
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"

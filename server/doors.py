@@ -95,7 +95,7 @@ class Doors:
 
         Args:
             peer: The connection that it came on.
-            client: Who is known to have sent it; None: the connection stays unknown, as the newest of them.
+            client: The client that sent it; None: the connection stays unknown, as the newest of them.
         """
         if peer not in self._close:
             return
@@ -127,7 +127,7 @@ class Doors:
             self._drop_empty(self._of_address, peer[0])
 
     def relieve(self) -> bool:
-        """Close the unknown connection that has been there longest; return whether there was one."""
+        """Close the oldest unknown connection; return whether there was one."""
         if not self._unknown:
             return False
         self._evict(self._unknown)

@@ -34,7 +34,7 @@ MAX_FRUITLESS_STARTS = 5
 """Consecutive times that the ServerApp may die soon and without a new version before the server gives up."""
 
 STEADY_S = 600.0
-"""A ServerApp that has run for this long has not died soon."""
+"""A ServerApp that dies after a longer time does not count for `MAX_FRUITLESS_STARTS`."""
 
 
 def serve(settings: Settings, stop: threading.Event) -> str:
@@ -109,7 +109,7 @@ def _supervise(
         stop: Set to end the run.
 
     Raises:
-        SuperLinkError: SuperLink cannot be started, or the ServerApp dies again and again.
+        SuperLinkError: SuperLink cannot be started, or the ServerApp died `MAX_FRUITLESS_STARTS` times.
     """
     run_config = {"config": str(folder / SETTINGS_FILE), "state": str(folder)}
     fruitless, newest, refusals = 0, "", 0
@@ -120,7 +120,7 @@ def _supervise(
         try:
             superlink.submit(run_config)
         except SuperLinkError as error:
-            # SuperLink has died and will be started again, or is busy with clients that all return at once.
+            # SuperLink has died and will be started again, or is busy with clients that reconnect.
             refusals += superlink.alive
             if refusals >= MAX_REFUSALS:
                 raise

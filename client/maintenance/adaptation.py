@@ -1,4 +1,4 @@
-"""Adaptation: a detector takes a lasting change of its machine as normal, after a time or on request."""
+"""Adaptation: a detector treats a lasting change of its machine as normal, after a time or on request."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from common.model.manifest import Manifest
 log = logging.getLogger(__name__)
 
 REQUEST, ANSWER = "accept", "accepted"
-"""Files in the state folder by which `client.service.accept` asks for an adaptation, and is answered."""
+"""Files in the state folder: the request of `client.service.accept` for an adaptation, and the answer."""
 
 
 class Adaptation:
-    """Ends incidents that last, by adapting the detector to what they found.
+    """Ends incidents that last, by adapting the detector to the values of the machine during them.
 
     Args:
         detector: Its active version is adapted.
@@ -49,7 +49,7 @@ class Adaptation:
     ) -> None:
         self._detector, self._tuning, self._learned = detector, tuning, learned
         self._store, self._folder, self._base = store, folder, base
-        (folder / REQUEST).unlink(missing_ok=True)  # whoever asked is gone
+        (folder / REQUEST).unlink(missing_ok=True)  # left by an earlier process; nobody waits for the answer
         self.regime = Regime.load(folder)
         self._unsaved: Manifest | None = None
         """The adapted version, until it and the regime are on disk."""
@@ -82,7 +82,7 @@ class Adaptation:
         return adapted
 
     def _adapt(self, incidents: Sequence[Incident]) -> str:
-        """Adapt to what these incidents found; return what is normal from here on."""
+        """Adapt to the values during these incidents; return the values that are normal from now on."""
         detector, active = self._detector, self._detector.active
         if active is None:
             raise ValueError("an incident is open without a version")
@@ -105,7 +105,7 @@ class Adaptation:
         return text
 
     def _save(self) -> None:
-        """Write what was adapted to disk, if that has not succeeded yet."""
+        """Write the adapted version and the regime to disk, if that has not succeeded yet."""
         if self._unsaved is not None:
             self.regime.save(self._folder)
             self._store.replace_current(self._unsaved)

@@ -26,7 +26,7 @@ class Spool(Protocol):
 
 
 class Checkpoint:
-    """Saves how far the stream was processed, once the notices up to there are safe.
+    """Saves the position in the stream after the processed events, once the notices before it are safe.
 
     Args:
         folder: The client's state folder.

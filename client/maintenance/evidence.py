@@ -13,7 +13,7 @@ ALERTS_TO_SEE = 2
 
 @dataclass(frozen=True)
 class Evidence:
-    """The normal events that a threshold rests on, beside what its budget needs.
+    """The normal events from which a threshold follows, compared with the number that its budget needs.
 
     >>> print(Evidence("1 per day", events=180, interval_s=60.0))
     1 per day needs 2 days of events, has 3 hours
@@ -39,7 +39,7 @@ class Evidence:
 
     @property
     def sufficient(self) -> bool:
-        """Whether the events reach as far as the budget needs; until then a threshold is provisional."""
+        """Whether the events cover the time that the budget needs; until then a threshold is provisional."""
         return self.has_s >= self.wanted_s
 
     def __str__(self) -> str:

@@ -20,7 +20,7 @@ from common.model.threshold import robust_limit
 
 
 class LearnedRows:
-    """Decides which events go into the training buffer, and keeps it at the machine's present level.
+    """Decides which events go into the training buffer, and moves them when the machine's level changes.
 
     Args:
         folder: The client's state folder.
@@ -36,7 +36,7 @@ class LearnedRows:
         self._gap = False
         """Whether an event was left out since the last one that was added."""
         self.left_out = 0
-        """Normal events that were too unusual to be learned from."""
+        """Number of normal events that were not learned from because they are unusual."""
 
     def __len__(self) -> int:
         """Return the number of events in the training buffer."""
@@ -75,14 +75,14 @@ class LearnedRows:
         first_rows = events.versions == 0
         learnable = events.normal & (first_rows | (events.scores <= robust_limit(scores)))
         self.left_out += int((events.normal & ~learnable).sum())
-        # An event that is left out breaks the run of events for the one after it.
+        # An event after one that is left out does not follow the event before it in the buffer.
         follows = np.concatenate([[not self._gap], learnable[:-1]])
         self._gap = not learnable[-1]
         if learnable.any():
             self._buffer.append(events.rows[learnable], (events.breaks | ~follows)[learnable])
 
     def clean(self, manifest: Manifest) -> None:
-        """Drop the events that are unusual under a first version: nothing has judged them before."""
+        """Drop the events that are unusual under a first version: no version has scored them before."""
         if self._buffer is None or not len(self):
             return
         events = self._buffer.contents()
@@ -99,10 +99,9 @@ class LearnedRows:
                 self._buffer.replace(events.where(keep))
 
     def move(self, moves: Mapping[int, Move]) -> None:
-        """Move the events to the present level of the changed features.
+        """Move the events to the new level of the changed features.
 
-        They are moved and not dropped: how the other features vary with these, and the rows of the weeks
-        before, stay available to training.
+        They are not dropped, because the relations between the features in them remain valid for training.
         """
         if self._buffer is None or not len(self):
             return

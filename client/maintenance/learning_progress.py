@@ -1,4 +1,4 @@
-"""Follows how many events a client has gathered of those that it needs before it trains, and logs it."""
+"""The progress of a client towards training: the events that it has and needs, also in the log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LearningProgress:
 
     def __init__(self, folder: Path, settings: Settings, features: int) -> None:
         self._folder = folder
-        # How many rows a data file has is the trainer's knowledge.
+        # Only the trainer knows the number of rows of a data file.
         self._expected = (
             wanted_rows(settings.client.min_rows, settings.model.window, features)
             if settings.client.data is None
@@ -39,7 +39,7 @@ class LearningProgress:
         self.learning = Learning(0, self._expected)
 
     def update(self, buffered: int, received: int, now: float) -> None:
-        """Record the progress, and log it where it is due.
+        """Record the progress, and log it when a log line is due.
 
         Args:
             buffered: Normal events in the training buffer.

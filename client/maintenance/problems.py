@@ -37,7 +37,7 @@ class Problems:
     def watch(self, part: str) -> Iterator[None]:
         """Turn an OSError in the block into a problem, and clear the problem when the block succeeds.
 
-        The block ends at the error; the code after it goes on.
+        The error ends the block, and the code after the block continues.
         """
         try:
             yield

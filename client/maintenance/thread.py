@@ -84,7 +84,7 @@ class DetectorMaintenance:
         self.warm_up.restored = len(self.learned)
         fixed = self._fixed
         if fixed is not None and self.adaptation.regime.moves:
-            fixed = self._store.current() or fixed  # as it was adapted before a restart
+            fixed = self._store.current() or fixed  # the version that was adapted before a restart
         self.versions.start(fixed, self.learned.contents())
         self._thread.start()
 
@@ -99,21 +99,21 @@ class DetectorMaintenance:
         self.learned.close()
 
     def await_turn(self) -> int | None:
-        """Wait until further events may be scored, and return how many may be until the next call.
+        """Wait until further events may be scored, and return the largest number before the next call.
 
-        No event is scored before an estimate of the warm-up that is due. Of a recording no more than
-        `TURN_EVENTS` are scored between two turns, so that what is found in a file does not depend on how
-        fast it is read.
+        If an estimate of the warm-up is due, it comes before the next event. For a recording at most
+        `TURN_EVENTS` are scored between two turns, so that the incidents in a file do not depend on how fast
+        the file is read.
 
         Returns:
-            None if any number may be scored.
+            The number of events; None: any number.
         """
         if self._until_turn() == 0:
             self.turn()
         return self._until_turn()
 
     def turn(self) -> None:
-        """Have the thread take a turn at once, and wait for its end, up to `MAX_TURN_S`."""
+        """Wake the thread for a turn, and wait for the end of the turn, at most `MAX_TURN_S`."""
         if self._thread.is_alive():
             self._ticked.clear()
             self._wake.set()
@@ -162,7 +162,7 @@ class DetectorMaintenance:
             try:
                 self.tick(save)
                 self.problems.clear("maintenance")
-            except Exception:  # the event loop goes on without maintenance, and the next tick tries again
+            except Exception:  # the event loop continues without maintenance, and the next tick tries again
                 log.exception("maintenance failed")
                 self.problems.set("maintenance", "maintenance failed; see the log")
             if woken:

@@ -1,4 +1,4 @@
-"""Keeps the threshold within the evidence of this client's stream, and detects drift of the stream."""
+"""Bounds the threshold by the scores of this client's normal events, and detects drift of the stream."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ThresholdTuning:
         return Evidence(self._budget_text, self.scores.count, self.interval_s())
 
     def restart(self, manifest: Manifest, trial: TrialResult) -> AdaptiveThreshold:
-        """Start anew for a version that is about to become active; return its threshold (`next_threshold`).
+        """Restart for a version that is about to become active; return its threshold (`next_threshold`).
 
         Args:
             manifest: The version.
@@ -78,28 +78,31 @@ class ThresholdTuning:
         return threshold
 
     def extend(self, manifest: Manifest) -> AdaptiveThreshold:
-        """Go on for the active version, adapted anew by more rows of this machine; return its threshold.
+        """Continue with the active version after its estimate from more rows of this machine.
 
-        The scores so far were given to events that the version before was not adapted by, so they say more
-        about events to come than the new one's scores of its own rows, and go on (`extended_threshold`).
+        The scores so far are kept: each is of an event that the version was not adapted to, so they represent
+        future events better than the scores of the rows that the version was estimated from.
 
         Args:
-            manifest: The version adapted anew.
+            manifest: The version, estimated again.
+
+        Returns:
+            Its threshold (`extended_threshold`).
 
         Raises:
             ValueError: there is no active version.
         """
         active = self._detector.active
         if active is None:
-            raise ValueError("there is no version to go on from")
+            raise ValueError("there is no active version")
         self._restart(self.scores, Drift(self._drift_p))
         return extended_threshold(active.limit, self.rule(), manifest.scores, self.scores)
 
     def rebase(self, scores: NDArray[np.float32]) -> AdaptiveThreshold:
-        """Start anew for the active version, adapted to a changed machine; return its threshold.
+        """Restart for the active version, adapted to a changed machine; return its threshold.
 
-        The threshold is multiplied by the `regime_scale`. Scores beyond the robust limit, which may be of
-        faults within the change, are no evidence.
+        The threshold is multiplied by the `regime_scale`. Scores beyond the robust limit are not used: they
+        may be of faults during the change.
 
         Args:
             scores: The adapted version's scores of the rows since the change, shape (n,), all finite.
@@ -109,7 +112,7 @@ class ThresholdTuning:
         """
         active = self._detector.active
         if active is None:
-            raise ValueError("there is no version to adapt")
+            raise ValueError("there is no active version")
         if not len(scores):
             return active.limit
         usual = scores[scores <= robust_limit(ScoreHistogram.of(scores))]
@@ -119,7 +122,7 @@ class ThresholdTuning:
         return next_threshold(active.limit, scale, self.rule(), active.manifest.scores, after)
 
     def learn(self, events: ReleasedEvents) -> None:
-        """Add the scores of events that have been released, as far as the active version gave them."""
+        """Add the scores of events that have been released, if the active version has scored them."""
         active = self._detector.active
         if active is None:
             return
@@ -132,7 +135,7 @@ class ThresholdTuning:
             self._record_drift()
 
     def update(self) -> None:
-        """Give the threshold of the active version the bounds of the scores so far, and the budget's rate."""
+        """Set the bounds of the active version's threshold from the scores so far, and its rate."""
         active = self._detector.active
         if active is not None and self._fixed is None and self.scores.count:
             rule = self.rule()

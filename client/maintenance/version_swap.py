@@ -30,7 +30,7 @@ class _RunningTrial:
     manifest: Manifest
     trial: Trial
     rollback: bool
-    """Whether an operator has chosen the version: then it is taken whatever the trial finds."""
+    """Whether an operator has chosen the version: then it is used, whatever the result of the trial."""
 
 
 class VersionSwap:
@@ -158,7 +158,7 @@ class VersionSwap:
             return
         self.cancel()
         manifest = running.manifest
-        # Any version that scores is better than none: a trial refuses it only where another is in use.
+        # A first version is better than none: a trial refuses a version only if another one is in use.
         usable = result.windows > 0 and self._detector.active is None
         if result.rejection is not None and not running.rollback and not usable:
             self._store.refuse(manifest, result.rejection)

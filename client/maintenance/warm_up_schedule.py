@@ -1,4 +1,4 @@
-"""The schedule of a warm-up: when a version of the fleet is adapted to this machine, and by which rows."""
+"""The schedule of a warm-up: when a version of the fleet is adapted to this machine, and with which rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class WarmUpSchedule:
 
     @property
     def events(self) -> int:
-        """Events of this machine so far, those of earlier processes included as far as they are on disk."""
+        """Events of this machine so far, including those of earlier processes that are on disk."""
         return self.restored + self._recent.count
 
     @property
@@ -51,7 +51,7 @@ class WarmUpSchedule:
         return None if self._fleet is None else max(0, self._next - self.events)
 
     def begin(self, fleet: Manifest) -> None:
-        """Adapt this version of the fleet from now on, its features in the order of the rows."""
+        """Make estimates for this version of the fleet, whose features are in the order of the rows."""
         self._fleet = fleet
         self.wanted = self._next = first_estimate_rows(fleet, self._setting)
         log.info("warm-up version=%d events=%d wanted=%d", fleet.version, self.events, self.wanted)
@@ -86,8 +86,8 @@ class WarmUpSchedule:
     def _rows(self, buffered: BufferedRows) -> BufferedRows:
         """Return the rows for an estimate: the normal ones, unless most of the new ones are abnormal.
 
-        If most are abnormal, the last estimate is taken to be wrong, and not the machine. The new rows are at
-        most half of all rows, so a fault among them does not become normal.
+        If most are abnormal, the last estimate is assumed to be wrong. The new rows are at most half of all
+        rows, so a fault among them does not become normal.
         """
         if self._recent.count > self._since and self._since:
             new = self._recent.since(self._since)

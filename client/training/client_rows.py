@@ -73,7 +73,7 @@ class ClientRows:
         self.measure()
 
     def measure(self) -> None:
-        """Count the rows that there are, and measure their moments, by which versions are then scaled."""
+        """Count the rows, and measure the moments that scale the next versions."""
         self._measure(self._normal().rows)
 
     def _measure(self, rows: Rows) -> None:

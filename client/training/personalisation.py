@@ -53,7 +53,7 @@ def personalise(manifest: Manifest, rows: ClientRows, get_trainer: TrainerFactor
 def _with_tuned_weights(
     manifest: Manifest, prepared: PreparedRows, client: str, get_trainer: TrainerFactory
 ) -> Manifest:
-    """Blend the weights with what a few epochs on the client's own rows make of them."""
+    """Blend the weights with the weights after a few epochs of training on the client's own rows."""
     training, scoring = manifest.settings.training, manifest.settings.scoring
     if not scoring.personal_epochs:
         return manifest

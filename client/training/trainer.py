@@ -136,8 +136,8 @@ def _epoch_of(
     def masked_loss(inputs: tf.Tensor) -> tf.Tensor:
         missing = tf.math.is_nan(inputs)
         output = model(tf.where(missing, 0.0, inputs), training=True)
-        # What is missing is taken to be as expected: it has no error and no gradient. The mean over the
-        # inputs of a window becomes that over its present ones.
+        # A missing value has no error and no gradient. The mean error of a window is that of its present
+        # inputs.
         losses = loss_of_each(tf.where(missing, tf.stop_gradient(output), inputs), output)
         present = tf.reduce_sum(tf.cast(~missing, tf.float32), axis=1)
         return tf.reduce_mean(losses * architecture.inputs / tf.maximum(present, 1.0))

@@ -46,7 +46,7 @@ class ClientWorker:
             are offered to it. None: there is no detector.
         compression: The state that compressed messages need. None: a new one, in memory.
         get_trainer: Makes the trainer. None: a `TrainerCache` of this worker.
-        min_rows: The setting `client.min_rows`, for a client with a detector, whose rows become more.
+        min_rows: The setting `client.min_rows`, for a client with a detector, which gathers rows.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ from common.protocol.messages import (
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 8
-"""Updates whose outcome is awaited; a task reports as many (`server.federation.compression`)."""
+"""Updates whose outcome is awaited. A task reports the same number (`server.federation.compression`)."""
 
 
 _ERROR = "error"

@@ -26,7 +26,7 @@ class RunEndedError(Exception):
 
 
 class RequestRefusedError(Exception):
-    """The server refuses the request for good: do not repeat it."""
+    """The server refuses the request: do not repeat it."""
 
 
 class translated_errors:

@@ -107,7 +107,7 @@ class FleetConnection:
         return int(self._node.node_id)
 
     def open(self) -> None:
-        """Register the node, if it has no key of its own, and mark it online."""
+        """Register the node if the operator has not registered its key, and mark it online."""
         with translated_errors():
             if self._registers_itself:
                 self._client.RegisterNode(RegisterNodeFleetRequest(public_key=self._public_key))

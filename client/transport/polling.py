@@ -1,8 +1,8 @@
 """The schedule of polls for messages: often when one is due, seldom otherwise.
 
 Each poll takes the server milliseconds, and the polls of many clients together can take more than the work. A
-client therefore learns the usual time between its reply and the next message, does not poll during the first
-half of it, and then polls ten times in it.
+client therefore learns the usual time between its reply and the next message. It does not poll during the
+first half of this time, and then at intervals of a tenth of it.
 """
 
 from __future__ import annotations

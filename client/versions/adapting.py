@@ -20,19 +20,19 @@ from common.robust import MAD_TO_STD
 Rows = NDArray[np.float32]
 
 MAX_CHANGED = 5
-"""Features that one change moves at most."""
+"""Largest number of features that one change moves."""
 USEFUL = 0.9
 """A move has to bring the median score below this share of what it was."""
 USUAL = 1.5
 """A median score up to this multiple of the usual one needs no further move."""
 MIN_SPREAD_ROWS = 100
-"""Rows, before and after a change, without which a feature's spread counts as unchanged."""
+"""Smallest number of rows before and after a change with which a change of a feature's spread is measured."""
 MAX_SAME_SPREAD = 2.0
 """Largest ratio of the spreads before and after a change, or its inverse, at which they count as the same."""
 MAX_WINDOWS = 512
 """Windows, spread evenly over the rows, that a change is measured on."""
 _GRID = 33
-"""Levels that are tried at a time for a feature."""
+"""Number of levels that are tried for a feature in each refinement."""
 _REFINEMENTS = 3
 _TRIMMED = 0.95
 """Quantile at which errors are cut off, so that a fault within the change is not part of the usual error."""
@@ -40,7 +40,7 @@ _TRIMMED = 0.95
 
 @dataclass(frozen=True, eq=False)
 class AdaptedVersion:
-    """A version for a machine whose state has changed for good."""
+    """A version that is adapted to a lasting change of a machine."""
 
     manifest: Manifest
     moves: dict[int, Move]
@@ -56,11 +56,11 @@ def adapt(
 ) -> AdaptedVersion:
     """Adapt a version to the rows since a change.
 
-    One feature after the other, that with the largest error first, is moved to the level at which the median
-    score of the rows is smallest. The level is the model's and not the difference of two medians: the rows
-    before and since the change may be of different hours of a day. The median of the scores withstands faults
-    within the change (Huber 1981). If the scores stay larger than usual, the features with the largest errors
-    vary in a way that the model does not know, and their errors become their usual errors.
+    Features are moved one after the other, the one with the largest error first, to the level at which the
+    median score of the rows is smallest. The difference of the medians before and since the change is not
+    used, because these rows may be of different hours of a day. The median of the scores is robust against
+    faults during the change (Huber 1981). If the scores stay larger than usual, the errors of the features
+    with the largest ones become their usual errors: the model cannot reproduce how these features vary now.
 
     Args:
         manifest: The version in use.

@@ -35,12 +35,12 @@ FAULT_WINDOWS = 32
 
 @dataclass(frozen=True)
 class ThresholdRule:
-    """The rule that a client sets its threshold by: a fixed value, or a rate of false alerts."""
+    """The rule for the first threshold of a version: a fixed value, or a rate of false incidents."""
 
     value: float | None
     """The fixed threshold; None: the threshold follows from `rate`."""
     rate: float
-    """Share of normal events that may be alerts."""
+    """Share of normal events that may be above the threshold."""
 
     def start(self, fleet: ScoreHistogram, own: ScoreHistogram) -> tuple[float, float, float]:
         """Return the first threshold for a version and its bounds, as `starting_threshold` does.
@@ -70,7 +70,7 @@ class TrialResult:
     scale: float | None = None
     """Ratio of the version's scores to those of the version in use, on the same events; None: unknown.
 
-    A threshold goes on from one version to the next times this ratio. It is that of the 95 % quantiles, which
+    The threshold is multiplied by it when the version is taken up. It is that of the 95 % quantiles, which
     lie near the tail and which a few unusual events do not move.
     """
 
@@ -97,7 +97,7 @@ def run_trial(
     scores = buffer_scores(new, events)
     if np.isinf(scores).any():
         return TrialResult(f"{int(np.isinf(scores).sum())} of {len(scores)} recent scores are not finite")
-    if current is None:  # no version has judged these rows before
+    if current is None:  # no version has scored these rows before
         scores = scores[scores <= robust_limit(ScoreHistogram.of(scores))]
     own = ScoreHistogram.of(scores)
     try:

@@ -1,8 +1,8 @@
 """The warm-up: a version of the fleet adapted to a machine by its own first rows, without training.
 
-The first rows of a machine may contain a fault. It must not become normal, so what is estimated from them is
-robust: values far from the median count as less far, and rows in one or two stretches of outstanding scores
-are left out.
+The first rows of a machine may contain a fault, which must not become normal. So the estimates are robust:
+values far from the median are moved towards it, and rows in one or two stretches of outstanding scores are
+left out.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from common.model.scoring import ScoredWindows, score_windows, window_starts
 from common.robust import MAD_TO_STD, SMALLEST
 
 MAX_ROWS = 8192
-"""Rows, the newest ones, that an estimate uses at most: it runs beside the event loop."""
+"""Largest number of rows that an estimate uses, the newest ones: it runs beside the event loop."""
 CLIP = 3.0
-"""Distance from the median, in robust standard deviations, beyond which a value counts as this far."""
+"""Distance from the median, in robust standard deviations, to which values further away are moved."""
 OUTSTANDING = 7.0
-"""Distance of a log score from the median, in distances from lower quartile to median, that is outstanding.
+"""Distance of an outstanding log score from the median, in units of median minus lower quartile.
 
-For normal logarithms it lies where the outer fence of Tukey 1977 does. The upper quartile takes no part in
-it: in a short warm-up one fault is in over a quarter of all windows.
+For normally distributed logarithms this is the outer fence of Tukey 1977. The upper quartile is not used: in
+a short warm-up one fault can be in more than a quarter of all windows.
 """
 MIN_DISTANCE = 0.12
-"""Least distance from lower quartile to median: among scores that hardly differ, each would stand out."""
+"""Lower limit of that unit: among scores that hardly differ, each of them would be outstanding."""
 MAX_STRETCHES = 2
-"""Stretches of outstanding scores that count as faults. More of them are how this machine behaves."""
+"""Largest number of stretches of outstanding scores that count as faults; more are usual for the machine."""
 MAX_LEFT_OUT = 0.5
 """Largest share of the rows that counts as faults."""
 
@@ -47,7 +47,7 @@ class WarmUp:
     manifest: Manifest
     """The personalised version."""
     normal: BufferedRows
-    """The rows that it was estimated from, without those that are taken for a fault."""
+    """The rows that it was estimated from, without those that count as faults."""
 
 
 def first_estimate_rows(manifest: Manifest, setting: int | None) -> int:
@@ -79,7 +79,7 @@ def warm_up(fleet: Manifest, events: BufferedRows) -> WarmUp:
 
 
 def robust_moments(rows: NDArray[np.float32], fleet: Moments) -> Moments:
-    """Return a machine's moments, in which single values that are far away count little.
+    """Return a machine's moments, estimated so that single values far from the others have little effect.
 
     Values are moved to at most `CLIP` robust standard deviations from their median; a standard deviation is
     the larger one of the machine's, from its median absolute deviation, and the fleet's within clients.

@@ -1,4 +1,4 @@
-"""Bodies of requests, received from a client with a limit, and passed on as they come."""
+"""Bodies of requests, received from a client with a limit on their size, and passed on in parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ClientDisconnectError(ConnectionError):
 
 
 class BodyTooLargeError(ValueError):
-    """A request's body is larger than its path allows; the message says how large it may be."""
+    """A request's body is larger than its path allows; the message names the limit."""
 
 
 class RequestBody:
@@ -38,7 +38,7 @@ class RequestBody:
         """Receive the beginning, so that a sender that stalls holds no connection to SuperLink.
 
         Raises:
-            BodyTooLargeError: it is larger than the limit, or says so.
+            BodyTooLargeError: its size, or the size that its header declares, is above the limit.
             ClientDisconnectError: the client has gone.
         """
         if not self._declared.isdigit() or int(self._declared) > self._max_bytes:
@@ -47,7 +47,7 @@ class RequestBody:
             self._first.append(await self._next())
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield what was received, then the rest as it comes; raises as `read_first` does."""
+        """Yield the received part, then the rest as it arrives; raises the errors of `read_first`."""
         for chunk in self._first:
             yield chunk
         self._first.clear()

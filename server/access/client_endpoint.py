@@ -103,14 +103,14 @@ class ClientEndpoint:
         )
 
     def _max_update_bytes(self) -> int:
-        """Return the largest message of a client: it is told from the size of the newest version."""
+        """Return the largest size of a client's message, by the size of the newest version."""
         sizes = [
             path.stat().st_size for path in sorted((self._folder / "versions").glob("v*.safetensors"))[-1:]
         ]
         return MIN_UPDATE_BYTES + UPDATE_FACTOR * sizes[0] if sizes else MAX_FIRST_BYTES
 
     def _alerts_address(self) -> tuple[str, int] | None:
-        """Return the address at which the gateway reaches the status server; None if it takes no alerts."""
+        """Return the address of the status server for the gateway; None if it accepts no notices."""
         if self._settings.status is None or self._settings.alerts_token is None:
             return None
         host, _, port = self._settings.status.rpartition(":")
@@ -124,6 +124,6 @@ class ClientEndpoint:
 
 
 def _is_wildcard(host: str) -> bool:
-    """Return whether a host stands for all addresses of this machine, such as 0.0.0.0."""
+    """Return whether a host means all addresses of this machine, such as 0.0.0.0."""
     address = parse_address(host)
     return address is not None and address.is_unspecified

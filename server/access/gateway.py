@@ -58,14 +58,14 @@ KEEP_ALIVE_S = 3.0
 MAX_CONNECTIONS = 100
 """Connections to SuperLink."""
 MAX_ALERT_CONNECTIONS = 16
-"""Connections to the status server: apart from the others, so that alerts keep no client out."""
+"""Connections to the status server, limited separately, so that notices keep no client out."""
 MAX_AT_ONCE = 8
 """Requests of one client that are answered at the same time."""
 
 MAX_SMALL_BYTES = 256 * 1024
-"""Largest body of a request that carries no part of a model, and of an alert."""
+"""Largest body of a request that carries no part of a model, and of a notice."""
 MAX_UPDATE_BYTES = 256 << 20
-"""Largest body that carries a part of a model, unless the gateway is told otherwise."""
+"""Largest body that carries a part of a model, by default."""
 CARRY_MODELS = (b"/v1/fleet/push-messages", b"/v1/fleet/push-object")
 
 LOG_EVERY_S = 10.0
@@ -95,8 +95,8 @@ class Gateway:
     Args:
         port: SuperLink's port on the loopback address.
         roster: The registered clients; None admits every client.
-        alerts: Host and port of the status server, which clients post alerts to; None refuses alerts.
-        doors: The connections of the gateway; None: nobody limits them.
+        alerts: Host and port of the status server, to which clients post notices; None refuses notices.
+        doors: The connections of the gateway; None: their number is not limited.
         max_update_bytes: Returns the largest body that may carry a part of a model.
     """
 
@@ -135,7 +135,7 @@ class Gateway:
             self._log_refusal(scope, refusal, client)
             await _respond(send, HTTPStatus.FORBIDDEN, refusal, refused=True)
             return
-        # Only SuperLink checks signatures: another address that names the key cannot use up this one's share.
+        # Only SuperLink checks signatures, so requests with this key from another address count separately.
         sender = (client.fingerprint if client is not None else "", (scope.get("client") or ("",))[0])
         if client is not None and self._at_once[sender] >= MAX_AT_ONCE:
             reason = f"'{client.client}' has {MAX_AT_ONCE} requests at once"
@@ -217,7 +217,7 @@ class Gateway:
             scope: The request.
             receive: The ASGI channel from the client.
             send: The ASGI channel to the client.
-            client: Whose key the request names; None for an alert, and without a roster.
+            client: The client whose key the request names; None for a notice, and without a roster.
 
         Raises:
             BodyTooLargeError: the body is too large; no response has begun.
@@ -249,13 +249,13 @@ class Gateway:
         except ClientDisconnectError:
             return
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            if response_started:  # closes the connection: the client must not take the response for complete
+            if response_started:  # this closes the connection, which marks the response as incomplete
                 raise
             target = "the status server" if is_alert else "SuperLink"
             await _respond(send, HTTPStatus.SERVICE_UNAVAILABLE, f"{target} does not answer: {error!r}")
 
     def _admit(self, scope: Scope, client: RegisteredClient | None) -> None:
-        """Tell the doors whose connection this is, after a request on it was accepted."""
+        """Report to the doors the client of a connection, after a request on it was accepted."""
         if self._doors is None:
             return
         if self._roster is None:  # anybody may take part, and keys are not registered
@@ -290,7 +290,7 @@ def _forwarded_headers(headers: Headers) -> Headers:
 async def _respond(
     send: Send, code: HTTPStatus, reason: str, refused: bool = False, close: bool = False
 ) -> None:
-    """Send a response of the gateway itself, in Flower's error format, so that its programs print the reason.
+    """Send a response of the gateway itself, in Flower's error format, so that SuperNodes print the reason.
 
     Args:
         send: The ASGI channel to the client.

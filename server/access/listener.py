@@ -60,7 +60,7 @@ class Listener:
         gateway: The application to serve.
         certificate: PEM file with the server's certificate; None for plain HTTP.
         key: PEM file with its private key.
-        doors: The connections, which the gateway knows too; None: others, with `gateway_limits`.
+        doors: The connections, shared with the gateway; None: new ones, with `gateway_limits`.
 
     Raises:
         ListenError: the address is in use, or is not an address of this machine.

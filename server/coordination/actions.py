@@ -17,9 +17,9 @@ class RequestDescription:
     node: NodeId
     number: int
     refused: str | None = None
-    """The reason why the client gets no tasks, which it is told; None if it may get some."""
+    """The reason why the client gets no tasks, which is sent to it; None if it may get tasks."""
     deliver: bool = False
-    """Whether the newest version goes with the request, to a client that has no task to get it with."""
+    """Whether the newest version is sent with the request, to a client that gets it with no task."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class CreateFirstVersion:
     """Make the first version of the federation's features, and write it with the progress."""
 
     version: int
-    """Its number: 0, or higher if the federation begins anew with other features."""
+    """Its number: 0, or higher if the federation starts again with other features."""
     features: tuple[str, ...]
     clients: tuple[NodeId, ...]
-    """The clients whose descriptions it is made of."""
+    """The clients whose descriptions determine it."""
     progress: Mapping[str, Any]
 
 
@@ -60,7 +60,7 @@ class UpdateShare:
     """Number of its task."""
     node: NodeId
     staleness: int
-    """Number of versions that are newer than the one that it started from."""
+    """Number of versions made since the one that it started from."""
     discount: float
     """Factor by which staleness reduces it: above 0, at most 1."""
 

@@ -46,7 +46,7 @@ OVERDUE_CHECK_S = 30.0
 """Time between two description requests to a client whose task is overdue."""
 
 OTHER_FEATURES = "it is of the federation's earlier features"
-"""Why an update is dropped after the federation has begun anew."""
+"""Reason for which an update is dropped after the federation has started again with other features."""
 
 MAX_FAULTS = 3
 """Faults in a row after which a client is quarantined."""
@@ -105,7 +105,7 @@ def described(state: State, event: Described, step: Step) -> State:
 
 
 def _learning(state: State, client: ConnectedClient, step: Step) -> ConnectedClient:
-    """Return the client as one that learns, and when it is to describe itself again."""
+    """Return the client as one that learns, with the time of its next description."""
     assert client.description is not None  # noqa: S101  it has just described itself
     first = client.learned_from or (client.description.rows, step.now)
     client = replace(client, status="learning", learned_from=first)
@@ -120,7 +120,7 @@ def _learning(state: State, client: ConnectedClient, step: Step) -> ConnectedCli
 
 
 def description_failed(state: State, event: DescriptionFailed, step: Step) -> State:
-    """Refuse a client whose first description failed; quarantine one whose descriptions are at fault."""
+    """Refuse a client whose first description failed; quarantine one whose descriptions cannot be used."""
     client = state.clients.get(event.node)
     if client is None:
         return state
@@ -134,7 +134,14 @@ def description_failed(state: State, event: DescriptionFailed, step: Step) -> St
 
 
 def count_fault(state: State, node: NodeId, reason: str, step: Step) -> State:
-    """Return the state after an answer of a node that could not be used, by its own fault."""
+    """Return the state after an answer that cannot be used because of the client.
+
+    Args:
+        state: The state.
+        node: The node that sent the answer.
+        reason: Why it cannot be used.
+        step: Gets the actions.
+    """
     name = client_name(state, node)
     state = with_fault(state, name, reason, step.now)
     client, held = state.clients.get(node), quarantine_of(state, name, step.now)
@@ -161,7 +168,7 @@ def with_fault(state: State, client: str, reason: str, now: float) -> State:
 
 
 def without_faults(state: State, client: str) -> State:
-    """Return the state after a sound answer of a client: earlier faults no longer count."""
+    """Return the state after a usable answer of a client: earlier faults no longer count."""
     if client not in state.faults:
         return state
     return replace(state, faults={name: f for name, f in state.faults.items() if name != client})
@@ -218,11 +225,11 @@ def choose_features(state: State, step: Step) -> State:
 
 
 def _begun_anew(state: State, features: Features, step: Step) -> State:
-    """Return the state in which the federation begins anew with the features of most clients.
+    """Return the state in which the federation starts again with the features of most clients.
 
-    Versions are counted on, so that no client takes a new one for an old one. Tasks and updates of the
-    versions before are of other features, and are not used. Clients that were refused describe themselves
-    again, and the first version waits a little for them.
+    The numbers of versions continue, so that no client mistakes a new version for an old one. Tasks and
+    updates of the versions before are of other features, and are not used. Clients that were refused
+    describe themselves again, and the first version waits a little for them.
     """
     version, before = state.version + 1 if state.initialised else state.version, state.features or ()
     for update in state.buffer:
@@ -252,7 +259,7 @@ def _removed(state: State, node: NodeId, reason: str) -> State:
 def _refused(
     state: State, node: NodeId, client: ConnectedClient, reason: str, step: Step, until: float | None = None
 ) -> State:
-    """Return the state in which a client gets no tasks and is told why; it is asked again at `until`."""
+    """Return the state in which a client gets no tasks and is sent the reason, at least until `until`."""
     if state.clients[node].reason != reason:
         state = replace(state, last_number=state.last_number + 1)
         step.actions.append(RequestDescription(node, state.last_number, refused=reason))
@@ -296,7 +303,7 @@ def fail_task(state: State, node: NodeId, reason: str, check_at: float = 0.0) ->
 
 
 def expire(state: State, step: Step) -> State:
-    """Fail overdue tasks outside of rounds, and ask the clients of overdue tasks whether they have them."""
+    """Fail overdue tasks outside rounds, and ask the clients of overdue tasks to describe themselves."""
     for node, task in state.tasks.items():
         if task.awaited and not task.round_id and step.now >= task.due_at:
             late = f"{task.client}: no reply in {step.now - task.sent_at:.0f} s"

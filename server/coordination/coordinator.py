@@ -42,7 +42,7 @@ from server.coordination.state import (
 )
 
 UNREADABLE = "with what it sent, no version can be read"
-"""The reason why a client is at fault whose contribution was left out of a version."""
+"""The fault of a client whose contribution was left out of a version."""
 
 FAILURE_PAUSE_S = 5.0
 """Asynchronous: wait before a client whose task failed is given another."""
@@ -148,7 +148,7 @@ def _task_failed(state: State, event: TaskFailed, step: Step) -> State:
 
 
 def _aggregated(state: State, event: Aggregated, step: Step) -> State:
-    """Return the state with the next version, and have that version published before anything follows."""
+    """Return the state with the next version; that the version is published is the first action."""
     settings = step.settings
     state = replace(
         state, version=state.version + 1, aggregating=False, failures={}, waiting_since=None
@@ -166,7 +166,7 @@ def _aggregated(state: State, event: Aggregated, step: Step) -> State:
 def _checked_for_improvement(state: State, event: Aggregated, settings: FederationSettings) -> State:
     updates = state.updates_since_check + event.updates
     if settings.mode == "asynchronous" and updates < len(ready_nodes(state)) and not event.drifted:
-        # A round's worth of updates is needed: the error of a few clients is not the federation's.
+        # As many updates as clients are needed: the error of a few clients is not the federation's.
         return replace(state, updates_since_check=updates)
     best = state.best_error
     improved = event.drifted or best is None or event.error < best * (1 - settings.min_improvement)

@@ -56,7 +56,7 @@ class TaskFailed:
     number: int
     reason: str
     fault: bool = False
-    """Whether the client sent something that cannot be used; if not, it reported an error of its own."""
+    """Whether the client sent an answer that cannot be used; if not, it reported an error."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Aggregated:
     drifted: bool = False
     """Whether the data of several clients has drifted, so that earlier errors do not compare."""
     at_fault: tuple[str, ...] = ()
-    """Names of clients with whose contributions no version can be read; they were left out."""
+    """Names of the clients whose contributions were left out because no version with them can be read."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from server.coordination.state import (
 from server.coordination.waiting import waiting_for
 
 ROUND_PAUSE_S = 1.0
-"""Wait after a round that failed, so that clients in trouble are not flooded with tasks."""
+"""Wait after a round that failed, so that clients with problems are not flooded with tasks."""
 
 MIN_TIMEOUT_S = 5.0
 """Lower bound of a client's own timeout."""
@@ -66,7 +66,7 @@ def advance(state: State, step: Step) -> State:
         state = replace(state, waiting_since=step.now)
     started = state.version > 0 or any(client.trained_version >= 0 for client in state.clients.values())
     min_clients = settings.min_clients
-    if started:  # the fleet does not wait for one that is quarantined
+    if started:  # the fleet does not wait for quarantined clients
         absent = clients.quarantined(state, step.now)
         min_clients = 1 if settings.mode == "asynchronous" else max(1, min_clients - absent)
     if state.features is None and len(ready_nodes(state)) >= min_clients:
@@ -85,7 +85,7 @@ def advance(state: State, step: Step) -> State:
 
 
 def _pause_is_over(state: State, step: Step) -> bool:
-    """Return whether a client does not let a converged federation pause."""
+    """Return whether a client ends the pause of a converged federation."""
     converged = state.has_converged(step.settings.patience)
     return converged and any(_is_urgent(state, node) for node in idle_nodes(state, step.now))
 
@@ -135,7 +135,7 @@ def _open_round(state: State, min_clients: int, step: Step) -> State:
 
 
 def _is_urgent(state: State, node: NodeId) -> bool:
-    """Return whether a client comes first: its data has drifted, or it has not had a task yet."""
+    """Return whether a client comes before others: its data has drifted, or it has had no task yet."""
     client = state.clients[node]
     return client.drifted or (client.trained_version < 0 and is_new(state, client))
 
@@ -241,7 +241,7 @@ def _stop(state: State, reason: str, step: Step) -> State:
 
 
 def discount(staleness: int, settings: FederationSettings) -> float:
-    """Return the factor for an update that is this many versions behind; 1 if it is of the newest.
+    """Return the factor for an update of this staleness, in versions; 1 for an update of the newest version.
 
     Source: Xie et al. 2019 (FedAsync), section 5.2; Nguyen et al. 2022 (FedBuff) use the square root.
 

@@ -58,7 +58,7 @@ class ConnectedClient:
         return self.description.client if self.description is not None else ""
 
     def lacks(self, version: int) -> bool:
-        """Return whether it is to get this version without a task; version 0 is of no use to a detector."""
+        """Return whether it should get this version without a task; a detector cannot use version 0."""
         waits = self.status == "learning" or (self.status == "ready" and self.trained_version < 0)
         return waits and self.delivered < version
 
@@ -87,9 +87,9 @@ class PendingTask:
     round_id: int
     """The round that the task belongs to; 0: none, in asynchronous training."""
     awaited: bool = True
-    """Whether a round or the buffer still waits for the reply. A late reply is used all the same."""
+    """Whether a round or the buffer still waits for the reply. A late reply is used too."""
     check_at: float = 0.0
-    """The time when to ask the node of an overdue task for a description, to learn if it was lost."""
+    """The time at which the node of an overdue task is asked for a description, to learn if it was lost."""
 
 
 @dataclass(frozen=True)

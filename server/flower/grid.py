@@ -90,13 +90,13 @@ def _reply(
     pull_object: Callable[[str], bytes],
     confirm: Callable[[str], None],
 ) -> Message:
-    """Return a reply with its content; an error in place of one that cannot be had or read."""
+    """Return a reply with its content, or an error if its content cannot be fetched or read."""
     try:
         reply = message_from_proto(proto)
         return reply if has_content(reply) else fetch(proto, tree, pull_object, confirm)
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
         code, reason = UNREADABLE, f"{type(error).__name__}: {error}"
-    except Exception as error:  # its objects cannot be had; if SuperLink is gone, the next call says so
+    except Exception as error:  # its objects cannot be fetched; if SuperLink is down, the next call raises
         code, reason = ErrorCode.MESSAGE_UNAVAILABLE, f"{type(error).__name__}: {error}"
     return make_message(metadata_from_proto(proto.metadata), error=Error(code, reason))
 

@@ -95,7 +95,7 @@ class SuperLinkProcess:
         return self._started and self._processes.exit_code("superlink") is None
 
     def end_orphans(self) -> None:
-        """End what an earlier process with this folder has left running; call it before `start`."""
+        """End the processes that an earlier server with this folder left running; call it before `start`."""
         if count := end_family(self._family):
             log.warning("ended processes that a killed server left count=%d", count)
 

@@ -22,11 +22,11 @@ from server.storage.history import History
 MAX_BYTES = 256 * 1024
 """Maximum size of a posted notice."""
 MAX_PER_MINUTE = 120
-"""Notices that are taken from one client in a minute."""
+"""Notices that are accepted from one client in a minute."""
 MAX_CAUSES = 16
-"""Causes that are stored of a notice: the first ones, which have the largest shares."""
+"""Number of causes of a notice that are stored: the first ones, which have the largest shares."""
 MAX_FEATURE_LENGTH = 200
-"""Characters that are stored of a feature's name."""
+"""Number of characters of a feature's name that are stored."""
 
 
 def truncated(notice: Notice) -> Notice:
@@ -50,7 +50,7 @@ class PostLimit:
         """Count a notice; return after how many seconds the client may post it, 0 for at once.
 
         Args:
-            client: Who posts it.
+            client: Name of the client that posts it.
             now: The time, in seconds.
         """
         minute = int(now // 60)

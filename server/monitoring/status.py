@@ -61,7 +61,7 @@ class ServerStatus:
     def health(self) -> tuple[HTTPStatus, dict[str, Any]]:
         """Return status and content of `/healthz`: 503 if the ServerApp is stuck.
 
-        `degraded` says that the federation goes on and something cannot be written or read, see `trouble`.
+        `degraded` means that the federation continues, but something cannot be written or read (`trouble`).
         """
         status = self.status()
         silent_s = min(status["silent_s"], time.time() - self._started)

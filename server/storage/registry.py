@@ -49,7 +49,7 @@ class Registry:
         self._folder = folder
         self._keep = keep
         self.damaged: list[str] = []
-        """Files that `latest` passed over, each with the reason."""
+        """Files that `latest` skipped, each with the reason."""
         self.trouble = ""
         """The reason why the newest version is not on disk; empty if it is."""
         self._unwritten: SavedVersion | None = None
