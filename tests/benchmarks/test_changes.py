@@ -46,7 +46,7 @@ def test_a_near_constant_feature_makes_a_step_now_and_then(recording: Recording)
     assert 5 <= (values > 0).sum() <= 50
 
 
-def test_a_counter_rises_and_starts_anew(recording: Recording) -> None:
+def test_a_counter_rises_and_starts_again(recording: Recording) -> None:
     values = changes.counter(recording, "b").rows[:, 1]
     falls = np.flatnonzero(np.diff(values) < 0) + 1
     assert falls.tolist() == [changes.COUNTER_EVENTS, 2 * changes.COUNTER_EVENTS]

@@ -128,7 +128,7 @@ def test_the_summary_has_the_median_and_the_worst_machine_and_all_faults() -> No
     assert figures["faults_found"] == pytest.approx(2 / 3, abs=1e-3)
 
 
-def test_a_fault_is_lost_if_another_feature_had_told_it() -> None:
+def test_a_fault_is_lost_if_another_feature_had_found_it() -> None:
     line = timeline(48, slice(10, 14), slice(20, 24), slice(30, 34))
     without = judge([Incident(slice(10, 11), "a"), Incident(slice(20, 21), "b")], [], line, 0)
     copy = judge([Incident(slice(30, 31), "b")], [], line, 0)
@@ -136,7 +136,7 @@ def test_a_fault_is_lost_if_another_feature_had_told_it() -> None:
     assert lost(without, without, "a") == []
 
 
-def test_a_shift_is_told_by_incidents_of_its_feature_and_adapted_at_the_end_of_one() -> None:
+def test_a_shift_is_reported_by_incidents_of_its_feature_and_adapted_at_the_end_of_one() -> None:
     told = [
         notice("incident_started", 2),
         notice("incident_started", 12),
@@ -151,7 +151,7 @@ def test_a_shift_is_told_by_incidents_of_its_feature_and_adapted_at_the_end_of_o
     assert shift_answer(told, "b", START + 12 * HOUR).adapted_s is None
 
 
-def test_a_silent_sensor_is_told_by_the_notice_that_names_it() -> None:
+def test_a_silent_sensor_is_reported_by_the_notice_that_names_it() -> None:
     told = [
         notice("sensor_silent", 3, cause=None, events=5, text="'b' has had no value in the last 5 events"),
         notice("sensor_silent", 12, cause=None, events=2, text="'c' has had no value in the last 2 events"),

@@ -80,7 +80,7 @@ def test_a_task_to_evaluate_is_answered_with_an_evaluation(answer) -> None:
         ("text", "is str, expected bytes"),
     ],
 )
-def test_what_is_no_task_is_refused_with_a_reason(answer, content: object, expected: str) -> None:
+def test_content_that_is_not_a_task_is_refused_with_a_reason(answer, content: object, expected: str) -> None:
     with pytest.raises(ProtocolError, match=expected):
         answer(MessageType.TRAIN, content)
 
@@ -92,7 +92,7 @@ def test_a_message_of_another_program_is_refused(answer) -> None:
         ours(message, CONTEXT)
 
 
-def test_a_stock_supernode_without_data_is_told_how_to_name_it() -> None:
+def test_a_stock_supernode_without_data_gets_an_error_that_says_how_to_name_it() -> None:
     message = Message(RecordDict({RECORD: ConfigRecord({CONTENT: pack(Describe())})}), 1, MessageType.QUERY)
     with pytest.raises(ValueError, match="--node-config 'data="):
         app(message, CONTEXT)

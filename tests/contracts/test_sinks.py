@@ -193,7 +193,7 @@ def test_what_was_delivered_has_arrived_once_and_in_order(far: Far) -> None:
     sink.close()
 
 
-def test_a_far_side_that_is_down_is_an_error_that_names_it_and_the_sink_works_when_it_is_back(
+def test_a_receiver_that_is_down_is_an_error_that_names_it_and_the_sink_works_when_it_is_back(
     far: Far,
 ) -> None:
     sink = far.open()
@@ -251,7 +251,7 @@ def test_a_webhook_that_says_nothing_is_given_up_after_its_time() -> None:
             sink.deliver(NOTICES[0])
 
 
-def test_a_file_is_turned_over_when_it_has_grown(tmp_path: Path) -> None:
+def test_a_file_is_rotated_when_it_has_grown(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     sink = FileSink(path, max_bytes=3 * len(NOTICES[0]), keep=2)
     for notice in NOTICES:
@@ -270,7 +270,7 @@ def test_a_line_that_a_crash_cut_off_costs_no_other(tmp_path: Path) -> None:
     assert path.read_bytes().splitlines() == [NOTICES[0], NOTICES[1][:9], NOTICES[2]]
 
 
-def test_an_mqtt_broker_that_refuses_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_an_mqtt_broker_that_refuses_is_an_error_that_names_the_refusal(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 

@@ -265,7 +265,7 @@ def test_a_line_too_long_is_cut_off_and_those_after_it_are_whole(stream: Stream)
 
 
 @of_kinds([kind for kind in STREAMS if kind.keeps_place])  # elsewhere, lines sent once do not come again
-def test_a_source_goes_on_where_its_last_reader_stopped(stream: Stream) -> None:
+def test_a_source_continues_where_its_last_reader_stopped(stream: Stream) -> None:
     given = lines(0, 600)
     if isinstance(stream, File):
         stream.feed(joined(given))

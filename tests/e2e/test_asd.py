@@ -75,7 +75,7 @@ def test_per_round_figures_add_up(report: dict[str, Any]) -> None:
         assert r["error"] == pytest.approx(mean)
 
 
-def test_by_default_the_run_goes_on_until_it_has_converged(report: dict[str, Any], tmp_path: Path) -> None:
+def test_by_default_the_run_continues_until_it_has_converged(report: dict[str, Any], tmp_path: Path) -> None:
     converged = local(tmp_path, "--set", "local.compare=false")
     assert converged["reason"] == "converged: no improvement in 10 rounds"
     assert converged["totals"]["error_after"] < report["totals"]["error_after"]

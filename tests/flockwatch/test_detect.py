@@ -77,7 +77,7 @@ def test_a_fault_in_a_stream_is_reported_with_its_cause(source: str) -> None:
     assert started["client"] == "v7"
 
 
-def test_a_stream_goes_on_where_the_last_process_stopped() -> None:
+def test_a_stream_continues_where_the_last_process_stopped() -> None:
     Path("events.jsonl").write_bytes(events(1000, fault_at=None))
     first = detect("--source", "file:events.jsonl", "--name", "edge")
     assert first.stdout == b""

@@ -124,7 +124,7 @@ def test_files_that_cannot_be_used_are_named(
     assert "none.csv" in capsys.readouterr().err
 
 
-def test_without_a_time_between_rows_the_assumption_is_told(
+def test_without_a_time_between_rows_the_assumption_is_logged(
     files: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert main(["score", *files[:4]]) == 0

@@ -90,7 +90,9 @@ def test_a_killed_client_is_noticed_within_seconds_and_is_known_when_it_returns(
     assert run.has_all_versions()
 
 
-def test_a_client_that_is_stopped_holds_nobody_up_and_goes_on_when_it_is_continued(federation) -> None:
+def test_a_stopped_process_of_a_client_delays_no_other_client_and_continues_when_it_is_resumed(
+    federation,
+) -> None:
     run = streaming(federation)
     eventually(lambda: admitted(run, "c") > 0)
     client = psutil.Process(run.processes.pid("c"))

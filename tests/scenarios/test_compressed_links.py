@@ -40,7 +40,7 @@ def test_changes_go_both_ways_and_bytes_are_counted_on_the_socket(federation) ->
     assert run.clients()["a"]["sent_bytes"] > 0
 
 
-def test_both_sides_go_on_with_changes_after_they_were_killed(federation) -> None:
+def test_both_sides_continue_with_changes_after_they_were_killed(federation) -> None:
     run: Federation = federation(COMPRESSED | {"federation.max_rounds": "100000"})
     run.start_server()
     files = {name: run.rows(name, rows=1000, seed=i) for i, name in enumerate(("a", "b"))}

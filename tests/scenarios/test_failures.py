@@ -35,7 +35,7 @@ def test_a_client_killed_in_mid_round_leaves_the_round_to_its_quorum(federation)
     assert "c" in failed
 
 
-def test_a_killed_serverapp_is_resubmitted_and_goes_on_from_the_last_version(federation) -> None:
+def test_a_killed_serverapp_is_resubmitted_and_continues_from_the_last_version(federation) -> None:
     run: Federation = federation(ENDLESS)
     run.start_server()
     for name in ("a", "b"):
@@ -50,7 +50,7 @@ def test_a_killed_serverapp_is_resubmitted_and_goes_on_from_the_last_version(fed
     assert "resubmitted" in run.log("server")
 
 
-def test_a_server_killed_as_a_whole_goes_on_when_started_again_with_the_same_clients(federation) -> None:
+def test_a_server_killed_as_a_whole_continues_when_started_again_with_the_same_clients(federation) -> None:
     run: Federation = federation(ENDLESS)
     run.start_server()
     for name in ("a", "b"):
@@ -81,7 +81,7 @@ def test_a_second_client_of_the_same_name_is_refused_until_the_first_has_left(fe
     eventually(lambda: run.version() >= version + 2)
 
 
-def test_clients_with_other_features_are_refused_with_their_names_and_the_rest_go_on(federation) -> None:
+def test_clients_with_other_features_are_refused_with_their_names_and_the_rest_continue(federation) -> None:
     run: Federation = federation({"federation.min_clients": "3"})
     run.start_client(run.rows("a", seed=1))
     run.start_client(run.rows("b", seed=2))
@@ -95,7 +95,7 @@ def test_clients_with_other_features_are_refused_with_their_names_and_the_rest_g
     assert {reply["client"] for r in run.rounds() for reply in r["replies"]} == {"a", "b", "c"}
 
 
-def test_a_port_in_use_is_said_before_anything_starts(federation) -> None:
+def test_a_port_in_use_is_reported_before_anything_starts(federation) -> None:
     run: Federation = federation()
     with socket.create_server(("127.0.0.1", run.port)):
         run.start_server()

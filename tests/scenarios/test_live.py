@@ -87,7 +87,7 @@ def test_from_cold_boot_without_a_server_a_machine_detects(
     assert (one.state / "source.json").exists() or eventually((one.state / "source.json").exists)
 
 
-def test_with_the_server_killed_detection_goes_on_and_learning_when_it_is_back(
+def test_with_the_server_killed_detection_continues_and_learning_does_when_it_is_back(
     tmp_path: Path, processes: Processes, federation: Callable[..., Federation]
 ) -> None:
     fleet = federation({**SERVER, "federation.max_rounds": "400", "training.epochs": "1"})
@@ -111,7 +111,7 @@ def test_with_the_server_killed_detection_goes_on_and_learning_when_it_is_back(
         one.expect_incidents(2)
 
 
-def test_with_the_trainer_killed_in_mid_training_detection_goes_on_and_a_new_one_trains(
+def test_with_the_trainer_killed_in_mid_training_detection_continues_and_a_new_one_trains(
     tmp_path: Path, processes: Processes, federation: Callable[..., Federation]
 ) -> None:
     endless = {"federation.max_rounds": "400", "federation.patience": "0", "federation.min_clients": "1"}
@@ -286,7 +286,7 @@ def test_a_full_disk_costs_no_alert(
     eventually(lambda: not one.problems())
 
 
-def test_a_corrupt_version_is_refused_and_the_one_at_work_goes_on(machine: Callable[..., Machine]) -> None:
+def test_a_corrupt_version_is_refused_and_the_one_in_use_continues(machine: Callable[..., Machine]) -> None:
     one = machine()
     one.start()
     one.feed(300)

@@ -167,7 +167,7 @@ def test_a_client_comes_in_once_it_is_registered_and_is_out_once_it_is_revoked(r
     run.processes.end(["c"])
 
 
-def test_without_a_key_there_is_no_way_in(run: Secured) -> None:
+def test_without_a_key_no_client_connects(run: Secured) -> None:
     answer = asked(run, "/v1/fleet/pull-messages")
     assert (answer.status_code, "has no client key" in answer.json()["detail"]) == (403, True)
     done = flockwatch(
@@ -249,7 +249,7 @@ def test_an_update_in_anothers_name_is_not_used(run: Secured) -> None:
     assert admitted(run, "liar") == 0
 
 
-def test_a_newer_client_is_told_apart_on_both_sides(run: Secured) -> None:
+def test_both_sides_report_that_the_client_is_newer(run: Secured) -> None:
     run.enroll("newer")
     ours, theirs = wire.PROTOCOL, wire.PROTOCOL + 1
     newer = (

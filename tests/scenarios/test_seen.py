@@ -144,7 +144,7 @@ def test_history_in_postgresql_outlives_the_server_and_gives_no_password_away(
         postgres.remove()
 
 
-def test_a_server_whose_database_is_not_there_says_so(federation: Callable[..., Federation]) -> None:
+def test_a_server_reports_that_its_database_cannot_be_reached(federation: Callable[..., Federation]) -> None:
     fleet = federation({"server.database": "postgresql://u:hidden@127.0.0.1:1/d"})
     fleet.start_server()
     eventually(lambda: fleet.processes.exit_code("server") is not None)

@@ -33,7 +33,7 @@ def test_a_regime_is_read_as_it_was_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", json.dumps({"moves": {"a": [1.0, None]}, "base": ""}).encode()]
 )
-def test_a_damaged_file_is_no_regime(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_not_a_regime(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "regime.json").write_bytes(content)
     assert Regime.load(tmp_path) == Regime()
 

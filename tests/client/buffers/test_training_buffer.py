@@ -70,7 +70,7 @@ def test_another_process_reads_what_is_written_while_it_reads(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "magic", "longer"])
-def test_a_damaged_ring_is_started_anew_and_says_so(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_ring_is_replaced_and_reported(tmp_path: Path, damage: str) -> None:
     TrainingBuffer(tmp_path, SCHEMA, 100).append(*events(0, 10))
     path = tmp_path / FILE
     content = path.read_bytes()

@@ -16,7 +16,7 @@ from client.connectors.sources import SOURCES, open_source
         ("stdin:", "stdin", "", {}),
     ],
 )
-def test_an_address_is_taken_apart(text: str, scheme: str, place: str, options: dict[str, str]) -> None:
+def test_an_address_is_parsed(text: str, scheme: str, place: str, options: dict[str, str]) -> None:
     found = Address.parse(text)
     assert (found.scheme, found.place, found.options) == (scheme, place, options)
 

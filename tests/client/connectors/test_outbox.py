@@ -230,7 +230,7 @@ class TestAfterARestart:
         assert outbox.problem == f"1 damaged notices set aside in {spool / 'damaged'}"
         assert outbox.delivered == 2
 
-    def test_what_is_no_notice_at_all_is_set_aside(self, opened: Open, spool: Path) -> None:
+    def test_a_file_that_is_not_a_notice_is_set_aside(self, opened: Open, spool: Path) -> None:
         (spool / "000000000001.json").mkdir(parents=True)
         for name in ("notes.json", "2.json", "000000000003.json", ".000000000004.json.77.partial"):
             (spool / name).write_bytes(b'{"n":3}')
@@ -303,7 +303,7 @@ class TestADiskThatTakesNothing:
         assert eventually(lambda: outbox.waiting == 0)
         assert sink.taken == numbered(1, 5)
 
-    def test_they_are_written_once_the_disk_takes_them(self, opened: Open, spool: Path) -> None:
+    def test_they_are_written_once_the_disk_can_be_written(self, opened: Open, spool: Path) -> None:
         sink = FakeSink(DOWN)
         outbox = opened(sink, LONG_S)
         post(outbox, numbered(1, 5))

@@ -99,7 +99,7 @@ def test_names_come_back_from_metrics_and_notices() -> None:
 
 
 @pytest.mark.parametrize("name", NO_NAMES, ids=lambda name: ascii(name)[:20])
-def test_what_is_no_name_is_left_out_of_a_stream_with_a_reason_and_refused_as_a_feature(name: str) -> None:
+def test_what_is_not_a_name_is_left_out_of_a_stream_with_a_reason_and_refused_as_a_feature(name: str) -> None:
     columns = choose_columns({"cpu": Content(Kind.NUMBERS), name: Content(Kind.NUMBERS)}, DataSettings())
     assert columns.features == ("cpu",)
     assert columns.ignored[name].startswith("a name ")
@@ -107,7 +107,7 @@ def test_what_is_no_name_is_left_out_of_a_stream_with_a_reason_and_refused_as_a_
         Schema(("cpu", name))
 
 
-def test_names_that_differ_only_in_case_or_form_are_told_apart() -> None:
+def test_names_that_differ_only_in_case_or_form_are_distinguished() -> None:
     with pytest.raises(SchemaError) as caught:
         Schema(("temp\u00e9rature",)).align(["tempe\u0301rature"])
     assert "the same letters" in str(caught.value)

@@ -51,7 +51,7 @@ def test_a_fixed_threshold_never_changes() -> None:
 
 
 @pytest.mark.parametrize("growth", [1.0, 1.5, 0.5])
-def test_the_budget_holds_in_the_long_run_when_normal_scores_change_for_good(growth: float) -> None:
+def test_the_budget_holds_in_the_long_run_when_normal_scores_change_permanently(growth: float) -> None:
     """Ninety days of a score a minute whose level drifts, and changes for good after thirty days."""
     minutes = 90 * 1440
     generator = np.random.default_rng(4)

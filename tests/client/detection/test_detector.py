@@ -111,7 +111,7 @@ def test_without_a_version_events_are_kept_and_not_scored() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 50])
-def test_a_fault_is_told_once_with_its_cause_and_once_when_it_is_over(size: int) -> None:
+def test_a_fault_is_reported_once_with_its_cause_and_once_when_it_is_over(size: int) -> None:
     events = rows(300)
     events[100:110, 1] += 500
     under_test = detector(explain=2, end_after=5)
@@ -138,7 +138,7 @@ def test_a_fault_is_told_once_with_its_cause_and_once_when_it_is_over(size: int)
 
 
 @pytest.mark.parametrize("size", [1, 8])
-def test_what_is_no_event_is_counted_and_the_others_are_scored(size: int) -> None:
+def test_lines_that_are_not_events_are_counted_and_the_others_are_scored(size: int) -> None:
     good = lines(rows(40))
     bad = [
         b"{",

@@ -94,7 +94,7 @@ def test_a_score_between_release_and_threshold_keeps_an_incident_open() -> None:
     assert not under_test.open
 
 
-def test_a_fault_that_is_shorter_than_start_after_is_no_incident() -> None:
+def test_a_fault_that_is_shorter_than_start_after_is_not_an_incident() -> None:
     assert kinds(run([2, 2, 0, 2, 0, 2, 2, 2], incidents(start_after=3))) == ["incident_started"]
 
 
@@ -166,7 +166,7 @@ def test_at_most_three_incidents_are_open() -> None:
 GLITCH = [2.0, 0.0, 0.0, 0.0]
 
 
-def test_a_feature_that_flaps_is_told_once_and_then_not_until_a_quiet_day() -> None:
+def test_a_feature_that_flaps_is_reported_once_and_then_not_until_a_quiet_day() -> None:
     under_test = incidents(flap_after=3)
     notices = run(GLITCH * 50, under_test, step_s=240.0)
     assert kinds(notices) == ["incident_started", "incident_ended"] * 3 + ["flapping"]
@@ -178,7 +178,7 @@ def test_a_feature_that_flaps_is_told_once_and_then_not_until_a_quiet_day() -> N
     assert kinds(run(GLITCH, under_test, 240.0, a_day_later)) == ["incident_started", "incident_ended"]
 
 
-def test_another_feature_is_told_while_one_flaps() -> None:
+def test_another_feature_is_reported_while_one_flaps() -> None:
     under_test = incidents(flap_after=1)
     run(GLITCH * 5, under_test)
     assert leading(run([(0.0, 2.0, 0.0), *[(0.0, 0.0, 0.0)] * 3], under_test, first=20)) == [
@@ -191,7 +191,7 @@ def test_incidents_days_apart_do_not_flap() -> None:
     assert "flapping" not in kinds(run(GLITCH * 10, step_s=8 * HOUR_S))
 
 
-def test_an_incident_that_lasts_is_told_as_a_changed_regime_once() -> None:
+def test_an_incident_that_lasts_is_reported_as_a_changed_regime_once() -> None:
     under_test = incidents(adapt_after_s=24 * HOUR_S)
     notices = run([2.0] * 200, under_test, step_s=300.0)
     assert kinds(notices) == ["incident_started", "regime_changed"]
@@ -223,7 +223,7 @@ def test_adapting_ends_the_chosen_incidents() -> None:
     assert under_test.open == (second,)
 
 
-def test_an_unreported_incident_that_lasts_is_told_as_a_changed_regime() -> None:
+def test_an_unreported_incident_that_lasts_is_reported_as_a_changed_regime() -> None:
     under_test = incidents(flap_after=1)
     run(GLITCH * 2, under_test, step_s=300.0)
     notices = run([2.0] * 100, under_test, step_s=300.0, first=8)

@@ -75,7 +75,7 @@ def test_a_long_stream_does_not_run_out_of_room() -> None:
     np.testing.assert_allclose(found[2:], expected(version, rows), rtol=1e-4)
 
 
-def test_inputs_are_clipped_where_the_version_says_so() -> None:
+def test_inputs_are_clipped_if_the_version_clips() -> None:
     given = with_settings(manifest(), scaling={"by": "fleet", "clip": 1.5})
     np.testing.assert_allclose(Scorer(given).score_many(ROWS[:9]), expected(given, ROWS[:9], 1.5), rtol=1e-4)
     scorer = Scorer(given)
@@ -84,7 +84,7 @@ def test_inputs_are_clipped_where_the_version_says_so() -> None:
     )
 
 
-def test_windows_may_go_on_from_earlier_rows() -> None:
+def test_windows_may_continue_earlier_rows() -> None:
     version = manifest(3)
     after = Scorer(version)
     after.follow(ROWS[:10])

@@ -106,7 +106,7 @@ def machine(tmp_path: Path) -> Machine:
     return made
 
 
-def test_a_lasting_shift_is_told_once_and_adapted_to_after_a_day(machine: Machine) -> None:
+def test_a_lasting_shift_is_reported_once_and_adapted_to_after_a_day(machine: Machine) -> None:
     notices = machine.feed(shifted(2 * DAY, seed=2))
     ours = [n for n in notices if n.id == notices[0].id]
     assert kinds(ours) == ["incident_started", "regime_changed", "adapted"]
@@ -118,7 +118,7 @@ def test_a_lasting_shift_is_told_once_and_adapted_to_after_a_day(machine: Machin
     assert machine.maintenance.adaptation.regime.moves["b"].offset == pytest.approx(80, abs=4)
 
 
-def test_faults_are_told_during_a_lasting_shift_and_after_it_was_adapted_to(machine: Machine) -> None:
+def test_faults_are_reported_during_a_lasting_shift_and_after_it_was_adapted_to(machine: Machine) -> None:
     during = machine.feed(with_fault(shifted(DAY // 2, seed=2), at=100, feature=2, value=9.0))
     assert leading(during, "incident_started")[:2] == ["b", "c"]
     machine.feed(shifted(DAY, seed=3))
@@ -127,7 +127,7 @@ def test_faults_are_told_during_a_lasting_shift_and_after_it_was_adapted_to(mach
     assert "a" in leading(later, "incident_started")
 
 
-def test_learning_goes_on_at_the_new_level(machine: Machine, tmp_path: Path) -> None:
+def test_learning_continues_at_the_new_level(machine: Machine, tmp_path: Path) -> None:
     before = len(machine.maintenance.learned)
     machine.feed(shifted(DAY // 2, seed=2))
     assert len(machine.maintenance.learned) == pytest.approx(before, abs=10)
@@ -145,7 +145,7 @@ def test_the_threshold_stays_of_the_same_size_when_a_level_moves(machine: Machin
     assert machine.detector.active.threshold == pytest.approx(before, rel=0.8)
 
 
-def test_normal_scores_that_grow_tenfold_for_good_become_normal(machine: Machine) -> None:
+def test_normal_scores_that_grow_tenfold_permanently_become_normal(machine: Machine) -> None:
     mean = np.array([0, 5, 1], np.float32)
     wild = (rows(8 * DAY, seed=2) - mean) * np.float32(10) + mean
     machine.feed(wild[: 3 * DAY])
@@ -156,7 +156,7 @@ def test_normal_scores_that_grow_tenfold_for_good_become_normal(machine: Machine
     assert sum(spans) < 0.05 * 5 * 86400
 
 
-def test_normal_scores_that_grow_by_half_for_good_are_within_the_budget_again(machine: Machine) -> None:
+def test_normal_scores_that_grow_by_half_permanently_are_within_the_budget_again(machine: Machine) -> None:
     mean = np.array([0, 5, 1], np.float32)
     louder = (rows(20 * DAY, seed=2) - mean) * np.float32(np.sqrt(1.5)) + mean
     machine.feed(louder[: 5 * DAY])

@@ -35,7 +35,7 @@ def test_what_the_trainer_wants_counts_more_than_the_clients_own_settings(tmp_pa
     assert (one.learning.wanted, one.learning.done) == (300, False)
 
 
-def test_with_a_data_file_nothing_is_wanted_until_the_trainer_says_so(tmp_path: Path) -> None:
+def test_with_a_data_file_no_events_are_wanted_until_the_trainer_records_a_number(tmp_path: Path) -> None:
     one = progress(tmp_path, data=Path("rows.csv"))
     one.update(0, 1, now=1.0)
     assert one.learning.done

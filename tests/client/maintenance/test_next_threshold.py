@@ -19,7 +19,7 @@ START, LOWEST, HIGHEST = RULE.start(FLEET, OWN)
 
 
 @pytest.mark.parametrize(("before", "scale"), [(None, None), (None, 2.0), (AdaptiveThreshold(5.0), None)])
-def test_without_a_threshold_to_go_on_from_a_version_has_its_first_one(
+def test_without_a_threshold_to_continue_from_a_version_has_its_first_one(
     before: AdaptiveThreshold | None, scale: float | None
 ) -> None:
     after = next_threshold(before, scale, RULE, FLEET, OWN)
@@ -27,7 +27,9 @@ def test_without_a_threshold_to_go_on_from_a_version_has_its_first_one(
 
 
 @given(st.floats(0.01, 100), st.floats(0.1, 10))
-def test_it_goes_on_under_another_version_within_the_bounds_of_its_scores(value: float, scale: float) -> None:
+def test_it_continues_under_another_version_within_the_bounds_of_its_scores(
+    value: float, scale: float
+) -> None:
     after = next_threshold(AdaptiveThreshold(value, (0.0, math.inf)), scale, RULE, FLEET, OWN)
     assert after.value == min(max(value * scale, LOWEST), HIGHEST)
     assert (after.bounds, after.rate) == ((LOWEST, HIGHEST), RULE.rate)

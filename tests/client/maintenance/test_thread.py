@@ -83,7 +83,7 @@ def tick(edge: Edge) -> None:
     edge.detector.step([], 0.0)
 
 
-def test_the_thread_takes_a_candidate_by_itself(tmp_path: Path) -> None:
+def test_the_thread_tries_a_candidate_by_itself(tmp_path: Path) -> None:
     edge = Edge(tmp_path, start=False, trial=TrialProcess)
     edge.maintenance.start()
     edge.store.offer(version(4).pack())
@@ -107,7 +107,7 @@ def test_a_recording_waits_for_a_turn_after_some_events_and_a_live_stream_does_n
     recorded.stop()
 
 
-def test_an_error_in_a_tick_is_reported_and_the_next_one_goes_on(
+def test_an_error_in_a_tick_is_reported_and_the_next_one_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edge = Edge(tmp_path, start=False)
@@ -121,7 +121,7 @@ def test_an_error_in_a_tick_is_reported_and_the_next_one_goes_on(
     edge.maintenance.stop()
 
 
-def test_a_version_on_disk_is_at_work_from_the_start(tmp_path: Path) -> None:
+def test_a_version_on_disk_is_in_use_from_the_start(tmp_path: Path) -> None:
     first = Edge(tmp_path)
     first.store.offer(version(4).pack())
     tick(first)
@@ -131,7 +131,7 @@ def test_a_version_on_disk_is_at_work_from_the_start(tmp_path: Path) -> None:
     assert again.maintenance.versions.swaps == 0
 
 
-def test_a_damaged_version_is_passed_over_and_named(tmp_path: Path) -> None:
+def test_a_damaged_version_is_skipped_and_named(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
     for number in (4, 5):
         edge.store.offer(version(number).pack())
@@ -229,9 +229,7 @@ def test_events_overwritten_while_held_back_leave_a_break(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("seed", "scale"), [(1, 8.0)])
-def test_a_version_much_worse_than_the_one_at_work_is_refused(
-    tmp_path: Path, seed: int, scale: float
-) -> None:
+def test_a_version_much_worse_than_the_one_in_use_is_refused(tmp_path: Path, seed: int, scale: float) -> None:
     edge = Edge(tmp_path)
     edge.store.offer(version(1).pack())
     tick(edge)
@@ -249,7 +247,7 @@ def test_a_version_much_worse_than_the_one_at_work_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", version(3).pack()[:-9]])
-def test_a_damaged_candidate_is_refused_and_the_one_at_work_goes_on(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_candidate_is_refused_and_the_one_in_use_continues(tmp_path: Path, content: bytes) -> None:
     edge = Edge(tmp_path)
     edge.store.offer(version(1).pack())
     tick(edge)
@@ -260,7 +258,7 @@ def test_a_damaged_candidate_is_refused_and_the_one_at_work_goes_on(tmp_path: Pa
     assert edge.maintenance.problems["version"].startswith("refused a version on trial")
 
 
-def test_a_first_version_is_taken_whatever_its_trial_finds_but_no_later_one(tmp_path: Path) -> None:
+def test_a_first_version_is_used_whatever_its_trial_finds_but_no_later_one(tmp_path: Path) -> None:
     edge = Edge(tmp_path, threshold={"value": 1e-9})  # every event is an alert
     edge.feed(rows(600))
     edge.store.offer(version(1).pack())
@@ -295,7 +293,7 @@ def test_a_version_with_its_features_in_another_order_is_the_same_function(tmp_p
     )
 
 
-def test_rolling_back_takes_the_earlier_version_until_it_is_released(tmp_path: Path) -> None:
+def test_rolling_back_uses_the_earlier_version_until_it_is_released(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
     for number in (1, 2):
         edge.store.offer(version(number).pack())
@@ -340,7 +338,7 @@ def slow() -> Iterator[list[Slow]]:
     Slow.given = []
 
 
-def test_the_version_at_work_goes_on_until_a_trial_is_over(tmp_path: Path, slow: list[Slow]) -> None:
+def test_the_version_in_use_continues_until_a_trial_is_over(tmp_path: Path, slow: list[Slow]) -> None:
     edge = Edge(tmp_path, trial=Slow)
     edge.store.offer(version(1).pack())
     edge.feed(rows(300))
@@ -367,7 +365,7 @@ def test_a_trial_that_fails_refuses_its_version_and_says_why(tmp_path: Path, slo
     assert len(list((tmp_path / "refused").glob("*.safetensors"))) == 1
 
 
-def test_rolling_back_gives_up_the_trial_that_goes_on(tmp_path: Path, slow: list[Slow]) -> None:
+def test_rolling_back_gives_up_the_trial_that_continues(tmp_path: Path, slow: list[Slow]) -> None:
     edge = Edge(tmp_path, trial=Slow)
     for number in (1, 2, 3):
         edge.store.offer(version(number).pack())
@@ -432,7 +430,7 @@ def test_a_position_is_saved_once_its_notices_are_safe(tmp_path: Path) -> None:
     assert saved_position(tmp_path, "file:y") is None
 
 
-def test_a_disk_that_takes_nothing_is_a_problem_until_it_does(
+def test_a_disk_that_cannot_be_written_is_a_problem_until_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: bytes) -> None:

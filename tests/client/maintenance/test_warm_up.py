@@ -77,7 +77,9 @@ def test_the_fleets_version_gives_no_verdict_before_the_warm_up_and_verdicts_fro
     assert abs(machine.mean[0] - 40) < 1
 
 
-def test_a_machine_that_the_fleet_has_not_met_is_quiet_and_its_faults_are_told(tmp_path: Path) -> None:
+def test_a_machine_that_is_new_to_the_fleet_has_few_alerts_and_its_faults_are_reported(
+    tmp_path: Path,
+) -> None:
     machine = Machine(tmp_path, fleet_version())
     events = own_rows(1200)
     events[1000:1010, 1] += 500
@@ -91,7 +93,7 @@ def test_a_machine_that_the_fleet_has_not_met_is_quiet_and_its_faults_are_told(t
     assert started[0].alert.causes[0].feature == "b"
 
 
-def test_a_fault_within_the_warm_up_is_told_when_it_comes_again(tmp_path: Path) -> None:
+def test_a_fault_within_the_warm_up_is_reported_when_it_comes_again(tmp_path: Path) -> None:
     machine = Machine(tmp_path, fleet_version())
     events = own_rows(400)
     for start in (40, 300):
@@ -112,7 +114,7 @@ def test_after_a_restart_the_rows_on_disk_warm_up_at_once(tmp_path: Path) -> Non
     assert np.isfinite(again.scores[4:]).all()
 
 
-def test_a_restart_in_the_middle_of_the_warm_up_goes_on_with_the_rows_on_disk(tmp_path: Path) -> None:
+def test_a_restart_in_the_middle_of_the_warm_up_continues_with_the_rows_on_disk(tmp_path: Path) -> None:
     settings = SETTINGS.with_values(live={"warm_up": 100, "incident_margin": 10})
     first = Machine(tmp_path, fleet_version(), settings)
     first.feed(own_rows(70))
@@ -145,7 +147,7 @@ def test_a_version_of_the_fleet_in_the_store_is_adapted_until_a_personalised_one
     assert machine.maintenance.warm_up.until_due is None
 
 
-def test_the_first_version_is_taken_also_before_there_are_enough_events(tmp_path: Path) -> None:
+def test_the_first_version_is_used_even_before_there_are_enough_events(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.store.offer(fleet_version(3).pack())
     machine.feed(own_rows(29))

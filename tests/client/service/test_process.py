@@ -145,7 +145,7 @@ def test_the_time_column_is_the_one_of_the_settings_for_replay_and_for_host_metr
     assert "load_1" in features and not {"ts", "time"} & set(features)
 
 
-def test_a_sensor_that_goes_silent_costs_no_event_and_is_told(tmp_path: Path) -> None:
+def test_a_sensor_that_goes_silent_costs_no_event_and_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     silent = [json.loads(line) | {"b": "unavailable"} for line in lines(rows(300), start=1e9 + 60 * 300)]
     path.write_bytes(events(300) + "".join(json.dumps(event) + "\n" for event in silent).encode())
@@ -157,7 +157,7 @@ def test_a_sensor_that_goes_silent_costs_no_event_and_is_told(tmp_path: Path) ->
     assert any("'b' has had no value" in problem for problem in under_test.status().problems)
 
 
-def test_a_silence_within_a_recording_is_told_with_its_end(tmp_path: Path) -> None:
+def test_a_silence_within_a_recording_is_reported_with_its_end(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     table = [json.loads(line) for line in lines(rows(1800))]
     for event in table[600:1200]:
@@ -173,7 +173,7 @@ def test_a_silence_within_a_recording_is_told_with_its_end(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("fixed", [True, False])
 @pytest.mark.parametrize("row", ["1764547200;1,5;2,5;3,5", "1764547200;1;2;3"])
-def test_a_file_with_semicolons_says_so(tmp_path: Path, row: str, fixed: bool) -> None:
+def test_a_file_with_semicolons_is_named_as_such(tmp_path: Path, row: str, fixed: bool) -> None:
     path = tmp_path / "events.csv"
     path.write_text("ts;a;b;c\n" + f"{row}\n" * 50)
     under_test = process(tmp_path, f"file:{path}", fixed=fixed)
@@ -221,7 +221,7 @@ def test_a_file_without_any_line_is_none(tmp_path: Path) -> None:
     assert process(tmp_path, f"file:{path}", fixed=True).run() == 0
 
 
-def test_features_are_chosen_anew_while_no_version_is_at_work(tmp_path: Path) -> None:
+def test_features_are_chosen_again_while_no_version_is_in_use(tmp_path: Path) -> None:
     path = tmp_path / "events.txt"
     path.write_bytes(b'{"uptime": 1}\n' * 5)
     with running(process(tmp_path, f"file:{path}?follow=true")) as under_test:

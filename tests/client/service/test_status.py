@@ -34,7 +34,7 @@ def get(server: DetectorStatusServer, path: str) -> bytes:
         return answer.read()
 
 
-def test_what_prometheus_reads_is_what_goes_on() -> None:
+def test_prometheus_reads_the_current_state() -> None:
     server = DetectorStatusServer("127.0.0.1", 0, lambda: STATUS)
     try:
         text = get(server, "/metrics").decode()

@@ -53,13 +53,13 @@ def kinds(notices: list[Notice]) -> list[tuple[str, bool]]:
     return [(notice.kind, notice.ended is not None) for notice in notices]
 
 
-def test_a_regular_stream_is_nothing_to_tell() -> None:
+def test_a_regular_stream_causes_no_notice() -> None:
     stream = Stream()
     assert stream.send(500, 1, 2) == []
     assert stream.watch.problems() == []
 
 
-def test_a_sensor_without_values_is_told_once_and_again_when_it_is_back() -> None:
+def test_a_sensor_without_values_is_reported_once_and_again_when_it_is_back() -> None:
     stream = Stream()
     stream.send(100, 1, 2)
     assert stream.send(29, 1, NAN) == []
@@ -83,18 +83,18 @@ def test_a_fast_stream_waits_for_the_time_of_the_setting() -> None:
     assert kinds(stream.send(20, NAN, 2)) == [("sensor_silent", False)]
 
 
-def test_a_sensor_that_never_had_a_value_is_told() -> None:
+def test_a_sensor_that_never_had_a_value_is_reported() -> None:
     assert kinds(Stream().send(40, NAN, 2)) == [("sensor_silent", False)]
 
 
-def test_a_sensor_that_is_usually_absent_is_not_told() -> None:
+def test_a_sensor_that_is_usually_absent_is_not_reported() -> None:
     stream = Stream()
     for _ in range(10):
         assert stream.send(1, 1, 2) + stream.send(29, 1, NAN) == []
     assert stream.send(200, 1, NAN) == []
 
 
-def test_many_events_at_once_are_told_as_they_are_one_by_one() -> None:
+def test_many_events_at_once_are_reported_as_one_by_one() -> None:
     stream = Stream()
     stream.recent.rows[:300], stream.recent.times[:300] = 1, START + np.arange(300)
     stream.recent.rows[100:300, 1] = NAN
@@ -103,7 +103,7 @@ def test_many_events_at_once_are_told_as_they_are_one_by_one() -> None:
     assert (notice.started, notice.events) == (START + 100, 200)
 
 
-def test_a_stream_that_stops_is_told_and_again_when_it_goes_on() -> None:
+def test_a_stream_that_stops_is_reported_and_again_when_it_continues() -> None:
     stream = Stream()
     stream.send(100, 1, 2)
     assert stream.pass_time(590) == []
@@ -123,7 +123,7 @@ def test_a_slow_stream_is_silent_after_many_of_its_intervals() -> None:
     assert kinds(stream.pass_time(200)) == [("stream_silent", False)]
 
 
-def test_a_stream_that_never_starts_is_told() -> None:
+def test_a_stream_that_never_starts_is_reported() -> None:
     stream = Stream()
     assert kinds(stream.pass_time(601)) == [("stream_silent", False)]
     assert kinds(stream.send(1, 1, 2)) == [("stream_silent", True)]

@@ -70,7 +70,7 @@ def test_a_killed_trainer_is_started_again(tmp_path: Path) -> None:
         assert "ended with code -9; started again" in str(one.problem)
 
 
-def test_a_trainer_that_grows_is_started_anew(tmp_path: Path) -> None:
+def test_a_trainer_that_grows_is_started_again(tmp_path: Path) -> None:
     grows = "import sys; print('up', flush=True); kept = bytearray(150 << 20); sys.stdin.read()"
     with supervised(grows, tmp_path, memory_mb=100) as one:
         eventually(lambda: one.restarts >= 1)

@@ -34,7 +34,7 @@ def test_a_worker_without_a_row_describes_itself(tmp_path: Path) -> None:
     assert not described.can_train
 
 
-def test_a_worker_describes_its_rows_anew_until_it_has_enough(tmp_path: Path) -> None:
+def test_a_worker_describes_its_rows_again_until_it_has_enough(tmp_path: Path) -> None:
     edge = Growing(tmp_path, min_rows=50)
     edge.worker.describe(3)
     edge.gather(20)

@@ -22,7 +22,7 @@ def personalised(manifest: Manifest, rows: ClientRows | None = None) -> Manifest
     return personalise(manifest, rows or client_rows(), TRAINERS)
 
 
-def test_a_client_takes_a_share_of_what_its_own_rows_tune() -> None:
+def test_a_client_uses_a_share_of_the_weights_tuned_on_its_own_rows() -> None:
     fleet = personal_version()
     own = personalised(fleet)
     trusting = personalised(personal_version(prior=10**9))
@@ -56,7 +56,7 @@ def test_a_version_stays_the_same_if_the_settings_ask_for_no_personalisation() -
     assert personalised(version()).hash == replace(version(), personalised=True).hash
 
 
-def test_a_personalised_version_says_so() -> None:
+def test_a_personalised_version_is_marked() -> None:
     assert not personal_version().personalised
     assert personalised(personal_version()).personalised
 

@@ -140,7 +140,7 @@ def test_scores_of_held_out_rows_are_counted() -> None:
         assert answer.scores.quantile(1.0) == pytest.approx(expected.max(), rel=1e-5)
 
 
-def test_residuals_travel_as_sums_over_windows_and_no_row_does() -> None:
+def test_residuals_are_sent_as_sums_over_windows_and_no_row_is_sent() -> None:
     given = Task(personal_version())
     for answer in (worker().evaluate(given), worker().train(given)):
         scaler = Scaler.chosen(ScalingSettings(), given.manifest.moments, Moments.of(ROWS))

@@ -58,7 +58,7 @@ def test_without_a_codec_an_update_is_left_as_it_is() -> None:
     assert state.encode(given, task()) is given
 
 
-def test_an_encoded_update_and_what_it_owes_are_the_update() -> None:
+def test_an_encoded_update_plus_its_feedback_is_the_update() -> None:
     state = CompressionState()
     sent = state.encode(update(), task(codec="topk:0.1"))
     assert sent.serial
@@ -67,14 +67,14 @@ def test_an_encoded_update_and_what_it_owes_are_the_update() -> None:
     assert norm(subtract(add(decoded(sent), owed), update().difference)) < 1e-5
 
 
-def test_an_update_that_is_not_finite_travels_as_it_is_and_owes_nothing() -> None:
+def test_an_update_that_is_not_finite_is_sent_unchanged_without_feedback() -> None:
     state, wild = CompressionState(), update()
     wild.difference["dense_0/bias"][0] = np.nan
     assert state.encode(wild, task(codec="ternary:0.5")).block is None
     assert not state._feedback.feedback.error
 
 
-def test_what_is_owed_outlives_the_process(tmp_path: Path) -> None:
+def test_error_feedback_survives_a_restart(tmp_path: Path) -> None:
     first = CompressionState(tmp_path)
     sent = first.encode(update(), task(codec="ternary:0.5"))
     second = CompressionState(tmp_path)
@@ -86,7 +86,7 @@ def test_what_is_owed_outlives_the_process(tmp_path: Path) -> None:
     assert norm(subtract(left, total)) < 1e-4
 
 
-def test_a_lost_update_is_not_owed_and_one_that_waits_is_kept(tmp_path: Path) -> None:
+def test_the_feedback_of_a_lost_update_is_removed_and_that_of_a_waiting_one_kept(tmp_path: Path) -> None:
     state = CompressionState(tmp_path)
     first = state.encode(update(1), task(codec="ternary:0.5"))
     state.encode(update(2), task(codec="ternary:0.5", waiting=(first.serial,)))
@@ -160,7 +160,7 @@ def test_a_change_of_nothing_is_answered_with_missing() -> None:
     assert CompressionState().unpack_task(change, "a") == VersionMissing("a", "no version is held")
 
 
-def test_a_client_that_keeps_nothing_says_so() -> None:
+def test_a_client_without_state_offers_only_codecs_that_need_none() -> None:
     state = CompressionState(keeps=False)
     state.unpack_task(whole(task(keep=True)), "a")
     sent = state.encode(update(), task(codec="ternary:0.5"))

@@ -36,7 +36,7 @@ def test_other_scores_are_drift_after_some_windows_and_no_more_once_they_are_gon
     assert not drift.drifted
 
 
-def test_one_odd_window_is_no_drift() -> None:
+def test_one_unusual_window_is_not_drift() -> None:
     drift = Drift(P, CALIBRATION)
     for seed in range(5):
         drift.add(lognormal(WINDOW, seed, mean=2.0 * (seed % 2)))

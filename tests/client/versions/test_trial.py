@@ -76,7 +76,7 @@ def test_a_trial_says_how_much_larger_the_new_scores_are() -> None:
     assert run_trial(version(1), normal_events(600), ThresholdRule(None, 1e-3)).scale is None
 
 
-def test_a_first_version_is_not_refused_for_alerts_on_rows_that_nothing_has_judged() -> None:
+def test_a_first_version_is_not_refused_for_alerts_on_rows_that_no_version_has_scored() -> None:
     result = run_trial(version(1), normal_events(600), ThresholdRule(1e-9, 1e-3))
     assert result.rejection is None
 

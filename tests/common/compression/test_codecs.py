@@ -83,7 +83,7 @@ def test_positions_are_nearly_as_short_as_their_entropy(share: float) -> None:
         positions.HEADER.pack(positions.BITMAP, 3, 13) + b"\xff" * 13,
     ],
 )
-def test_what_is_no_list_of_positions_is_refused(content: bytes) -> None:
+def test_content_that_is_not_a_list_of_positions_is_refused(content: bytes) -> None:
     with pytest.raises(CompressionError):
         positions.unpack(content, 100)
 

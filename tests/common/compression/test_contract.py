@@ -161,7 +161,7 @@ def test_decoding_allocates_no_more_than_a_few_models(spec: str) -> None:
     ["", "zip", "none:1", "int8:2", "topk", "topk:0", "topk:1.5", "topk:nan", "topk:x",
      "lowrank:2", "sign", "+zstd", "int8+zstd+zstd"],
 )  # fmt: skip
-def test_a_name_that_is_no_codec_is_refused(spec: str) -> None:
+def test_a_name_that_is_not_a_codec_is_refused(spec: str) -> None:
     with pytest.raises(CompressionError, match=r"there is no codec .*; there are none, int8, topk, ternary"):
         find_codec(spec)
 

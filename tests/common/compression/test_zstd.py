@@ -26,7 +26,7 @@ def test_a_frame_must_state_its_size() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", compress(b"a" * 50)[:-1], compress(b"abc") + b"d"])
-def test_what_is_no_whole_frame_is_refused(content: bytes) -> None:
+def test_content_that_is_not_a_whole_frame_is_refused(content: bytes) -> None:
     with pytest.raises(ZstdError):
         decompress(content, 1000)
 

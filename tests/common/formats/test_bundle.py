@@ -98,7 +98,7 @@ EMPTY = b'"__metadata__":{"flockwatch":"{}"}}'
     ],
     ids=lambda content: repr(content[:60]),
 )  # fmt: skip
-def test_what_is_no_bundle_is_refused(content: bytes) -> None:
+def test_content_that_is_not_a_bundle_is_refused(content: bytes) -> None:
     with pytest.raises(BundleError):
         unpack(content)
 
@@ -183,6 +183,6 @@ def test_fields_that_are_missing_are_refused(fields: Any) -> None:
         as_dataclass(Outer, fields)
 
 
-def test_a_text_that_is_no_unicode_is_refused() -> None:
+def test_a_text_that_is_not_unicode_is_refused() -> None:
     with pytest.raises(BundleError):
         as_dataclass(Outer, {**SOUND, "name": "\ud800"})

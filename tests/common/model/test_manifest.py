@@ -159,7 +159,7 @@ def test_a_manifest_without_one_of_its_arrays_is_refused(name: str) -> None:
         Manifest.unpack(sealed(FIELDS, {n: a for n, a in ARRAYS.items() if n != name}))
 
 
-def test_a_personalised_version_says_so_and_that_cannot_be_changed_unnoticed() -> None:
+def test_the_mark_of_a_personalised_version_is_part_of_its_hash() -> None:
     assert not Manifest.unpack(PACKED).personalised
     own = manifest(personalised=True)
     assert Manifest.unpack(own.pack()).personalised

@@ -35,7 +35,7 @@ def test_beyond_all_scores_the_threshold_is_of_the_right_size(rate: float) -> No
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_light_tail_is_not_taken_for_a_heavy_one(seed: int) -> None:
+def test_a_light_tail_is_not_mistaken_for_a_heavy_one(seed: int) -> None:
     few = ScoreHistogram.of(np.random.default_rng(seed).exponential(1, 160))
     assert 0.6 < tail_quantile(few, 1e-5) / -math.log(1e-5) < 4
 

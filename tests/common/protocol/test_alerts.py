@@ -39,7 +39,7 @@ def test_a_notice_is_a_json_object_with_these_fields() -> None:
     }  # fmt: skip
 
 
-def test_a_number_that_is_not_finite_travels_as_null() -> None:
+def test_a_number_that_is_not_finite_is_sent_as_null() -> None:
     cause = Cause("cpu", 1.0, math.nan, math.inf)
     notice = Notice("incident_ended", "1", "a", 1.0, 2.0, 3, Alert(1.0, 4.0, 0.5, 7, (cause,)))
     alert = Notice.unpack(notice.pack()).alert
@@ -82,7 +82,9 @@ def test_unknown_fields_are_ignored() -> None:
         (packed(alert={"causes": {}}), "alert.causes"),
     ],
 )
-def test_what_is_no_notice_is_refused_by_the_name_of_the_field(content: bytes, named: str) -> None:
+def test_content_that_is_not_a_notice_is_refused_with_the_name_of_the_field(
+    content: bytes, named: str
+) -> None:
     with pytest.raises(AlertError, match=named):
         Notice.unpack(content)
 

@@ -218,6 +218,6 @@ def test_moments_that_cannot_be_are_refused(columns: dict[str, Any]) -> None:
         unpack(content, Description)
 
 
-def test_a_process_that_begins_anew_counts_from_nothing() -> None:
+def test_a_restarted_process_counts_from_zero() -> None:
     assert Traffic(sent_bytes=5, encode_s=0.5).since(Traffic(sent_bytes=9)) == Traffic(5, encode_s=0.5)
     assert Traffic(9, 9).since(Traffic(5, 1)) == Traffic(4, 8)

@@ -57,7 +57,9 @@ def test_who_holds_the_version_needs_no_steps() -> None:
         (manifest(), {"steps": ((4, Block("none", np.full(17, np.inf, "<f4").tobytes())),)}),
     ],
 )
-def test_what_leads_to_nothing_sound_is_said(held: Manifest, changes: dict[str, Any]) -> None:
+def test_a_change_that_does_not_lead_to_a_sound_version_is_refused(
+    held: Manifest, changes: dict[str, Any]
+) -> None:
     with pytest.raises(VersionMismatchError):
         change(**changes).applied(held)
 

@@ -73,7 +73,7 @@ def test_either_of_two_messages_may_be_expected() -> None:
         MANIFEST.pack(),
     ],
 )
-def test_what_is_no_message_is_refused(content: bytes) -> None:
+def test_content_that_is_not_a_message_is_refused(content: bytes) -> None:
     for kind in KINDS:
         with pytest.raises(ProtocolError, match=rf"not a {kind.__name__}: \S"):
             unpack(content, kind)
@@ -102,7 +102,7 @@ def test_only_messages_that_compression_makes_smaller_are_compressed() -> None:
     assert noise in pack(WholeVersion(noise, 0, MESSAGES["WholeVersion"].options))  # type: ignore[attr-defined]
 
 
-def test_little_of_an_update_travels_but_its_block() -> None:
+def test_little_of_an_update_is_sent_besides_its_block() -> None:
     own = np.random.default_rng(0)
     error = ErrorSummary.of(own.gamma(1, 1, 864).astype(np.float32))
     traffic = Traffic(123456, 654321, 77777, 43210, 1.234567, 0.012345, 0.023456)

@@ -197,7 +197,7 @@ def test_a_folder_without_a_client_that_can_be_measured_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
-def test_clients_of_other_features_are_named_and_an_order_is_no_difference(tmp_path: Path) -> None:
+def test_clients_of_other_features_are_named_and_another_order_is_not_a_difference(tmp_path: Path) -> None:
     file(tmp_path / "data", "one")
     file(tmp_path / "data", "two", features=("b", "a"))
     assert {c.partition.schema for c in read_clients(settings(tmp_path / "data"))[0]} == {Schema(("a", "b"))}

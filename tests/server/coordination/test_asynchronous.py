@@ -107,7 +107,7 @@ def test_the_first_version_does_not_wait_for_clients_that_are_gone() -> None:
     assert only(Aggregating, run.leave(2, 3, 4)).nodes == (1,)
 
 
-def test_training_begins_with_enough_clients_and_goes_on_with_any() -> None:
+def test_training_begins_with_enough_clients_and_continues_with_any() -> None:
     run = Run(mode="asynchronous", min_clients=3, buffer=1, quorum=0.01)
     assert not of_kind(Sent, run.join("a", "b"))
     assert only(Sent, run.join("c")).nodes == (1, 2, 3)
@@ -151,7 +151,7 @@ def test_an_overdue_client_is_no_longer_awaited_and_is_asked_for_its_description
     assert Asked(1) in run.after(1)
 
 
-def test_a_late_update_is_used_and_its_client_goes_on() -> None:
+def test_a_late_update_is_used_and_its_client_continues() -> None:
     run = streaming("ab", deadline_s=10)
     run.after(11)
     assert only(Sent, done(run, 1)).nodes == (1,)

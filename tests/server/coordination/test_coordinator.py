@@ -279,7 +279,7 @@ def test_a_round_that_never_gets_its_quorum_ends_the_run_and_names_who_was_await
     assert run.waiting() == ""
 
 
-def test_a_quorum_is_no_reason_to_give_up_even_if_the_deadline_is_longer_than_the_wait() -> None:
+def test_a_quorum_is_not_a_reason_to_give_up_even_if_the_deadline_is_longer_than_the_wait() -> None:
     run = Run(min_clients=2, quorum=0.5, deadline_s=100, wait_s=10)
     run.join("a", "b")
     run.answer(1)
@@ -412,7 +412,7 @@ def test_a_late_reply_is_used_in_the_next_round_at_a_discount_and_counts_for_no_
     assert only(Sent, actions) == Sent("train", (1, 2, 3))
 
 
-def test_a_late_reply_that_is_too_stale_is_dropped_and_the_client_goes_on() -> None:
+def test_a_late_reply_that_is_too_stale_is_dropped_and_the_client_continues() -> None:
     run = gathered("abc", quorum=0.5, staleness_limit=1)
     run.answer(1, 2)
     run.after(DEADLINE_S)
@@ -612,7 +612,7 @@ def test_the_features_of_most_clients_win_in_whichever_order_they_come(order: st
         assert run.state.version == run.state.first_version + round_, order
 
 
-def test_a_federation_begins_anew_with_the_next_version_and_does_not_use_earlier_updates() -> None:
+def test_a_federation_begins_again_with_the_next_version_and_does_not_use_earlier_updates() -> None:
     run = Run(min_clients=1)
     run.join("a", features=("x",))
     run.answer(1)
@@ -655,7 +655,7 @@ def test_features_that_are_declared_are_not_voted_on() -> None:
     assert only(Sent, run.join("c", features=("x",))).nodes == (3,)
 
 
-def test_a_restarted_run_begins_anew_if_other_features_are_declared() -> None:
+def test_a_restarted_run_begins_again_if_other_features_are_declared() -> None:
     declared = State(features=("x",), declared=True)
     again = Run(resumed(declared, 5, FEATURES, {}), min_clients=1)
     assert (again.state.version, again.state.initialised) == (6, False)
@@ -872,7 +872,7 @@ def saved(run: Run) -> State:
     return resumed(State(), run.state.version, run.state.features or (), progress)
 
 
-def test_a_restarted_run_goes_on_from_the_saved_version() -> None:
+def test_a_restarted_run_continues_from_the_saved_version() -> None:
     run = Run(max_rounds=5)
     run.join("a", "b")
     run.answer(1, 2)

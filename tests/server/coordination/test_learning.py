@@ -64,7 +64,7 @@ def test_the_wait_says_who_learns_how_long_and_who_is_missing() -> None:
     )
 
 
-def test_a_single_client_is_told_to_wait_for_another() -> None:
+def test_a_single_client_is_asked_to_wait_for_another() -> None:
     run = Run(max_rounds=None)
     run.join("a")
     assert run.waiting() == "1 of 2 clients ready after 0 s; waiting for 1 more client to connect"

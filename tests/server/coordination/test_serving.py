@@ -43,7 +43,7 @@ def converged(**rules: Any) -> Run:
     return run
 
 
-def test_a_converged_federation_goes_on_at_a_slow_pace() -> None:
+def test_a_converged_federation_continues_at_a_slow_pace() -> None:
     run = converged()
     version = run.state.version
     assert decisions(run.after(PACE_S - 1)) == []
@@ -75,7 +75,7 @@ def test_the_longer_interval_counts_while_converged() -> None:
     assert decisions(run.after(PACE_S)) == [Sent("train", (1, 2))]
 
 
-def test_a_new_client_begins_a_round_at_once_and_training_goes_on_until_it_has_converged_again() -> None:
+def test_a_new_client_begins_a_round_at_once_and_training_continues_until_it_has_converged_again() -> None:
     run = converged()
     found = run.join("c")
     assert Sent("train", (1, 2, 3)) in found

@@ -67,7 +67,7 @@ def test_robust_strategies_outvote_two_liars_of_eight(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["fedadam", "fedyogi"])
-def test_adaptive_strategies_go_on_after_a_restart_as_if_there_had_been_none(strategy: str) -> None:
+def test_adaptive_strategies_continue_after_a_restart_as_if_there_had_been_none(strategy: str) -> None:
     straight, first = aggregator(strategy), aggregator(strategy)
     rng = np.random.default_rng(0)
     steps = rng.standard_normal((6, 2))

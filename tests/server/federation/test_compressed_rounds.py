@@ -194,7 +194,7 @@ def folder(path: Path, i: int) -> Path:
     return made
 
 
-def test_a_restart_of_both_sides_goes_on_with_changes(tmp_path: Path) -> None:
+def test_a_restart_of_both_sides_continues_with_changes(tmp_path: Path) -> None:
     compression = {"up": "topk", "down": "topk"}
     run(
         tmp_path,

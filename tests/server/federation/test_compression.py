@@ -129,6 +129,6 @@ def test_a_step_comes_back_from_its_file() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"noise", pack(VersionMissing("a", "b")), manifest().pack()])
-def test_what_is_no_step_is_refused(content: bytes) -> None:
+def test_content_that_is_not_a_step_is_refused(content: bytes) -> None:
     with pytest.raises(BundleError):
         VersionStep.unpack(content)

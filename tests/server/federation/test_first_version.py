@@ -23,7 +23,7 @@ def settings(**federation: object) -> Settings:
     return Settings().with_values(model={"window": 2, "hidden": (3,)}, federation=federation)
 
 
-def test_a_fleet_goes_on_from_the_model_of_another(tmp_path: Path) -> None:
+def test_a_fleet_continues_from_the_model_of_another(tmp_path: Path) -> None:
     other = settings().with_values(training={"seed": 5})
     theirs = first_version(("cpu", "memory"), described(("cpu", "memory")), other)
     (tmp_path / "theirs.safetensors").write_bytes(theirs.pack())

@@ -64,9 +64,7 @@ def test_no_scores_of_one_in_seven_move_the_threshold(lie: ScoreHistogram) -> No
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 12), st.integers(0, 1000), st.lists(st.integers(200, 500), min_size=12, max_size=12))
-def test_of_honest_clients_of_similar_size_nothing_is_changed(
-    clients: int, seed: int, sizes: list[int]
-) -> None:
+def test_honest_clients_of_similar_size_are_not_changed(clients: int, seed: int, sizes: list[int]) -> None:
     rng = np.random.default_rng(seed)
     rows = [rng.normal(size=(sizes[i], 3)) * (1, 10, 0) + 5 for i in range(clients)]
     scores = {f"c{i}": ScoreHistogram.of(np.square(r[:, 0] - 5)) for i, r in enumerate(rows)}

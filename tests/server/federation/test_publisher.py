@@ -253,7 +253,7 @@ def test_the_version_before_stays_if_every_further_one_is_blind(
     assert desk.publisher.newest.version == 1
 
 
-def test_a_federation_that_begins_anew_with_other_features_forgets_the_model(desk: Desk) -> None:
+def test_a_federation_that_begins_again_with_other_features_forgets_the_model(desk: Desk) -> None:
     sighted(desk)
     others = ("x", "y", "z")
     described = [description(name, "i", others) for name in NAMES]

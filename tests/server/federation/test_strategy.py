@@ -154,7 +154,7 @@ def test_an_update_that_is_not_finite_is_refused_and_the_others_are_used(tmp_pat
     assert "not admitted: its arrays hold a NaN or an infinity" in train["failed"]["bad"]
 
 
-def test_a_restarted_strategy_goes_on_from_the_newest_version(tmp_path: Path) -> None:
+def test_a_restarted_strategy_continues_from_the_newest_version(tmp_path: Path) -> None:
     alone = partition("a", 200, 1)
     run(tmp_path, settings(federation={"max_rounds": 2}), alone)
     run(tmp_path, settings(federation={"max_rounds": 4}), alone)
@@ -165,7 +165,7 @@ def test_a_restarted_strategy_goes_on_from_the_newest_version(tmp_path: Path) ->
         np.testing.assert_array_equal(array, versions(straight)[-1].weights[name])
 
 
-def test_a_damaged_newest_version_is_passed_over(tmp_path: Path) -> None:
+def test_a_damaged_newest_version_is_skipped(tmp_path: Path) -> None:
     alone = partition("a", 200, 1)
     run(tmp_path, settings(federation={"max_rounds": 2}), alone)
     newest = tmp_path / "versions" / "v000002.safetensors"

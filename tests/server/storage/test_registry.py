@@ -110,7 +110,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "cut", "flipped", "noise", "folder"])
-def test_a_damaged_version_is_passed_over_and_named(
+def test_a_damaged_version_is_skipped_and_named(
     tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     filled(tmp_path, 3)
@@ -121,7 +121,7 @@ def test_a_damaged_version_is_passed_over_and_named(
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "cut", "noise", "folder"])
-def test_a_version_without_its_progress_is_passed_over_and_named(
+def test_a_version_without_its_progress_is_skipped_and_named(
     tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     filled(tmp_path, 3)
@@ -132,7 +132,7 @@ def test_a_version_without_its_progress_is_passed_over_and_named(
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "3", '"x"'])
-def test_progress_that_is_no_progress_is_passed_over(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_progress_is_skipped(tmp_path: Path, text: str) -> None:
     filled(tmp_path, 3)
     tmp_path.joinpath("v000002.json").write_text(text)
     assert newest(tmp_path) == (manifest(1).hash, progress(1))
@@ -204,7 +204,7 @@ def test_a_new_start_is_not_deleted_for_the_newer_versions_that_cannot_be_read(t
     assert newest(tmp_path) == (manifest(0).hash, progress(0))
 
 
-def test_what_was_passed_over_is_known(tmp_path: Path) -> None:
+def test_skipped_versions_are_known(tmp_path: Path) -> None:
     filled(tmp_path, 2)
     damage(tmp_path / "v000001.safetensors", "cut")
     registry = Registry(tmp_path, 10)
@@ -213,7 +213,7 @@ def test_what_was_passed_over_is_known(tmp_path: Path) -> None:
     assert said.startswith("v000001.safetensors: ")
 
 
-def test_a_version_that_is_not_on_disk_is_written_once_the_disk_takes_it(
+def test_a_version_that_is_not_on_disk_is_written_once_the_disk_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = filled(tmp_path, 2)

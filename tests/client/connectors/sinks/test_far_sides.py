@@ -244,7 +244,7 @@ def test_notices_arrive_whole_and_once_and_in_order(far: Far) -> None:
     assert far.arrived() == NOTICES
 
 
-def test_a_notice_that_is_not_taken_is_an_error_that_names_the_sink_and_no_password(far: Far) -> None:
+def test_a_notice_that_is_not_accepted_is_an_error_that_names_the_sink_and_no_password(far: Far) -> None:
     far.down()
     for _ in range(2):
         with pytest.raises(OSError) as caught:

@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     assert path.read_bytes() == b"x" * 500 + b"\n" + b"y" * 600 + b"\n"
 
 
-def test_a_file_that_cannot_be_turned_over_gets_no_notice_twice(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_rotated_gets_no_notice_twice(tmp_path: Path) -> None:
     path, in_the_way = tmp_path / "alerts.jsonl", tmp_path / "alerts.jsonl.1"
     in_the_way.mkdir()
     sink = FileSink(path, max_bytes=6, keep=1)
@@ -67,7 +67,7 @@ def test_a_file_that_cannot_be_turned_over_gets_no_notice_twice(tmp_path: Path) 
     assert (path.read_bytes(), in_the_way.read_bytes()) == (b"7\n", b"123456\n")
 
 
-def test_a_file_that_another_program_moved_away_is_made_anew(tmp_path: Path) -> None:
+def test_a_file_that_another_program_moved_away_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "alerts.jsonl"
     sink = open_sink(f"file:{path}")
     sink.deliver(b"1")

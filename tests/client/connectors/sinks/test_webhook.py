@@ -84,7 +84,7 @@ def test_other_answers_are_errors_that_name_the_status(server: Server, status: i
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 413, 422, 451])
-def test_an_answer_that_refuses_the_notice_for_good(server: Server, status: int) -> None:
+def test_an_answer_that_refuses_the_notice(server: Server, status: int) -> None:
     server.status = status
     with pytest.raises(RefusedError, match=f"answered {status}"):
         open_sink(f"http://{server.place}/hook").deliver(b"{}")

@@ -85,7 +85,7 @@ def test_a_position_of_an_earlier_release_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2000, 2200])
-def test_a_followed_file_that_is_written_over_is_read_from_its_start(tmp_path: Path, count: int) -> None:
+def test_a_followed_file_that_is_overwritten_is_read_from_its_start(tmp_path: Path, count: int) -> None:
     path = tmp_path / "day.csv"
     write_csv(path, 0, 2000)
     source = open_source(f"file:{path}?follow=true")

@@ -194,12 +194,12 @@ class TestMissingCells:
         found = read_partition(parquet(tmp_path, cpu=values, memory=[1, 2]), SETTINGS)
         np.testing.assert_array_equal(found.rows, [[1, 1], [NAN, 2]])
 
-    def test_a_column_without_any_value_is_no_feature(self, tmp_path: Path) -> None:
+    def test_a_column_without_any_value_is_not_a_feature(self, tmp_path: Path) -> None:
         found = read_partition(parquet(tmp_path, cpu=[1, 2], memory=pa.nulls(2)), SETTINGS)
         assert found.schema.features == ("cpu",)
         assert found.columns is not None and found.columns.ignored == {"memory": "empty"}
 
-    def test_a_row_without_any_value_is_passed_over(self, tmp_path: Path) -> None:
+    def test_a_row_without_any_value_is_skipped(self, tmp_path: Path) -> None:
         found = read_partition(csv(tmp_path, "ts,cpu\n1,5\n2,\n3,7\nEND OF FILE,\n"), SETTINGS)
         assert found.rows.tolist() == [[5], [7]]
 
@@ -337,12 +337,12 @@ class TestBrokenLines:
         ],
         ids=["comments", "cut short", "zeros", "comma", "comma in rows", "comma in header", "index"],
     )
-    def test_are_passed_over(self, tmp_path: Path, text: str) -> None:
+    def test_are_skipped(self, tmp_path: Path, text: str) -> None:
         found = read_partition(csv(tmp_path, text), SETTINGS)
         assert found.schema.features == ("cpu", "memory")
         assert found.rows.tolist() == [[1, 2], [3, 4]]
 
-    def test_few_in_the_middle_are_passed_over_with_a_warning(
+    def test_few_in_the_middle_are_skipped_with_a_warning(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         text = "cpu,memory\n" + "1,2\n" * 100 + "1,2,3\n" + "1,2\n" * 100

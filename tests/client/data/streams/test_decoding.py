@@ -185,7 +185,7 @@ def test_rows_after_a_header_that_does_not_fit_are_refused(header: str, part: st
     assert decode(b"1,2,3", decoder)[0] == [1, 2, 3]
 
 
-def test_noise_between_rows_by_order_is_no_header() -> None:
+def test_noise_between_rows_by_order_is_not_a_header() -> None:
     decoder = Decoder(SCHEMA, DataSettings())
     assert decode(b"1,2,3", decoder)[0] == [1, 2, 3]
     for noise in (b"hello, world", b"ERR,ERR,ERR", b"starting", b"unavailable,unavailable,unavailable"):
@@ -234,7 +234,7 @@ def test_noise_between_rows_by_order_is_no_header() -> None:
     ],
     ids=lambda part: repr(part)[:40],
 )
-def test_what_is_no_event_is_refused_with_a_reason(line: bytes, expected: str) -> None:
+def test_a_line_that_is_not_an_event_is_refused_with_a_reason(line: bytes, expected: str) -> None:
     assert reason(line) == expected
     assert expected in REASONS
 

@@ -124,7 +124,7 @@ def test_a_short_stream_names_the_features_at_its_end() -> None:
     assert under_test.from_stream([], ended=True) == (Schema(("cpu",)), [b'{"cpu": 1}'])
 
 
-def test_features_are_chosen_anew_when_later_events_have_others() -> None:
+def test_features_are_chosen_again_when_later_events_have_others() -> None:
     under_test = resolver()
     assert under_test.from_stream([b'{"uptime": 1}'] * FIRST_EVENTS)[0] == Schema(("uptime",))
     event = b'{"temp": 1.5, "flow": 2}'
