@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 from client.app import build
@@ -45,8 +46,7 @@ def main() -> None:
     partition = read_partition(arguments.data, DataSettings())
     worker = SlowWorker(partition, Identity(arguments.state).instance, inline=True)
     worker.training_s = arguments.training_s
-    import client.training.trainer  # noqa: F401  imports TensorFlow before the first task arrives
-
+    import_module("client.training.trainer")  # imports TensorFlow before the first task arrives
     node = ResidentNode(arguments.server, build(lambda _: worker))
     signal.signal(signal.SIGTERM, lambda *_: node.stop())
     node.serve()

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,7 +129,7 @@ def train(settings: Settings, on_ready: Callable[[Callable[[], None]], None]) ->
     )  # fmt: skip
     # Imported before the first task, which it would delay by seconds. A client without Keras only evaluates.
     with suppress(ImportError):
-        import client.training.trainer  # noqa: F401
+        import_module("client.training.trainer")
     live = settings.live.source is not None
     worker = ClientWorker(
         partition,
