@@ -14,6 +14,7 @@ from client.training.client_rows import ClientRows
 from client.training.personalisation import TrainerFactory, TrainingUnavailableError
 from client.training.worker import ClientWorker, TrainerCache
 from client.versions.version_store import VersionStore
+from common.model.histogram import RELATIVE_ERROR
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.scoring import score_windows
@@ -137,7 +138,7 @@ def test_scores_of_held_out_rows_are_counted() -> None:
     expected = expected_scores(given.manifest, ROWS[90:])
     for answer in (worker().evaluate(given), worker().train(given)):
         assert answer.scores.count == 8
-        assert answer.scores.quantile(1.0) == pytest.approx(expected.max(), rel=1e-5)
+        assert answer.scores.quantile(1.0) == pytest.approx(expected.max(), rel=RELATIVE_ERROR)
 
 
 def test_residuals_are_sent_as_sums_over_windows_and_no_row_is_sent() -> None:

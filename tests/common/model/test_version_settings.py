@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from common.model.manifest import Manifest
+from common.model.manifest import Manifest, ManifestError
 from common.model.version_settings import VersionSettings
 from common.settings import Settings
 
@@ -39,9 +38,6 @@ def test_unknown_settings_are_refused() -> None:
         VersionSettings.parse({"scoring": {"novelty": 1}})
 
 
-def test_a_version_file_of_an_earlier_release_loads_and_keeps_its_hash() -> None:
-    manifest = Manifest.unpack(EARLIER.read_bytes())
-    assert (manifest.version, manifest.settings.scoring.decay) == (60, 0.8)
-    assert manifest.personalised, "a file without the flag is recognised by its moments"
-    assert replace(manifest, personalised=False).hash.startswith("381a63c25b50")
-    assert Manifest.unpack(manifest.pack()).hash == manifest.hash
+def test_a_version_file_of_an_earlier_release_is_refused_by_name() -> None:
+    with pytest.raises(ManifestError, match="An earlier release wrote it, with other scores"):
+        Manifest.unpack(EARLIER.read_bytes())
