@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from common.config import save
+from common.config import ConfigError, load, save
 from common.formats.files import private_folder
 from common.settings import Settings
 from server.access.client_endpoint import ClientEndpoint
@@ -49,9 +49,8 @@ def serve(settings: Settings, stop: threading.Event) -> str:
 
     Raises:
         ConfigError: the settings would allow other machines to connect without TLS. CertificateError: the
-        certificate cannot be used. DatabaseError: the database cannot be reached. SuperLinkError: SuperLink
-        cannot be started, the ServerApp dies again and again, or another server uses
-            the state folder.
+        certificate cannot be used. DatabaseError: the URL of the database is invalid. SuperLinkError:
+        SuperLink cannot be started, the ServerApp dies again and again, or another server uses the folder.
         ListenError: the server cannot listen on its address.
         TransferError: the version to start from cannot be read.
         OSError: the state folder cannot be written.
@@ -67,7 +66,7 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         except LeaseTakenError as error:
             raise SuperLinkError(str(error)) from error
         # The ServerApp reads the settings of this process, with those from flags and environment.
-        save(settings, folder / SETTINGS_FILE)
+        _save(settings, folder / SETTINGS_FILE)
         endpoint = ClientEndpoint(settings.server, folder)
         superlink = SuperLinkProcess(folder, endpoint.superlink_host, endpoint.superlink_port)
         superlink.end_orphans()
@@ -76,8 +75,10 @@ def serve(settings: Settings, stop: threading.Event) -> str:
             raise SuperLinkError(f"{folder}: another run uses this state folder")
         lease.clear()
         history = History(settings.server.database or folder / "history.sqlite")
-        history.check()
+        problem = history.prepare()
         status = ServerStatus(folder, lambda: superlink.alive)
+        if problem is not None and settings.server.database is None:
+            status.trouble["history"] = problem
         closing.callback(history.close)
         roster = Roster(folder)
         if settings.server.status is not None:
@@ -94,6 +95,24 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         closing.callback(endpoint.close)
         endpoint.open()
         return _supervise(superlink, lease, status, folder, stop)
+
+
+def _save(settings: Settings, path: Path) -> None:
+    """Write the settings for the ServerApp.
+
+    Raises:
+        OSError: the folder cannot be written, and the settings are not those of an earlier start.
+    """
+    try:
+        save(settings, path)
+    except OSError as error:
+        try:
+            known = load(path)
+        except (OSError, ConfigError):
+            raise error from None
+        if known != settings:
+            raise
+        log.error("settings not written, those of the earlier start are the same reason=%s", error)
 
 
 def _supervise(

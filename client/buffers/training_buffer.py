@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import UserError
 from common.formats.files import write_atomic
 from common.model.schema import Schema
 
@@ -146,10 +148,16 @@ def write_schema(folder: Path, schema: Schema) -> None:
 
 
 def read_schema(folder: Path) -> Schema | None:
-    """Return the features of the stream; None while they are not known."""
+    """Return the features of the stream; None while they are not known.
+
+    A damaged file counts as absent: the detector writes it again when it starts.
+    """
     try:
-        return Schema(tuple(json.loads((folder / SCHEMA_FILE).read_bytes())))
+        return msgspec.json.decode((folder / SCHEMA_FILE).read_bytes(), type=Schema)
     except FileNotFoundError:
+        return None
+    except (msgspec.MsgspecError, UserError, ValueError) as error:
+        log.warning("features not read file=%s reason=%s", folder / SCHEMA_FILE, error)
         return None
 
 
@@ -213,13 +221,15 @@ def _copy(content: mmap.mmap, features: int, capacity: int) -> tuple[int, Buffer
     return before, events, int(counts[1])
 
 
-def _ordered(rows: NDArray[np.float32], breaks: NDArray[np.bool_], count: int, capacity: int) -> BufferedRows:
+def _ordered(rows: NDArray[np.float32], breaks: NDArray[np.uint8], count: int, capacity: int) -> BufferedRows:
     # Slices and not indices: NumPy releases the interpreter lock when it copies slices.
     at = count % capacity
     order = [slice(at, capacity), slice(0, at)] if count > capacity else [slice(0, count)]
-    ordered_breaks = np.concatenate([breaks[part] for part in order])
+    ordered_breaks = np.concatenate([breaks[part] for part in order]) != 0
     ordered_breaks[:1] = True
-    return BufferedRows(np.concatenate([rows[part] for part in order]), ordered_breaks)
+    ordered = np.concatenate([rows[part] for part in order])
+    ordered[np.isinf(ordered)] = np.nan  # no event has such a value: the file was damaged
+    return BufferedRows(ordered, ordered_breaks)
 
 
 def _counts(content: mmap.mmap) -> NDArray[np.uint64]:
@@ -232,9 +242,10 @@ def _counts(content: mmap.mmap) -> NDArray[np.uint64]:
 
 def _arrays(
     content: mmap.mmap, features: int, capacity: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     rows = np.frombuffer(content, np.float32, capacity * features, _DATA_AT).reshape(capacity, features)
-    return rows, np.frombuffer(content, np.bool_, capacity, _DATA_AT + rows.nbytes)
+    breaks = np.frombuffer(content, np.uint8, capacity, _DATA_AT + rows.nbytes)
+    return rows, breaks
 
 
 def _create(path: Path, header: bytes, size: int) -> None:

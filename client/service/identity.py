@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import IO
 
 from common.errors import UserError
 from common.formats.files import private_folder
+
+_ID = re.compile(rb"[0-9a-f]{16}")
+_MAX_BYTES = 64
 
 
 class IdentityError(UserError):
@@ -32,7 +36,7 @@ class Identity:
     def __init__(self, folder: Path, part: str = "instance") -> None:
         try:
             private_folder(folder)
-            self._file: IO[str] = (folder / part).open("a+")
+            self._file: IO[bytes] = (folder / part).open("a+b")
         except OSError as error:
             raise IdentityError(f"{folder}: cannot keep client state here: {error.strerror}") from error
         try:
@@ -43,8 +47,9 @@ class Identity:
                 f"{folder}: in use by another running client; give each its own state folder"
             ) from error
         self._file.seek(0)
-        self.instance = self._file.read().strip() or self._new_id()
-        """Random id of the client, 16 hexadecimal digits."""
+        known = self._file.read(_MAX_BYTES).strip()
+        self.instance = known.decode() if _ID.fullmatch(known) else self._new_id()
+        """Random id of the client, 16 hexadecimal digits; a new one if the file is damaged."""
 
     def release(self) -> None:
         """Release the lock."""
@@ -52,7 +57,8 @@ class Identity:
 
     def _new_id(self) -> str:
         instance = secrets.token_hex(8)
-        self._file.write(instance)
+        self._file.truncate(0)
+        self._file.write(instance.encode())
         self._file.flush()
         os.fsync(self._file.fileno())
         return instance

@@ -108,7 +108,10 @@ class VersionStore:
             else:
                 self.current_file = path
                 return manifest
-        if self.pinned is not None:
+        if (pinned := self.pinned) is not None:
+            self.skipped.append(
+                f"pinned: {pinned[:100]!r} is no version that can be read; the newest is used"
+            )
             self._pin.unlink(missing_ok=True)
             return self.current()
         return None
@@ -117,7 +120,7 @@ class VersionStore:
     def pinned(self) -> str | None:
         """File name of the version that `roll_back` chose; None: the newest version is used."""
         try:
-            return self._pin.read_text()
+            return self._pin.read_text(errors="replace")
         except FileNotFoundError:
             return None
 

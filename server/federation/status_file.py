@@ -98,24 +98,23 @@ def _write_over(path: Path, *choices: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """Return the newest status; None if there is none, or it cannot be read."""
+    """Return the newest status; None if there is none, or it is damaged."""
     try:
         status = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return status if isinstance(status, dict) else None
+    if not isinstance(status, dict) or not isinstance(status.get("at"), int | float):
+        return None
+    clients = status.get("clients")
+    return (
+        status if isinstance(clients, dict) and all(isinstance(c, dict) for c in clients.values()) else None
+    )
 
 
 def read_client_records(path: Path) -> dict[str, dict[str, Any]]:
     """Return the clients' records in the status file of an earlier run; empty if there is none."""
     clients = (read(path) or {}).get("clients", {})
-    if not isinstance(clients, dict):
-        return {}
-    return {
-        name: record
-        for name, record in clients.items()
-        if isinstance(record, dict) and record.get("state") != ENROLLED
-    }
+    return {name: record for name, record in clients.items() if record.get("state") != ENROLLED}
 
 
 def _activity(state: State, node: int | None, now: float) -> dict[str, Any]:

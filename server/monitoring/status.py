@@ -36,6 +36,8 @@ class ServerStatus:
         self._path = folder / "fleet.json"
         self._alive = alive
         self._started = time.time()
+        self.trouble: dict[str, str] = {}
+        """What could not be read at the start, and the reason."""
         self.restarts = 0
         """Number of times that the run was submitted again."""
         self.notices: Counter[str] = Counter()
@@ -43,19 +45,18 @@ class ServerStatus:
 
     def status(self) -> dict[str, Any]:
         """Return the content of `/status`."""
-        run_status = status_file.read(self._path) or {
-            "clients": {},
+        run_status = status_file.read(self._path) or {"clients": {}}
+        at, trouble = run_status.get("at"), run_status.get("trouble")
+        return {
             "version": None,
             "waiting": "",
             "stopped": None,
-        }
-        at = run_status.get("at")
-        return {
             "superlink": "up" if self._alive() else "down",
             "restarts": self.restarts,
             "silent_s": round(time.time() - (at if at is not None else self._started), 3),
             "notices": dict(self.notices),
             **run_status,
+            "trouble": {**self.trouble, **(trouble if isinstance(trouble, dict) else {})},
         }
 
     def health(self) -> tuple[HTTPStatus, dict[str, Any]]:
@@ -67,7 +68,7 @@ class ServerStatus:
         silent_s = min(status["silent_s"], time.time() - self._started)
         healthy = silent_s < STALE_S or status["stopped"] is not None
         keys = ("superlink", "restarts", "silent_s", "version", "waiting", "stopped")
-        trouble = status.get("trouble") or {}
+        trouble = status["trouble"]
         word = ("degraded" if trouble else "ok") if healthy else "stuck"
         body = {"status": word, **{key: status.get(key) for key in keys}, "trouble": trouble}
         return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE, body

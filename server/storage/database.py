@@ -23,6 +23,10 @@ SCHEMA_LOCK = 0x666C6F636B
 """Key of the PostgreSQL advisory lock under which tables are created."""
 
 
+MALFORMED = "database disk image is malformed"
+"""SQLite's words for a damaged file."""
+
+
 class DatabaseError(RuntimeError):
     """The database cannot be used; the message names it, without its password, and the reason."""
 
@@ -145,6 +149,40 @@ def create_tables(connection: sa.Connection) -> None:
             if column.name not in existing and not column.primary_key:
                 definition = CreateColumn(column).compile(dialect=connection.dialect)
                 connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
+
+
+def damage(engine: sa.Engine) -> str | None:
+    """Return what SQLite's check of a file finds; None if nothing, or for another database.
+
+    Raises:
+        DatabaseError: the file cannot be read.
+    """
+    if engine.dialect.name != "sqlite":
+        return None
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(sa.text("PRAGMA quick_check(1)")).scalar_one()
+    except DBAPIError as error:
+        raise database_error(engine.url.render_as_string(), error) from error
+    return None if found == "ok" else f"{MALFORMED}: {found}"
+
+
+def is_damage(problem: str) -> bool:
+    """Return whether a problem of a SQLite file lies in its content, and does not pass."""
+    return any(words in problem for words in (MALFORMED, "file is not a database", "malformed"))
+
+
+def set_aside(file: Path) -> Path:
+    """Rename a damaged SQLite file, in place of one that was set aside before; return its new path.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    aside = file.with_name(f"{file.name}.damaged")
+    for ending in ("-wal", "-shm"):
+        file.with_name(file.name + ending).unlink(missing_ok=True)
+    file.replace(aside)
+    return aside
 
 
 def database_error(where: Path | str, error: DBAPIError) -> DatabaseError:

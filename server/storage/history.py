@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InternalError, Operationa
 from common.protocol.alerts import END_KINDS, OPEN_KINDS
 from common.protocol.messages import Traffic
 from server.storage import database
-from server.storage.database import NOTES, NOTICES, REPLIES, ROUNDS, ReplyRow, RoundRow
+from server.storage.database import NOTES, NOTICES, REPLIES, ROUNDS, DatabaseError, ReplyRow, RoundRow
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,30 @@ class History:
         """
         with self._session():
             pass
+
+    def prepare(self) -> str | None:
+        """Make the database ready as far as possible; return what was wrong with it, None if nothing was.
+
+        A damaged SQLite file is set aside, and a new one begun: it could not be written any more. A database
+        that cannot be reached is tried again with each record.
+        """
+        try:
+            self.check()
+            problem = database.damage(self._engine)
+        except DatabaseError as error:
+            problem = str(error)
+        if problem is None:
+            return None
+        if not isinstance(self._where, Path) or not database.is_damage(problem):
+            log.error("history cannot be used now reason=%s", problem)
+            return problem
+        self._engine.dispose()
+        aside = database.set_aside(self._where)
+        problem = f"the file was damaged and is now {aside.name}: {problem}"
+        log.error("history begins anew reason=%s", problem)
+        self._tables_exist = False
+        self.note("trouble", problem)
+        return problem
 
     def add_round(self, row: RoundRow, replies: list[ReplyRow]) -> None:
         """Record a finished round and the replies used in it."""

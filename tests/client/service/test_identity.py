@@ -45,3 +45,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(IdentityError, match=r"file/state: cannot keep client state here: Not a directory"):
         Identity(tmp_path / "file" / "state")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"0123", b"x" * 5000, b"0123456789abcdeF"])
+def test_a_damaged_id_is_replaced(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "instance").write_bytes(content)
+    first = Identity(tmp_path)
+    first.release()
+    again = Identity(tmp_path)
+    again.release()
+    assert len(first.instance) == 16
+    assert again.instance == first.instance

@@ -282,3 +282,38 @@ def test_a_damaged_file_is_written_again_when_it_can_be(path: Path, monkeypatch:
         history.add_round(finished(2), [reply("a")])
         assert history.trouble == ""
         assert [row["number"] for row in history.rounds()] == [1, 2]
+
+
+def test_a_sound_file_stays(path: Path) -> None:
+    with closing(History(path)) as history:
+        assert history.prepare() is None
+        history.add_round(finished(1), [reply("a")])
+    with closing(History(path)) as history:
+        assert history.prepare() is None
+        assert len(history.rounds()) == 1
+
+
+@pytest.mark.parametrize("page", [0, 1, 2, 5])
+def test_a_file_with_a_damaged_page_is_set_aside_and_a_new_one_begun(path: Path, page: int) -> None:
+    with closing(History(path)) as history:
+        for number in range(200):
+            history.add_round(finished(number), [reply("a")])
+    with path.open("r+b") as file:
+        file.seek(4096 * page)
+        file.write(bytes(range(256)) * 16)
+    with closing(History(path)) as history:
+        problem = history.prepare()
+        assert problem is not None and "history.sqlite.damaged" in problem
+        assert history.last_note() == ("trouble", problem)
+        history.add_round(finished(201), [reply("a")])
+        assert [row["number"] for row in history.rounds()] == [201]
+        assert history.trouble == ""
+    assert path.with_name("history.sqlite.damaged").exists()
+
+
+def test_a_database_that_cannot_be_reached_is_tried_again_with_each_record() -> None:
+    with closing(History("postgresql://nobody@127.0.0.1:9/none")) as history:
+        problem = history.prepare()
+        assert problem is not None and "127.0.0.1" in problem
+        history.note("waiting", "for a")
+        assert "1 records are not written" in history.trouble
