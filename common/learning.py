@@ -1,4 +1,4 @@
-"""Learning: the events that a client has gathered of those that it needs before it trains."""
+"""Learning: the progress of a client that gathers the events that it needs before it trains."""
 
 from __future__ import annotations
 

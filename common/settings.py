@@ -337,6 +337,8 @@ class DataSettings(Section):
     features: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
     """The columns that are features. None: every numeric column that no other setting of this section names.
 
+    On the server: the features of the fleet. None: those that most of its clients share.
+
     Columns whose names begin with an underscore are features only if they are listed here.
     """
     label: str = "label"

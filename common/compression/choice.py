@@ -30,7 +30,7 @@ SPARSE: dict[str, Callable[[float], Codec]] = {"topk": TopK, "ternary": Ternary}
 CODEC_NAMES = (*PLAIN, *SPARSE)
 
 STATELESS_CODECS = tuple(PLAIN)
-"""Codecs in which every value travels: they need no error feedback, so that clients may keep no state."""
+"""Codecs that send every value: they need no error feedback, so clients without state can use them."""
 
 INCOMPRESSIBLE = (NONE, "ternary")
 """Codecs whose output Zstandard does not make shorter."""

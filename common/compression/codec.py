@@ -1,4 +1,4 @@
-"""The interface of codecs, and error feedback, by which nothing that a codec omits is lost for good."""
+"""The interface of codecs, and error feedback, which sends later what a codec omits."""
 
 from __future__ import annotations
 

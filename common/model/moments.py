@@ -68,7 +68,7 @@ class Moments(msgspec.Struct, frozen=True, eq=False, array_like=True, forbid_unk
     count: PositiveCount
     """Number of rows."""
     mean: NDArray[np.float64]
-    """Shape (features,), as all arrays here, or (0,) where that is said."""
+    """Shape (features,), like all arrays here, or (0,) for the arrays that say so."""
     m2: NDArray[np.float64]
     """Sum of squared differences from the mean."""
     minimum: NDArray[np.float64]

@@ -51,7 +51,7 @@ def tail_quantile(scores: ScoreHistogram, rate: float) -> float:
 
 
 def starting_threshold(fleet: ScoreHistogram, own: ScoreHistogram, rate: float) -> tuple[float, float, float]:
-    """Return the threshold to begin with, and the bounds that the client's own scores set to it.
+    """Return the first threshold, and the bounds of the threshold that follow from the client's own scores.
 
     It is the tail of the fleet's scores at `rate`, kept within what the client has seen itself: not below its
     own quantile at `rate`, and not above its largest score times 1.5, or `1 + 60 / n` for fewer than 120
@@ -71,7 +71,7 @@ def starting_threshold(fleet: ScoreHistogram, own: ScoreHistogram, rate: float) 
         The threshold, the lowest and the highest that the scores support.
 
     Raises:
-        HistogramError: there are no scores at all.
+        HistogramError: both histograms are empty.
     """
     tail = tail_quantile(fleet if fleet.count else own, rate)
     if own.count:

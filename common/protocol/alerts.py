@@ -1,4 +1,4 @@
-"""Alert messages: what a detector sends to its sinks and the server accepts at `POST /alerts`, as JSON."""
+"""Notices, which a detector sends to its sinks and the server accepts at `POST /alerts`, as JSON."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class AlertError(ValueError):
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """A feature's part in an alert. A number that is not finite travels as null."""
+    """A feature's part in an alert. A number that is not finite is sent as null."""
 
     feature: FeatureName
     share: Share | None
@@ -58,7 +58,7 @@ class Cause(msgspec.Struct, frozen=True):
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """An event whose score is above the threshold. A score that is not finite travels as null."""
+    """An event whose score is above the threshold. A score that is not finite is sent as null."""
 
     time: Finite
     """Seconds since 1970."""
@@ -78,15 +78,15 @@ class Notice(msgspec.Struct, frozen=True):
     """The incident's id: the same in all its notices, and when a stream is read again after a crash."""
     client: ClientName
     started: Finite
-    """Time of the incident's first alert, or of the begin of another state, in seconds since 1970."""
+    """Time of the incident's first alert, or of the start of another problem, in seconds since 1970."""
     ended: Finite | None
     """Time of its last alert; None while it is open."""
     events: Count
-    """Events above the threshold so far; of other notices the events concerned."""
+    """Number of events above the threshold so far; in notices about the stream, of the events concerned."""
     alert: Alert | None
     """The incident's first alert when it starts, and the one with the highest score later.
 
-    None in a notice that follows from no score: `sensor_silent`, `stream_silent`, `events_refused`.
+    None in a notice that does not follow from a score: `sensor_silent`, `stream_silent`, `events_refused`.
     """
     text: Annotated[str, Meta(max_length=MAX_NOTICE_TEXT)] | None = None
     """A sentence for people that says more than the kind; None: there is nothing to add."""

@@ -50,7 +50,7 @@ COUNTED = ("sent_bytes", "received_bytes", "replies_bytes", "timed_bytes", "time
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Base class of all messages. A message travels as an array: the number of its kind, then its fields."""
+    """Base class of all messages. A message is sent as an array: the number of its kind, then its fields."""
 
 
 class Traffic(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -82,7 +82,7 @@ class Traffic(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Describe(Message, tag=1, frozen=True):
-    """Asks a client who it is and what its features look like."""
+    """Asks a client to describe itself and its features."""
 
     refused: Text | None = None
     """The reason why the server has no work for this client; None if it is welcome."""
@@ -148,14 +148,14 @@ class Update(Evaluation, tag=4, frozen=True, eq=False, kw_only=True):
     """Mean training loss of the last epoch."""
     train_s: Seconds
     difference: Annotated[Weights, Meta(max_length=0)] = {}
-    """Trained minus given weights. It travels encoded, as `block`: empty in a message that was received."""
+    """Trained minus given weights. It is sent encoded, as `block`: empty in a message that was received."""
     serial: Serial = 0
     """Number by which the server reports later whether it used this update; 0: nothing was left out of it."""
     block: Block | None = None
     """The encoded difference; None before it is encoded and after it was decoded."""
 
     def encoded(self) -> Update:
-        """Return the update as it travels: with a block (exact if there was none), no difference."""
+        """Return the update as it is sent: with a block (exact if there was none), without the difference."""
         block = self.block or Block.of(NONE, self.difference, np.random.default_rng(0))
         return replace(self, difference={}, block=block)
 
@@ -179,7 +179,7 @@ class VersionMismatchError(ValueError):
 
 
 class TaskOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Options of a task: how the answer travels, and what became of the client's earlier updates."""
+    """Options of a task: how the answer is encoded, and which of the client's earlier updates were used."""
 
     codec: CodecName = "none"
     """Codec of the update (`common.compression.choice`)."""
@@ -190,7 +190,7 @@ class TaskOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     waiting: Serials = ()
     """Serial numbers of updates that wait for aggregation. Any other update that was sent is lost."""
     scores: bool = True
-    """Whether an update carries scores and residuals, which may be far larger than the rest of it."""
+    """Whether an update contains scores and residuals, which may be far larger than the rest of it."""
 
 
 @dataclass(frozen=True, eq=False)

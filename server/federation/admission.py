@@ -39,10 +39,10 @@ MAX_ERROR = float(np.finfo(np.float32).max)
 """Largest squared error of one input, and largest magnitude of a value: rows and errors are float32."""
 
 ROUNDING = 1e-3
-"""Share by which moments may miss what holds for exact ones: they are sums of float32 values."""
+"""Tolerance of the checks of moments, as a share of a value: moments are sums of float32 values."""
 
 MIN_NORMS = 3
-"""With fewer norms none can be called unusual."""
+"""Smallest number of norms with which one can be called unusual."""
 
 MIN_SPREAD = 0.35
 """Lower bound of the spread of log norms, so that clients that agree closely tolerate small differences."""
@@ -203,7 +203,7 @@ class ReplyIntake:
     def event(self, reply: Reply, state: State, newest: Manifest | None) -> Event | None:
         """Return the event that a reply causes; None for a duplicate.
 
-        Whatever goes wrong while a reply is checked and recorded is the fault of the client that sent it.
+        Any error while a reply is checked and recorded counts as a fault of the client that sent it.
 
         Args:
             reply: A reply.
@@ -219,7 +219,7 @@ class ReplyIntake:
             return self.rejected(reply.sent, f"not admitted: {described(error)}", "error", state)
 
     def rejected(self, sent: SentMessage, reason: str, kind: str, state: State) -> Event:
-        """Count and record a reply that is the fault of its client, and return the event that it causes.
+        """Count and record a reply that its client made unusable; return the event that it causes.
 
         Args:
             sent: The message that it answers.

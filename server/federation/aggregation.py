@@ -1,4 +1,4 @@
-"""Aggregates updates with one of Flower's strategies, and saves what that strategy remembers."""
+"""Aggregates updates with one of Flower's strategies, and saves the strategy's arrays."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class WeightedUpdate:
 
     update: Update
     factor: float
-    """Scales its difference: the staleness discount times what the norm gate leaves of its norm."""
+    """Factor for its difference: the staleness discount times the factor by which the norm gate clips it."""
     message: Message
     """The reply that carried it."""
     rows: int
@@ -109,7 +109,7 @@ class Aggregator:
         return weights
 
     def memory(self) -> dict[str, NDArray[Any]]:
-        """Return what the strategy must remember over a restart, as named arrays; often empty."""
+        """Return the arrays that the strategy needs after a restart, by name; often empty."""
         arrays: dict[str, NDArray[Any]] = {}
         for attribute in MEMORY_ATTRIBUTES:
             for name, array in (getattr(self._strategy, attribute, None) or {}).items():
@@ -117,13 +117,13 @@ class Aggregator:
         return arrays
 
     def forget(self) -> None:
-        """Forget what the strategy remembers of earlier aggregations."""
+        """Remove the strategy's arrays of earlier aggregations."""
         for attribute in MEMORY_ATTRIBUTES:
             if hasattr(self._strategy, attribute):
                 setattr(self._strategy, attribute, None)
 
     def restore(self, memory: Mapping[str, NDArray[Any]]) -> None:
-        """Give the strategy back what `memory` returned; other arrays are ignored."""
+        """Restore the arrays that `memory` returned; others are ignored."""
         for attribute in MEMORY_ATTRIBUTES:
             prefix = f"{attribute}/"
             arrays = {n.removeprefix(prefix): a for n, a in memory.items() if n.startswith(prefix)}

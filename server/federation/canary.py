@@ -1,4 +1,4 @@
-"""Checks a version before it is published: clients can use it, and it finds what the version before it finds.
+"""Checks a version before it is published: clients can use it, and it finds the faults that the last one finds.
 
 It is read back as a client reads it, and tried on synthetic faults. The server has no rows of any client: the
 windows are random values near the usual ones, of the fleet's own moments. Versions are compared on the same
@@ -22,9 +22,9 @@ AMPLITUDE = 0.3
 """Standard deviation of the values in the windows, in scaled units. Independent values of the usual spread
 would be abnormal themselves where features are correlated."""
 RATE = 1e-3
-"""Rate of false alerts of the thresholds: further in the tail, the scores of few rows leave it uncertain."""
+"""Share of normal events above the thresholds: the scores of few rows are too uncertain for a smaller one."""
 MIN_SCORES = 100
-"""With fewer scores, of either version, there is no comparison."""
+"""Smallest number of scores of each version for a comparison."""
 
 
 class BlindVersionError(ManifestError):
@@ -45,7 +45,7 @@ class Canary:
 
         Raises:
             ManifestError: a client could not use it (`read_back`).
-            BlindVersionError: it has lost plainly more than it may (`common.model.synthetic_faults`).
+            BlindVersionError: it misses clearly more faults than allowed (`common.model.synthetic_faults`).
         """
         read_back(candidate)
         if min(newest.scores.count, candidate.scores.count) < MIN_SCORES:
@@ -75,7 +75,7 @@ class Canary:
 
 
 def read_back(manifest: Manifest) -> None:
-    """Pack a version, unpack it, and compute by it what a client computes: scales and scores.
+    """Pack a version, unpack it, and scale and score with it as a client does.
 
     Raises:
         ManifestError: a client could not use the version; the message says why.

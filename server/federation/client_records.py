@@ -1,4 +1,4 @@
-"""Records of each client: counts, errors, traffic, and how far it is from the other clients."""
+"""Records of each client: counts, errors, traffic, and its distance from the other clients."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ClientRecord:
     norm: float | None = None
     """Norm of its newest decoded update, whether or not it was used."""
     cosine: float | None = None
-    """Smoothed cosine of its updates with the mean direction, -1 to 1; low for a client that attacks."""
+    """Smoothed cosine of its updates with the mean direction, -1 to 1; low for a wrong direction."""
     distance: float | None = None
     """Kolmogorov-Smirnov distance of its scores from all clients', 0 to 1; large for a broken sensor."""
     admitted: int = 0
@@ -185,7 +185,7 @@ class ClientRecords:
     def norms(self) -> list[float]:
         """Return the norms that an update is compared with: the newest of each client.
 
-        Of two clients nobody can say which is unusual: they are compared with earlier updates, too. A client
+        With two clients it is unknown which is unusual: both are also compared with earlier updates. A client
         alone has nothing to be compared with.
         """
         newest = [record.norm for record in self._records.values() if record.norm is not None]
@@ -194,7 +194,7 @@ class ClientRecords:
         return newest if len(newest) >= MIN_CLIENTS else [*newest, *self._used_norms]
 
     def forget_model(self) -> None:
-        """Forget what is about a model of other features: scores, residuals, norms and the mean direction."""
+        """Remove the scores, residuals, norms and mean direction, which are of a model of other features."""
         for client in list(self._scores):
             self.forget_scores(client)
         self._direction = None
@@ -230,12 +230,12 @@ class ClientRecords:
         return float(np.median(known)) if len(known) >= MIN_CLIENTS else self.mean_error(clients)
 
     def largest_rows(self, clients: Collection[str]) -> float:
-        """Return the largest number of rows that one of these clients counts as; infinite if they are few."""
+        """Return the largest weight of one of these clients, in rows; infinite for few clients."""
         rows = [record.rows for record in self._of(clients) if record.rows]
         return largest_mass(rows) if rows else float("inf")
 
     def has_drifted(self, clients: Collection[str]) -> bool:
-        """Return whether the data of these clients has drifted: of a quarter of them, and of two at least.
+        """Return whether the data of at least a quarter of these clients, and of at least two, has drifted.
 
         With fewer than `MIN_CLIENTS` one is enough.
         """

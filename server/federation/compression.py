@@ -119,13 +119,13 @@ class TaskBuilder:
 
         Args:
             manifest: The version.
-            repeats: How many training tasks of this version the client had before.
+            repeats: Number of training tasks of this version that the client had before.
             description: The client's.
         """
         return Task(manifest, repeats, self.options(manifest, description))
 
     def options(self, manifest: Manifest, description: Description) -> TaskOptions:
-        """Return how the reply of a client shall travel, and what became of its earlier updates."""
+        """Return how a client should encode its reply, and which of its earlier updates were used."""
         client, parameters = description.client, size_of(manifest.architecture.shapes)
         speed = self._records.link_speeds([client]).get(client)
         codec = supported_spec(up(self._settings, parameters, speed), description.codecs)
@@ -156,7 +156,7 @@ def down(settings: CompressionSettings, parameters: int, speeds: Collection[floa
     Args:
         settings: The codecs.
         parameters: Size of the model.
-        speeds: Of the clients' links, in bytes per second, as far as they are known.
+        speeds: The known speeds of the clients' links, in bytes per second.
     """
     if settings.down == "auto":
         return automatic_spec(parameters, min(speeds, default=None), settings.down_share, settings.zstd)

@@ -79,7 +79,7 @@ class PollTimer:
         self._interval_s = MIN_POLL_S
 
     def received(self, replies: int, now: float) -> None:
-        """Record how many replies a poll brought."""
+        """Record the number of replies of a poll."""
         if replies:
             interval_s = (now - self._last_reply_at) / replies
             self._interval_s += POLL_SMOOTHING * (interval_s - self._interval_s)
@@ -88,8 +88,8 @@ class PollTimer:
     def wait_s(self, now: float) -> float:
         """Return the seconds to wait.
 
-        Where replies come one by one, that is at least half of their mean interval: each poll costs SuperLink
-        as much as a client's poll, and its time belongs to the clients.
+        If replies come one by one, the wait is at least half of their mean interval: each poll takes as much
+        time of SuperLink as a client's poll.
         """
         stream_s = self._interval_s / 2 if self._streaming else 0.0
         wait_s = max(POLL_SHARE * (now - self._last_reply_at), stream_s, MIN_POLL_S)
@@ -116,7 +116,7 @@ class MessageExchange:
         self._sent: dict[str, SentMessage] = {}
         self._answered: OrderedDict[str, SentMessage] = OrderedDict()
         self._held_hashes: dict[NodeId, str] = {}
-        """Hashes of the versions that clients hold, as far as that is known."""
+        """Known hashes of the versions that clients hold, by node."""
         self._heartbeats = HeartbeatMonitor()
         self._bytes_down = 0
 

@@ -1,6 +1,6 @@
 """Bounds the influence of one client on everything that is summed over clients.
 
-Two rules, both from `MIN_CLIENTS` clients on, with fewer nobody can say which of them is wrong:
+Two rules, which need at least `MIN_CLIENTS` clients, because with fewer it is unknown which one is wrong:
 
 - *Mass.* A client counts as at most `MAX_MASS` times as many rows, windows or scores as the median client.
 - *Usual range.* What clients measure on similar machines differs by factors. The usual range is the median of
@@ -25,7 +25,7 @@ from common.model.residuals import Residuals
 from common.robust import MAD_TO_STD, SMALLEST
 
 MIN_CLIENTS = 3
-"""Fewest clients of which a majority can be told from one that is wrong."""
+"""Smallest number of clients in which a majority can outvote one that is wrong."""
 
 MAX_MASS = 3.0
 """Largest weight of a client, in weights of the median client."""
@@ -79,7 +79,7 @@ def usual_range(values: Floats) -> tuple[Floats, Floats]:
 
 
 def out_of_line(scores: Mapping[str, ScoreHistogram]) -> set[str]:
-    """Return the clients whose scores are not comparable with the others': broken, or not true.
+    """Return the clients whose scores are unusual beside the others', because of a fault or a lie.
 
     Args:
         scores: Histograms that are not empty, by client.
@@ -96,8 +96,8 @@ def out_of_line(scores: Mapping[str, ScoreHistogram]) -> set[str]:
 def merged_scores(scores: Mapping[str, ScoreHistogram], earlier: ScoreHistogram) -> ScoreHistogram:
     """Return the scores of all clients together, with bounded influence of each.
 
-    A client that is out of line is left out. Its mass is bounded, and so is its tail: by what the others'
-    tails say (`_clipped_tails`).
+    A client with unusual scores is left out. The mass of each other client is bounded, and its largest scores
+    are clipped by those of the others (`_clipped_tails`).
 
     Args:
         scores: Histograms by client.
@@ -113,10 +113,10 @@ def merged_scores(scores: Mapping[str, ScoreHistogram], earlier: ScoreHistogram)
 
 
 def _clipped_tails(parts: Sequence[ScoreHistogram]) -> Sequence[ScoreHistogram]:
-    """Return histograms in which no score exceeds what the clients' tails say of scores of its rank.
+    """Return histograms in which no score exceeds the limit of its rank.
 
-    The limit of the score that a share of a client's scores exceeds is `MAX_TAIL` times the median client's
-    score of this share. So a few huge scores count as usual largest ones, and many as many usual ones.
+    The limit for the score that a share of a client's scores exceeds is `MAX_TAIL` times the median client's
+    score that the same share exceeds. So huge scores count as the usual scores of their ranks.
 
     Args:
         parts: Of each client, none of them empty.

@@ -93,7 +93,7 @@ class Journal:
             number: The round's.
             version: The newest version after the round.
             replies: The replies that were used.
-            failures: Why others were not, by client.
+            failures: Why other replies were not used, by client.
             error: The federation's error; by default that of the replies, weighted by rows.
         """
         if error is None and replies:
@@ -122,24 +122,24 @@ class Journal:
 
     @property
     def troubles(self) -> dict[str, str]:
-        """The parts in trouble, such as `history` or `versions`, each with the reason."""
+        """The parts that cannot be written or read, such as `history` or `versions`, each with the reason."""
         history = self._history.trouble
         return {**self._troubles, **({"history": history} if history else {})}
 
     def trouble(self, what: str, reason: str) -> None:
         """Record that something cannot be written or read, or, without a reason, that it works again.
 
-        The run goes on meanwhile.
+        The run continues meanwhile.
         """
         if self._troubles.get(what, "") == reason:
             return
         if reason:
             self._troubles[what] = reason
-            log.error("trouble with=%s reason=%s", what, reason)
+            log.error("cannot write or read part=%s reason=%s", what, reason)
             self._history.note("trouble", f"{what}: {reason}")
         else:
             del self._troubles[what]
-            log.info("trouble over with=%s", what)
+            log.info("can write and read again part=%s", what)
             self._history.note("trouble over", what)
 
     def damage_found(self, reason: str) -> None:
@@ -163,7 +163,7 @@ class Journal:
         Args:
             number: The round's.
             version: The newest version, which stays.
-            reason: Why there is no new one.
+            reason: Why no new version was made.
             failures: Why replies are missing or were not used, by client.
         """
         log.error("aggregation failed version=%d reason=%s", version, reason)
@@ -181,7 +181,7 @@ class Journal:
         self._history.note("dropped", f"{client}: {reason}")
 
     def begun_anew(self, version: int, features: Collection[str]) -> None:
-        """Record that the federation begins anew with other features."""
+        """Record that the federation starts again with other features."""
         names = ", ".join(features)
         log.warning("features changed version=%d features=%s", version, names)
         self._history.note("features changed", f"version {version} begins anew with: {names}")

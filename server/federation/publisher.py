@@ -27,10 +27,10 @@ from server.storage.registry import Registry, SavedVersion
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 64
-"""Most clients that are left out in turn to find one with whose contribution no version can be published."""
+"""Largest number of clients that are left out in turn to find the one that makes a version unusable."""
 
 VERSIONS = "versions"
-"""The name under which trouble with the registry is reported."""
+"""The name under which a problem with the registry is reported."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class VersionPublisher:
     """Makes and writes versions. It owns the newest version, the chain of steps, and the applied updates.
 
     Args:
-        aggregator: Makes one set of weights of many updates.
+        aggregator: Makes one set of weights from many updates.
         settings: The gate, the codecs, and the settings that become part of version 0.
         registry: Where versions are kept.
         replies: The updates to aggregate.
@@ -104,7 +104,7 @@ class VersionPublisher:
     def create_first(self, action: CreateFirstVersion, descriptions: Iterable[Description]) -> None:
         """Make and write the first version of the federation's features.
 
-        What is known from versions of other features is forgotten.
+        The records of versions with other features are removed.
 
         Raises:
             TransferError: the version that `federation.start_from` names does not fit.
@@ -120,7 +120,7 @@ class VersionPublisher:
     def aggregate(self, action: Aggregate, clients: Collection[str]) -> Aggregated | AggregationFailed:
         """Make the next version, read it back and try it on synthetic faults; `publish` then writes it.
 
-        If it cannot be read back or is blind, the client is left out without whose contributions it is sound.
+        If it cannot be read back or is blind, one client is left out: the one without which it is sound.
 
         Args:
             action: The updates.
@@ -159,7 +159,7 @@ class VersionPublisher:
     def _made(
         self, replies: list[AdmittedReply], contributors: Collection[str]
     ) -> tuple[Manifest, Block | None, dict[str, str]]:
-        """Return the next version, its encoded step, and who was left out of it, with the reason.
+        """Return the next version, its encoded step, and the clients that were left out, with the reason.
 
         Raises:
             EmptyAggregationError: no sound version can be made without one of the clients either.
@@ -175,7 +175,7 @@ class VersionPublisher:
             try:
                 manifest, block = self._made_of(used, set(contributors) - left_out)
                 self._canary.check(self._newest(), manifest)
-            except Exception as error:  # whatever it is, it follows from what the clients sent
+            except Exception as error:  # any error here follows from what the clients sent
                 self._aggregator.restore(memory)
                 self.chain.feedback = feedback
                 if not left_out:
@@ -188,9 +188,9 @@ class VersionPublisher:
         raise EmptyAggregationError(problem)
 
     def _without_some(self, contributors: Collection[str]) -> list[set[str]]:
-        """Return whom to leave out of a version that cannot be published, in the order in which to try.
+        """Return the clients to leave out of a version that cannot be published, one choice after the other.
 
-        First all whose scores or residuals alone make a version unreadable or blind, then each other client.
+        First all clients whose scores or residuals alone make a version unreadable or blind, then each other.
         """
         newest, alone = self._newest(), set()
         for client in contributors:
@@ -243,7 +243,7 @@ class VersionPublisher:
         )
 
     def write_again(self) -> None:
-        """Write the newest version if the disk did not take it before."""
+        """Write the newest version if an earlier attempt failed."""
         self._registry.save_again()
         self._journal.trouble(VERSIONS, self._registry.trouble)
 

@@ -52,7 +52,7 @@ class SentMessage:
     number: int
     """Number of the description request or the task."""
     kind: Kind | None
-    """None for a description request."""
+    """What the client does with the version; None for a description request."""
     inline: bool = False
     """Whether the content is inside the message, instead of in objects that the client fetches."""
     version: int = 0
@@ -125,7 +125,7 @@ class AdmittedReply:
         return self.answer
 
     def weighted(self, largest_rows: float) -> WeightedUpdate:
-        """Return the update as the aggregation takes it, weighted by at most this number of rows."""
+        """Return the update for the aggregation, weighted by at most this number of rows."""
         rows = self.answer.rows if self.answer.rows <= largest_rows else round(largest_rows)
         return WeightedUpdate(self.update, self.factor, self.reply.message, rows)
 
@@ -177,7 +177,7 @@ class AdmittedReplies:
         return self._updates.pop(number, None)
 
     def keep_only(self, numbers: Collection[int]) -> None:
-        """Remove updates of other tasks than these: replies that nobody waited for."""
+        """Remove updates of other tasks than these, for which nothing waits any more."""
         if len(self._updates) > len(numbers):
             self._updates = {n: reply for n, reply in self._updates.items() if n in numbers}
 

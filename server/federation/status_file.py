@@ -68,9 +68,9 @@ def run_status(
 
 
 def write(path: Path, status: Mapping[str, Any]) -> None:
-    """Replace the status file at once; the write is not synced to disk.
+    """Replace the status file atomically; the write is not synced to disk.
 
-    On a full disk the file is written over in place, without the clients if it is too small for them.
+    On a full disk the file is overwritten in place, without the clients if it is too small for them.
     """
     partial = path.with_suffix(".partial")
     content = json.dumps(status).encode()
@@ -94,7 +94,7 @@ def _write_over(path: Path, *choices: Mapping[str, Any]) -> None:
                     file.write(content.ljust(size))
                 return
     except OSError as error:
-        log.error("status not written over file=%s reason=%s", path, error)
+        log.error("status not overwritten file=%s reason=%s", path, error)
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -101,7 +101,7 @@ class FlockStrategy(Strategy):
         )  # fmt: skip
 
     def _resumed(self, newest: Manifest, progress: Mapping[str, Any]) -> State:
-        """Return the state that goes on from a version; without its progress if that is damaged."""
+        """Return the state that continues from a version; without its progress if that is damaged."""
         try:
             return resumed(self._state, newest.version, newest.schema.features, progress)
         except ValueError as error:
@@ -110,7 +110,7 @@ class FlockStrategy(Strategy):
 
     @property
     def reason(self) -> str:
-        """The reason why the run ended; empty while it goes on."""
+        """The reason why the run ended; empty while it continues."""
         return self._state.stopped or ""
 
     def configure_train(
@@ -137,7 +137,7 @@ class FlockStrategy(Strategy):
 
     def summary(self) -> None:
         """Log the rules of the federation."""
-        log.info("strategy inner=%s %s", type(self._inner).__name__, self._settings.federation)
+        log.info("strategy name=%s settings: %s", type(self._inner).__name__, self._settings.federation)
 
     def start(self, grid: Grid, *_: Any, **__: Any) -> Result:
         """Run until the coordinator stops.
@@ -191,7 +191,7 @@ class FlockStrategy(Strategy):
             self._handle(outbox.failed, exchange)
 
     def _step(self, event: Event) -> list[Action]:
-        """Step the coordinator through an event; one of a client that cannot be handled is its fault."""
+        """Step the coordinator through an event; an error in this counts as the client's fault."""
         try:
             self._state, actions = coordinator.step(
                 self._state, event, self._clock(), self._settings.federation
@@ -244,7 +244,7 @@ class FlockStrategy(Strategy):
             assert description is not None  # noqa: S101  only clients that are ready get tasks
             try:
                 task = self._tasks.task(manifest, order.repeats, description)
-            except Exception as error:  # made of what the client said of itself
+            except Exception as error:  # the task follows from the client's description
                 log.exception("task not made node=%d", order.node)
                 sent = SentMessage(order.node, order.number, action.kind)
                 outbox.failed.append(self._intake.rejected(sent, described(error), "error", self._state))

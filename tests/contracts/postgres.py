@@ -64,7 +64,7 @@ class Postgres:
         return f"postgresql://flock:{password}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start it, and wait until it accepts connections."""
         options = f"-c listen_addresses=127.0.0.1 -p {self.port} -c unix_socket_directories= -c fsync=off"
         self._run(self._ctl, "start", "-w", "-D", "data", "-o", options, "-l", "log")
 
@@ -73,7 +73,7 @@ class Postgres:
         self._run(self._ctl, "stop", "-w", "-m", "fast", "-D", "data")
 
     def remove(self) -> None:
-        """End it for good."""
+        """End it, without another start."""
         subprocess.run(
             [self._ctl, "stop", "-w", "-m", "immediate", "-D", "data"],
             cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False, **self._as,

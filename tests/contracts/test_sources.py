@@ -31,7 +31,7 @@ class Stream:
     """Feeds one source with lines."""
 
     keeps_place = True
-    """Whether a source opened at a position goes on there."""
+    """Whether a source opened at a position continues there."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

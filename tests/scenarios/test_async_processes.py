@@ -1,4 +1,4 @@
-"""Asynchronous rounds with real processes: whatever dies, stops or is cut off, the rest goes on."""
+"""Asynchronous rounds with real processes: when one dies, stops or is cut off, the others continue."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_stopped_process_of_a_client_delays_no_other_client_and_continues_when
 
 
 def across(secured: Any, network: Network) -> Federation:
-    """A running federation over TLS whose client `c` is on the far side of a link."""
+    """A running federation over TLS whose client `c` is connected over a slow or broken link."""
     run: Secured = secured(STREAM | {"server.host": "0.0.0.0"}, hosts=(SERVER_SIDE,))
     for name in NAMES:
         run.enroll(name)

@@ -1,4 +1,4 @@
-"""Failures: processes die, names clash, schemas differ, and ports are taken."""
+"""Failures: processes die, names clash, schemas differ, and ports are in use."""
 
 from __future__ import annotations
 

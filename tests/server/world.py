@@ -94,7 +94,7 @@ class World:
         client.inbox.clear()
 
     def hide(self, node: int) -> None:
-        """Make a client unreachable: the server takes it for gone, though it may live."""
+        """Make a client unreachable: the server considers it disconnected, though it may live."""
         self.clients[node].listed = False
         self.look()
 
@@ -124,12 +124,12 @@ class World:
         client.outbox.append((request.run, reply))
 
     def lose(self, node: int) -> None:
-        """Lose a message that the server takes for delivered."""
+        """Lose a message that counts as delivered on the server."""
         if self.clients[node].inbox:
             self.clients[node].inbox.popleft()
 
     def deliver(self, node: int) -> None:
-        """Deliver the next reply of a node, if its run still goes on."""
+        """Deliver the next reply of a node, if its run has not ended."""
         outbox = self.clients[node].outbox
         if outbox:
             run, event = outbox.popleft()

@@ -504,7 +504,7 @@ def test_whatever_happens_every_notice_arrives_once_and_in_order(actions: list[s
 
 
 class Refusing(FakeSink):
-    """Refuses the notices in `refused` for good."""
+    """Refuses the notices in `refused`."""
 
     def __init__(self, *refused: bytes) -> None:
         super().__init__()

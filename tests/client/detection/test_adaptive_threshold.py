@@ -52,7 +52,7 @@ def test_a_fixed_threshold_never_changes() -> None:
 
 @pytest.mark.parametrize("growth", [1.0, 1.5, 0.5])
 def test_the_budget_holds_in_the_long_run_when_normal_scores_change_permanently(growth: float) -> None:
-    """Ninety days of a score a minute whose level drifts, and changes for good after thirty days."""
+    """Ninety days of a score a minute whose level drifts, and has a lasting change after thirty days."""
     minutes = 90 * 1440
     generator = np.random.default_rng(4)
     level = np.exp(0.3 * np.sin(np.arange(minutes) / 5000)) * np.where(

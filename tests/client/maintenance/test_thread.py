@@ -315,7 +315,7 @@ def test_rolling_back_uses_the_earlier_version_until_it_is_released(tmp_path: Pa
 
 
 class Slow:
-    """A trial that ends when the test says so."""
+    """A trial that the test ends."""
 
     given: ClassVar[list[Slow]] = []
 

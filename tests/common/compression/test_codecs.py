@@ -1,4 +1,4 @@
-"""Single codecs: the bytes that each saves, and the shapes that it takes."""
+"""Single codecs: the bytes that each saves, and the shapes that it accepts."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def fields_of(content: bytes) -> list[Any]:
 
 
 def packed(name: str, fields: Any) -> bytes:
-    """Return a message of this name that holds the number of a kind and fields, whatever they are."""
+    """Return a message of this name with any number of a kind and any fields."""
     if name in ("Describe", "Description"):
         fields = fields[1:] if isinstance(fields, list) else fields
         return bundle.pack({"message": name, "protocol": PROTOCOL, "fields": fields}, {})

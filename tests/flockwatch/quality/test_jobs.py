@@ -73,7 +73,7 @@ def with_other_test_rows(fleet: list[LabelledClient]) -> list[LabelledClient]:
 def test_test_rows_and_labels_change_no_scaler_model_or_threshold(
     method: str, fleet: list[LabelledClient]
 ) -> None:
-    """Scores and thresholds up to event 100 are the same, whatever comes later and whatever labels say."""
+    """Scores and thresholds up to event 100 depend neither on later events nor on labels."""
     before, after = (
         run_one(method, fleet).clients[method],
         run_one(method, with_other_test_rows(fleet)).clients[method],

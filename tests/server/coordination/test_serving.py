@@ -1,4 +1,4 @@
-"""The coordinator of a server that goes on until it is stopped."""
+"""The coordinator of a server that runs until it is stopped."""
 
 from __future__ import annotations
 

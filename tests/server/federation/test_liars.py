@@ -32,7 +32,7 @@ RATE = 1e-5
 
 
 class Liar(LightWorker):
-    """Answers as it is told."""
+    """Sends the answers that a test gives it."""
 
     def __init__(self, update: Callable[[Update], Update], moments: dict[str, Any] | None = None) -> None:
         super().__init__("liar", 6)

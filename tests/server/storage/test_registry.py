@@ -196,7 +196,7 @@ def test_a_version_is_not_deleted_for_one_that_cannot_be_read(
 
 
 def test_a_new_start_is_not_deleted_for_the_newer_versions_that_cannot_be_read(tmp_path: Path) -> None:
-    """All versions are damaged, so the fleet begins anew with version 0, whose number is lower."""
+    """All versions are damaged, so the fleet starts again with version 0, whose number is lower."""
     registry = filled(tmp_path, 5, keep=2)
     for path in tmp_path.glob("*.safetensors"):
         damage(path, "cut")

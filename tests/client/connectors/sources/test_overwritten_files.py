@@ -1,4 +1,4 @@
-"""A file that is written over is another file, whatever its inode number and its size."""
+"""An overwritten file is another file, even if its inode number and its size are the same."""
 
 from __future__ import annotations
 
