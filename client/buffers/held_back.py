@@ -67,7 +67,7 @@ class HeldBackEvents:
         )
 
     def held(self) -> BufferedRows:
-        """Return the normal events that are still held back, oldest first. They stay so."""
+        """Return the normal events that are still held back, oldest first. They remain held back."""
         events = self._recent.since(self._next)
         normal = events.flags == NORMAL
         before = np.array([self._last_normal and events.start == self._next])

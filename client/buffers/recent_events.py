@@ -16,7 +16,7 @@ MAX_BATCH_EVENTS = 256
 """
 
 MIN_INTERVALS, MAX_INTERVALS = 8, 1023
-"""Fewest intervals between events that show the usual one, and most, the newest, that are used."""
+"""Smallest and largest number of intervals between events from which the usual one follows: the newest."""
 
 NORMAL, ABNORMAL, UNREPORTED = 0, 1, 2
 """Values of an event's flag: ABNORMAL above the threshold or during an incident, else NORMAL.

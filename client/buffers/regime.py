@@ -1,4 +1,4 @@
-"""The regime of a machine: how far the level of each feature has moved for good since the first rows."""
+"""The regime of a machine: the lasting changes of the level of each feature since the first rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILE = "regime.json"
 
 @dataclass(frozen=True)
 class Move:
-    """A lasting change of a feature: what was `x` is `factor * x + offset` from then on."""
+    """A lasting change of a feature: a value `x` before it corresponds to `factor * x + offset` after it."""
 
     factor: float
     offset: float
@@ -61,7 +61,7 @@ class Regime:
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("regime lost file=%s reason=%s", folder / FILE, error)
+            log.warning("regime not read file=%s reason=%s", folder / FILE, error)
             return cls()
 
     def save(self, folder: Path) -> None:

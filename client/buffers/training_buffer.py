@@ -1,6 +1,6 @@
 """The training buffer: a ring file of normal events, written by the detector and read by the trainer.
 
-Two small files beside it pass on the features of the events, and how many events the trainer wants.
+Two small files beside it contain the features of the events and the number of events that the trainer wants.
 """
 
 from __future__ import annotations
@@ -162,12 +162,12 @@ def read_schema(folder: Path) -> Schema | None:
 
 
 def forget_schema(folder: Path) -> None:
-    """Remove the record of the features: those of the next stream may be others."""
+    """Remove the record of the features: the next stream may have others."""
     (folder / SCHEMA_FILE).unlink(missing_ok=True)
 
 
 def write_wanted(folder: Path, events: int) -> None:
-    """Record how many events of the stream the trainer wants, for the detector, which shows it."""
+    """Record the number of events of the stream that the trainer wants, which the detector shows."""
     if read_wanted(folder) == events:
         return
     try:
@@ -177,7 +177,7 @@ def write_wanted(folder: Path, events: int) -> None:
 
 
 def read_wanted(folder: Path) -> int | None:
-    """Return how many events of the stream the trainer wants; None while it has not recorded it."""
+    """Return the number of events of the stream that the trainer wants; None while it is not recorded."""
     try:
         return int((folder / WANTED_FILE).read_text())
     except (OSError, ValueError):

@@ -21,7 +21,7 @@ QUANTITY = (
 )
 """Pattern of text that is a number with a unit, a thousands separator or a decimal comma.
 
-Plain numbers match too: they are told apart by `NUMBER`.
+Plain numbers match too; `NUMBER` matches them alone.
 """
 
 _NUMBER, _MISSING, _SWITCH = re.compile(NUMBER, re.ASCII), re.compile(MISSING), re.compile(SWITCH)
@@ -53,7 +53,7 @@ def is_quantity(text: str) -> bool:
 
 
 def is_tag(first: str, same: bool) -> bool:
-    """Return whether a column of numbers with letters is one tag, such as `5G`, and no measured quantity.
+    """Return whether a column of numbers with letters is a tag, such as `5G`, and not a measured quantity.
 
     Args:
         first: Its first value.

@@ -25,7 +25,7 @@ _TIME_WORD = re.compile(
     r"(?i)(^|[\W_])(ts|time|timestamp|datetime|date|epoch|clock)([\W_]|$)|[a-z](Time|Date)$"
 )
 _MIN_NAMED_ROW_IDS, _MIN_ROW_IDS, _MIN_RISING, _MIN_EPOCHS = 4, 8, 20, 3
-"""Fewest values for a verdict: row ids by name and course, row ids by course, counters, and Unix times."""
+"""Smallest numbers of values for a decision: row ids by name and course, by course, counters, Unix times."""
 _EPOCH_S = (1.26e9, 2.2e9)
 """Range of Unix times: 2009 to 2039."""
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
@@ -70,7 +70,7 @@ class Content:
     """A cell, for messages; of QUANTITIES one that cannot be read, of OTHER the name of the type."""
     course: Course = Course.ANY
     count: int = 0
-    """Number of values of which the course was found."""
+    """Number of values from which the course follows."""
     regular: bool = False
     """Whether most steps from one number to the next are equal."""
 
@@ -171,7 +171,7 @@ def find_time(names: Iterable[str], data: DataSettings) -> str | None:
 
 
 def separated_otherwise(name: str) -> str | None:
-    """Return that the only name of a header is several names with a separator other than commas.
+    """Return an error text if the only name of a header is several names with a separator other than commas.
 
     >>> separated_otherwise("ts;cpu")
     "columns are separated by ';', as in 'ts;cpu'; expected commas"
@@ -231,7 +231,7 @@ def _why_ignored(name: str, content: Content) -> str | None:
 
 
 def _is_epoch(name: str, content: Content, by_name: bool) -> bool:
-    """Return whether a column of numbers holds Unix times: by a name that says so, or by equal steps."""
+    """Return whether a column of numbers holds Unix times: by its name, or by equal steps."""
     if content.course is not Course.EPOCH:
         return False
     return _TIME_WORD.search(name) is not None if by_name else content.regular

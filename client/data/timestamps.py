@@ -16,7 +16,7 @@ def parse_seconds(value: Any) -> float | None:
     """Return the seconds since 1970 of a timestamp.
 
     Args:
-        value: A number of s, ms, us or ns, told apart by its magnitude; the same as text; or ISO 8601 text,
+        value: A number of s, ms, us or ns, which its magnitude shows; the same as text; or ISO 8601 text,
             which is UTC unless it names a time zone.
 
     Returns:

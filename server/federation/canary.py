@@ -1,4 +1,4 @@
-"""Checks a version before it is published: clients can use it, and it finds the faults that the last one finds.
+"""Checks a version before it is published: clients can use it, and it finds what the last one finds.
 
 It is read back as a client reads it, and tried on synthetic faults. The server has no rows of any client: the
 windows are random values near the usual ones, of the fleet's own moments. Versions are compared on the same

@@ -66,7 +66,7 @@ def is_numeric(kind: pa.DataType) -> bool:
 
 
 def numbers_of(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Return a column of numbers, booleans or text as numbers; NaN for cells that are none."""
+    """Return a column of numbers, booleans or text as numbers; NaN for all other cells."""
     if pa.types.is_string(column.type):
         if (plain := _cast(column)) is not None:
             return plain
@@ -81,7 +81,7 @@ def numbers_of(column: pa.ChunkedArray) -> NDArray[np.float64]:
 
 
 def unreadable_cells(column: pa.ChunkedArray) -> tuple[int, Any, int]:
-    """Count the cells of a column with text that is no number and no missing value.
+    """Count the cells of a column with text that is neither a number nor a missing value.
 
     Returns:
         Their number, the first of them, and its row, counted from 1; (0, None, 0) without one.
@@ -97,7 +97,7 @@ def unreadable_cells(column: pa.ChunkedArray) -> tuple[int, Any, int]:
 
 
 def times_of(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Return a column of times in seconds since 1970; NaN for cells that are none."""
+    """Return a column of times in seconds since 1970; NaN for all other cells."""
     if pa.types.is_temporal(column.type):
         if pa.types.is_time(column.type):
             return np.full(len(column), np.nan)

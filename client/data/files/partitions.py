@@ -110,7 +110,7 @@ def write_partition(partition: Partition, path: Path, settings: DataSettings) ->
 
 
 def _usable_rows(path: Path, settings: DataSettings) -> tuple[pa.Table, Columns, NDArray[np.float32]]:
-    """Return the rows with the value of a feature, what the columns are, and the features' values."""
+    """Return the rows with at least one value, the roles of the columns, and the features' values."""
     table = read_table(path)
     columns = _columns(table, settings, path)
     values = np.empty((table.num_rows, len(columns.features)), np.float32)
@@ -159,7 +159,7 @@ def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> NDArray[np.float
     count, cell, row = unreadable_cells(column)
     if count:
         log.warning(
-            "cells are no numbers and count as missing file=%s column=%s count=%d: the first is %r in row %d",
+            "cells are not numbers, count as missing file=%s column=%s count=%d: the first is %r in row %d",
             path, name, count, str(cell)[:60], row,
         )  # fmt: skip
     with np.errstate(over="ignore"):
@@ -171,9 +171,9 @@ def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> NDArray[np.float
 def _with_values(
     table: pa.Table, values: NDArray[np.float32], present: NDArray[np.bool_], path: Path
 ) -> tuple[pa.Table, NDArray[np.float32]]:
-    """Return the rows that have the value of a feature, and warn of the others."""
+    """Return the rows with a value of at least one feature, and warn of the others."""
     log.warning(
-        "rows without any value passed over file=%s count=%d: the first is row %d",
+        "rows without any value skipped file=%s count=%d: the first is row %d",
         path, int((~present).sum()), int(np.argmin(present)) + 1,
     )  # fmt: skip
     if not present.any():

@@ -23,7 +23,7 @@ from common.errors import UserError
 log = logging.getLogger(__name__)
 
 MAX_BROKEN_SHARE = 0.01
-"""Share of the lines of a CSV file that may have another number of cells; they are passed over."""
+"""Share of the lines of a CSV file that may have another number of cells; they are skipped."""
 
 _UTF8_MARK = b"\xef\xbb\xbf"
 _ENCODINGS = (
@@ -190,7 +190,7 @@ def _body(body: memoryview, names: list[str], broken: _BrokenLines) -> pa.Table:
 
 
 def _check_broken(rows: list[Any], whole: int, path: Path) -> None:
-    """Warn of lines that were passed over, or raise an error if they are too many.
+    """Warn of skipped lines, or raise an error if they are too many.
 
     A last line that was cut short, as by a loss of power, is not counted.
     """
@@ -204,9 +204,9 @@ def _check_broken(rows: list[Any], whole: int, path: Path) -> None:
         more = f" ({len(rows)} such rows)" if len(rows) > 1 else ""
         raise DataError(f"{path}: {place}{more}")
     if len(rows) == 1 and last_is_short:
-        log.warning("last line cut short, passed over file=%s: %s", path, place)
+        log.warning("last line cut short and skipped file=%s: %s", path, place)
     else:
-        log.warning("lines passed over file=%s count=%d: the first: %s", path, len(rows), place)
+        log.warning("lines skipped file=%s count=%d: the first: %s", path, len(rows), place)
 
 
 def switches(cells: pa.ChunkedArray) -> pa.ChunkedArray:

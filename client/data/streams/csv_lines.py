@@ -27,7 +27,7 @@ def split_cells(text: str) -> list[str]:
 
 
 def names_columns(cells: Sequence[str]) -> bool:
-    """Return whether the cells of a line are names: text, of which at least one is no missing value.
+    """Return whether the cells of a line are names: text, and not only words for missing values.
 
     >>> names_columns(["ts", "cpu"]), names_columns(["2024-01-01", "1.5"]), names_columns(["", "on"])
     (True, False, False)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_DEPTH = 8
-"""Depth below which objects within objects are not looked into."""
+"""Depth to which the fields of objects within objects are read."""
 
 
 def flat(event: Mapping[str, Any], depth: int = MAX_DEPTH) -> dict[str, Any]:

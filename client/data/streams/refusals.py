@@ -34,7 +34,7 @@ class InvalidEventError(ValueError):
 
 
 class NoEventError(Exception):
-    """A line is no event and no error: the header of a CSV stream, or a comment."""
+    """A line is neither an event nor an error: the header of a CSV stream, or a comment."""
 
 
 def listed(names: Sequence[str]) -> str:

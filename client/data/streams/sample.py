@@ -19,7 +19,7 @@ from client.data.timestamps import parse_seconds
 from common.settings import DataSettings
 
 MAX_SAMPLE = 64
-"""Newest lines of which the features are chosen anew, while no version is at work."""
+"""Number of newest lines from which the features are chosen again, as long as there is no version."""
 
 _USUAL_SHARE = 0.5
 """A field is usual if it is in this share of the events that the most frequent field is in."""

@@ -17,9 +17,9 @@ SchemaLookup = Callable[[], Schema | None]
 """Returns a schema; None while it is not known."""
 
 FIRST_EVENTS = 5
-"""Events of which the features are chosen: one odd first event does not decide."""
+"""Number of events from which the features are chosen: a single unusual event does not decide."""
 MAX_WAITING = 1024
-"""Newest lines that are kept until the features are known, to be scored then."""
+"""Number of newest lines that are kept until the features are known, to be scored then."""
 
 
 class SchemaResolver:

@@ -153,7 +153,7 @@ class SlowDecoder:
         if name not in self._unreadable:
             self._unreadable.add(name)
             log.warning(
-                "value is no number and counts as missing feature=%s value=%s", name, repr(value)[:60]
+                "value is not a number and counts as missing feature=%s value=%s", name, repr(value)[:60]
             )
 
     def _without_values(self, values: Values) -> InvalidEventError:
