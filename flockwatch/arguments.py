@@ -65,8 +65,8 @@ def _add_client(subparsers: Any) -> None:
         "flockwatch client rollback --name edge-7 --to newest            # undoes that\n"
         "flockwatch client accept --name edge-7                          # the open incidents are normal",
         "With --source, the client scores each event of a stream by the newest model version, and trains on\n"
-        "the normal events. With --data alone it only trains, on the rows of a file. It connects at once,\n"
-        "and trains as soon as it has enough normal events (`client.min_rows`).",
+        "the normal events. With --data alone it only trains, on the rows of a file. It connects when the\n"
+        "features of its stream are known, and trains when it has enough normal events (`client.min_rows`).",
     )  # fmt: skip
     client.add_argument(
         "action", nargs="?", choices=["rollback", "accept"],

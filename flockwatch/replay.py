@@ -22,7 +22,7 @@ from common.model.manifest import Manifest
 from common.settings import Settings
 
 ASSUMED_INTERVAL_S = 60.0
-"""Time between two rows, by which the budget sets a threshold where neither settings nor rows tell it."""
+"""Time between two rows for the budget's threshold, if neither the settings nor the rows have it."""
 
 
 class ReplayError(UserError):

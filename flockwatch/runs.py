@@ -27,7 +27,7 @@ def new_folder(runs: Path) -> Path:
 
 
 def finite(settings: Settings) -> Settings:
-    """Return settings by which the federation ends by itself: a server goes on until it is stopped."""
+    """Return settings with which the federation ends by itself, unlike the one of a server."""
     max_rounds = settings.federation.max_rounds or MAX_ROUNDS
     return settings.with_values(federation={"max_rounds": max_rounds})
 

@@ -155,7 +155,7 @@ def _run_new_clients(job: Job, clients: Sequence[LabelledClient], settings: Sett
 
 
 def epochs_of(rounds: int, settings: Settings) -> int:
-    """Return the number of epochs that a client trains in a federation of so many rounds."""
+    """Return the number of epochs that a client trains in a federation with this number of rounds."""
     return max(1, rounds) * settings.training.epochs
 
 

@@ -68,7 +68,7 @@ class AlertMetrics:
     faults_found: float | None
     """Share of the faults in which an incident begins."""
     faults_in_open_incident: float | None
-    """Share of the faults in which none begins, but one that began before is open: nobody is told of them."""
+    """Share of the faults in which none begins, but one that began before is open: they are not reported."""
     delay_s: float | None
     """Time from the start of a fault to the first incident that begins in it, over the faults found."""
 

@@ -108,7 +108,7 @@ def replay_scores(stream: StreamScores, settings: Settings, interval_s: float | 
 
 
 def replay_always(stream: StreamScores, settings: Settings, interval_s: float | None) -> Replay:
-    """Make every test event an alert of one incident that never ends; takes what `replay_scores` takes."""
+    """Make every test event an alert of one incident that never ends; the arguments of `replay_scores`."""
     count = len(stream.test)
     return Replay(np.ones(count, np.bool_), np.zeros(count, np.float32), [range(count)])
 
@@ -124,7 +124,7 @@ def _replay(
 
     Args:
         manifest: The version.
-        rows: Training rows, then test rows, shape (n, features). A row without a value is no event.
+        rows: Training rows, then test rows, shape (n, features). A row without a value is not an event.
         training: Number of training rows.
         settings: Sections `data`, `threshold` and `live` count.
         interval_s: Time between two rows; None: it is not known.

@@ -44,7 +44,7 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
 
 
 def caption(report: Mapping[str, Any]) -> str:
-    """Return a text that says what was measured, explains the columns, and compares the federation."""
+    """Return a text with the subject of the measurement, the columns, and a comparison of the federation."""
     seeds = len(report["seeds"])
     rounds = ", ".join(map(str, report["rounds"]))
     interval = ", ".join(f"{s:g}" for s in report["interval_s"])

@@ -87,7 +87,7 @@ class Findings:
 
 
 def summary(findings: Sequence[Findings]) -> list[str]:
-    """Return lines that say what was found in all clients together; none if nothing was counted."""
+    """Return lines with the findings in all clients together; none if nothing was counted."""
     tested = [f for f in findings if f.tested]
     if tested:
         above, events = sum(f.above for f in tested), sum(f.events for f in tested)

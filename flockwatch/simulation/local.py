@@ -41,7 +41,7 @@ POLL_INTERVAL_S = 0.1
 
 
 class RunFailedError(RuntimeError):
-    """The federation ended with an error; the message says where its logs are."""
+    """The federation ended with an error; the message names the folder of its logs."""
 
 
 def run(settings: Settings) -> int:

@@ -35,7 +35,7 @@ class PartitionSource:
 
 
 def interval_s(source: PartitionSource, settings: Settings) -> float | None:
-    """Return the time between two rows: the setting, or that of the file; None if neither tells it."""
+    """Return the time between two rows: the setting, or that of the file; None if neither is known."""
     return settings.threshold.interval_s or source.partition.interval_s
 
 

@@ -152,8 +152,8 @@ def publish(
         machines: Number of machines.
         rate: Events per second of each machine.
         fault_every_s: Time from the start of one fault to the start of the next. The machines take turns.
-        first_fault_s: Time until the first fault. A client that is still without a model version when a fault
-            comes takes it for normal.
+        first_fault_s: Time until the first fault. A client without a model version learns from the events of
+            a fault as if they were normal.
         seed: Random seed of the machines and their faults.
         stop: Set by a signal handler.
 

@@ -36,7 +36,7 @@ def report(
         rounds: The rounds, from the server's history.
         reason: Why the run ended.
         manifest: The newest version.
-        findings: What that version finds in each client's rows.
+        findings: The alerts and incidents of that version in each client's rows.
         comparisons: Detection quality of the version and of other models, where it was measured.
         wall_s: Duration of the run.
     """

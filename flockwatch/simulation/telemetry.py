@@ -43,7 +43,7 @@ FAULT_COLUMN = "_fault"
 
 Series = NDArray[np.float64]
 Fault = Callable[[Series, slice, Series, np.random.Generator], None]
-"""Changes a span of rows, shape (rows, metrics), in place; takes each metric's standard deviation."""
+"""Changes a span of rows, shape (rows, metrics), in place; its argument is the standard deviations."""
 
 
 @dataclass(frozen=True)
