@@ -8,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from common.detectors.autoencoder import Autoencoder
 from common.model.manifest import Manifest
-from common.model.scoring import activate, reconstruct, squared_errors, window_errors, windows
+from common.model.scoring import windows
 
 Floats = NDArray[np.float32]
 
-MAX_ERROR = float(np.finfo(np.float32).max)
-"""Score of an event whose error overflows."""
 _CAPACITY = 4096
 """Scaled rows appended before the last window is moved back to the start of the array."""
 _MAX_SCALED = np.float32(1e12)
@@ -35,64 +34,6 @@ class Explanation(NamedTuple):
     """Value as the model reconstructs it."""
 
 
-class _Network:
-    """The autoencoder of a version, with buffers for the outputs of its layers."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self._architecture, self._weights = manifest.architecture, manifest.weights
-        self._layers = [
-            (
-                np.ascontiguousarray(manifest.weights[f"dense_{i}/kernel"]),
-                manifest.weights[f"dense_{i}/bias"],
-                np.empty(width, np.float32),
-                np.zeros(width, np.float32),
-                activation,
-            )
-            for i, (width, activation) in enumerate(
-                zip(manifest.architecture.widths[1:], manifest.architecture.activations, strict=True)
-            )
-        ]
-        # A score is the mean of the squared errors, each multiplied by the precision of its input.
-        self._precision = manifest.precision
-        self.weight = manifest.precision / manifest.architecture.inputs
-        self._root = np.sqrt(self.weight)
-
-    def score_one(self, inputs: Floats) -> float:
-        """Return the score of one scaled window of shape (inputs,); NaN if its newest event is missing."""
-        hidden = inputs
-        for kernel, bias, output, zeros, activation in self._layers:
-            np.dot(hidden, kernel, out=output)
-            np.add(output, bias, out=output)
-            if activation == "relu":
-                np.maximum(output, zeros, out=output)
-            elif activation != "linear":
-                output[:] = activate(activation, output)
-            hidden = output
-        np.subtract(hidden, inputs, out=hidden)
-        np.multiply(hidden, self._root, out=hidden)
-        error = float(np.dot(hidden, hidden))
-        return error if error <= MAX_ERROR else float(self._score_carefully(inputs[None])[0])
-
-    def score_many(self, inputs: Floats) -> Floats:
-        """Return the scores of scaled windows of shape (n, inputs) as an array of shape (n,)."""
-        difference = self.reconstruct(inputs) - inputs
-        difference *= self._root
-        errors: Floats = np.einsum("ij,ij->i", difference, difference)
-        special = ~(errors <= MAX_ERROR)
-        if special.any():
-            errors[special] = self._score_carefully(inputs[special])
-        return errors
-
-    def _score_carefully(self, inputs: Floats) -> Floats:
-        """Return the scores of windows of shape (n, inputs) that have missing inputs or overflow."""
-        squares = squared_errors(self._architecture, self._weights, inputs)
-        return np.minimum(window_errors(squares, self._precision), np.float32(MAX_ERROR))
-
-    def reconstruct(self, inputs: Floats) -> Floats:
-        """Return the reconstruction of scaled windows of shape (n, inputs), in the same shape."""
-        return reconstruct(self._architecture, self._weights, inputs)
-
-
 class Scorer:
     """Scores events in order: an event's score is the reconstruction error of the window that it ends.
 
@@ -104,14 +45,16 @@ class Scorer:
     def __init__(self, manifest: Manifest) -> None:
         self.version = manifest.version
         self.window = manifest.architecture.window
-        self._network = _Network(manifest)
+        architecture = manifest.architecture
+        self._network = Autoencoder(
+            architecture.layers(manifest.weights), architecture.features, manifest.precision
+        )
         scaling = manifest.settings.scaling
         self._scaler = manifest.scaler
         self._mean = self._scaler.mean
         self._inverse = (1 / self._scaler.std).astype(np.float32)
         self._limits = (np.float32(-scaling.clip), np.float32(scaling.clip)) if scaling.clip else None
-        features = manifest.architecture.features
-        self._rows = np.zeros((self.window - 1 + _CAPACITY, features), np.float32)
+        self._rows = np.zeros((self.window - 1 + _CAPACITY, architecture.features), np.float32)
         self._end = 0
         """Index after the newest row in `_rows`."""
 
@@ -172,13 +115,10 @@ class Scorer:
         reconstruction it makes worse.
         """
         missing = np.isnan(rows)
-        scaled = np.nan_to_num((rows - self._mean) * self._inverse)
-        scaled = np.clip(scaled, -_MAX_SCALED, _MAX_SCALED).reshape(1, -1)
+        scaled = np.clip((rows - self._mean) * self._inverse, -_MAX_SCALED, _MAX_SCALED).reshape(-1)
         inputs = scaled if self._limits is None else np.clip(scaled, *self._limits)
-        output = self._network.reconstruct(inputs)
-        error = (np.square(output - scaled) * self._network.weight).reshape(rows.shape)
-        error[missing] = 0
-        by_feature = error.sum(axis=0)
+        output = self._network.reconstruct(np.nan_to_num(inputs)[None])
+        by_feature = self._network.contributions(inputs, scaled).reshape(rows.shape).sum(axis=0)
         total = by_feature.sum()
         # For each feature, the newest event that has a value for it; the newest of all if none has.
         newest = len(rows) - 1 - (~missing)[::-1].argmax(axis=0), np.arange(rows.shape[1])

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from common.detectors.autoencoder import Layer
 from common.model.weights import Shapes, Weights
 from common.settings import Activation, ModelSettings, PositiveInt
 
@@ -56,6 +57,13 @@ class Architecture:
             shapes[f"dense_{layer}/kernel"] = (inputs, outputs)
             shapes[f"dense_{layer}/bias"] = (outputs,)
         return shapes
+
+    def layers(self, weights: Weights) -> list[Layer]:
+        """Return kernel, bias and activation of each layer."""
+        return [
+            (weights[f"dense_{layer}/kernel"], weights[f"dense_{layer}/bias"], activation)
+            for layer, activation in enumerate(self.activations)
+        ]
 
     def recency_weights(self, decay: float) -> NDArray[np.float32]:
         """Return a weight for each input that falls with the age of its event.

@@ -15,11 +15,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from common.bounds import NonNegative, PositiveCount
+from common.detectors import autoencoder
+from common.detectors.weighted_errors import window_errors
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.weights import Weights
-from common.settings import Activation
 
 Floats = NDArray[np.float32]
 
@@ -73,12 +74,7 @@ def reconstruct(architecture: Architecture, weights: Weights, inputs: Floats) ->
     Returns:
         The same shape as `inputs`.
     """
-    hidden = inputs
-    for layer, activation in enumerate(architecture.activations):
-        hidden = hidden @ weights[f"dense_{layer}/kernel"]
-        hidden += weights[f"dense_{layer}/bias"]
-        hidden = activate(activation, hidden)
-    return hidden
+    return autoencoder.reconstruct(architecture.layers(weights), inputs)
 
 
 def squared_errors(architecture: Architecture, weights: Weights, inputs: Floats) -> Floats:
@@ -93,56 +89,7 @@ def squared_errors(architecture: Architecture, weights: Weights, inputs: Floats)
         The same shape as `inputs`. NaN for a missing input, and for all inputs of a window whose newest event
         is missing as a whole; infinite if a reconstruction overflows.
     """
-    with np.errstate(invalid="ignore"):
-        squares: Floats = np.square(reconstruct(architecture, weights, inputs) - inputs)
-        incomplete = np.isnan(squares.sum(axis=1))
-        if incomplete.any():
-            squares[incomplete] = _present_squares(architecture, weights, inputs[incomplete])
-    return squares
-
-
-def _present_squares(architecture: Architecture, weights: Weights, inputs: Floats) -> Floats:
-    missing = np.isnan(inputs)
-    filled = np.where(missing, np.float32(0), inputs)
-    squares: Floats = np.square(reconstruct(architecture, weights, filled) - filled)
-    squares[np.isnan(squares)] = np.inf
-    newest = missing[:, -architecture.features :]
-    squares[missing | newest.all(axis=1, keepdims=True)] = np.nan
-    return squares
-
-
-def window_errors(squares: Floats, precision: Floats | None = None) -> Floats:
-    """Return the weighted mean over the present inputs of each window's squared errors.
-
-    The mean over the present inputs, `sum(p * e) / sum(p)`, is multiplied by the mean weight of all inputs:
-    a window with missing inputs has an error of the same size as a complete one.
-
-    Args:
-        squares: Shape (n, inputs), as `squared_errors` returns them.
-        precision: Factor for each input's squared error, shape (inputs,); None: 1.
-
-    Returns:
-        Shape (n,); NaN for a window without a present input.
-
-    >>> squares = np.array([[1, 2, 6], [1, 2, np.nan], [np.nan, np.nan, np.nan]], np.float32)
-    >>> window_errors(squares).tolist()
-    [3.0, 1.5, nan]
-    """
-    errors: Floats = (squares if precision is None else squares * precision).mean(axis=1)
-    incomplete = np.isnan(errors)
-    if incomplete.any():
-        errors[incomplete] = _present_errors(squares[incomplete], precision)
-    return errors
-
-
-def _present_errors(squares: Floats, precision: Floats | None) -> Floats:
-    weight = np.ones(squares.shape[1], np.float32) if precision is None else precision
-    present = ~np.isnan(squares)
-    total = np.where(present, squares * weight, np.float32(0)).sum(axis=1)
-    share = present @ weight / weight.sum()
-    errors = np.full(len(squares), np.nan, np.float32)
-    np.divide(total, weight.size * share, out=errors, where=share > 0)
-    return errors
+    return autoencoder.squared_errors(architecture.layers(weights), architecture.features, inputs)
 
 
 def window_starts(rows: Floats, breaks: NDArray[np.bool_], window: int) -> NDArray[np.int32]:
@@ -239,21 +186,3 @@ def _squares(
     for first in range(0, len(starts), BLOCK):
         block = rows[starts[first : first + BLOCK, None] + offsets].reshape(-1, architecture.inputs)
         yield squared_errors(architecture, weights, block)
-
-
-def activate(activation: Activation, x: Floats) -> Floats:
-    """Apply a layer's activation to `x`."""
-    match activation:
-        case "relu":
-            return np.maximum(x, 0)
-        case "tanh":
-            return np.tanh(x)
-        case "sigmoid":
-            # tanh does not overflow; 1 / (1 + exp(-x)) does for large -x.
-            half = np.float32(0.5)
-            sigmoid: Floats = np.tanh(x * half) * half + half
-            return sigmoid
-        case "elu":
-            return np.maximum(x, 0) + np.expm1(np.minimum(x, 0))
-        case "linear":
-            return x

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from client.detection.detector import Detector
 from client.detection.event_window import EventWindow
-from client.detection.scorer import MAX_ERROR, Scorer
+from client.detection.scorer import Scorer
+from common.detectors.contract import MAX_SCORE
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
 from common.model.residuals import Residuals
@@ -110,8 +111,8 @@ def test_an_overflow_beside_a_missing_value_scores_the_largest(value: float) -> 
     rows = ROWS[:3].copy()
     rows[2] = [np.nan, value, 1]
     with np.errstate(over="ignore", invalid="ignore"):
-        assert Scorer(version(3)).score_window(rows) == MAX_ERROR
-        assert Scorer(version(3)).score_many(rows)[2] == np.float32(MAX_ERROR)
+        assert Scorer(version(3)).score_window(rows) == MAX_SCORE
+        assert Scorer(version(3)).score_many(rows)[2] == np.float32(MAX_SCORE)
 
 
 def test_a_window_that_is_scored_apart_leaves_the_stream_as_it_is() -> None:

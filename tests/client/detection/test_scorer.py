@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from client.detection.scorer import _CAPACITY, MAX_ERROR, Scorer
+from client.detection.scorer import _CAPACITY, Scorer
+from common.detectors.contract import MAX_SCORE
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
@@ -105,7 +106,7 @@ def test_an_event_far_off_scores_the_largest_and_spoils_only_its_windows(value: 
         singly = np.array([one.score_one(row) for row in wild], np.float32)
         together = Scorer(version).score_many(wild)
     for found in (singly, together):
-        assert (found[2:4] == np.float32(MAX_ERROR)).all()
+        assert (found[2:4] == np.float32(MAX_SCORE)).all()
         np.testing.assert_allclose(found[[1, 4, 5]], expected(version, ROWS[:6])[[0, 3, 4]], rtol=1e-4)
     with np.errstate(over="ignore", invalid="ignore"):
         why = one.explain(wild[1:3])

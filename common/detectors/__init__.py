@@ -1,0 +1,1 @@
+"""Detector families: each scores windows of scaled events."""

@@ -1,0 +1,153 @@
+"""The interface of detector families, and the state by which a fitted detector travels in a version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+MAX_SCORE = float(np.finfo(np.float32).max)
+"""Score of a window whose score overflows."""
+
+
+class DetectorStateError(ValueError):
+    """Arrays are not the state of a detector for these inputs."""
+
+
+class WindowDetector(Protocol):
+    """Scores windows of scaled events; the usual score of a normal window is about 1.
+
+    An input is one value of a window, the oldest event first; NaN is a missing value. A score is that of the
+    inputs that are there, and NaN if the newest event is missing as a whole. Scores are at most `MAX_SCORE`.
+
+    `tests/common/detectors/test_contract.py` checks these obligations for every family.
+    """
+
+    def score_one(self, inputs: Floats) -> float:
+        """Return the score of one window, shape (inputs,)."""
+        ...
+
+    def score_many(self, inputs: Floats) -> Floats:
+        """Return the scores of windows of shape (n, inputs), shape (n,)."""
+        ...
+
+    def contributions(self, inputs: Floats, unclipped: Floats) -> Floats:
+        """Return how much each input adds to the score of a window, not negative, 0 for a missing input.
+
+        Args:
+            inputs: The window, shape (inputs,).
+            unclipped: The same before its values were clipped. Contributions are measured against these:
+                otherwise a value far beyond the limit would have a smaller share than those it spoils.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class DetectorState:
+    """The arrays of a fitted detector."""
+
+    by_input: Mapping[str, Floats] = field(default_factory=dict)
+    """Arrays with a value for each input in their last axis."""
+    other: Mapping[str, Floats] = field(default_factory=dict)
+
+    def take(self, inputs: NDArray[np.integer]) -> DetectorState:
+        """Return the state for the inputs at these positions, in this order."""
+        return DetectorState({name: a[..., inputs] for name, a in self.by_input.items()}, self.other)
+
+    def array(self, name: str, dimensions: int, inputs: int | None = None) -> Floats:
+        """Return an array of the state.
+
+        Args:
+            name: Its name.
+            dimensions: Its number of axes; none is empty.
+            inputs: Number of values in its last axis; None: it is not one of `by_input`.
+
+        Raises:
+            DetectorStateError: it is missing, has another type or shape, or holds values that are not finite.
+        """
+        array = (self.other if inputs is None else self.by_input).get(name)
+        if array is None:
+            raise DetectorStateError(f"'{name}' is missing")
+        if array.dtype != np.float32 or array.ndim != dimensions or not array.size:
+            raise DetectorStateError(f"'{name}' is no array of float32 values with {dimensions} axes")
+        if inputs is not None and array.shape[-1] != inputs:
+            raise DetectorStateError(f"'{name}' is for {array.shape[-1]} inputs, expected {inputs}")
+        if not np.isfinite(array).all():
+            raise DetectorStateError(f"'{name}' holds values that are not finite")
+        return array
+
+
+class OwnDetector(WindowDetector, Protocol):
+    """A detector that one machine fits to its own rows, and that never leaves the machine."""
+
+    @classmethod
+    def fit(cls, windows: Floats, features: int, recency: Floats, prior: int) -> Self:
+        """Fit a detector to normal windows.
+
+        Args:
+            windows: Shape (n, inputs), n >= 2, scaled; a missing value is 0, the mean.
+            features: Number of values of an event.
+            recency: Weight of each input by the age of its event, mean 1, shape (inputs,).
+            prior: Windows with which the usual error of an input counts as much as that of all inputs.
+        """
+        ...
+
+    @property
+    def state(self) -> DetectorState:
+        """The arrays from which `restored` makes the same detector."""
+        ...
+
+    @classmethod
+    def restored(cls, state: DetectorState, inputs: int, features: int) -> Self:
+        """Return the detector of a state.
+
+        Args:
+            state: What `state` returned.
+            inputs: Number of values of a window.
+            features: Number of values of an event.
+
+        Raises:
+            DetectorStateError: the arrays are not such a state.
+        """
+        ...
+
+
+def newest_missing(inputs: Floats, features: int) -> NDArray[np.bool_]:
+    """Return whether the newest event of each window is missing as a whole, shape (n,).
+
+    Args:
+        inputs: Windows, shape (n, inputs); NaN where a value is missing.
+        features: Number of values of an event.
+    """
+    missing: NDArray[np.bool_] = np.isnan(inputs[:, -features:]).all(axis=1)
+    return missing
+
+
+def blended_precision(squares: Floats, recency: Floats, prior: int) -> Floats:
+    """Return the factor for each input's squared error, by which the usual score is 1.
+
+    An input's usual error is blended with that of all inputs, as a weighted geometric mean: of few windows it
+    is not well known, and a detector that was fitted to the same windows makes it too small.
+
+    Args:
+        squares: Squared errors of normal windows, shape (n, inputs).
+        recency: Weight of each input by the age of its event, shape (inputs,).
+        prior: Windows with which the input's own usual error and that of all inputs count the same.
+    """
+    usual = squares.mean(axis=0, dtype=np.float64)
+    mean = max(float(usual.mean()), SMALLEST_ERROR)
+    own = len(squares) / (len(squares) + prior)
+    blend = np.exp(own * np.log(usual + FLOOR * mean) + (1 - own) * np.log(mean))
+    precision: Floats = (recency / blend).astype(np.float32)
+    return precision
+
+
+FLOOR = 0.01
+"""Share of the mean over all inputs that is added to each input's usual error, so that none is near 0."""
+SMALLEST_ERROR = 1e-6
+"""Least mean squared error, in squared standard deviations: less is rounding."""
