@@ -61,6 +61,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class DetectorSettings(Section):
+    """The detectors that score events. The server decides for all clients."""
+
+    family: Literal["autoencoder", "ensemble"] = "autoencoder"
+    """autoencoder: the fleet's model, personalised. ensemble: the mean vote of it and of two detectors that
+    each machine that trains fits to its own rows, which never leave it: principal components, and k-means.
+
+    An ensemble is a safeguard where machines differ; where they are alike, the autoencoder alone ranks
+    about as well or better (`docs/families.md`). Its scores are surprisals: 0.7 is usual, and 1 more is 2.7
+    times as rare.
+    """
+
+
 class ModelSettings(Section):
     """The model: an autoencoder that reconstructs a window of events. The server decides for all clients."""
 
@@ -526,6 +539,7 @@ class Settings(Section):
     10
     """
 
+    detector: DetectorSettings = DetectorSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     scaling: ScalingSettings = ScalingSettings()

@@ -47,6 +47,7 @@ def description(file: Path) -> str:
         f"size          {len(content)} bytes",
         f"model         window {shape.window}, widths {' '.join(map(str, shape.widths))}, "
         f"{shape.activation}, output {shape.output_activation}",
+        f"detectors     {_detectors(manifest)}",
         f"weights       {sum(w.size for w in manifest.weights.values())}, norm {norm(manifest.weights):.4g}",
         f"scores        {manifest.scores.count}, of held-out events",
         f"residuals     of {manifest.residuals.count} windows",
@@ -67,6 +68,14 @@ def description(file: Path) -> str:
         )
     lines.append(f"settings      {json.dumps(manifest.settings.values)}")
     return "\n".join(lines)
+
+
+def _detectors(manifest: Manifest) -> str:
+    if manifest.ensemble is not None:
+        return "the mean vote of " + ", ".join(manifest.ensemble.tails)
+    if manifest.settings.detector.family == "ensemble":
+        return "the autoencoder; a client that trains adds detectors of its own rows"
+    return "the autoencoder"
 
 
 def _owner(manifest: Manifest) -> str:

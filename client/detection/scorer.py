@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from common.detectors.autoencoder import Autoencoder
 from common.model.manifest import Manifest
 from common.model.scoring import windows
 
@@ -46,9 +45,7 @@ class Scorer:
         self.version = manifest.version
         self.window = manifest.architecture.window
         architecture = manifest.architecture
-        self._network = Autoencoder(
-            architecture.layers(manifest.weights), architecture.features, manifest.precision
-        )
+        self._network, self._detector = manifest.autoencoder(), manifest.detector()
         scaling = manifest.settings.scaling
         self._scaler = manifest.scaler
         self._mean = self._scaler.mean
@@ -75,7 +72,7 @@ class Scorer:
         if end < self.window:
             return math.nan
         inputs = scaled if self.window == 1 else self._rows[end - self.window : end].reshape(-1)
-        return self._network.score_one(inputs)
+        return self._detector.score_one(inputs)
 
     def score_many(self, rows: Floats) -> Floats:
         """Return the scores of the next n events, n at most `MAX_BATCH_EVENTS`.
@@ -94,7 +91,7 @@ class Scorer:
         start = max(0, first - self.window + 1)
         if self._end - start >= self.window:
             inputs = windows(self._rows[start : self._end], self.window)
-            whole = self._network.score_many(inputs)
+            whole = self._detector.score_many(inputs)
             scores[-len(whole) :] = whole
         return scores
 
@@ -105,7 +102,7 @@ class Scorer:
         """
         scaled = np.empty(window.shape, np.float32)
         self._scale(window, scaled)
-        return self._network.score_one(scaled.reshape(-1))
+        return self._detector.score_one(scaled.reshape(-1))
 
     def explain(self, rows: Floats) -> Explanation:
         """Return which features make the window `rows`, shape (window, features), unusual.
@@ -118,7 +115,7 @@ class Scorer:
         scaled = np.clip((rows - self._mean) * self._inverse, -_MAX_SCALED, _MAX_SCALED).reshape(-1)
         inputs = scaled if self._limits is None else np.clip(scaled, *self._limits)
         output = self._network.reconstruct(np.nan_to_num(inputs)[None])
-        by_feature = self._network.contributions(inputs, scaled).reshape(rows.shape).sum(axis=0)
+        by_feature = self._detector.contributions(inputs, scaled).reshape(rows.shape).sum(axis=0)
         total = by_feature.sum()
         # For each feature, the newest event that has a value for it; the newest of all if none has.
         newest = len(rows) - 1 - (~missing)[::-1].argmax(axis=0), np.arange(rows.shape[1])

@@ -92,7 +92,9 @@ class Adaptation:
         lasting = BufferedRows(events.rows, breaks)
         features = {i for incident in incidents for i in incident.features}
         scores = self._tuning.scores
-        usual = scores.quantile(0.5) if scores.count else 1.0
+        # An ensemble's scores are in another unit than those of its autoencoder, which is what is adapted.
+        comparable = scores.count and active.manifest.ensemble is None
+        usual = scores.quantile(0.5) if comparable else 1.0
         adapted = adapt(active.manifest, lasting, self._learned.contents(), features, usual)
         limit = self._tuning.rebase(lasting_scores(adapted.manifest, lasting))
         names = detector.schema.features

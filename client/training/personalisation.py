@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from client.training.client_rows import ClientRows, PreparedRows
+from client.training.own_detectors import with_own_detectors
 from client.versions.own_statistics import with_own_residuals, with_own_scaling
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
@@ -47,7 +48,11 @@ def personalise(manifest: Manifest, rows: ClientRows, get_trainer: TrainerFactor
     manifest = with_own_scaling(manifest, rows.aligned_moments(manifest.schema))
     manifest = _with_tuned_weights(manifest, prepared, rows.name, get_trainer)
     own = prepared.score_training(manifest).residuals
-    return replace(with_own_residuals(manifest, own), personalised=True)
+    manifest = replace(with_own_residuals(manifest, own), personalised=True)
+    if manifest.settings.detector.family == "ensemble":
+        with np.errstate(over="ignore", invalid="ignore"):
+            return with_own_detectors(manifest, prepared)
+    return manifest
 
 
 def _with_tuned_weights(

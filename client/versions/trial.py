@@ -138,7 +138,8 @@ def buffer_scores(manifest: Manifest, events: BufferedRows) -> NDArray[np.float3
 
 def _mean_error(manifest: Manifest, events: BufferedRows) -> float:
     """Return the mean squared reconstruction error of the unbroken windows, at least one."""
-    return float(buffer_scores(replace(manifest, residuals=Residuals()), events).mean())
+    plain = replace(manifest, residuals=Residuals(), ensemble=None)
+    return float(buffer_scores(plain, events).mean())
 
 
 def rejection_reason(

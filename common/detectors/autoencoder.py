@@ -68,7 +68,7 @@ class Autoencoder:
         return errors
 
     def contributions(self, inputs: Floats, unclipped: Floats) -> Floats:
-        """Return the weighted squared error of each input of a window, shape (inputs,); 0 if it is missing."""
+        """Return the weighted squared error of each input of a window, shape (inputs,)."""
         output = self.reconstruct(np.nan_to_num(inputs)[None])[0]
         parts: Floats = np.nan_to_num(np.square(output - unclipped) * self._weight, posinf=MAX_SCORE)
         return parts

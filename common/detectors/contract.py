@@ -124,8 +124,7 @@ def newest_missing(inputs: Floats, features: int) -> NDArray[np.bool_]:
         inputs: Windows, shape (n, inputs); NaN where a value is missing.
         features: Number of values of an event.
     """
-    missing: NDArray[np.bool_] = np.isnan(inputs[:, -features:]).all(axis=1)
-    return missing
+    return np.asarray(np.isnan(inputs[:, -features:]).all(axis=1))
 
 
 def blended_precision(squares: Floats, recency: Floats, prior: int) -> Floats:

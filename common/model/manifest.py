@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt, ValidationError
 
+from common.detectors.autoencoder import Autoencoder
+from common.detectors.contract import DetectorStateError, OwnDetector, WindowDetector
+from common.detectors.ensemble import FIRST, Ensemble, EnsembleState
 from common.errors import UserError
 from common.formats.bundle import Arrays, as_dataclass, pack, unpack
 from common.model.architecture import Architecture
@@ -69,6 +72,9 @@ class Manifest:
     personalised: bool = False
     """Whether a client has adapted the version to itself. If not, it is the fleet's, and its moments are not
     those of any machine."""
+    ensemble: EnsembleState | None = None
+    """Detectors of the machine's own rows that score beside the autoencoder (`detector.family`); None: it
+    scores alone. Only a personalised version has them."""
 
     def __post_init__(self) -> None:
         counts = {len(self.schema), self.architecture.features, len(self.moments.mean)}
@@ -86,12 +92,32 @@ class Manifest:
             )
         if not is_finite(self.weights):
             raise ManifestError(f"weights of version {self.version} are not finite")
+        try:
+            self._own_detectors()
+        except DetectorStateError as error:
+            raise ManifestError(f"version {self.version}: {error}") from error
 
     @cached_property
     def precision(self) -> NDArray[np.float32]:
         """The factor for each input's squared error in a score, shape (inputs,)."""
         recency = self.architecture.recency_weights(self.settings.scoring.decay)
         return self.residuals.precision(self.architecture.inputs, self._step_error(recency)) * recency
+
+    def autoencoder(self) -> Autoencoder:
+        """Return the version's autoencoder, which one thread may use."""
+        layers = self.architecture.layers(self.weights)
+        return Autoencoder(layers, self.architecture.features, self.precision)
+
+    def detector(self) -> WindowDetector:
+        """Return what the version scores windows by, which one thread may use."""
+        if self.ensemble is None:
+            return self.autoencoder()
+        return Ensemble({FIRST: self.autoencoder(), **self._own_detectors()}, self.ensemble.tails)
+
+    def _own_detectors(self) -> dict[str, OwnDetector]:
+        if self.ensemble is None:
+            return {}
+        return self.ensemble.restored(self.architecture.inputs, self.architecture.features)
 
     @property
     def scaler(self) -> Scaler:
@@ -134,6 +160,7 @@ class Manifest:
         return replace(
             self, schema=schema, weights=weights, moments=self.moments.take(order),
             residuals=self.residuals.take(inputs),
+            ensemble=None if self.ensemble is None else self.ensemble.take(inputs),
         )  # fmt: skip
 
     def pack(self) -> bytes:
@@ -163,6 +190,7 @@ class Manifest:
                 scores=ScoreHistogram.unpack(arrays["scores"].tobytes()),
                 residuals=Residuals.unpacked(arrays["residuals"], arrays.get("residuals_present")),
                 personalised=header.personalised,
+                ensemble=EnsembleState.of_arrays(_named("ensemble/", arrays)),
             )
         except ManifestError:
             raise
@@ -196,6 +224,8 @@ class Manifest:
         more = {f"moments/{name}": getattr(self.moments, name) for name in _MORE_MOMENTS}
         more["residuals_present"] = self.residuals.present
         named |= {name: array for name, array in more.items() if array.size}
+        if self.ensemble is not None:
+            named |= {f"ensemble/{name}": array for name, array in self.ensemble.arrays().items()}
         return named
 
 

@@ -63,6 +63,21 @@ def windows(rows: Floats, window: int) -> Floats:
     return flat
 
 
+def windows_at(rows: Floats, starts: NDArray[np.int32], window: int) -> Floats:
+    """Return the windows that begin at some rows, each flattened with the oldest row first.
+
+    Args:
+        rows: Shape (n, features).
+        starts: The first row of each window.
+        window: Events in a window.
+
+    Returns:
+        Shape (len(starts), window * features).
+    """
+    taken: Floats = rows[starts[:, None] + np.arange(window)].reshape(len(starts), -1)
+    return taken
+
+
 def reconstruct(architecture: Architecture, weights: Weights, inputs: Floats) -> Floats:
     """Return the autoencoder's output for scaled windows.
 
@@ -173,16 +188,23 @@ def scores(
 
 def version_scores(manifest: Manifest, rows: Floats, starts: NDArray[np.int32] | None = None) -> Floats:
     """Return the scores of windows of scaled rows under a version; arguments as for `scores`."""
-    return scores(manifest.architecture, manifest.weights, rows, starts, manifest.precision)
+    detector, blocks = manifest.detector(), [np.empty(0, np.float32)]
+    for block in _blocks(manifest.architecture, rows, starts):
+        blocks.append(detector.score_many(block))
+    return np.concatenate(blocks)
 
 
 def _squares(
     architecture: Architecture, weights: Weights, rows: Floats, starts: NDArray[np.int32] | None
 ) -> Iterator[Floats]:
     """Yield the squared errors of all windows in blocks of shape (windows, inputs)."""
+    for block in _blocks(architecture, rows, starts):
+        yield squared_errors(architecture, weights, block)
+
+
+def _blocks(architecture: Architecture, rows: Floats, starts: NDArray[np.int32] | None) -> Iterator[Floats]:
+    """Yield all windows in blocks of shape (windows, inputs)."""
     if starts is None:
         starts = np.arange(max(0, len(rows) - architecture.window + 1), dtype=np.int32)
-    offsets = np.arange(architecture.window, dtype=np.int32)
     for first in range(0, len(starts), BLOCK):
-        block = rows[starts[first : first + BLOCK, None] + offsets].reshape(-1, architecture.inputs)
-        yield squared_errors(architecture, weights, block)
+        yield windows_at(rows, starts[first : first + BLOCK], architecture.window)

@@ -10,6 +10,7 @@ from pydantic import PrivateAttr
 
 from common.settings import (
     REMOVED_SETTINGS,
+    DetectorSettings,
     ModelSettings,
     ScalingSettings,
     ScoringSettings,
@@ -27,6 +28,7 @@ class VersionSettings(Section):
     3
     """
 
+    detector: DetectorSettings = DetectorSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     scaling: ScalingSettings = ScalingSettings()

@@ -1,0 +1,9 @@
+"""The families of detectors that a machine fits to its own rows, by name."""
+
+from __future__ import annotations
+
+from common.detectors.contract import OwnDetector
+from common.detectors.kmeans import KMeans
+from common.detectors.pca import PrincipalComponents
+
+OWN_DETECTORS: dict[str, type[OwnDetector]] = {"pca": PrincipalComponents, "kmeans": KMeans}
