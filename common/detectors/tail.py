@@ -37,7 +37,7 @@ class CalibratedTail:
 
     def __init__(self, scores: Floats, surprisals: Floats, scale: float) -> None:
         self._scores, self._surprisals = np.asarray(scores), np.asarray(surprisals)
-        self.scale = scale
+        self.scale = float(np.float32(scale))  # as a file holds it
         self._steps: list[tuple[float, float]] = list(
             zip(self._scores.tolist(), self._surprisals.tolist(), strict=True)
         )

@@ -1,0 +1,110 @@
+"""`detector.family: ensemble`: detectors of a client's own rows score beside the fleet's autoencoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.data.training_buffer import BufferedRows
+from client.detection.scorer import Scorer
+from client.training.own_detectors import MIN_WINDOWS
+from client.training.personalisation import personalise
+from client.training.worker import TrainerCache
+from client.versions.trial import buffer_scores
+from common.detectors.choice import OWN_DETECTORS
+from common.detectors.ensemble import FIRST, EnsembleState
+from common.model.manifest import Manifest, ManifestError
+from common.model.residuals import Residuals
+from common.model.schema import Schema
+from tests.client.training.samples import client_rows, version
+
+ROWS = np.cumsum(np.random.default_rng(3).standard_normal((600, 2)), axis=0).astype(np.float32)
+ROWS = ROWS - np.float32(0.02) * np.cumsum(ROWS, axis=0)  # they wander, and come back
+FOLLOWS = np.arange(len(ROWS)) == 0
+
+
+def fleet(family: str = "ensemble") -> Manifest:
+    made = version(
+        detector={"family": family}, scaling={"by": "shared", "clip": 10.0},
+        scoring={"personal_epochs": 0, "prior": 90},
+    )  # fmt: skip
+    return replace(made, residuals=Residuals.of(np.full((1000, 6), 2.0)))
+
+
+def personal(family: str = "ensemble", rows: np.ndarray = ROWS) -> Manifest:
+    return personalise(fleet(family), client_rows(rows), TrainerCache())
+
+
+def test_a_client_adds_detectors_of_its_own_rows() -> None:
+    own = personal()
+    assert own.ensemble is not None
+    assert list(own.ensemble.tails) == [FIRST, *OWN_DETECTORS]
+    assert own.personalised and own.hash != personal("autoencoder").hash
+
+
+def test_the_autoencoder_alone_is_the_default() -> None:
+    assert personal("autoencoder").ensemble is None
+    assert version().settings.detector.family == "autoencoder"
+
+
+def test_with_few_rows_the_autoencoder_scores_alone() -> None:
+    assert personal(rows=ROWS[: MIN_WINDOWS - 5]).ensemble is None
+
+
+def test_the_version_has_the_scores_of_its_own_held_out_rows() -> None:
+    own = personal()
+    assert own.scores.count == 58  # a tenth of the rows, without the first two
+    assert own.scores.quantile(0.5) == pytest.approx(0.7, abs=0.35)
+
+
+def test_a_file_holds_the_same_version() -> None:
+    own = personal()
+    again = Manifest.unpack(own.pack())
+    assert again.hash == own.hash
+    events = BufferedRows(ROWS, FOLLOWS)
+    np.testing.assert_allclose(buffer_scores(again, events), buffer_scores(own, events), rtol=1e-5)
+
+
+def test_events_in_another_order_of_features_have_the_same_scores() -> None:
+    own = personal()
+    turned = own.aligned(Schema(("b", "a")))
+    found = buffer_scores(turned, BufferedRows(ROWS[:, ::-1], FOLLOWS))
+    np.testing.assert_allclose(found, buffer_scores(own, BufferedRows(ROWS, FOLLOWS)), rtol=1e-3, atol=1e-3)
+
+
+def test_the_stream_has_the_scores_of_the_file() -> None:
+    own = personal()
+    scorer, expected = Scorer(own), buffer_scores(own, BufferedRows(ROWS, FOLLOWS))
+    one_by_one = [scorer.score_one(row) for row in ROWS[:300]]
+    together = scorer.score_many(ROWS[300:])
+    np.testing.assert_allclose([*one_by_one[2:], *together], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_an_explanation_names_the_feature_that_is_unusual() -> None:
+    scorer, window = Scorer(personal()), ROWS[400:403].copy()
+    window[-1, 1] += 30
+    why = scorer.explain(window)
+    assert why.share.argmax() == 1 and why.share.sum() == pytest.approx(1, abs=1e-4)
+    assert scorer.score_window(window) > 3 * scorer.score_window(ROWS[400:403])
+
+
+def test_a_missing_feature_has_no_share() -> None:
+    scorer, window = Scorer(personal()), ROWS[400:403].copy()
+    window[:, 0] = np.nan
+    assert scorer.explain(window).share.tolist() == pytest.approx([0, 1])
+    assert np.isfinite(scorer.score_window(window))
+
+
+def test_a_version_with_detectors_that_do_not_fit_is_refused() -> None:
+    own = personal()
+    assert own.ensemble is not None
+    other = {name: state.take(np.arange(4)) for name, state in own.ensemble.states.items()}
+    with pytest.raises(ManifestError, match="for 4 inputs, expected 6"):
+        replace(own, ensemble=EnsembleState(own.ensemble.tails, other))
+    unknown = {**own.ensemble.states, "oracle": own.ensemble.states["pca"]}
+    with pytest.raises(ManifestError, match="no detector 'oracle'"):
+        replace(own, ensemble=EnsembleState(own.ensemble.tails, unknown))
+    with pytest.raises(ManifestError, match="one tail each"):
+        replace(own, ensemble=EnsembleState({}, own.ensemble.states))
