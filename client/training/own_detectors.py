@@ -11,9 +11,9 @@ from client.training.client_rows import PreparedRows
 from common.detectors.choice import OWN_DETECTORS
 from common.detectors.ensemble import FIRST, EnsembleState
 from common.detectors.tail import CalibratedTail
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.scoring import version_scores, windows_at
-from common.model.sketch import ScoreSketch
 
 MIN_WINDOWS, MIN_HELD_OUT = 50, 10
 """Windows to fit to and windows to calibrate on; with fewer of them the autoencoder scores alone."""
@@ -25,7 +25,7 @@ def with_own_detectors(manifest: Manifest, prepared: PreparedRows) -> Manifest:
     """Return a version with an ensemble of its autoencoder and detectors of the client's own rows.
 
     They are fitted to the training rows, and the tails of all are those of the held-out rows. The version's
-    score sketch becomes that of the ensemble's scores of these rows. With too few rows the version is not
+    score histogram becomes that of the ensemble's scores of these rows. With too few rows the version is not
     changed.
 
     Args:
@@ -51,7 +51,7 @@ def with_own_detectors(manifest: Manifest, prepared: PreparedRows) -> Manifest:
         tails[name] = CalibratedTail.of(scores)
     states = {name: detector.state for name, detector in own.items()}
     ensemble = replace(manifest, ensemble=EnsembleState(tails, states))
-    return replace(ensemble, scores=ScoreSketch.of(version_scores(ensemble, prepared.rows, held_out)))
+    return replace(ensemble, scores=ScoreHistogram.of(version_scores(ensemble, prepared.rows, held_out)))
 
 
 def _chosen(starts: NDArray[np.int32]) -> NDArray[np.int32]:

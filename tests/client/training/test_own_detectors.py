@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.data.training_buffer import BufferedRows
+from client.buffers.training_buffer import BufferedRows
 from client.detection.scorer import Scorer
 from client.training.own_detectors import MIN_WINDOWS
 from client.training.personalisation import personalise

@@ -183,7 +183,7 @@ def test_another_format_is_named(number: int, problem: str) -> None:
     [
         ({"training": {"epochs": 0}}, "setting 'training.epochs'"),
         ({"scoring": {"novelty": True}}, "setting 'scoring.novelty'"),
-        ({"detector": {}}, "setting 'detector'"),
+        ({"oracle": {}}, "setting 'oracle'"),
         ({"scaling": 3}, "setting 'scaling'"),
     ],
 )
