@@ -26,6 +26,9 @@ SETS: dict[str, dict[str, dict[str, Any]]] = {
     "nbaiot_noniid": {"model": {"window": 1}},  # rows of many devices, not ordered in time
     "nbaiot_noniid_as_a_stream": {"evaluate": {"data": "nbaiot_noniid"}},  # row order treated as time
     "nab": {},
+    "skab": {},  # short experiments at different operating points
+    "cmapss": {},
+    "annthyroid": {"model": {"window": 1}},  # rows have no order
     "jump_d2": {**FIVE_MINUTES, "evaluate": {"seeds": 1}},  # a test of scale: its labels ignore its values
 }
 PICTURES = Path("runs") / "bench-quality"

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.detectors.choice import OWN_DETECTORS
+from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.scoring import windows
 from common.settings import Settings
@@ -80,11 +82,25 @@ def one_class_svm(training: Floats, settings: Settings, seed: int) -> Score:
     return lambda inputs: np.maximum(largest - model.score_samples(inputs), 0.0)
 
 
+def own_detector(name: str) -> Baseline:
+    """Return a baseline of a family of `common.detectors`, which weights errors by age and by usual size."""
+
+    def fit(training: Floats, settings: Settings, seed: int) -> Score:
+        features = training.shape[1] // settings.model.window
+        recency = Architecture(features, settings.model.window).recency_weights(settings.scoring.decay)
+        family = OWN_DETECTORS[name]
+        return family.fit(training, features, recency, settings.scoring.prior).score_many
+
+    return fit
+
+
 BASELINES: dict[str, Baseline] = {
     "random": random,
     "always": always,
     "distance": distance,
     "pca": pca,
+    "own_pca": own_detector("pca"),
+    "own_kmeans": own_detector("kmeans"),
     "isolation_forest": isolation_forest,
     "one_class_svm": one_class_svm,
 }

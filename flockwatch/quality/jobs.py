@@ -22,6 +22,7 @@ from client.training.worker import ClientWorker
 from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
+from common.model.version_settings import VersionSettings
 from common.settings import Settings
 from flockwatch.quality import baselines
 from flockwatch.quality.autoencoders import (
@@ -49,9 +50,11 @@ if TYPE_CHECKING:
 FEDERATED = "federated"
 TRAINED = ("local_only", "local_fleet_scaler", "pooled")
 """Methods that train the same autoencoder without a federation, for as many epochs as the federation."""
-METHODS = (*baselines.BASELINES, *TRAINED, FEDERATED)
+ENSEMBLE = "ensemble"
+"""The version of the federation as a member of an ensemble (`detector.family`), whatever the settings say."""
+METHODS = (*baselines.BASELINES, *TRAINED, FEDERATED, ENSEMBLE)
 """All methods. Each is a row of the tables."""
-NEW_CLIENT_METHODS = ("local_only", "local_fleet_scaler", FEDERATED)
+NEW_CLIENT_METHODS = ("local_only", "local_fleet_scaler", FEDERATED, ENSEMBLE)
 """Methods that are measured on clients that took part in no federation."""
 
 
@@ -116,9 +119,9 @@ def run_job(job: Job, clients: Sequence[LabelledClient], settings: Settings) -> 
     if job.fold is not None:
         return _run_new_clients(job, clients, settings)
     parts = [client.partition for client in clients]
-    if job.method == FEDERATED:
+    if job.method in (FEDERATED, ENSEMBLE):
         manifest = _federate(parts, settings)
-        return JobResult(job, {FEDERATED: _federated(manifest, clients, settings)}, manifest.version)
+        return JobResult(job, _versions(manifest, clients, settings), manifest.version)
     if job.method in baselines.BASELINES:
         baseline = baselines.BASELINES[job.method]
         scaled = (ScaledRows.of(part, own_scaler(part, settings), settings) for part in parts)
@@ -149,7 +152,7 @@ def _run_new_clients(job: Job, clients: Sequence[LabelledClient], settings: Sett
     results = {
         "local_only": _scored(alone, new, settings, "local_only"),
         "local_fleet_scaler": _scored(with_fleet_scaler, new, settings, "local_fleet_scaler"),
-        FEDERATED: _federated(manifest, new, settings),
+        **_versions(manifest, new, settings),
     }
     return JobResult(job, results, manifest.version)
 
@@ -164,6 +167,17 @@ def _federate(parts: Sequence[Partition], settings: Settings) -> Manifest:
     clients = [ClientWorker(part, part.name, get_trainer=shared_trainer) for part in parts]
     with tempfile.TemporaryDirectory(prefix="flockwatch-evaluate-") as folder:
         return federate(clients, settings, Path(folder))
+
+
+def _versions(
+    manifest: Manifest, clients: Sequence[LabelledClient], settings: Settings
+) -> dict[str, list[ClientResult]]:
+    """Measure a version as the settings say, and as a member of an ensemble."""
+    ensemble = VersionSettings.of(settings.with_values(detector={"family": "ensemble"}))
+    return {
+        FEDERATED: _federated(manifest, clients, settings),
+        ENSEMBLE: _federated(replace(manifest, settings=ensemble), clients, settings),
+    }
 
 
 def _federated(

@@ -9,6 +9,7 @@ import numpy as np
 
 from common.settings import Settings
 from flockwatch.quality.jobs import (
+    ENSEMBLE,
     FEDERATED,
     METHODS,
     NEW_CLIENT_METHODS,
@@ -23,7 +24,7 @@ Runs = Mapping[int, Sequence[ClientResult]]
 """The results of one method: for each seed those of its clients."""
 SHORT_NAMES = {
     FEDERATED: "federated", "local_only": "local", "local_fleet_scaler": "local_fleet_scaler",
-    "pooled": "pooled",
+    "pooled": "pooled", ENSEMBLE: "ensemble",
 }  # fmt: skip
 """Names of the methods in `key_values`."""
 ALARM_FIGURES = (
@@ -80,7 +81,9 @@ def report(
             "training_rows_of_each": settings.evaluate.new_client_rows,
             "folds": settings.evaluate.folds,
             "rows": {method: summarise(of_method) for method, of_method in new.items()},
-            "margin": margins(new, [method for method in NEW_CLIENT_METHODS if method != FEDERATED]),
+            "margin": margins(
+                new, [method for method in NEW_CLIENT_METHODS if method not in (FEDERATED, ENSEMBLE)]
+            ),
         }
     return values
 

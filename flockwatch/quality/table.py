@@ -13,12 +13,15 @@ METHOD_NAMES = {
     "always": "an alert for every event",
     "distance": "distance from the mean",
     "pca": "PCA",
+    "own_pca": "PCA, scored as in flockwatch",
+    "own_kmeans": "k-means, scored as in flockwatch",
     "isolation_forest": "isolation forest",
     "one_class_svm": "one-class SVM",
     "local_only": "local-only, own scaler",
     "local_fleet_scaler": "local-only, fleet scaler",
     "pooled": "pooled: all data in one place",
     "federated": "federated",
+    "ensemble": "federated, in an ensemble",
 }
 
 Metrics = Mapping[str, Mapping[str, float | None]]
