@@ -187,10 +187,16 @@ def scores(
 
 
 def version_scores(manifest: Manifest, rows: Floats, starts: NDArray[np.int32] | None = None) -> Floats:
-    """Return the scores of windows of scaled rows under a version; arguments as for `scores`."""
+    """Return the scores of windows of scaled rows under a version; arguments as for `scores`.
+
+    A score of the autoencoder alone that overflows is infinite, by which a trial refuses the version.
+    """
+    if manifest.ensemble is None:
+        return scores(manifest.architecture, manifest.weights, rows, starts, manifest.precision)
     detector, blocks = manifest.detector(), [np.empty(0, np.float32)]
-    for block in _blocks(manifest.architecture, rows, starts):
-        blocks.append(detector.score_many(block))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for block in _blocks(manifest.architecture, rows, starts):
+            blocks.append(detector.score_many(block))
     return np.concatenate(blocks)
 
 
