@@ -42,9 +42,6 @@ The first message to a client costs several HTTP requests. If hundreds of client
 server would reply to none in time, and all would be asked again.
 """
 
-OVERDUE_CHECK_S = 30.0
-"""Time between two description requests to a client whose task is overdue."""
-
 OTHER_FEATURES = "it is of the federation's earlier features"
 """Reason for which an update is dropped after the federation has started again with other features."""
 
@@ -300,20 +297,3 @@ def fail_task(state: State, node: NodeId, reason: str, check_at: float = 0.0) ->
     if state.round is None or node not in state.round.awaited:
         return state
     return replace(state, round=replace(state.round, awaited=state.round.awaited - {node}))
-
-
-def expire(state: State, step: Step) -> State:
-    """Fail overdue tasks outside rounds, and ask the clients of overdue tasks to describe themselves."""
-    for node, task in state.tasks.items():
-        if task.awaited and not task.round_id and step.now >= task.due_at:
-            late = f"{task.client}: no reply in {step.now - task.sent_at:.0f} s"
-            state = fail_task(state, node, late, step.now)
-    for node, task in state.tasks.items():
-        client = state.clients.get(node)
-        overdue = not task.awaited or step.now >= task.due_at
-        if overdue and client is not None and client.status == "ready" and step.now >= task.check_at:
-            number = state.last_number + 1
-            checked = {**state.tasks, node: replace(task, check_at=step.now + OVERDUE_CHECK_S)}
-            state = replace(state, last_number=number, tasks=checked)
-            step.actions.append(RequestDescription(node, number))
-    return state

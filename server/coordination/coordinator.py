@@ -28,7 +28,7 @@ from server.coordination.events import (
     TaskFailed,
     Tick,
 )
-from server.coordination.schedule import ROUND_PAUSE_S, TOO_LATE, advance
+from server.coordination.schedule import ROUND_PAUSE_S, TOO_LATE, advance, expire
 from server.coordination.state import (
     BufferedUpdate,
     NodeId,
@@ -69,7 +69,7 @@ def step(state: State, event: Event, now: float, settings: FederationSettings) -
         return state, []
     context = Step(now, settings)
     state = _pruned(_handled(state, event, context), settings)
-    state = advance(clients.expire(state, context), context)
+    state = advance(expire(state, context), context)
     return state, context.actions
 
 

@@ -1,4 +1,4 @@
-"""Decides what happens next: open or close a round, aggregate, give idle clients tasks, or end the run."""
+"""Decides what follows: rounds, aggregations, tasks for idle clients, the end of tasks and of the run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from server.coordination.actions import (
     CreateFirstVersion,
     DropUpdate,
     EvaluationDone,
+    RequestDescription,
     SendTasks,
     Step,
     Stop,
@@ -38,6 +39,9 @@ from server.coordination.waiting import waiting_for
 
 ROUND_PAUSE_S = 1.0
 """Wait after a round that failed, so that clients with problems are not flooded with tasks."""
+
+OVERDUE_CHECK_S = 30.0
+"""Time between two description requests to a client whose task is overdue."""
 
 MIN_TIMEOUT_S = 5.0
 """Lower bound of a client's own timeout."""
@@ -223,6 +227,23 @@ def assign(state: State, kind: Kind, nodes: Sequence[NodeId], round_id: int, ste
         orders.append(TaskOrder(node, number, repeats if kind == "train" else 0))
     step.actions.append(SendTasks(kind, tuple(orders)))
     return replace(state, clients=clients, tasks=tasks, last_number=number)
+
+
+def expire(state: State, step: Step) -> State:
+    """Fail overdue tasks outside rounds, and ask the clients of overdue tasks to describe themselves."""
+    for node, task in state.tasks.items():
+        if task.awaited and not task.round_id and step.now >= task.due_at:
+            late = f"{task.client}: no reply in {step.now - task.sent_at:.0f} s"
+            state = clients.fail_task(state, node, late, step.now)
+    for node, task in state.tasks.items():
+        client = state.clients.get(node)
+        overdue = not task.awaited or step.now >= task.due_at
+        if overdue and client is not None and client.status == "ready" and step.now >= task.check_at:
+            number = state.last_number + 1
+            checked = {**state.tasks, node: replace(task, check_at=step.now + OVERDUE_CHECK_S)}
+            state = replace(state, last_number=number, tasks=checked)
+            step.actions.append(RequestDescription(node, number))
+    return state
 
 
 def timeout_s(duration: TaskDuration | None, settings: FederationSettings) -> float:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from server.coordination.actions import Aggregate, DropUpdate, EvaluationDone, Stop
-from server.coordination.clients import OVERDUE_CHECK_S, REPLY_TIMEOUT_S
+from server.coordination.clients import REPLY_TIMEOUT_S
 from server.coordination.coordinator import FAILURE_PAUSE_S, MAX_GONE, step
 from server.coordination.events import Aggregated, AggregationFailed, NodesConnected, ReplyAdmitted, Tick
-from server.coordination.schedule import MIN_TIMEOUT_S, discount
+from server.coordination.schedule import MIN_TIMEOUT_S, OVERDUE_CHECK_S, discount
 from tests.server.coordination.test_coordinator import (
     FEATURES,
     WAIT_S,
