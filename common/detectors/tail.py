@@ -32,7 +32,7 @@ class CalibratedTail:
 
     >>> tail = CalibratedTail.of(np.arange(1, 101, dtype=np.float32))
     >>> round(tail.surprisal(50.5), 1), round(tail.surprisal(200.0), 1)
-    (0.7, 22.4)
+    (0.7, 22.3)
     """
 
     def __init__(self, scores: Floats, surprisals: Floats, scale: float) -> None:
