@@ -51,6 +51,7 @@ def live_client(settings: Settings) -> DetectorProcess:
         folder / "trainer.log",
         {**os.environ, **SAFE_PATH},
         settings.live.trainer_memory_mb << 20,
+        settings.logs,
     )
     return DetectorProcess(own, folder, name, supervisor=supervisor)
 

@@ -448,6 +448,17 @@ class ServerSettings(Section):
         return self
 
 
+class LogSettings(Section):
+    """How long logs and the history are kept, on the server and on clients."""
+
+    max_mb: PositiveInt = 10
+    """Size in MB at which a log is set aside as `NAME.1`, in place of the part before."""
+    max_days: PositiveInt = 90
+    """Days after which a part that was set aside is deleted."""
+    history_days: PositiveInt = 365
+    """Days for which rounds, replies, notes and notices stay in the history, at most 100,000 of each."""
+
+
 class ClientSettings(Section):
     """One client: its name, its data, and its server."""
 
@@ -553,6 +564,7 @@ class Settings(Section):
     data: DataSettings = DataSettings()
     server: ServerSettings = ServerSettings()
     client: ClientSettings = ClientSettings()
+    logs: LogSettings = LogSettings()
     local: LocalSettings = LocalSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from flwr.app import Context
@@ -37,10 +38,15 @@ def main(grid: Grid, context: Context) -> None:
     settings = config.load(Path(config_file) if config_file else None)
     folder = Path(state) if state else settings.server.state
     private_folder(folder)
-    turn_over(folder / "run.log")
-    log_to([logging.FileHandler(folder / "run.log"), logging.StreamHandler()], logging.INFO)
+    max_bytes = settings.logs.max_mb << 20
+    turn_over(folder / "run.log", max_bytes, settings.logs.max_days)
+    log_to(
+        [RotatingFileHandler(folder / "run.log", maxBytes=max_bytes, backupCount=1), logging.StreamHandler()],
+        logging.INFO,
+    )
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    history = History(settings.server.database or folder / "history.sqlite")
+    where = settings.server.database or folder / "history.sqlite"
+    history = History(where, settings.logs.history_days)
     with Lease(folder) as lease, closing(history):
         strategy = FlockStrategy(
             inner=aggregation.make_strategy(settings),

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from common.config import ConfigError, load, save
-from common.formats.files import private_folder
-from common.settings import Settings
+from common.formats.files import private_folder, turn_over
+from common.settings import LogSettings, Settings
 from server.access.client_endpoint import ClientEndpoint
 from server.access.roster import Roster
 from server.federation.first_version import transfer_source
@@ -74,7 +74,8 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         if lease.held:
             raise SuperLinkError(f"{folder}: another run uses this state folder")
         lease.clear()
-        history = History(settings.server.database or folder / "history.sqlite")
+        where = settings.server.database or folder / "history.sqlite"
+        history = History(where, settings.logs.history_days)
         problem = history.prepare()
         status = ServerStatus(folder, lambda: superlink.alive)
         if problem is not None and settings.server.database is None:
@@ -94,7 +95,7 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         closing.callback(superlink.end)
         closing.callback(endpoint.close)
         endpoint.open()
-        return _supervise(superlink, lease, status, folder, stop)
+        return _supervise(superlink, lease, status, folder, settings.logs, stop)
 
 
 def _save(settings: Settings, path: Path) -> None:
@@ -116,7 +117,12 @@ def _save(settings: Settings, path: Path) -> None:
 
 
 def _supervise(
-    superlink: SuperLinkProcess, lease: Lease, status: ServerStatus, folder: Path, stop: threading.Event
+    superlink: SuperLinkProcess,
+    lease: Lease,
+    status: ServerStatus,
+    folder: Path,
+    logs: LogSettings,
+    stop: threading.Event,
 ) -> str:
     """Keep SuperLink and the ServerApp running until the run has ended; return why it ended.
 
@@ -125,6 +131,7 @@ def _supervise(
         lease: Held by the ServerApp while it runs.
         status: Counts the restarts of the ServerApp.
         folder: The state folder.
+        logs: How large SuperLink's log may become.
         stop: Set to end the run.
 
     Raises:
@@ -147,7 +154,7 @@ def _supervise(
             stop.wait(refusals)
             continue
         refusals, submitted = 0, time.monotonic()
-        _wait_for_end(superlink, lease, stop)
+        _wait_for_end(superlink, lease, logs, stop)
         if stop.is_set() or lease.ended is not None:
             break
         version, steady = _newest_version(folder), time.monotonic() - submitted > STEADY_S
@@ -162,10 +169,13 @@ def _supervise(
     return lease.ended or "stopped by a signal"
 
 
-def _wait_for_end(superlink: SuperLinkProcess, lease: Lease, stop: threading.Event) -> None:
+def _wait_for_end(
+    superlink: SuperLinkProcess, lease: Lease, logs: LogSettings, stop: threading.Event
+) -> None:
     """Wait until the ServerApp has ended or died, SuperLink has died, or `stop` is set."""
     started, deadline = False, time.monotonic() + START_TIMEOUT_S
     while superlink.alive and lease.ended is None and not stop.wait(POLL_INTERVAL_S):
+        turn_over(superlink.log, logs.max_mb << 20, logs.max_days, open_=True)
         held = lease.held
         started = started or held
         if (started and not held) or (not started and time.monotonic() > deadline):

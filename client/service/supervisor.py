@@ -15,6 +15,7 @@ import psutil
 from common.backoff import retry_interval_s
 from common.formats.files import turn_over
 from common.processes import lower_priority
+from common.settings import LogSettings
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +34,22 @@ class TrainerSupervisor:
         log_file: The trainer's output is appended to it.
         environment: Environment variables of the trainer.
         memory_bytes: Resident memory at which the trainer is restarted.
+        logs: How large the log may become.
     """
 
     def __init__(
-        self, command: Sequence[str], log_file: Path, environment: Mapping[str, str], memory_bytes: int
+        self,
+        command: Sequence[str],
+        log_file: Path,
+        environment: Mapping[str, str],
+        memory_bytes: int,
+        logs: LogSettings = LogSettings(),  # noqa: B008  settings are immutable
     ) -> None:
         self._command = command
         self._log_file = log_file
         self._environment = environment
         self._max_memory_bytes = memory_bytes
+        self._max_log_bytes, self._max_log_days = logs.max_mb << 20, logs.max_days
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._failures = 0
@@ -82,7 +90,7 @@ class TrainerSupervisor:
             self._stop.wait(wait_s)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        turn_over(self._log_file)
+        turn_over(self._log_file, self._max_log_bytes, self._max_log_days)
         with self._log_file.open("ab") as output:
             child = subprocess.Popen(
                 self._command,
@@ -103,6 +111,7 @@ class TrainerSupervisor:
         while child.poll() is None and not self._stop.wait(CHECK_EVERY_S):
             with suppress(psutil.Error):
                 self.memory_bytes = process.memory_info().rss
+            turn_over(self._log_file, self._max_log_bytes, self._max_log_days, open_=True)
             if self.memory_bytes > self._max_memory_bytes:
                 reason = f"used {self.memory_bytes >> 20} MB, more than {self._max_memory_bytes >> 20}"
                 break

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
-LOG_BYTES = 10 << 20
-"""A log that is larger is set aside when the next process begins to write it; one older part is kept."""
+LOG_BYTES, LOG_DAYS = 10 << 20, 90
+"""Usual size at which a log is set aside, and usual days for which the part is kept."""
+_DAY_S = 86400.0
 
 
 def private_folder(path: Path) -> None:
@@ -23,11 +26,28 @@ def private_folder(path: Path) -> None:
             path.chmod(0o700)
 
 
-def turn_over(log: Path) -> None:
-    """Rename a log that has become too large to `NAME.1`, in place of the one before."""
+def turn_over(log: Path, max_bytes: int = LOG_BYTES, max_days: float = LOG_DAYS, open_: bool = False) -> None:
+    """Set a log that has become too large aside as `NAME.1`, and delete such a part when it is too old.
+
+    Args:
+        log: The log.
+        max_bytes: Size from which it is too large.
+        max_days: Days since the last line of the part, after which it is too old.
+        open_: Whether a process appends to the log: then it is copied and emptied. What the process writes
+            meanwhile is lost.
+    """
+    part = log.with_name(f"{log.name}.1")
     with suppress(OSError):
-        if log.stat().st_size > LOG_BYTES:
-            log.replace(log.with_name(f"{log.name}.1"))
+        if part.stat().st_mtime < time.time() - max_days * _DAY_S:
+            part.unlink()
+    with suppress(OSError):
+        if log.stat().st_size <= max_bytes:
+            return
+        if open_:
+            shutil.copyfile(log, part)
+            os.truncate(log, 0)
+        else:
+            log.replace(part)
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:

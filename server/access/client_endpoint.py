@@ -85,6 +85,7 @@ class ClientEndpoint:
         if not self._has_gateway:
             return
         # These import Flower, which takes seconds; a server without a gateway does not need them.
+        from server.access.audit import AuditLog
         from server.access.gateway import Gateway
         from server.access.listener import Listener, gateway_limits
         from server.access.roster import Roster
@@ -92,7 +93,10 @@ class ClientEndpoint:
         settings = self._settings
         roster = Roster(self._folder) if settings.tls_certificate is not None else None
         doors = Doors(gateway_limits())
-        gateway = Gateway(self.superlink_port, roster, self._alerts_address(), doors, self._max_update_bytes)
+        gateway = Gateway(
+            self.superlink_port, roster, self._alerts_address(), doors, self._max_update_bytes,
+            AuditLog(self._folder),
+        )  # fmt: skip
         self._listener = Listener(
             settings.host.strip("[]"),
             settings.port,

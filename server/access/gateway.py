@@ -21,6 +21,7 @@ import httpcore
 
 from common.protocol.wire import REFUSED_HEADER
 from common.security.keys import fingerprint, parse_public_key, parse_public_pem, public_key_pem
+from server.access.audit import AuditLog
 from server.access.bodies import BodyTooLargeError, ClientDisconnectError, RequestBody
 from server.access.roster import RegisteredClient, Roster, RosterError
 from server.doors import Doors
@@ -70,10 +71,12 @@ CARRY_MODELS = (b"/v1/fleet/push-messages", b"/v1/fleet/push-object")
 
 LOG_EVERY_S = 10.0
 """The same warning is logged at most once in this time."""
+MAX_WARNINGS = 100
+"""Different warnings that are logged in this time."""
 
 
 class LogThrottle:
-    """Limits how often the same warning is logged: once per `LOG_EVERY_S`.
+    """Limits how often the same warning is logged: once per `LOG_EVERY_S`, and how many different ones.
 
     >>> throttle = LogThrottle()
     >>> throttle.allows("plain HTTP", now=0.0), throttle.allows("plain HTTP", now=1.0)
@@ -86,6 +89,8 @@ class LogThrottle:
     def allows(self, warning: str, now: float) -> bool:
         """Return whether to log a warning at time `now`, in seconds."""
         self._logged_at = {text: at for text, at in self._logged_at.items() if now < at + LOG_EVERY_S}
+        if warning not in self._logged_at and len(self._logged_at) >= MAX_WARNINGS:
+            return False
         return self._logged_at.setdefault(warning, now) == now
 
 
@@ -98,6 +103,7 @@ class Gateway:
         alerts: Host and port of the status server, to which clients post notices; None refuses notices.
         doors: The connections of the gateway; None: their number is not limited.
         max_update_bytes: Returns the largest body that may carry a part of a model.
+        audit: Records refusals; None: they are only logged.
     """
 
     def __init__(
@@ -107,9 +113,10 @@ class Gateway:
         alerts: tuple[str, int] | None = None,
         doors: Doors | None = None,
         max_update_bytes: Callable[[], int] = lambda: MAX_UPDATE_BYTES,
+        audit: AuditLog | None = None,
     ) -> None:
         self._superlink, self._roster, self._alerts = ("127.0.0.1", port), roster, alerts
-        self._doors, self._max_update_bytes = doors, max_update_bytes
+        self._doors, self._max_update_bytes, self._audit = doors, max_update_bytes, audit
         self._pool, self._alerts_pool = _pool(MAX_CONNECTIONS), _pool(MAX_ALERT_CONNECTIONS)
         self._at_once: Counter[tuple[str, str]] = Counter()
         self._throttle = LogThrottle()
@@ -192,6 +199,8 @@ class Gateway:
         if self._throttle.allows(f"{peer} {refusal}", time.monotonic()):
             path = scope["raw_path"][:100].decode("ascii", "replace")
             log.warning("refused peer=%s client=%s path=%s reason=%s", peer, name, path, refusal)
+            if self._audit is not None:
+                self._audit.record("refused", name, refusal, peer)
 
     async def _register_with_superlink(self, client: RegisteredClient) -> None:
         """Register a client's key with SuperLink, which answers 412 if it has it already."""

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from common.errors import UserError
 from common.formats.files import private_folder, write_atomic
 from common.security.keys import KeyFileError, fingerprint, parse_public_key, public_key_line, public_key_pem
+from server.access.audit import AuditLog
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Roster:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
+        self._audit = AuditLog(folder)
         self._file_state: tuple[int, int, int] | None = None
         self._by_header: dict[bytes, RegisteredClient] = {}
 
@@ -90,6 +92,7 @@ class Roster:
                     return entry
             new = RegisteredClient(client, public_key_line(key), fingerprint(key), _now())
             entries.append(new)
+        self._audit.record("enrolled", client, new.fingerprint)
         return new
 
     def revoke(self, client: str, only: str | None = None) -> list[RegisteredClient]:
@@ -114,11 +117,13 @@ class Roster:
                     raise RosterError(f"'{client}' has {fingerprints}, not {only}")
                 names = ", ".join(sorted({entry.client for entry in entries})) or "none"
                 raise RosterError(f"no key of '{client}' is registered; registered clients: {names}")
-            revoked = []
+            revoked, news = [], [entry for entry in selected if not entry.revoked]
             for i, entry in enumerate(entries):
                 if entry in selected:
                     entries[i] = entry if entry.revoked else replace(entry, revoked=_now())
                     revoked.append(entries[i])
+        for entry in news:
+            self._audit.record("revoked", client, entry.fingerprint)
         return revoked
 
     def find(self, header: bytes) -> RegisteredClient | None:

@@ -48,6 +48,9 @@ OTHER_FEATURES = "it is of the federation's earlier features"
 MAX_FAULTS = 3
 """Faults in a row after which a client is quarantined."""
 
+QUARANTINED = "quarantined"
+"""The first word of the reason why a quarantined client gets no tasks."""
+
 QUARANTINE_S = 600.0
 """Length of a quarantine."""
 
@@ -176,10 +179,8 @@ def quarantine_of(state: State, client: str, now: float) -> tuple[float, str] | 
     faults = state.faults.get(client)
     if faults is None or now >= faults.until:
         return None
-    why = (
-        f"quarantined for {QUARANTINE_S:.0f} s after {MAX_FAULTS} answers that could not be used, the last: "
-    )
-    return faults.until, why + faults.reason
+    why = f"{QUARANTINED} for {QUARANTINE_S:.0f} s after {MAX_FAULTS} answers that could not be used"
+    return faults.until, f"{why}, the last: {faults.reason}"
 
 
 def quarantined(state: State, now: float) -> int:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.settings import FederationSettings
+from server.access.audit import AuditLog
+from server.coordination.clients import QUARANTINED
 from server.coordination.state import Kind, NodeId, State
 from server.coordination.waiting import waiting_for
 from server.federation import status_file
@@ -34,6 +36,7 @@ class Journal:
         settings: The settings of the federation.
         clock: Returns seconds that never go back.
         status: The status file; None: it is not written.
+        audit: Records which clients are refused or quarantined; None: the history only.
     """
 
     def __init__(
@@ -42,11 +45,13 @@ class Journal:
         settings: FederationSettings,
         clock: Callable[[], float],
         status: Path | None,
+        audit: AuditLog | None = None,
     ) -> None:
         self._history = history
         self._settings = settings
         self._clock = clock
         self._status = status
+        self._audit = audit
         self._opened_at = self._waiting_at = self._status_at = clock()
         self._waiting_every_s = WAITING_INTERVAL_S
         self._bytes_down, self._encode_s, self._decode_s = 0, 0.0, 0.0
@@ -190,6 +195,8 @@ class Journal:
         """Record that a client gets no tasks."""
         log.warning("client refused client=%s reason=%s", client, reason)
         self._history.note("refused", reason)
+        if self._audit is not None:
+            self._audit.record("quarantined" if reason.startswith(QUARANTINED) else "refused", client, reason)
 
     def description_failed(self, node: NodeId, reason: str, connected: Collection[NodeId]) -> None:
         """Record that a client cannot describe itself, once for each node and reason."""

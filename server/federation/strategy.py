@@ -20,6 +20,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from common.model.manifest import Manifest
 from common.settings import Settings
+from server.access.audit import AuditLog
 from server.access.roster import Roster, RosterError
 from server.coordination import coordinator
 from server.coordination.actions import (
@@ -82,7 +83,9 @@ class FlockStrategy(Strategy):
         self._clock = clock
         self._roster = roster
         self._records = ClientRecords(status_file.read_client_records(status) if status else None)
-        self._journal = Journal(history, settings.federation, clock, status)
+        self._journal = Journal(
+            history, settings.federation, clock, status, AuditLog(status.parent) if status else None
+        )
         self._replies = AdmittedReplies()
         self._intake = ReplyIntake(self._replies, self._records, self._journal)
         self._publisher = VersionPublisher(

@@ -82,6 +82,8 @@ class SuperLinkProcess:
 
     def __init__(self, folder: Path, host: str, port: int) -> None:
         self._folder = folder.resolve()
+        self.log = self._folder / "superlink.log"
+        """The file that its output is appended to."""
         self._host, self._port = host, port
         self._environment = flower_environment(self._folder / "flower") | ONE_HEAP
         # The same family after a restart, which can thus end what an earlier process has left.
@@ -120,7 +122,7 @@ class SuperLinkProcess:
                 "--host", self._host, "--port", str(self._port),
                 "--disable-runtime-dependency-installation",
             ],
-            self._folder / "superlink.log",
+            self.log,
             self._environment,
         )  # fmt: skip
         self._started = True

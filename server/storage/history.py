@@ -27,8 +27,11 @@ RETRY_S = 5.0
 """Delay before the next attempt to write, after a failed one."""
 MAX_PENDING = 10_000
 """Records kept in memory while the database cannot be written; if there are more, the oldest are lost."""
-MAX_NOTICES = 100_000
-"""Notices kept in the database; older ones are deleted."""
+MAX_ROWS = 100_000
+"""Rounds, replies, notes and notices, of each, that are kept in the database; older ones are deleted."""
+PRUNE_S = 600.0
+"""Time between two deletions of old rows."""
+DAY_S = 86400.0
 
 
 class History:
@@ -39,12 +42,15 @@ class History:
 
     Args:
         where: SQLite file, or database URL.
+        days: Days for which rows are kept.
 
     Raises:
         DatabaseError: the URL is invalid.
     """
 
-    def __init__(self, where: Path | str) -> None:
+    def __init__(self, where: Path | str, days: float = 365.0) -> None:
+        self._keep_s = days * DAY_S
+        self._pruned_at = time.monotonic()
         self._where = where
         self._engine = database.create_engine(where)
         self._tables_exist = False
@@ -100,6 +106,22 @@ class History:
                 connection.execute(REPLIES.insert(), [{**reply, "round": rowid} for reply in reply_values])
 
         self._write(write)
+        if not self._pending and time.monotonic() >= self._pruned_at + PRUNE_S:
+            self._pruned_at = time.monotonic()
+            self._write(self._prune)
+
+    def _prune(self, connection: sa.Connection) -> None:
+        """Delete what is too old, and the oldest of what is too much."""
+        oldest = time.time() - self._keep_s
+        for table, at in ((ROUNDS, ROUNDS.c.ended_at), (NOTES, NOTES.c.at), (NOTICES, NOTICES.c.received_at)):
+            newest = connection.execute(sa.select(sa.func.max(table.c.rowid))).scalar() or 0
+            old = sa.or_(at < oldest, table.c.rowid <= newest - MAX_ROWS)
+            if table is ROUNDS:
+                rounds = sa.select(ROUNDS.c.rowid).where(old)
+                connection.execute(REPLIES.delete().where(REPLIES.c.round.in_(rounds)))
+            connection.execute(table.delete().where(old))
+        newest = connection.execute(sa.select(sa.func.max(REPLIES.c.rowid))).scalar() or 0
+        connection.execute(REPLIES.delete().where(REPLIES.c.rowid <= newest - MAX_ROWS))
 
     def note(self, kind: str, text: str) -> None:
         """Record a remark about the run, such as of kind `waiting`, `refused` or `stopped`."""
@@ -128,7 +150,7 @@ class History:
         try:
             with self._session() as connection:
                 rowid = _insert(connection, NOTICES.insert().values(_storable(values)))
-                connection.execute(NOTICES.delete().where(NOTICES.c.rowid <= rowid - MAX_NOTICES))
+                connection.execute(NOTICES.delete().where(NOTICES.c.rowid <= rowid - MAX_ROWS))
         except IntegrityError:
             return False
         return True

@@ -143,3 +143,23 @@ def test_a_log_that_is_too_large_is_set_aside(tmp_path: Path) -> None:
         assert not log.exists()
         assert (tmp_path / "run.log.1").read_bytes()[:1] == content
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_log_that_a_process_appends_to_is_copied_and_emptied(tmp_path: Path) -> None:
+    log = tmp_path / "superlink.log"
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"a" * 100)
+        turn_over(log, 50, 1, open_=True)
+        writer.write(b"b")
+    assert log.read_bytes() == b"b"
+    assert (tmp_path / "superlink.log.1").read_bytes() == b"a" * 100
+
+
+def test_an_old_part_of_a_log_is_deleted(tmp_path: Path) -> None:
+    part = tmp_path / "run.log.1"
+    part.write_bytes(b"old")
+    turn_over(tmp_path / "run.log", 50, 2)
+    assert part.exists()
+    os.utime(part, (0, 0))
+    turn_over(tmp_path / "run.log", 50, 2)
+    assert not part.exists()

@@ -187,7 +187,7 @@ def test_an_open_incident_is_listed_however_many_have_ended(history: History) ->
 
 
 def test_the_oldest_notices_are_deleted(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.storage.history.MAX_NOTICES", 3)
+    monkeypatch.setattr("server.storage.history.MAX_ROWS", 3)
     for number in range(6):
         history.add_notice("a", str(number), "incident_started", "{}")
     assert [n["incident"] for n in history.notices(10)] == ["5", "4", "3"]
@@ -317,3 +317,25 @@ def test_a_database_that_cannot_be_reached_is_tried_again_with_each_record() -> 
         assert problem is not None and "127.0.0.1" in problem
         history.note("waiting", "for a")
         assert "1 records are not written" in history.trouble
+
+
+def test_what_is_too_old_is_deleted(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.storage.history.PRUNE_S", 0.0)
+    now = time.time()
+    monkeypatch.setattr("server.storage.history.time.time", lambda: now - 366 * 86400)
+    history.add_round(finished(1), [reply("a")])
+    history.note("waiting", "for a")
+    history.add_notice("a", "1", "incident_started", "{}")
+    monkeypatch.setattr("server.storage.history.time.time", lambda: now)
+    history.add_round(finished(2), [reply("b")])
+    assert [(row["number"], row["replies"][0]["client"]) for row in history.rounds()] == [(2, "b")]
+    assert history.last_note() is None
+    assert history.notices(10) == []
+
+
+def test_the_oldest_of_too_many_rounds_are_deleted(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.storage.history.PRUNE_S", 0.0)
+    monkeypatch.setattr("server.storage.history.MAX_ROWS", 3)
+    for number in range(1, 7):
+        history.add_round(finished(number), [reply("a")])
+    assert [row["number"] for row in history.rounds()] == [4, 5, 6]
