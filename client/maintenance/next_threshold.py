@@ -1,4 +1,4 @@
-"""The passage of a threshold from one model version to the next: pure functions."""
+"""How a threshold continues from one model version to the next: pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from client.versions.trial import ThresholdRule
 from common.model.histogram import ScoreHistogram
 
 LEVEL = 0.75
-"""Quantile of the scores whose ratio says how much the scores of two regimes differ."""
+"""Quantile whose ratio, of the scores since a change to those before, scales the threshold."""
 
 
 def next_threshold(
@@ -17,14 +17,14 @@ def next_threshold(
     fleet: ScoreHistogram,
     own: ScoreHistogram,
 ) -> AdaptiveThreshold:
-    """Return the threshold of a version: the one before, times `scale`, within the bounds of its own scores.
+    """Return the threshold of a version: the last one, times `scale`, within the bounds of the own scores.
 
-    Without one before, or without a scale, it is the first threshold of a version. A fixed one stays.
+    Without a last threshold, or without a scale, it is the first threshold of a version. A fixed one is kept.
 
     Args:
         before: The threshold in use; None: there is no version yet.
         scale: Ratio of the version's scores to those of the version before on the same events; None: unknown.
-        rule: The rule that the client sets its threshold by.
+        rule: The rule for the first threshold of a version.
         fleet: The version's scores in the fleet.
         own: Its scores of this client's normal events.
 
@@ -41,13 +41,14 @@ def next_threshold(
 def extended_threshold(
     before: AdaptiveThreshold, rule: ThresholdRule, fleet: ScoreHistogram, own: ScoreHistogram
 ) -> AdaptiveThreshold:
-    """Return the threshold of a version that more events of its client support: it rises, and does not fall.
+    """Return the threshold of the same version after more events of its client.
 
-    With more scores it may lie further in the tail: it rises to where it would begin with them.
+    With more scores it may be further in the tail: it rises to the first threshold that follows from all of
+    them, and does not fall.
 
     Args:
         before: The threshold in use.
-        rule: The rule that the client sets its threshold by.
+        rule: The rule for the first threshold of a version.
         fleet: The version's scores in the fleet.
         own: All scores of this client's normal events so far.
 
@@ -63,7 +64,7 @@ def extended_threshold(
 def regime_scale(before: ScoreHistogram, after: ScoreHistogram) -> float | None:
     """Return the ratio of the scores since a lasting change to those before; None without scores before.
 
-    It is that of the `LEVEL` quantiles, and 1 if one of them is 0.
+    It is the ratio of their quantiles of rank `LEVEL`, and 1 if one of these is 0.
 
     Args:
         before: Scores under the version before it was adapted to the change.

@@ -1,8 +1,8 @@
 """Synthetic faults in normal windows, by which two versions are compared: does one miss what the other finds?
 
 Each fault changes one feature of a window, in sizes that grow by a constant ratio. The detection limit of a
-version for a fault is the smallest size whose score exceeds its threshold. Limits tell more than the share of
-faults found at one size, which for a version is often none or all of them.
+version for a fault is the smallest size whose score exceeds its threshold. Limits are compared and not the
+share of faults found at one size, which for a version is often none or all of them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ MAX_LIMIT_RATIO = float(SIZES[3] / SIZES[0])
 """A fault counts as lost if it has to be this many times (2.8) larger for the new version to find it.
 
 Between versions of an honest federation on the 12 machines of the data set ASD, at most 24 % of the faults of
-one feature were lost so, and 3 % of all; at twice the size, 45 %.
+one feature, and 3 % of all, were lost in this sense; with a ratio of 2 it was 45 %.
 """
 MAX_LOST_SHARE = 0.5
 """Share of a feature's faults, and of all faults, that a version may lose."""
 LEVEL = 1e-4
 """Probability of refusing, by chance, a version that loses exactly `MAX_LOST_SHARE` of the faults."""
 MAX_FEATURES = 64
-"""Features that are compared at most, drawn by the seed."""
+"""Largest number of features that are compared, drawn by the seed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +78,15 @@ class SyntheticFaults:
     def detection_limits(self, manifest: Manifest, threshold: float) -> NDArray[np.float64]:
         """Return the smallest size at which a version finds each fault.
 
-        Scaled values are not clipped: else there would be no room to find a fault at a larger size.
+        Scaled values are not clipped, because clipping would make larger sizes equal.
 
         Args:
             manifest: The version, its features in the order of the windows.
-            threshold: The score above which it finds.
+            threshold: The score above which it finds a fault.
 
         Returns:
-            Shape (features, kinds, windows). 0: the window without a fault is found already; infinite: no
-            size is found; NaN: the feature is missing in the window.
+            Shape (features, kinds, windows). 0: the score of the window without a fault is already above the
+            threshold; infinite: no size is found; NaN: the feature is missing in the window.
         """
         scaler = replace(manifest.scaler, clip=None)
 
@@ -142,10 +142,11 @@ class SyntheticFaults:
 def lost_faults(current: NDArray[np.float64], new: NDArray[np.float64], names: Sequence[str]) -> str | None:
     """Return which faults a new version has become blind to; None if there is no evidence that it has.
 
-    Faults count that the current version finds, not before they are there, and at sizes that leave the new
-    one the room to find them at a larger one. A version is blind to a feature, or as a whole, if it loses
-    more than `MAX_LOST_SHARE` of the faults: if as many lost would have a probability below `LEVEL` otherwise
-    (a binomial test, its level divided by the number of comparisons after Bonferroni).
+    A fault counts if the current version finds it, does not find the window without it, and finds it at a
+    size whose multiple by `MAX_LIMIT_RATIO` is still among `SIZES`. A version is blind to a feature, or as a
+    whole, if it loses more than `MAX_LOST_SHARE` of the counted faults: if the number of lost ones would
+    otherwise have a probability below `LEVEL` (a binomial test, with Bonferroni's correction for several
+    comparisons).
 
     Args:
         current: Detection limits of the version in use, as `SyntheticFaults.detection_limits` returns them.
@@ -167,7 +168,7 @@ def lost_faults(current: NDArray[np.float64], new: NDArray[np.float64], names: S
 
 
 def _more_than_allowed(lost: int, faults: int, level: float) -> bool:
-    """Return whether so many lost faults are evidence of losing more than `MAX_LOST_SHARE`.
+    """Return whether this number of lost faults is evidence of losing more than `MAX_LOST_SHARE`.
 
     Source: the bound of Chernoff 1952 on the tail of a binomial distribution.
 

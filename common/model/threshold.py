@@ -53,22 +53,22 @@ def tail_quantile(scores: ScoreHistogram, rate: float) -> float:
 def starting_threshold(fleet: ScoreHistogram, own: ScoreHistogram, rate: float) -> tuple[float, float, float]:
     """Return the first threshold, and the bounds of the threshold that follow from the client's own scores.
 
-    It is the tail of the fleet's scores at `rate`, kept within what the client has seen itself: not below its
-    own quantile at `rate`, and not above its largest score times 1.5, or `1 + 60 / n` for fewer than 120
-    scores. Without scores of its own it is at most `MAX_FLEET_RATIO` times the largest score of the fleet.
+    It is the tail of the fleet's scores at `rate`, limited by the client's own scores: at least their
+    quantile at `rate`, and at most the largest one times 1.5, or times `1 + 60 / n` with fewer than 120
+    scores. Without own scores it is at most `MAX_FLEET_RATIO` times the largest score of the fleet.
 
-    A tail tells little far outside its data: the largest of `n` scores estimates the score that one event in
-    `n` exceeds, and a fit to the same scores cannot know how the distribution goes on. Source:
+    Far outside its data an extrapolated tail is unreliable: the largest of `n` scores estimates the score
+    that one event in `n` exceeds, and nothing in the scores shows how the distribution continues. Source:
     Coles 2001, "An Introduction to Statistical Modeling of Extreme Values", chapter 4, on extrapolation. The
-    factors are chosen: with 60 scores the tail may lie at twice the largest one.
+    factors were chosen by hand: with 60 scores the tail may be at twice the largest one.
 
     Args:
         fleet: The fleet's scores under the version; may be empty.
         own: The client's scores under the version; may be empty.
-        rate: Share of events that may be alerts.
+        rate: Share of normal events that may be above the threshold.
 
     Returns:
-        The threshold, the lowest and the highest that the scores support.
+        The threshold, its lower bound and its upper bound.
 
     Raises:
         HistogramError: both histograms are empty.
@@ -83,7 +83,7 @@ def starting_threshold(fleet: ScoreHistogram, own: ScoreHistogram, rate: float) 
 
 
 def robust_limit(normal: ScoreHistogram) -> float:
-    """Return the score above which an event is too unusual to be learned from, though it raises no alert.
+    """Return the score above which an event is too unusual to be learned from, even if it raises no alert.
 
     It is the third quartile of the logarithms of normal scores plus three times their interquartile range
     (Tukey 1977, the outer fence): a share of unusual events that is far below a quarter does not move it.

@@ -1,7 +1,7 @@
 """The federation's features: declared (`data.features`), or those that most of the clients share.
 
-The first clients choose for the moment only. If more clients share other features than fit the present ones
-or have trained with them, the federation begins anew with theirs: who comes first locks nobody out.
+The choice of the first clients can change: if more clients share other features than fit the present ones or
+have trained with them, the federation starts again with the features of these clients.
 """
 
 from __future__ import annotations

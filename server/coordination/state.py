@@ -249,13 +249,13 @@ def resumed(state: State, version: int, features: tuple[str, ...], progress: Map
     """Return the state in which a run continues from a version on disk.
 
     Tasks in flight and buffered updates of the earlier run are lost: Flower delivers no message of one run
-    to another. If other features are declared than the version's, the run begins anew with these.
+    to another. If other features are declared than the version's, the run starts again with these.
 
     Args:
         state: The state of a new run.
         version: The newest version on disk.
         features: The features of that version.
-        progress: The progress that was saved with it; what it does not have begins anew.
+        progress: The progress that was saved with it; fields that it lacks have their initial values.
 
     Raises:
         ValueError: a value is of another type, or unknown.

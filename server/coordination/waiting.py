@@ -53,7 +53,7 @@ def waiting_for(state: State, now: float, settings: FederationSettings, unseen: 
         f"waiting for {missing} more {'client' if missing == 1 else 'clients'} to connect"
         if lacks_clients
         else "",
-        f"enrolled, not seen yet: {', '.join(sorted(unseen))}" if lacks_clients and unseen else "",
+        f"registered, never connected: {', '.join(sorted(unseen))}" if lacks_clients and unseen else "",
         f"late with an earlier task: {', '.join(late)}" if late else "",
         f"resting after a failure: {', '.join(resting)}" if resting else "",
         f"refused: {'; '.join(refused)}" if refused else "",

@@ -189,7 +189,7 @@ class Journal:
         """Record that the federation starts again with other features."""
         names = ", ".join(features)
         log.warning("features changed version=%d features=%s", version, names)
-        self._history.note("features changed", f"version {version} begins anew with: {names}")
+        self._history.note("features changed", f"from version {version} on: {names}")
 
     def client_refused(self, client: str, reason: str) -> None:
         """Record that a client gets no tasks."""

@@ -63,7 +63,7 @@ def run_status(
             }
             for name in sorted(nodes.keys() | saved.keys())
         }
-        | {name: {"state": ENROLLED, "why": "enrolled, not seen yet"} for name in sorted(unseen)},
+        | {name: {"state": ENROLLED, "why": "registered, never connected"} for name in sorted(unseen)},
     }
 
 

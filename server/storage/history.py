@@ -69,10 +69,10 @@ class History:
             pass
 
     def prepare(self) -> str | None:
-        """Make the database ready as far as possible; return what was wrong with it, None if nothing was.
+        """Make the database ready if that is possible; return the problem with it, None if there is none.
 
-        A damaged SQLite file is set aside, and a new one begun: it could not be written any more. A database
-        that cannot be reached is tried again with each record.
+        A damaged SQLite file, which cannot be written any more, is set aside, and a new one is created. A
+        database that cannot be reached is tried again with each record.
         """
         try:
             self.check()
@@ -87,7 +87,7 @@ class History:
         self._engine.dispose()
         aside = database.set_aside(self._where)
         problem = f"the file was damaged and is now {aside.name}: {problem}"
-        log.error("history begins anew reason=%s", problem)
+        log.error("history replaced by an empty one reason=%s", problem)
         self._tables_exist = False
         self.note("trouble", problem)
         return problem

@@ -84,10 +84,10 @@ def test_learning_is_shown_everywhere_and_a_client_that_learns_detects_with_the_
     eventually(lambda: "learning 52 of 200 events" in one.log())
     eventually(lambda: client("one").get("why", "").startswith("learning 52 of 200 events"))
     assert client("one")["state"] == "learning"
-    assert (client("three")["state"], client("three")["why"]) == ("enrolled", "enrolled, not seen yet")
+    assert (client("three")["state"], client("three")["why"]) == ("enrolled", "registered, never connected")
     waiting = status()["waiting"]
     assert waiting.startswith("0 of 2 clients ready") and "one learning 52 of 200 events" in waiting
-    assert "waiting for 1 more client to connect; enrolled, not seen yet: three, two" in waiting
+    assert "waiting for 1 more client to connect; registered, never connected: three, two" in waiting
 
     one.feed(200)
     eventually(lambda: client("one")["state"] == "idle")

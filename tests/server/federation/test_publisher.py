@@ -258,7 +258,7 @@ def test_a_federation_that_begins_again_with_other_features_forgets_the_model(de
     others = ("x", "y", "z")
     described = [description(name, "i", others) for name in NAMES]
     desk.publisher.create_first(CreateFirstVersion(2, others, (1, 2), {}), described)
-    assert desk.history.last_note() == ("features changed", "version 2 begins anew with: x, y, z")
+    assert desk.history.last_note() == ("features changed", "from version 2 on: x, y, z")
     saved = desk.registry.latest()
     assert saved is not None
     assert (saved[0].version, saved[0].schema.features, saved[0].scores.count) == (2, others, 0)

@@ -81,14 +81,14 @@ def test_the_status_has_clients_that_learn_and_registered_ones_that_never_came(t
     assert {name: (client["state"], client["why"]) for name, client in status["clients"].items()} == {
         "a": ("learning", "learning 312 of 500 events, about 3 minutes"),
         "b": ("gone", ""),
-        "c": ("enrolled", "enrolled, not seen yet"),
+        "c": ("enrolled", "registered, never connected"),
     }
     assert status["waiting"] == (
         "0 of 2 clients ready after 5 s; a learning 312 of 500 events, about 3 minutes; "
-        "waiting for 1 more client to connect; enrolled, not seen yet: c"
+        "waiting for 1 more client to connect; registered, never connected: c"
     )
     assert set(status_file.read_client_records(tmp_path / "fleet.json")) == {"a", "b"}
-    assert "enrolled, not seen yet" in printed(status)
+    assert "registered, never connected" in printed(status)
 
 
 def printed(status: dict[str, Any]) -> str:
