@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks import stream
 from client.detection.detector import Detector
+from common.model.manifest import Manifest
 
 Classifier = Callable[[bytes], bool]
 """Takes one JSON line; returns whether the event is anomalous."""
@@ -30,10 +31,17 @@ QUANTILE = 0.995
 """The threshold is this quantile of the scores of training rows."""
 
 
-def flockwatch() -> Detector:
-    """Return flockwatch's detector with a live version."""
+VERSIONS: dict[str, Callable[[], Manifest]] = {
+    "flockwatch": lambda: stream.version(1),
+    "flockwatch, window 10": lambda: stream.version(1, window=10),
+    "flockwatch, window 10, ensemble": lambda: stream.ensemble_version(1, window=10),
+}
+"""Versions that flockwatch's detector is timed with."""
+
+
+def flockwatch(manifest: Manifest) -> Detector:
+    """Return flockwatch's detector with a version."""
     detector = Detector("bench", stream.SCHEMA, stream.SETTINGS.data, stream.SETTINGS.live)
-    manifest = stream.version(1)
     detector.activate(manifest, manifest.scores.quantile(QUANTILE))
     return detector
 
@@ -175,8 +183,8 @@ def _batched(detector: Detector) -> float:
 def main(name: str) -> None:
     """Time one detector and print its figures as a JSON line."""
     warnings.simplefilter("ignore")
-    if name == "flockwatch":
-        detector = flockwatch()
+    if name in VERSIONS:
+        detector = flockwatch(VERSIONS[name]())
         figures = timed(lambda line: detector.step((line,), 0.0).verdicts[0].anomaly)
         figures["events_per_s_batched"] = _batched(detector)
     else:

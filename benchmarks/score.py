@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import stream
-from benchmarks.detectors import PEERS
+from benchmarks.detectors import PEERS, VERSIONS
 from benchmarks.results import publish
 from client.service.supervisor import TrainerSupervisor
 from common.packages import python_module
@@ -39,11 +39,13 @@ def main() -> None:
         peers[name] = _measure(name, core)
         runs.append(_measure("flockwatch", core))
         ratios[name] = round(peers[name]["p50_us"] / runs[-1]["p50_us"], 2)
+    others = {name: _measure(name, core) for name in VERSIONS if name != "flockwatch"}
     alone = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     with tempfile.TemporaryDirectory(prefix="bench-score-") as folder:
         training = _while_training(Path(folder))
         start_s, live_per_s, rss_mb = _live(Path(folder))
     rows = [["flockwatch", *_row(alone), "1"]]
+    rows += [[name, *_row(figures), ""] for name, figures in others.items()]
     rows += [[name, *_row(peer), f"{ratios[name]:.1f}"] for name, peer in peers.items()]
     rows.append(["flockwatch, while a trainer uses all cores", *_row(training), ""])
     publish(
@@ -56,6 +58,7 @@ def main() -> None:
         events_per_s=round(alone["events_per_s"]),
         events_per_s_batched=round(alone["events_per_s_batched"]),
         peers=ratios,
+        p50_us_of_versions={name: round(figures["p50_us"], 1) for name, figures in others.items()},
         p99_us_while_training=round(training["p99_us"], 1),
         p99_ratio_while_training=round(training["p99_us"] / alone["p99_us"], 2),
         detect_start_s=round(start_s, 2),

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import job
+from client.data.partition import Partition
+from client.training.client_rows import ClientRows
+from client.training.own_detectors import with_own_detectors
 from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
@@ -40,19 +43,27 @@ def events() -> tuple[bytes, ...]:
     )
 
 
-def version(number: int, seed: int = 0) -> Manifest:
-    """Return a version with an autoencoder 38-64-16-64-38 and random weights; only its speed is measured."""
-    architecture = Architecture.from_settings(SETTINGS.model, len(SCHEMA))
+def version(number: int, seed: int = 0, window: int = 1) -> Manifest:
+    """Return a version with an autoencoder 64-16-64 and random weights; only its speed is measured."""
+    settings = SETTINGS.with_values(model={"window": window})
+    architecture = Architecture.from_settings(settings.model, len(SCHEMA))
     rows, weights = training_rows(), architecture.initial_weights(seed)
     moments = Moments.of(rows)
-    scaled = Scaler.chosen(SETTINGS.scaling, moments, moments).apply(rows)
+    scaled = Scaler.chosen(settings.scaling, moments, moments).apply(rows)
     return Manifest(
         version=number,
         schema=SCHEMA,
         architecture=architecture,
         weights=weights,
         moments=moments,
-        settings=VersionSettings.of(SETTINGS),
+        settings=VersionSettings.of(settings),
         scores=ScoreHistogram.of(scores(architecture, weights, scaled)),
         personalised=True,
     )
+
+
+def ensemble_version(number: int, window: int) -> Manifest:
+    """Return the same version with detectors of the training rows beside it (`detector.family`)."""
+    rows, alone = training_rows(), version(number, window=window)
+    client = Partition("bench", SCHEMA, rows, rows[:0], None)
+    return with_own_detectors(alone, ClientRows(client).prepare(alone))
