@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FLOORS := client:87 common:97 server:90 flockwatch:75  # percent of lines, for `make coverage`
 
 .PHONY: demo test check coverage matrix docs deploy-tools cluster e2e bench bench-rounds bench-memory bench-score \
-	bench-swaps bench-budget bench-stragglers bench-poison bench-load bench-wire bench-gateway bench-quality bench-watch lock clean
+	bench-swaps bench-budget bench-stragglers bench-poison bench-strategies bench-load bench-wire bench-gateway bench-quality bench-watch lock clean
 
 demo: $(VENV)/.ready  ## three simulated machines train together, then score live streams
 	$(BIN)/flockwatch local --config configs/demo.yaml
@@ -42,9 +42,9 @@ e2e: $(VENV)/.ready  ## long tests on real data
 	$(BIN)/python -m pytest -m e2e
 
 bench: bench-rounds bench-memory bench-score bench-swaps bench-budget \
-	bench-stragglers bench-poison bench-load bench-wire bench-gateway bench-quality bench-watch  ## all measurements of docs/benchmarks.md
+	bench-stragglers bench-poison bench-strategies bench-load bench-wire bench-gateway bench-quality bench-watch  ## all measurements of docs/benchmarks.md
 
-bench-rounds bench-memory bench-score bench-swaps bench-budget bench-stragglers bench-poison bench-load bench-wire bench-gateway bench-quality bench-watch: bench-%: $(VENV)/.ready
+bench-rounds bench-memory bench-score bench-swaps bench-budget bench-stragglers bench-poison bench-strategies bench-load bench-wire bench-gateway bench-quality bench-watch: bench-%: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.$*
 
 bench-score: $(VENV)/.peers

@@ -1,186 +1,244 @@
-"""`make bench-poison`: final error when 2 of 8 clients send poisoned updates, with and without the gate."""
+"""`make bench-poison`: detection on honest machines when some clients of a fleet lie, or have broken sensors.
+
+Each lie of `benchmarks.lies` is told in fleets of several sizes, with default settings, beside the same fleet
+without liars, and beside the same lie without the bounds of influence. A machine with history is an honest
+client of the fleet; a new one took part in no federation and has `NEW_ROWS` rows.
+
+    python -m benchmarks.poison --quick --fleet 7 --lie "scores x 3" --lie "backdoor"
+    python -m benchmarks.poison --part 1/4
+"""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import numpy as np
 
-from benchmarks import fleet
+from benchmarks.lies import LIES, PATTERN_EVENTS, Liar, Lie, pattern_at
+from benchmarks.quality import DATA
 from benchmarks.results import publish
+from client.data.partition import Partition
+from client.training.client_rows import ClientRows
+from client.training.personalisation import personalise
 from client.training.worker import ClientWorker
-from common.model.architecture import Architecture
-from common.model.manifest import Manifest, ManifestError
-from common.model.moments import Moments, Scaler
-from common.model.scoring import scores
-from common.model.version_settings import VersionSettings
-from common.model.weights import Weights, add, scale
-from common.protocol.messages import Task, Update
+from common.model.manifest import Manifest
+from common.model.moments import Moments
 from common.settings import Settings
-from flockwatch.quality.federation import federate, shared_trainer
+from flockwatch.quality.evaluation import read_clients
+from flockwatch.quality.federation import NoVersionError, federate, shared_trainer
+from flockwatch.quality.jobs import LabelledClient
+from flockwatch.quality.metrics import AlertMetrics, RankingMetrics
+from flockwatch.quality.stream import replay_rows, score_stream
+from server.federation import client_records, influence, renewal, replies
 
-CLIENTS, POISONED = 8, 2
-ROWS = 1_200
-ROUNDS = 60
-STRATEGIES = ("fedavg", "fedmedian", "fedtrimmedavg", "multikrum")
-BROKEN_RATIO = 1.5
-"""A model counts as broken if its error exceeds this many times that of an unattacked FedAvg run."""
-
-
-def _random(difference: Weights) -> Weights:
-    rng = np.random.default_rng(0)
-    return {n: rng.standard_normal(a.shape).astype(np.float32) for n, a in difference.items()}
-
-
-ATTACKS: dict[str, Callable[[Weights], Weights]] = {
-    "scaled x 100": lambda difference: scale(difference, 100.0),
-    "sign-flipped": lambda difference: scale(difference, -1.0),
-    "sign-flipped x 5": lambda difference: scale(difference, -5.0),
-    "random": _random,
-    "NaN": lambda difference: {n: np.full_like(a, np.nan) for n, a in difference.items()},
-}
+FLEETS = {3: 1, 7: 1, 10: 1, 12: 2}
+"""Number of liars by number of clients."""
+NEW_MACHINES, NEW_ROWS = 2, 300
+SERVERS = 10
+"""Servers of the data whose rows fleets are made of; a larger fleet has the halves of some of them."""
+ROUNDS, QUICK_ROUNDS, QUICK_ROWS, QUICK_MACHINES = 60, 15, 2_000, 3
+PATTERNS = 20
+"""Times that the backdoor's pattern is put into an honest machine's test rows."""
 
 
-class Poisoner(ClientWorker):
-    """A client that sends a manipulated update."""
+@dataclass(frozen=True)
+class Outcome:
+    """Means over the honest machines, and over the new ones."""
 
-    attack: Callable[[Weights], Weights]
+    ap: float
+    found: float
+    notices: float
+    hours: float
+    pattern: float
+    """Share of the backdoor's patterns with a score above the threshold."""
+    new_ap: float
+    new_found: float
+    new_hours: float
 
-    def train(self, task: Task) -> Update:
-        """Train, and apply the attack to the update."""
-        update = super().train(task)
-        update.difference.update(self.attack(update.difference))
-        return update
+
+@dataclass(frozen=True)
+class Data:
+    """The machines of one fleet, its liars last, and the new ones."""
+
+    clients: list[LabelledClient]
+    new: list[LabelledClient]
+    liars: int
+    judged: int
+    """Number of honest machines that are judged."""
 
 
 def main() -> None:
-    """Run every attack under every strategy and publish the table."""
-    for name in ("server", "flwr"):  # hundreds of refused updates would each log a line
+    """Tell the lies that the command line asks for, and publish the table."""
+    chosen = _arguments()
+    for name in ("server", "client", "flwr"):  # hundreds of refused answers would each log a line
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    parts = fleet.partitions(CLIENTS, ROWS)
-    with tempfile.TemporaryDirectory(prefix="bench-poison-") as name:
-        folder = Path(name)
-        honest_only = slice(CLIENTS - POISONED)
-        clean = {s: _guarded(folder / f"clean-{s}", _workers(parts), s, parts) for s in STRATEGIES}
-        honest = {
-            s: _guarded(folder / f"honest-{s}", _workers(parts)[honest_only], s, parts) for s in STRATEGIES
-        }
-        rows = [
-            ["honest updates", _text(_bare(_workers(parts), parts)), *map(_text, clean.values())],
-            ["no update", _text(_bare(_workers(parts)[honest_only], parts)), *map(_text, honest.values())],
-        ]
-        figures = {}
-        worst = dict.fromkeys(STRATEGIES, 0.0)
-        for i, (name, attack) in enumerate(ATTACKS.items()):
-            bare = _bare(_workers(parts, attack), parts)
-            broken = not bare <= BROKEN_RATIO * clean["fedavg"]
-            errors = {s: _guarded(folder / f"{i}-{s}", _workers(parts, attack), s, parts) for s in STRATEGIES}
-            worst = {s: max(worst[s], errors[s] / clean[s]) for s in STRATEGIES}
-            cells = [f"{_text(errors[s])} ({100 * (errors[s] / clean[s] - 1):+.0f} %)" for s in STRATEGIES]
-            rows.append([name, f"{_text(bare)}{' !' if broken else ''}", *cells])
-            figures[name] = {
-                "fedavg_no_gate": round(bare, 5) if math.isfinite(bare) else None, "broken": broken,
-                **{s: round(errors[s], 5) for s in STRATEGIES},
-            }  # fmt: skip
-    publish(
-        "poison",
-        f"Final error after {ROUNDS} rounds on the held-out rows of the {CLIENTS - POISONED} honest clients; "
-        f"in brackets: change from the same strategy without attack; !: above {BROKEN_RATIO} x clean fedavg",
-        [f"{POISONED} of {CLIENTS} clients send", "fedavg, no gate", *(f"gate, {s}" for s in STRATEGIES)],
-        rows,
-        clean={s: round(error, 5) for s, error in clean.items()},
-        honest_alone={s: round(error, 5) for s, error in honest.items()},
-        worst_vs_own_clean={s: round(ratio, 4) for s, ratio in worst.items()},
-        attacks=figures,
-    )
-
-
-def _settings(strategy: str, clients: int = CLIENTS) -> Settings:
-    return Settings().with_values(
-        model={"window": 1, "hidden": (12,)},
-        training={"batch_size": 32, "holdout": fleet.HOLDOUT},
-        scaling={"by": "client"},
-        federation={
-            "strategy": strategy, "max_rounds": ROUNDS, "min_clients": clients, "patience": 0,
-            "quorum": 0.5, "deadline_s": 60.0,
-        },
-        gate={"norm_action": "refuse"},
-        aggregation={"trim": POISONED / CLIENTS, "malicious": POISONED, "select": CLIENTS - POISONED},
+    settings = Settings().with_values(
+        threshold={"interval_s": 300.0}, evaluate={"data": DATA / "asd"},
+        federation={"max_rounds": chosen.rounds or (QUICK_ROUNDS if chosen.quick else ROUNDS), "patience": 0},
     )  # fmt: skip
+    servers = read_clients(settings)[0]
+    rows, listed = [], []
+    for fleet in chosen.fleet or FLEETS:
+        data = _data(servers, fleet, chosen.quick)
+        clean = _outcome(None, data, settings)
+        print(f"fleet={fleet} clean={clean}", file=sys.stderr, flush=True)
+        for lie in _part(chosen.lie or list(LIES), chosen.part):
+            for bounds in (True, False) if chosen.unbounded else (True,):
+                with nullcontext() if bounds else _unbounded():
+                    outcome = _outcome(LIES[lie], data, settings if bounds else _ungated(settings))
+                listed.append(_row(lie, fleet, data.liars, bounds, clean, outcome))
+                print(listed[-1], file=sys.stderr, flush=True)
+                cells = ("ap_ratio", "found_ratio", "alarm_hours_ratio", "new_found_ratio", "pattern_ratio")
+                rows.append([
+                    lie, f"{data.liars} of {fleet}", "yes" if bounds else "no",
+                    *("-" if (value := listed[-1][cell]) is None else f"{value:.2f}" for cell in cells),
+                ])  # fmt: skip
+    columns = [
+        "lie",
+        "liars",
+        "bounds",
+        "AP",
+        "faults found",
+        "hours in alarm",
+        "found, new",
+        "pattern found",
+    ]
+    title = "Detection on honest machines, divided by that of the same fleet without liars"
+    publish("poison", title, columns, rows, keep=chosen.part is None and not chosen.lie, **{"rows": listed})
 
 
-def _workers(
-    parts: list[fleet.Partition], attack: Callable[[Weights], Weights] | None = None
-) -> list[ClientWorker]:
-    """Return a worker per partition; the last `POISONED` of them attack, if an attack is given."""
-    workers: list[ClientWorker] = []
-    for i, part in enumerate(parts):
-        if attack is None or i < CLIENTS - POISONED:
-            workers.append(ClientWorker(part, part.name, get_trainer=shared_trainer))
-        else:
-            poisoner = Poisoner(part, part.name, get_trainer=shared_trainer)
-            poisoner.attack = attack
-            workers.append(poisoner)
-    return workers
-
-
-def _guarded(folder: Path, workers: list[ClientWorker], strategy: str, parts: list[fleet.Partition]) -> float:
-    """Return the final error of a flockwatch run, with its gate."""
-    return _error(federate(workers, _settings(strategy, len(workers)), folder), parts)
-
-
-def _bare(workers: list[ClientWorker], parts: list[fleet.Partition]) -> float:
-    """Return the final error of plain federated averaging of the same updates, without a gate."""
-    manifest = _first(parts)
-    for _ in range(ROUNDS):
-        updates = [worker.train(Task(manifest)) for worker in workers]
-        rows = sum(update.rows for update in updates)
-        moved = manifest.weights
-        with np.errstate(all="ignore"):
-            for update in updates:
-                moved = add(moved, scale(update.difference, update.rows / rows))
-            try:
-                manifest = Manifest(
-                    manifest.version + 1, manifest.schema, manifest.architecture, moved, manifest.moments,
-                    manifest.settings,
-                )  # fmt: skip
-            except ManifestError:
-                return math.nan
-    return _error(manifest, parts)
-
-
-def _first(parts: list[fleet.Partition]) -> Manifest:
-    """Return version 0, as the server would make it."""
-    settings = _settings("fedavg")
-    architecture = Architecture.from_settings(settings.model, len(parts[0].schema))
-    return Manifest(
-        version=0,
-        schema=parts[0].schema,
-        architecture=architecture,
-        weights=architecture.initial_weights(settings.training.seed),
-        moments=Moments.merge_all(Moments.of(part.rows) for part in parts),
-        settings=VersionSettings.of(settings),
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.poison", description=__doc__.split("\n")[0])
+    parser.add_argument("--lie", action="append", choices=list(LIES), help="only this lie; can be repeated")
+    parser.add_argument(
+        "--fleet", action="append", type=int, choices=list(FLEETS), help="only fleets of this size"
     )
+    parser.add_argument("--part", metavar="K/N", help="only the K-th of N parts of the lies")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, rows and machines")
+    parser.add_argument("--rounds", type=int, help="rounds of each federation")
+    parser.add_argument(
+        "--bounded-only", dest="unbounded", action="store_false", help="not also without bounds"
+    )
+    return parser.parse_args()
 
 
-def _error(manifest: Manifest, parts: list[fleet.Partition]) -> float:
-    """Return the mean error on the held-out rows of the honest clients."""
-    errors: list[Any] = []
-    for part in parts[: CLIENTS - POISONED]:
-        held_out = part.rows[-round(len(part.rows) * fleet.HOLDOUT) :]
-        rows = Scaler.of(Moments.of(part.rows)).apply(held_out)
-        with np.errstate(all="ignore"):
-            errors.append(scores(manifest.architecture, manifest.weights, rows).mean(dtype=np.float64))
-    return float(np.mean(errors))
+def _part(lies: Sequence[str], part: str | None) -> Sequence[str]:
+    if part is None:
+        return lies
+    number, parts = (int(text) for text in part.split("/"))
+    return lies[number - 1 :: parts]
 
 
-def _text(error: float) -> str:
-    return f"{error:.4g}" if math.isfinite(error) else "not finite"
+def _data(servers: Sequence[LabelledClient], fleet: int, quick: bool) -> Data:
+    """Return a fleet. Beyond the number of servers it has the first and the second half of some of them."""
+    known, new = list(servers[:SERVERS]), servers[SERVERS : SERVERS + NEW_MACHINES]
+    if quick:
+        known = [_taken(client, client.partition.name, slice(-QUICK_ROWS, None)) for client in known]
+    extra = max(0, fleet - len(known))
+    halves = [half for client in known[-extra:] if extra for half in _halves(client)]
+    clients = [*known[: min(fleet, len(known)) - extra], *halves]
+    liars = FLEETS[fleet]
+    honest = fleet - liars
+    return Data(clients, [_taken(c, c.partition.name, slice(-NEW_ROWS, None)) for c in new], liars,
+                min(honest, QUICK_MACHINES) if quick else honest)  # fmt: skip
+
+
+def _halves(client: LabelledClient) -> list[LabelledClient]:
+    middle, name = len(client.partition.rows) // 2, client.partition.name
+    return [
+        _taken(client, f"{name}-{i}", rows) for i, rows in enumerate((slice(middle), slice(middle, None)))
+    ]
+
+
+def _taken(client: LabelledClient, name: str, rows: slice) -> LabelledClient:
+    part = client.partition
+    taken = part.take(name, np.arange(len(part.rows))[rows], np.arange(len(part.test_rows)))
+    return replace(client, partition=taken)
+
+
+def _outcome(lie: Lie | None, data: Data, settings: Settings) -> Outcome:
+    """Return what honest machines detect after a federation; without a version they detect nothing."""
+    workers: list[ClientWorker] = []
+    for i, client in enumerate(data.clients):
+        part = client.partition
+        liar = lie is not None and i >= len(data.clients) - data.liars
+        workers.append(
+            Liar(lie, part, get_trainer=shared_trainer) if lie and liar
+            else ClientWorker(part, part.name, get_trainer=shared_trainer)
+        )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="bench-poison-") as folder:
+        try:
+            manifest = federate(workers, settings, Path(folder))
+        except NoVersionError:
+            return Outcome(*[0.0] * 8)
+    known = np.array([_judged(manifest, client, settings) for client in data.clients[: data.judged]])
+    new = np.array([_judged(manifest, client, settings) for client in data.new])
+    ap, found, notices, hours, pattern = np.nanmean(known, axis=0).tolist()
+    new_ap, new_found, _, new_hours, _ = np.nanmean(new, axis=0).tolist()
+    return Outcome(ap, found, notices, hours, pattern, new_ap, new_found, new_hours)
+
+
+def _judged(manifest: Manifest, client: LabelledClient, settings: Settings) -> tuple[float, ...]:
+    """Return AP, faults found, false notices and hours in alarm a day, and patterns above the threshold."""
+    part, labels = client.partition, client.anomalies
+    own = personalise(manifest, ClientRows(part), shared_trainer)
+    ranking = RankingMetrics.of(labels, np.nan_to_num(score_stream(own, part).test))
+    replay = replay_rows(own, part, settings, client.interval_s)
+    alerts = AlertMetrics.of(labels, replay.alerts, replay.incidents, client.interval_s)
+    values = (
+        ranking.average_precision if ranking else None, alerts.faults_found, alerts.false_notices_per_day,
+        alerts.alarm_hours_per_day, _patterns_found(own, part, float(np.nanmedian(replay.thresholds))),
+    )  # fmt: skip
+    return tuple(np.nan if value is None else value for value in values)
+
+
+def _patterns_found(own: Manifest, part: Partition, threshold: float) -> float:
+    starts = np.linspace(50, len(part.test_rows) - 2 * PATTERN_EVENTS, PATTERNS).astype(np.int64)
+    scores = score_stream(own, replace(part, test_rows=pattern_at(part.test_rows, starts))).test
+    return float(np.mean([np.nanmax(scores[s : s + PATTERN_EVENTS]) > threshold for s in starts]))
+
+
+def _row(
+    lie: str, fleet: int, liars: int, bounds: bool, clean: Outcome, outcome: Outcome
+) -> dict[str, object]:
+    return {
+        "lie": lie, "fleet": fleet, "liars": liars, "bounds": bounds,
+        "ap_ratio": _ratio(outcome.ap, clean.ap), "found_ratio": _ratio(outcome.found, clean.found),
+        "false_notices_ratio": _ratio(outcome.notices, clean.notices),
+        "alarm_hours_ratio": _ratio(outcome.hours, clean.hours),
+        "new_ap_ratio": _ratio(outcome.new_ap, clean.new_ap),
+        "new_found_ratio": _ratio(outcome.new_found, clean.new_found),
+        "new_alarm_hours_ratio": _ratio(outcome.new_hours, clean.new_hours),
+        "pattern_ratio": _ratio(outcome.pattern, clean.pattern),
+    }  # fmt: skip
+
+
+def _ratio(value: float, clean: float) -> float | None:
+    return round(value / clean, 4) if clean else None
+
+
+def _ungated(settings: Settings) -> Settings:
+    return settings.with_values(gate={"norm_limit": None})
+
+
+@contextmanager
+def _unbounded() -> Iterator[None]:
+    """Let the server merge what clients send as it is, as if no fleet had enough clients to compare."""
+    with ExitStack() as stack:
+        for module in (influence, client_records, replies):
+            stack.enter_context(mock.patch.object(module, "MIN_CLIENTS", 10**9))
+        stack.enter_context(mock.patch.object(influence, "MAX_MASS", math.inf))
+        stack.enter_context(mock.patch.object(renewal, "merged_moments", Moments.merge_all))
+        yield
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ def publish(
     title: str,
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
+    /,
     listed: Sequence[Mapping[str, Any]] | None = None,
     keep: bool = True,
     **figures: Any,

@@ -41,8 +41,8 @@ MAX_ERROR = float(np.finfo(np.float32).max)
 ROUNDING = 1e-3
 """Tolerance of the checks of moments, as a share of a value: moments are sums of float32 values."""
 
-MIN_NORMS = 3
-"""Smallest number of norms with which one can be called unusual."""
+MIN_NORMS = 2
+"""Smallest number of norms with which one can be called unusual. Of two, the smaller one decides."""
 
 MIN_SPREAD = 0.35
 """Lower bound of the spread of log norms, so that clients that agree closely tolerate small differences."""
@@ -177,12 +177,15 @@ def norm_bound(norms: Collection[float], limit: float) -> float | None:
 
     >>> round(norm_bound([1.0, 1.1, 0.9, 1.0, 1000.0], limit=5.0), 1)
     5.8
+    >>> round(norm_bound([1.0, 1000.0], limit=5.0), 1)
+    5.8
     """
     logs = np.log([norm for norm in norms if norm > 0 and math.isfinite(norm)])
     if len(logs) < MIN_NORMS:
         return None
-    median = float(np.median(logs))
-    spread = max(MAD_TO_STD * float(np.median(np.abs(logs - median))), MIN_SPREAD)
+    median = float(np.quantile(logs, 0.5, method="lower"))
+    deviation = float(np.quantile(np.abs(logs - median), 0.5, method="lower"))
+    spread = max(MAD_TO_STD * deviation, MIN_SPREAD)
     return math.exp(min(median + limit * spread, 700.0))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from msgspec.structs import asdict
 
 from common.model.histogram import ScoreHistogram
+from common.model.rescaling import Rescaling
 from common.model.residuals import Residuals
 from common.model.weights import Weights, norm
 from common.protocol.messages import Evaluation, Traffic, Update
@@ -201,6 +202,16 @@ class ClientRecords:
         self._used_norms.clear()
         for client in list(self._records):
             self._change(client, norm=None, cosine=None, distance=None, error=None)
+
+    def rescale(self, change: Rescaling, window: int) -> None:
+        """Bring the clients' residuals to the scale of the fleet's new moments.
+
+        Args:
+            change: How scaled features change.
+            window: Events in a window of the model.
+        """
+        for client, residuals in self._residuals.items():
+            self._residuals[client] = change.of_residuals(residuals, window)
 
     def forget_scores(self, client: str) -> None:
         """Remove the scores and residuals of a client, with which no version can be read."""

@@ -11,7 +11,7 @@ from common.model.transfer import TransferError, transfer_weights
 from common.model.version_settings import VersionSettings
 from common.protocol.messages import Description
 from common.settings import Settings
-from server.federation.influence import merged_moments
+from server.federation.renewal import fleet_moments
 
 
 def transfer_source(settings: Settings) -> Manifest | None:
@@ -36,13 +36,8 @@ def first_version(
         TransferError: the version that `federation.start_from` names does not fit.
     """
     schema = Schema(features)
-    moments = merged_moments(
-        [
-            d.moments.take(schema.align(d.schema.features))
-            for d in sorted(descriptions, key=lambda d: d.client)
-            if d.moments is not None
-        ]
-    )
+    moments = fleet_moments(features, descriptions)
+    assert moments is not None  # noqa: S101  it is made when clients can train, for which they need rows
     architecture = Architecture.from_settings(settings.model, len(schema))
     weights, federation = architecture.initial_weights(settings.training.seed), settings.federation
     if (source := transfer_source(settings)) is not None:

@@ -1,15 +1,19 @@
 """Bounds the influence of one client on everything that is summed over clients.
 
-Two rules, which need at least `MIN_CLIENTS` clients, because with fewer it is unknown which one is wrong:
+Rules, where a robust standard deviation is 1.4826 times the median absolute deviation over clients:
 
 - *Mass.* A client counts as at most `MAX_MASS` times as many rows, windows or scores as the median client.
 - *Usual range.* What clients measure on similar machines differs by factors. The usual range is the median of
-  the logarithms, plus and minus `LIMIT` robust standard deviations (1.4826 times the median absolute
-  deviation, at least `MIN_SPREAD`). A value outside is moved to the range's end, or its client left out.
+  the logarithms, plus and minus `LIMIT` robust standard deviations, at least `MIN_LOG`. A client whose scores
+  are outside is left out.
+- *Clipping.* Spreads and squared errors are moved to the end of a narrower range: the median of the
+  logarithms, plus and minus `CLIP` robust standard deviations, at least `MIN_CLIP`. So the differences among
+  honest clients bound what one client adds.
 
-Median and median absolute deviation stay bounded while fewer than half of the clients are wrong. Sources:
-Hampel 1974, "The influence curve and its role in robust estimation" (median and MAD); Huber 1964, "Robust
-estimation of a location parameter" (values moved to the end of a range around it).
+All but the first hold from `MIN_CLIENTS` clients on: of two nobody can say which is wrong. Median and median
+absolute deviation stay bounded while fewer than half of the clients are wrong. Sources: Hampel 1974, "The
+influence curve and its role in robust estimation" (median and MAD); Huber 1964, "Robust estimation of a
+location parameter" (values moved to the end of a range around it, of one to two standard deviations).
 """
 
 from __future__ import annotations
@@ -28,13 +32,19 @@ MIN_CLIENTS = 3
 """Smallest number of clients in which a majority can outvote one that is wrong."""
 
 MAX_MASS = 3.0
-"""Largest weight of a client, in weights of the median client."""
+"""Largest weight of a client, in weights of the median client; of two, in those of the smaller one."""
 
 LIMIT = 3.0
 """Half the width of the usual range, in robust standard deviations."""
 
-MIN_SPREAD = 0.5
-"""Smallest standard deviation of logarithms: clients that agree closely tolerate a factor of 4.5."""
+MIN_LOG = 1.5
+"""Half the width of the usual range at least: clients that agree closely tolerate a factor of 4.5."""
+
+CLIP = 1.5
+"""Half the width of the range that spreads and squared errors are moved to, in robust standard deviations."""
+
+MIN_CLIP = 0.4
+"""Half of this width at least, for squared errors: a factor of 1.5. For spreads it is half of that."""
 
 MAX_TAIL = 1.25
 """Largest score of a rank, in scores of this rank of the median client."""
@@ -51,17 +61,19 @@ Floats = NDArray[np.float64]
 def largest_mass(counts: Sequence[float]) -> float:
     """Return the largest number of rows, windows or scores that one client counts as.
 
-    >>> largest_mass([100, 300, 50, 10**12]), largest_mass([1, 100])
-    (600.0, inf)
+    >>> largest_mass([100, 300, 50, 10**12]), largest_mass([1, 100]), largest_mass([5])
+    (300.0, 3.0, inf)
     """
-    return MAX_MASS * float(np.median(counts)) if len(counts) >= MIN_CLIENTS else float("inf")
+    return MAX_MASS * float(np.quantile(counts, 0.5, method="lower")) if len(counts) > 1 else float("inf")
 
 
-def usual_range(values: Floats) -> tuple[Floats, Floats]:
+def usual_range(values: Floats, limit: float = LIMIT, least: float = MIN_LOG) -> tuple[Floats, Floats]:
     """Return the smallest and the largest usual value, over clients on the first axis.
 
     Args:
         values: Shape (clients, ...), positive; NaN where a client has none.
+        limit: Half the width of the range, in robust standard deviations of the logarithms.
+        least: The least half of the width, in logarithms.
 
     Returns:
         Two arrays of shape (...): from 0 to infinity where fewer than `MIN_CLIENTS` have a value.
@@ -73,8 +85,8 @@ def usual_range(values: Floats) -> tuple[Floats, Floats]:
     known = (~np.isnan(values)).sum(axis=0) >= MIN_CLIENTS
     logs = np.where(known, np.log(values), 0.0)
     centre = np.nanmedian(logs, axis=0)
-    spread = np.maximum(MAD_TO_STD * np.nanmedian(np.abs(logs - centre), axis=0), MIN_SPREAD)
-    low, high = np.exp(centre - LIMIT * spread), np.exp(np.minimum(centre + LIMIT * spread, MAX_LOG))
+    width = np.maximum(limit * MAD_TO_STD * np.nanmedian(np.abs(logs - centre), axis=0), least)
+    low, high = np.exp(centre - width), np.exp(np.minimum(centre + width, MAX_LOG))
     return np.where(known, low, 0.0), np.where(known, high, np.inf)
 
 
@@ -108,7 +120,7 @@ def merged_scores(scores: Mapping[str, ScoreHistogram], earlier: ScoreHistogram)
     used = [part for name, part in scores.items() if name not in unusual]
     mass = largest_mass([part.count for part in used])
     if len(used) < MIN_CLIENTS and earlier.count:
-        mass = earlier.count
+        mass = min(mass, earlier.count)
     return ScoreHistogram.merge_all([*(part.capped(mass) for part in _clipped_tails(used)), earlier])
 
 
@@ -135,20 +147,21 @@ def _clipped_tails(parts: Sequence[ScoreHistogram]) -> Sequence[ScoreHistogram]:
 
 
 def merged_residuals(residuals: Mapping[str, Residuals], earlier: Residuals) -> Residuals:
-    """Return the residuals of all clients together: each mean within its usual range, each mass bounded.
+    """Return the residuals of all clients together: each mean clipped, each mass bounded.
 
     Args:
         residuals: By client, all of the same inputs, or empty.
         earlier: Residuals of an earlier version, which stand in for clients that have not sent any.
     """
     parts = [part for _, part in sorted(residuals.items()) if part.count]
-    if len(parts) >= MIN_CLIENTS:
-        means = np.stack([_mean_squares(part) for part in parts])
-        low, high = usual_range(means)
-        mass = largest_mass([part.count for part in parts])
-        parts = [_bounded(p, np.clip(m, low, high), mass) for p, m in zip(parts, means, strict=True)]
-    elif earlier.count:
-        parts = [_bounded(part, _mean_squares(part), earlier.count) for part in parts]
+    if not parts:
+        return earlier
+    mass = largest_mass([part.count for part in parts])
+    if len(parts) < MIN_CLIENTS and earlier.count:
+        mass = min(mass, earlier.count)
+    means = np.stack([_mean_squares(part) for part in parts])
+    low, high = usual_range(means, CLIP, MIN_CLIP)
+    parts = [_bounded(p, np.clip(m, low, high), mass) for p, m in zip(parts, means, strict=True)]
     return Residuals.merge_all([*parts, earlier])
 
 
@@ -174,15 +187,14 @@ def _bounded(part: Residuals, means: Floats, mass: float) -> Residuals:
 def merged_moments(parts: Sequence[Moments]) -> Moments:
     """Return the moments of all clients' rows together, with bounded influence of each.
 
-    Each client's spread and step are at most the usual range's end. Its mean, smallest and largest value are
-    at most `LIMIT` robust deviations from the median client's, where a deviation is at least the median
-    client's spread, or range.
+    Each client's spread and step are clipped. Its mean, smallest and largest value are at most `LIMIT` robust
+    deviations from the median client's, where a deviation is at least the median client's spread, or range.
 
     Args:
         parts: One of each client, at least one, with equal features.
     """
-    if len(parts) < MIN_CLIENTS:
-        return Moments.merge_all(parts)
+    if len(parts) == 1:
+        return parts[0]
     there = np.stack([np.broadcast_to(np.asarray(p.counts) > 0, p.mean.shape) for p in parts])
 
     def column(values: Sequence[Floats]) -> Floats:
@@ -195,7 +207,8 @@ def merged_moments(parts: Sequence[Moments]) -> Moments:
     magnitude = np.maximum(_median(np.maximum(np.abs(lows), np.abs(highs))), 1.0)
     spread, extent = np.sqrt(_median(variances)), _median(highs - lows)
     variances, withins = (_spreads(np.sqrt(v), magnitude) ** 2 for v in (variances, withins))
-    steps = _spreads(column([p.steps for p in parts]), magnitude)
+    steps = column([p.steps for p in parts])
+    steps = np.where(steps > 0, np.maximum(_spreads(steps, magnitude), _usual_spreads(steps)[0]), steps)
     means, lows, highs = _located(means, spread), _located(lows, extent), _located(highs, extent)
     mass = largest_mass([p.count for p in parts])
     bounded = []
@@ -222,15 +235,19 @@ def _median(values: Floats) -> Floats:
 
 
 def _spreads(values: Floats, magnitude: Floats) -> Floats:
-    """Return spreads, each at most the usual range's end.
+    """Return spreads, none of them larger than is usual.
 
     A feature that does not vary on most clients has no usual spread. Then `MAX_SPREAD_RATIO` times its
     magnitude is the limit.
     """
-    positive = np.where(values > 0, values, np.nan)
-    usual = usual_range(positive)[1]
+    usual = _usual_spreads(values)[1]
     most = (values > 0).sum(axis=0) * 2 > (~np.isnan(values)).sum(axis=0)
     return np.minimum(values, np.where(most & np.isfinite(usual), usual, MAX_SPREAD_RATIO * magnitude))
+
+
+def _usual_spreads(values: Floats) -> tuple[Floats, Floats]:
+    """Return the smallest and the largest usual spread of each feature that varies."""
+    return usual_range(np.where(values > 0, values, np.nan), CLIP, MIN_CLIP / 2)
 
 
 def _located(values: Floats, scale: Floats) -> Floats:

@@ -147,6 +147,11 @@ class Journal:
             log.info("can write and read again part=%s", what)
             self._history.note("trouble over", what)
 
+    def moments_renewed(self, version: int) -> None:
+        """Record that a version came with new moments of the fleet."""
+        log.info("moments renewed version=%d", version)
+        self._history.note("moments renewed", f"version {version} scales by the clients that are there now")
+
     def damage_found(self, reason: str) -> None:
         """Record which versions could not be read at the start, and which one is used."""
         self.trouble("damaged versions", reason)

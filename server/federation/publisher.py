@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.compression.choice import Block
+from common.compression.codec import Feedback
 from common.model.manifest import Manifest
+from common.model.moments import Moments
+from common.model.rescaling import Rescaling
 from common.model.weights import size_of
 from common.protocol.messages import Description
 from common.settings import Settings
@@ -21,6 +24,7 @@ from server.federation.client_records import ClientRecords
 from server.federation.compression import AppliedUpdates, VersionChain, VersionStep, down
 from server.federation.first_version import first_version
 from server.federation.journal import Journal
+from server.federation.renewal import MAX_RENEWALS, Renewal, carried_over, renewed
 from server.federation.replies import AdmittedReplies, AdmittedReply, described, typical_error, weighted_error
 from server.storage.registry import Registry, SavedVersion
 
@@ -40,9 +44,15 @@ class _Candidate:
     manifest: Manifest
     block: Block | None
     """The encoded step to it; None if it is not encoded."""
+    change: Rescaling | None
+    """How its features change with its moments; None if these are the newest version's."""
     replies: list[AdmittedReply]
     failures: Mapping[str, str]
     error: float
+
+
+_Made = tuple[Manifest, Block | None, Rescaling | None]
+"""A version, the encoded step to it, and how its features change with its moments."""
 
 
 class VersionPublisher:
@@ -74,6 +84,10 @@ class VersionPublisher:
         self._journal = journal
         self._candidate: _Candidate | None = None
         self._canary = Canary()
+        self._renewals: list[Renewal] = []
+        """When the fleet's moments were renewed, oldest first."""
+        self._known_moments: dict[str, Moments | None] | None = None
+        """The clients' moments that were compared last with the fleet's."""
         self.newest: Manifest | None = None
         """The newest version; None before version 0."""
         self.chain = VersionChain()
@@ -113,11 +127,14 @@ class VersionPublisher:
             self._journal.begun_anew(action.version, action.features)
             self._aggregator.forget()
             self._records.forget_model()
+            self._renewals = []
         first = first_version(action.features, descriptions, self._settings)
         self.newest = replace(first, version=action.version)
         self._write(self.newest, action.progress, None)
 
-    def aggregate(self, action: Aggregate, clients: Collection[str]) -> Aggregated | AggregationFailed:
+    def aggregate(
+        self, action: Aggregate, clients: Collection[str], descriptions: Collection[Description] = ()
+    ) -> Aggregated | AggregationFailed:
         """Make the next version, read it back and try it on synthetic faults; `publish` then writes it.
 
         If it cannot be read back or is blind, one client is left out: the one without which it is sound.
@@ -125,11 +142,13 @@ class VersionPublisher:
         Args:
             action: The updates.
             clients: Names of the connected clients.
+            descriptions: Theirs, from which the fleet's moments are renewed.
         """
         newest = self._newest()
-        replies, rejected = limit_norms(
-            self._replies.take(action.shares), self._records.norms(), self._settings.gate
-        )
+        taken = self._replies.take(action.shares)
+        if self._renewals:
+            taken = [carried_over(reply, self._renewals, newest.architecture.window) for reply in taken]
+        replies, rejected = limit_norms(taken, self._records.norms(), self._settings.gate)
         failures = {failure.client: failure.reason for failure in action.failures}
         for reply, reason in rejected:
             failures[reply.client] = reason
@@ -138,7 +157,8 @@ class VersionPublisher:
         try:
             if not replies:
                 raise EmptyAggregationError("the norm gate rejected every update")
-            manifest, block, left_out = self._made(replies, {*clients, *(r.client for r in replies)})
+            contributors = {*clients, *(reply.client for reply in replies)}
+            made, left_out = self._made(replies, contributors, descriptions)
         except EmptyAggregationError as error:
             self._journal.aggregation_failed(newest.version + 1, newest.version, str(error), failures)
             return AggregationFailed(str(error))
@@ -150,16 +170,19 @@ class VersionPublisher:
         replies = [reply for reply in replies if reply.client not in left_out]
         self._records.record_aggregated((r.update, r.staleness, r.clipped) for r in replies)
         contributors = {*clients, *(reply.client for reply in replies)} - left_out.keys()
-        self._candidate = _Candidate(manifest, block, replies, failures, self._mean_error(replies, clients))
-        return Aggregated(
-            self._typical_error(replies, clients), len(replies), self._records.has_drifted(contributors),
-            tuple(left_out),
-        )  # fmt: skip
+        self._known_moments = {d.client: d.moments for d in descriptions if d.client not in left_out}
+        self._candidate = _Candidate(*made, replies, failures, self._mean_error(replies, clients))
+        # Errors in a new unit cannot be compared with earlier ones, and are the first ones again.
+        drifted = self._records.has_drifted(contributors) or newest.version in (v for v, _ in self._renewals)
+        return Aggregated(self._typical_error(replies, clients), len(replies), drifted, tuple(left_out))
 
     def _made(
-        self, replies: list[AdmittedReply], contributors: Collection[str]
-    ) -> tuple[Manifest, Block | None, dict[str, str]]:
-        """Return the next version, its encoded step, and the clients that were left out, with the reason.
+        self,
+        replies: list[AdmittedReply],
+        contributors: Collection[str],
+        descriptions: Collection[Description],
+    ) -> tuple[_Made, dict[str, str]]:
+        """Return the next version, and who was left out of it, with the reason.
 
         Raises:
             EmptyAggregationError: no sound version can be made without one of the clients either.
@@ -173,8 +196,9 @@ class VersionPublisher:
             if not used:
                 continue
             try:
-                manifest, block = self._made_of(used, set(contributors) - left_out)
-                self._canary.check(self._newest(), manifest)
+                described_ones = [d for d in descriptions if d.client not in left_out]
+                made = self._made_of(used, set(contributors) - left_out, described_ones)
+                self._canary.check(self._newest(), made[0])
             except Exception as error:  # any error here follows from what the clients sent
                 self._aggregator.restore(memory)
                 self.chain.feedback = feedback
@@ -184,7 +208,7 @@ class VersionPublisher:
                     choices = self._without_some(contributors)
             else:
                 reason = f"not used: with it, no version can be published: {problem}"
-                return manifest, block, dict.fromkeys(sorted(left_out), reason)
+                return made, dict.fromkeys(sorted(left_out), reason)
         raise EmptyAggregationError(problem)
 
     def _without_some(self, contributors: Collection[str]) -> list[set[str]]:
@@ -204,9 +228,12 @@ class VersionPublisher:
         return [*([alone] if alone else []), *(alone | {client} for client in others)]
 
     def _made_of(
-        self, replies: list[AdmittedReply], contributors: Collection[str]
-    ) -> tuple[Manifest, Block | None]:
-        """Return the next version of these updates and these clients' scores, and its encoded step."""
+        self,
+        replies: list[AdmittedReply],
+        contributors: Collection[str],
+        descriptions: Collection[Description],
+    ) -> _Made:
+        """Return the next version of these updates, and of these clients' scores and moments."""
         newest = self._newest()
         largest = self._records.largest_rows(contributors)
         updates = [reply.weighted(largest) for reply in replies]
@@ -222,7 +249,12 @@ class VersionPublisher:
             scores=self._records.merged_scores(contributors, newest.scores),
             residuals=self._records.merged_residuals(contributors, newest.residuals),
         )
-        return manifest, block
+        if self._known_moments == {d.client: d.moments for d in descriptions}:
+            return manifest, block, None
+        if (result := renewed(manifest, descriptions)) is None:
+            return manifest, block, None
+        self.chain.feedback = Feedback()
+        return result[0], None, result[1]
 
     def publish(self, action: Publish) -> None:
         """Write the version that was made; it becomes the newest.
@@ -238,6 +270,10 @@ class VersionPublisher:
             self.applied.add(reply.client, reply.update.serial)
         self._write(manifest, action.progress, self.chain.extend(newest, manifest, candidate.block))
         self.newest = manifest
+        if candidate.change is not None:
+            self._renewals = [*self._renewals, (manifest.version, candidate.change)][-MAX_RENEWALS:]
+            self._records.rescale(candidate.change, manifest.architecture.window)
+            self._journal.moments_renewed(manifest.version)
         self._journal.round_closed(
             "train", action.version, action.version, candidate.replies, candidate.failures, candidate.error
         )

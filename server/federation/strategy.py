@@ -221,7 +221,9 @@ class FlockStrategy(Strategy):
             case SendTasks():
                 self._prepare(action, outbox)
             case Aggregate():
-                return self._publisher.aggregate(action, ready_names(self._state))
+                ready = [c for c in self._state.clients.values() if c.status == "ready"]
+                described_ones = [c.description for c in ready if c.description is not None]
+                return self._publisher.aggregate(action, ready_names(self._state), described_ones)
             case Publish():
                 self._publisher.publish(action)
             case DropUpdate(number, node, reason):
