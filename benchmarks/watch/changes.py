@@ -1,4 +1,4 @@
-"""Changes of copies of a stream: what happens on live machines and is no fault that a label tells."""
+"""Changes of copies of a stream, as they happen on live machines without being labelled faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUANTUM_EVERY = 200
 COUNTER_EVENTS = 1440
 """Events after which the counter is set back to 0, as at a restart: five days of five minutes."""
 TAG = {"rack": "r12-left"}
-"""The text tag: a field that is no number."""
+"""The text tag: a field that is not a number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +50,13 @@ class Recording:
 
 
 def usual_feature(recording: Recording) -> str:
-    """Return the feature with the median spread on rows without labels: one that is neither dead nor wild."""
+    """Return the feature with the median spread on rows without labels: neither constant nor extreme."""
     spread = recording.rows[: recording.test_from].std(axis=0)
     return recording.features[int(np.argsort(spread, kind="stable")[len(spread) // 2])]
 
 
 def shifted(recording: Recording, feature: str, begin: int) -> Recording:
-    """Return a copy in which a feature is higher from row `begin` on, by `SHIFT_SPREADS`, for good."""
+    """Return a copy in which a feature is higher from row `begin` to the end, by `SHIFT_SPREADS`."""
     rows, column = recording.rows.copy(), recording.features.index(feature)
     rows[begin:, column] += SHIFT_SPREADS * rows[:begin, column].std()
     return replace(recording, name=f"{recording.name}-shift", rows=rows)
@@ -78,7 +78,7 @@ def near_constant(recording: Recording, feature: str) -> Recording:
 
 
 def counter(recording: Recording, feature: str) -> Recording:
-    """Return a copy in which a feature counts up from 0 to 1, and starts anew after `COUNTER_EVENTS`."""
+    """Return a copy in which a feature counts up from 0 to 1, and starts again after `COUNTER_EVENTS`."""
     rows = recording.rows.copy()
     steps = np.random.default_rng(4).exponential(1 / COUNTER_EVENTS, len(rows))
     count = np.cumsum(steps)

@@ -70,11 +70,11 @@ class StressAnswer:
     """The notices of the clients about one stress."""
 
     alerted_s: float | None
-    """Seconds from the start of the stress until the slowest client's notice; None if one said nothing."""
+    """Seconds from the start of the stress until the slowest client's notice; None if one sent none."""
     cause_first: bool
     """Whether every client named the right metric first."""
     learned: bool | None
-    """Whether a client has values of the stress in its training buffer; None if that cannot be told."""
+    """Whether a client has values of the stress in its training buffer; None if that is not known."""
 
 
 @dataclass
@@ -134,7 +134,7 @@ class HostFleet:
         port = free_port()
         server = ["server", "--port", str(port), "--state", str(folder / "server")]
         if clients == 1:
-            server += ["--set", "federation.min_clients=1"]  # a fleet of one has to be told that it is one
+            server += ["--set", "federation.min_clients=1"]  # otherwise the server waits for a second client
         self._start(processes, "server", server)
         for name in self.names:
             self._start(

@@ -76,7 +76,7 @@ class Judgement:
 
 
 def incidents(notices: Sequence[Notice], timeline: Timeline) -> list[Incident]:
-    """Return the incidents that notices tell of; one that has no end lasts to the end of the stream."""
+    """Return the incidents that notices report; one without an end lasts to the end of the stream."""
     started: dict[str, Notice] = {}
     ended: dict[str, Notice] = {}
     for notice in notices:
@@ -101,12 +101,12 @@ def leading_cause(notice: Notice) -> str | None:
 
 
 def other_notices(notices: Sequence[Notice], timeline: Timeline) -> list[int]:
-    """Return the event at which what each notice of `REST` tells has started."""
+    """Return for each notice of `REST` the event at which its problem started."""
     return [timeline.index(n["started"]) for n in notices if n["kind"] in REST and n["ended"] is None]
 
 
 def judge(found: Sequence[Incident], others: Sequence[int], timeline: Timeline, first: int) -> Judgement:
-    """Judge what a machine's notices have told.
+    """Judge the notices of a machine.
 
     By the rules of `flockwatch.quality.metrics`: an incident is a false notice if it begins outside faults,
     and so is each other notice. A fault is found when an incident begins in it. All normal time of an
@@ -185,7 +185,7 @@ def summary(judgements: Sequence[Judgement]) -> dict[str, float | None]:
 def lost(without: Judgement, with_change: Judgement, changed: str) -> list[int]:
     """Return the faults that a machine found before a change of one feature, and not with it.
 
-    Faults that only the changed feature has told count neither way: it can no longer tell them.
+    Faults that only incidents of the changed feature have found do not count: it can no longer find them.
 
     Args:
         without: The machine as it is.

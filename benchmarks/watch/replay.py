@@ -9,7 +9,7 @@ steps, so that starting and training cost it no more than on a live machine with
 3. The rest at `fast_rate`: 14 events per second are 70 minutes of recorded time in each second.
 
 Training runs at the pace of the clock in all three. So a version that takes 20 s to train comes a day of
-recorded time late in step 3, where a live machine waits 20 s: the replay never flatters what is learned.
+recorded time late in step 3, where a live machine waits 20 s: the replay is harder than a live machine.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ START_S = 1_704_067_200.0
 INTERVAL_S = 300.0
 """Time between two rows, as the data's description says."""
 JOIN_LIMIT_S = 180.0
-"""A client that has not joined the server in this time gets its events all the same."""
+"""A client that has not joined the server in this time gets its events nevertheless."""
 END_LIMIT_S = 120.0
 """Time in which the clients have to read the last events."""
 TURN_S = 0.1

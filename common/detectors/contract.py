@@ -1,4 +1,4 @@
-"""The interface of detector families, and the state by which a fitted detector travels in a version."""
+"""The interface of detector families, and the state of a fitted detector, which a version stores."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class WindowDetector(Protocol):
         ...
 
     def contributions(self, inputs: Floats, unclipped: Floats) -> Floats:
-        """Return how much each input adds to the score of a window, not negative, 0 for a missing input.
+        """Return the part of each input in the score of a window: not negative, 0 for a missing input.
 
         Args:
             inputs: The window, shape (inputs,).
@@ -149,4 +149,4 @@ def blended_precision(squares: Floats, recency: Floats, prior: int) -> Floats:
 FLOOR = 0.01
 """Share of the mean over all inputs that is added to each input's usual error, so that none is near 0."""
 SMALLEST_ERROR = 1e-6
-"""Least mean squared error, in squared standard deviations: less is rounding."""
+"""Smallest mean squared error, in squared standard deviations: less is rounding."""

@@ -19,7 +19,7 @@ from common.detectors.weighted_errors import window_errors
 CENTROIDS = 32
 """Number of centroids, if there are enough windows."""
 WINDOWS_PER_CENTROID = 10
-"""Windows for each centroid, at least: with fewer, centroids are single windows."""
+"""Smallest number of windows for each centroid: with fewer, centroids are single windows."""
 MAX_WINDOWS = 4096
 """Windows, evenly chosen, that centroids are fitted to."""
 ITERATIONS = 20

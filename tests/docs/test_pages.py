@@ -41,6 +41,13 @@ def anchors(page: Path) -> set[str]:
 
 
 @every_page
+def test_each_page_has_a_title_and_a_text(page: Path) -> None:
+    title, _, text = page.read_text().partition("\n")
+    assert title.startswith("# ")
+    assert text.strip()
+
+
+@every_page
 def test_each_relative_link_leads_somewhere(page: Path) -> None:
     broken = []
     for link in LINK.findall(FENCE.sub("", page.read_text())):
