@@ -1,4 +1,4 @@
-"""The audit log: who was enrolled, revoked, quarantined or refused, and when; a JSON object on each line."""
+"""The audit log: the clients that were enrolled, revoked, quarantined or refused, with times, as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_BYTES = 10 << 20
 PARTS = 4
 """Parts that are kept beside the file: `audit.jsonl.1` is the newest of them."""
 MAX_REFUSALS = 60
-"""Refusals that are recorded in a minute: a stranger who is refused all the time pushes nothing else out."""
+"""Refusals that are recorded in a minute, so that a client that is refused often cannot fill the log."""
 
 Event = Literal["enrolled", "revoked", "quarantined", "refused"]
 
@@ -82,7 +82,7 @@ class AuditLog:
         return True
 
     def _turn_over(self) -> None:
-        """Set the file aside if it is full; the oldest part goes."""
+        """Set the file aside if it is full, and delete the oldest part."""
         if not self._path.exists() or self._path.stat().st_size < MAX_BYTES:
             return
         for number in range(PARTS, 1, -1):

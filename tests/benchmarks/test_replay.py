@@ -47,7 +47,7 @@ def test_a_client_gets_its_second_event_when_it_has_joined(machine: Machine, tmp
     machine.started_at = 100.0
     replay._feed(machine, tmp_path, PACE, 110.0)
     assert machine.written == 1
-    (tmp_path / "fleet.json").write_text(json.dumps({"clients": {"m": {}}}))
+    (tmp_path / "fleet.json").write_text(json.dumps({"at": 0, "clients": {"m": {}}}))
     for now in (120.0, 121.0, 123.025):
         replay._feed(machine, tmp_path, PACE, now)
     assert machine.written == 1 + 3 + 2
@@ -56,7 +56,7 @@ def test_a_client_gets_its_second_event_when_it_has_joined(machine: Machine, tmp
 def test_a_late_client_gets_its_second_event_when_it_has_a_version(machine: Machine, tmp_path: Path) -> None:
     machine.late = True
     machine.write(1)
-    (tmp_path / "fleet.json").write_text(json.dumps({"clients": {"m": {}}}))
+    (tmp_path / "fleet.json").write_text(json.dumps({"at": 0, "clients": {"m": {}}}))
     for now in (10.0, 12.0):
         replay._feed(machine, tmp_path, PACE, now)
     assert machine.written == 1
