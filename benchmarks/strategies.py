@@ -14,12 +14,11 @@ import numpy as np
 from benchmarks import fleet
 from benchmarks.results import publish
 from client.training.worker import ClientWorker
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments, Scaler
 from common.model.scoring import scores
 from common.model.version_settings import VersionSettings
-from common.model.weights import Weights, add, scale
+from common.model.weights import Architecture, Weights, add, scale
 from common.protocol.messages import Task, Update
 from common.settings import Settings
 from flockwatch.quality.federation import federate, shared_trainer

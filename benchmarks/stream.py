@@ -12,13 +12,13 @@ from benchmarks import job
 from client.data.partition import Partition
 from client.training.client_rows import ClientRows
 from client.training.own_detectors import with_own_detectors
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
 from common.model.scoring import scores
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.settings import Settings
 
 SETTINGS = Settings().with_values(model={"window": 1, "hidden": (64, 16, 64)})

@@ -35,9 +35,8 @@ from client.data.partition import Partition
 from client.training.client_rows import ClientRows
 from client.training.personalisation import personalise
 from client.training.worker import ClientWorker
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
-from common.model.weights import size_of
+from common.model.weights import Architecture, size_of
 from common.packages import python_module
 from common.settings import Settings
 from flockwatch.quality.evaluation import ONE_THREAD

@@ -12,8 +12,8 @@ import numpy as np
 from client.training.client_rows import ClientRows, PreparedRows
 from client.training.own_detectors import with_own_detectors
 from client.versions.own_statistics import with_own_residuals, with_own_scaling
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
+from common.model.weights import Architecture
 from common.settings import TrainingSettings
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from common.model.architecture import Architecture
-from common.model.weights import Weights
+from common.model.weights import Architecture, Weights
 from common.settings import TrainingSettings
 
 _OPTIMIZERS = {

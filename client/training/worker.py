@@ -16,12 +16,11 @@ from client.training.personalisation import TrainerFactory, TrainingUnavailableE
 from client.transport.compression_state import CompressionState
 from client.versions.version_store import VersionStore
 from common.learning import wanted_rows
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.scoring import ErrorSummary, ScoredWindows
-from common.model.weights import subtract
+from common.model.weights import Architecture, subtract
 from common.protocol.messages import Description, Evaluation, Task, Update
 from common.settings import TrainingSettings
 

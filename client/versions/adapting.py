@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from client.buffers.regime import Move, move_moments
 from client.buffers.training_buffer import BufferedRows
 from client.versions.trial import buffer_scores
-from common.detectors.weighted_errors import window_errors
+from common.detectors.autoencoder import window_errors
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.scoring import squared_errors, window_starts

@@ -56,14 +56,12 @@ class EnsembleState:
         return arrays
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, Floats]) -> EnsembleState | None:
-        """Return the ensemble that `arrays` returned; None without arrays.
+    def of_arrays(cls, arrays: Mapping[str, Floats]) -> EnsembleState:
+        """Return the ensemble that `arrays` returned.
 
         Raises:
             ValueError: an array is not part of an ensemble.
         """
-        if not arrays:
-            return None
         tails: dict[str, CalibratedTail] = {}
         states: dict[str, DetectorState] = {}
         for path, array in sorted(arrays.items()):

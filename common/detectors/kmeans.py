@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 
+from common.detectors.autoencoder import window_errors
 from common.detectors.contract import (
     MAX_SCORE,
     DetectorState,
@@ -14,7 +15,6 @@ from common.detectors.contract import (
     blended_precision,
     newest_missing,
 )
-from common.detectors.weighted_errors import window_errors
 
 CENTROIDS = 32
 """Number of centroids, if there are enough windows."""

@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 
+from common.detectors.autoencoder import window_errors
 from common.detectors.contract import (
     FLOOR,
     MAX_SCORE,
@@ -16,7 +17,6 @@ from common.detectors.contract import (
     blended_precision,
     newest_missing,
 )
-from common.detectors.weighted_errors import window_errors
 
 HELD_VARIANCE = 0.9
 """Share of the variance that the components hold; there are as few as do."""

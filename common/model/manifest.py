@@ -18,13 +18,12 @@ from common.detectors.contract import DetectorStateError, OwnDetector, WindowDet
 from common.detectors.ensemble import FIRST, Ensemble, EnsembleState
 from common.errors import UserError
 from common.formats.bundle import Arrays, as_dataclass, pack, unpack
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings, parse_json
-from common.model.weights import Weights, digest, is_finite, shapes
+from common.model.weights import Architecture, Weights, digest, is_finite, shapes
 
 FORMAT = 5
 """Number of the file format that is written and read."""
@@ -180,6 +179,7 @@ class Manifest:
                 raise ManifestError(_format_problem(number))
             header = as_dataclass(_ManifestHeader, fields)
             more = {name: arrays[key] for name in _MORE_MOMENTS if (key := f"moments/{name}") in arrays}
+            ensemble = _named("ensemble/", arrays)
             manifest = cls(
                 version=header.version,
                 schema=Schema(header.features),
@@ -190,7 +190,7 @@ class Manifest:
                 scores=ScoreHistogram.unpack(arrays["scores"].tobytes()),
                 residuals=Residuals.unpacked(arrays["residuals"], arrays.get("residuals_present")),
                 personalised=header.personalised,
-                ensemble=EnsembleState.of_arrays(_named("ensemble/", arrays)),
+                ensemble=EnsembleState.of_arrays(ensemble) if ensemble else None,
             )
         except ManifestError:
             raise

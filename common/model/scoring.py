@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from common.bounds import NonNegative, PositiveCount
 from common.detectors import autoencoder
-from common.detectors.weighted_errors import window_errors
-from common.model.architecture import Architecture
+from common.detectors.autoencoder import window_errors
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
-from common.model.weights import Weights
+from common.model.weights import Architecture, Weights
 
 Floats = NDArray[np.float32]
 

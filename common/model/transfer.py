@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.schema import Schema
-from common.model.weights import Weights
+from common.model.weights import Architecture, Weights
 
 
 class TransferError(UserError):

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.detectors.choice import OWN_DETECTORS
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.scoring import windows
+from common.model.weights import Architecture
 from common.settings import Settings
 from flockwatch.quality.autoencoders import ScaledRows
 from flockwatch.quality.stream import StreamScores

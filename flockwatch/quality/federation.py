@@ -16,8 +16,8 @@ from flwr.clientapp import ClientApp
 from client.app import build
 from client.training.worker import ClientWorker
 from common.flower.stamps import set_task
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
+from common.model.weights import Architecture
 from common.settings import Settings, TrainingSettings
 from flockwatch.runs import finite
 from server.federation import aggregation

@@ -19,10 +19,10 @@ from client.data.partition import Partition
 from client.training.client_rows import ClientRows
 from client.training.personalisation import personalise
 from client.training.worker import ClientWorker
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.settings import Settings
 from flockwatch.quality import baselines
 from flockwatch.quality.autoencoders import (

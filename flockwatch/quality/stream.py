@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from client.buffers.recent_events import MAX_BATCH_EVENTS
 from client.data.partition import Partition
 from client.detection.scorer import Scorer
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.protocol.alerts import END_KINDS, OPEN_KINDS, Notice
 from common.settings import Settings
 from flockwatch.replay import ASSUMED_INTERVAL_S, replayed_detector

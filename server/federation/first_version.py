@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest, ManifestError
 from common.model.schema import Schema
 from common.model.transfer import TransferError, transfer_weights
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.protocol.messages import Description
 from common.settings import Settings
 from server.federation.renewal import fleet_moments

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
 from common.model.scoring import version_scores
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.settings import Settings
 
 SCHEMA = Schema(("a", "b", "c"))

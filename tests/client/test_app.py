@@ -11,11 +11,11 @@ from client.app import app, build
 from client.data.partition import Partition
 from client.training.worker import ClientWorker
 from common.formats import bundle
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.protocol.messages import Describe, Description, Evaluation, Task, Update, WholeVersion
 from common.protocol.wire import CONTENT, RECORD, ProtocolError, pack, unpack
 

@@ -7,14 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from common.compression.choice import Block, seeded_rng
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
-from common.model.weights import Weights, add
+from common.model.weights import Architecture, Weights, add
 
 Step = tuple[int, Block]
 

@@ -14,12 +14,12 @@ from client.data.partition import Partition
 from client.training.client_rows import ClientRows
 from client.training.personalisation import personalise
 from client.training.worker import TrainerCache
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.scoring import scores
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.settings import DataSettings, Settings
 from flockwatch.cli import main
 from flockwatch.quality.stream import score_stream

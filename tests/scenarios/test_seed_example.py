@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.scoring import reconstruct
+from common.model.weights import Architecture
 from common.packages import python_module
 from tests.common.federated_averaging import weighted_mean
 

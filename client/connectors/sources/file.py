@@ -15,9 +15,9 @@ from client.connectors.sources.contract import (
     Position,
     SourceError,
 )
+from client.connectors.sources.lines import FileTail
 from client.connectors.sources.parquet import ParquetRows
 from client.connectors.sources.replay import FixedRate, RecordedTimes, Schedule
-from client.connectors.sources.tail import FileTail
 
 POLL_S = 0.05
 """Interval at which a followed file is checked for new lines."""

@@ -1,6 +1,23 @@
-"""Splits a stream of bytes into lines with bounded memory."""
+"""Lines: of a stream that comes in chunks, and of a file that grows, is replaced, or is written over."""
 
 from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from client.connectors.sources.contract import (
+    MAX_LINE_BYTES,
+    EndOfStreamError,
+    Position,
+    SourceError,
+    fingerprint,
+    whole_numbers,
+)
+
+CHUNK_BYTES = 1 << 16
+HEAD_BYTES = 1024
+"""Number of first bytes that identify a file, together with its inode number."""
 
 
 class LineSplitter:
@@ -73,3 +90,147 @@ class LineSplitter:
         self._parts, self._size, self._dropping, self.boundary = [], 0, False, self.seen
         if line:
             lines.append((line, self.boundary))
+
+
+class FileTail:
+    """Batches of lines, each line with the offset after it; like `tail -F` when it follows the file.
+
+    A followed file that was replaced is read to its end. The new file is opened once it has content: until
+    then the writer may still write to the old one. A file that was written over is read from its start: its
+    first bytes are not those that were read.
+
+    Args:
+        path: The file.
+        follow: Whether to wait for more lines at the end of the file.
+        table: Whether the file is CSV: its header is returned again when reading continues after it.
+        position: Where to continue; None: at the start.
+
+    Raises:
+        SourceError: the path is not a regular file, or does not exist and is not followed.
+    """
+
+    def __init__(self, path: Path, follow: bool, table: bool, position: Position | None) -> None:
+        self.problem: str | None = None
+        self._path, self._follow, self._table = path, follow, table
+        self._start = whole_numbers(position, "inode", "offset")
+        self._start_head = _head_of(position)
+        self._head = b""
+        """The first bytes of the file, at most `HEAD_BYTES`, as far as they were read."""
+        self._inode, offset = self._start or (0, 0)
+        self._lines = LineSplitter(MAX_LINE_BYTES, offset)
+        self._fd: int | None = None
+        self._replaced = False
+        self._header: list[tuple[bytes, int]] = []
+        self._open()
+
+    def next_batch(self) -> list[tuple[bytes, int]] | None:
+        """Return the next lines, all of one file; [] if no line is complete yet, None if nothing was read.
+
+        Raises:
+            EndOfStreamError: the file was read to its end and is not followed.
+        """
+        if self._fd is None and not self._open():
+            return None
+        if self._header:
+            header, self._header = self._header, []
+            return header
+        assert self._fd is not None  # noqa: S101  it was opened above
+        if os.pread(self._fd, len(self._head), 0) != self._head:
+            return self._restart(self._fd)
+        if chunk := os.read(self._fd, CHUNK_BYTES):
+            lines = self._lines.feed_with_offsets(chunk)
+            if len(self._head) < HEAD_BYTES:
+                self._head = os.pread(self._fd, min(HEAD_BYTES, self._lines.seen), 0)
+            return lines
+        if not self._follow:
+            if last := self._lines.end_with_offset():
+                return last
+            raise EndOfStreamError(f"{self._path}: read to its end")
+        return self._at_end(self._fd)
+
+    def position_at(self, offset: int | None) -> Position:
+        """Return the position after the line with this offset; None: after all lines returned so far."""
+        return {
+            "inode": self._inode,
+            "offset": self._lines.boundary if offset is None else offset,
+            "head_bytes": len(self._head),
+            "head": fingerprint(self._head),
+        }
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _at_end(self, fd: int) -> list[tuple[bytes, int]] | None:
+        """At the end of a followed file: wait, restart after a truncation, or change to the new file."""
+        try:
+            now = self._path.stat()
+        except OSError as error:
+            self.problem = f"{self._path}: {error.strerror or error}; waiting for it"
+            return None
+        self.problem = None
+        if now.st_ino != self._inode or now.st_dev != os.fstat(fd).st_dev:
+            if not now.st_size:
+                return None
+            if not self._replaced:  # read once more: lines may have been added after the last read
+                self._replaced = True
+                return []
+            last = self._lines.end_with_offset()
+            if not last:
+                self.close()
+                self._open()
+            return last
+        return self._restart(fd) if now.st_size < self._lines.seen else None
+
+    def _restart(self, fd: int) -> list[tuple[bytes, int]]:
+        """Read a file that was truncated or written over from its start, after the line that was begun."""
+        if last := self._lines.end_with_offset():
+            return last
+        os.lseek(fd, 0, os.SEEK_SET)
+        self._lines, self._head = LineSplitter(MAX_LINE_BYTES), b""
+        return []
+
+    def _open(self) -> bool:
+        """Open the file, at the position to continue from if it is still the same file."""
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            if not self._follow:
+                raise SourceError(f"{self._path}: {error.strerror}; expected a file to read") from error
+            self.problem = f"{self._path}: {error.strerror}; waiting for it"
+            return False
+        now = os.fstat(fd)
+        if not stat.S_ISREG(now.st_mode):
+            os.close(fd)
+            raise SourceError(f"{self._path}: is a folder or a device; expected a file to read")
+        same = self._start is not None and self._start[0] == now.st_ino and self._start[1] <= now.st_size
+        if self._start_head is not None:
+            size, head = self._start_head
+            same = same and fingerprint(os.pread(fd, size, 0)) == head
+        offset = self._start[1] if self._start is not None and same else 0
+        self._head, self._start_head = os.pread(fd, min(HEAD_BYTES, offset), 0), None
+        self._fd, self._inode, self._start = fd, now.st_ino, None
+        self.problem, self._replaced = None, False
+        self._lines = LineSplitter(MAX_LINE_BYTES, offset)
+        if offset and self._table:
+            self._header = [(line, offset) for line in self._first_line(fd)]
+        os.lseek(fd, offset, os.SEEK_SET)
+        return True
+
+    @staticmethod
+    def _first_line(fd: int) -> list[bytes]:
+        lines = LineSplitter(MAX_LINE_BYTES)
+        while chunk := os.read(fd, CHUNK_BYTES):
+            if complete := lines.feed(chunk):
+                return complete[:1]
+        return lines.end()
+
+
+def _head_of(position: Position | None) -> tuple[int, int] | None:
+    """Return size and fingerprint of the first bytes; None if an earlier release saved the position."""
+    if not position or "head" not in position:
+        return None
+    size, head = whole_numbers(position, "head_bytes", "head") or (0, 0)
+    return min(size, HEAD_BYTES), head

@@ -18,11 +18,11 @@ from client.data.columns import Content, Kind, choose_columns
 from client.data.files.partitions import read_partition
 from client.data.streams.decoding import Decoder
 from client.service.status import DetectorStatusServer
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema, SchemaError
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.protocol.alerts import Alert, Cause, Notice
 from common.settings import DataSettings, Settings
 from tests.client.service.test_status import STATUS, get

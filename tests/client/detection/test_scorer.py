@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from client.detection.scorer import _CAPACITY, Scorer
 from common.detectors.contract import MAX_SCORE
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.scoring import reconstruct, scores
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.settings import Settings
 from tests.client.sample_versions import with_settings
 

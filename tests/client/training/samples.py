@@ -9,13 +9,13 @@ import numpy as np
 
 from client.data.partition import Partition
 from client.training.client_rows import ClientRows
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.scoring import scores
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.settings import Settings
 
 SCHEMA = Schema(("a", "b"))

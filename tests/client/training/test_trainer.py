@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from client.training.trainer import Trainer
-from common.model.architecture import Architecture
 from common.model.scoring import reconstruct, scores, window_starts, windows
-from common.model.weights import norm, subtract
+from common.model.weights import Architecture, norm, subtract
 from common.settings import Activation, TrainingSettings
 
 SHAPE = Architecture(features=3, window=2, hidden=(8, 4, 8))

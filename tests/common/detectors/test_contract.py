@@ -13,7 +13,7 @@ from common.detectors.choice import OWN_DETECTORS
 from common.detectors.contract import MAX_SCORE, DetectorState, DetectorStateError, WindowDetector
 from common.detectors.ensemble import FIRST, Ensemble
 from common.detectors.tail import CalibratedTail
-from common.model.architecture import Architecture
+from common.model.weights import Architecture
 
 FEATURES, WINDOW = 3, 4
 INPUTS = FEATURES * WINDOW

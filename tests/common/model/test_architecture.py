@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.formats.bundle import as_dataclass
-from common.model.architecture import Architecture
-from common.model.weights import digest, shapes
+from common.model.weights import Architecture, digest, shapes
 from common.settings import ModelSettings
 
 ARCHITECTURES = st.builds(

@@ -14,7 +14,6 @@ from msgspec import structs
 from safetensors.numpy import load
 
 from common.formats.bundle import pack, unpack
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments, Scaler
@@ -22,7 +21,7 @@ from common.model.residuals import Residuals
 from common.model.schema import Schema, SchemaError
 from common.model.scoring import scores
 from common.model.version_settings import VersionSettings
-from common.model.weights import digest
+from common.model.weights import Architecture, digest
 
 NAMES = st.lists(st.text(max_size=6), min_size=1, max_size=3, unique=True).map(tuple)
 

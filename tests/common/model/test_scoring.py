@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from msgspec.structs import astuple
 
-from common.model.architecture import Architecture
 from common.model.scoring import BLOCK, ErrorSummary, Floats, reconstruct, scores, windows
-from common.model.weights import Weights
+from common.model.weights import Architecture, Weights
 from common.settings import Activation
 
 ACTIVATIONS = {

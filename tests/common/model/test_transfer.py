@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.scoring import reconstruct
 from common.model.transfer import TransferError, transfer_weights
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 
 THEIRS = Architecture(3, window=2, hidden=(4, 2, 4))
 

@@ -18,7 +18,7 @@ def test_settings_of_a_version_come_back_typed_from_their_plain_values() -> None
     again = VersionSettings.parse(settings.values)
     assert again == settings
     assert (again.training.epochs, again.model.hidden) == (3, (4, 2))
-    assert set(settings.values) == {"model", "training", "scaling", "scoring", "threshold"}
+    assert set(settings.values) == {"model", "training", "scaling", "scoring", "detector", "threshold"}
 
 
 def test_a_version_without_a_decay_was_scored_with_equal_weights() -> None:

@@ -10,7 +10,6 @@ import numpy as np
 from common.compression.choice import Block
 from common.compression.zstd import MAGIC, decompress
 from common.formats import bundle
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments
@@ -18,6 +17,7 @@ from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.protocol.messages import (
     Describe,
     Description,

@@ -17,12 +17,12 @@ from client.training.personalisation import personalise
 from client.training.worker import TrainerCache
 from client.versions.trial_process import InlineTrial
 from client.versions.version_store import VersionStore
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.scoring import scores
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.settings import Settings
 from flockwatch.quality.stream import STEP, StreamScores, replay_rows, replay_scores, score_stream
 from flockwatch.simulation import telemetry

@@ -9,12 +9,12 @@ import pytest
 
 from client.data.partition import Partition
 from client.training.worker import TrainerCache
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.scoring import scores
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.settings import Settings
 from flockwatch.simulation import telemetry
 from flockwatch.simulation.findings import Findings, summary

@@ -6,7 +6,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments
@@ -14,6 +13,7 @@ from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.protocol.messages import Evaluation, Update
 from common.settings import GateSettings
 from server.federation.admission import AdmissionError, admit, limit_norms

@@ -7,12 +7,12 @@ import pytest
 
 from common.compression.choice import CODEC_NAMES, STATELESS_CODECS, find_codec
 from common.formats.bundle import BundleError
-from common.model.architecture import Architecture
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.protocol.messages import Description, Traffic, VersionMissing
 from common.protocol.wire import pack
 from common.settings import Codec, CompressionSettings

@@ -11,11 +11,11 @@ from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from common.flower.stamps import set_message_id
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.protocol.messages import Describe, Description, Task, TaskOptions, VersionMissing, WholeVersion
 from common.protocol.wire import CONTENT, RECORD, pack, unpack
 from server.coordination.actions import RequestDescription

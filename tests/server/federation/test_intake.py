@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from msgspec import structs
 
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from common.settings import FederationSettings
 from server.coordination.events import Described, DescriptionFailed, ReplyAdmitted, TaskFailed
 from server.coordination.state import ConnectedClient, State

@@ -21,11 +21,10 @@ from client.app import build
 from client.data.partition import Partition
 from client.training.trainer import Trainer
 from client.training.worker import ClientWorker
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
-from common.model.weights import add
+from common.model.weights import Architecture, add
 from common.protocol.messages import Task
 from common.settings import Settings
 from server.federation import aggregation, exchange, status_file

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.model.architecture import Architecture
 from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
+from common.model.weights import Architecture
 from server.storage.registry import Registry, SavedVersion
 
 ARCHITECTURE = Architecture(2, window=1, hidden=(3,))
