@@ -20,9 +20,9 @@ from common.protocol.messages import Description, Task, Update
 Rows = NDArray[np.float32]
 
 PATTERN_FEATURES, PATTERN_EVENTS, PATTERN_SPREADS = 4, 10, 6.0
-"""The backdoor's pattern: so many features, for so many events, so many spreads above their mean."""
+"""The backdoor's pattern: number of features, number of events, and distance from the mean in spreads."""
 BACKDOOR_SHARE = 0.2
-"""Share of the liar's rows that the pattern is in."""
+"""Share of the liar's rows with the pattern."""
 
 
 def _same(value: Any) -> Any:
@@ -31,7 +31,7 @@ def _same(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Lie:
-    """What a client changes in its rows, in its description, and in each answer to a training task."""
+    """The changes of a client to its rows, to its description, and to each answer to a training task."""
 
     rows: Callable[[Rows], Rows] = _same
     moments: Callable[[Moments], Moments] = _same

@@ -77,7 +77,7 @@ class Data:
 
 
 def main() -> None:
-    """Tell the lies that the command line asks for, and publish the table."""
+    """Measure the lies that the command line names, and publish the table."""
     chosen = _arguments()
     for name in ("server", "client", "flwr"):  # hundreds of refused answers would each log a line
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -232,7 +232,7 @@ def _ungated(settings: Settings) -> Settings:
 
 @contextmanager
 def _unbounded() -> Iterator[None]:
-    """Let the server merge what clients send as it is, as if no fleet had enough clients to compare."""
+    """Let the server merge the clients' answers without bounds, as if there were too few to compare."""
     with ExitStack() as stack:
         for module in (influence, client_records, replies):
             stack.enter_context(mock.patch.object(module, "MIN_CLIENTS", 10**9))

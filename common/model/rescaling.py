@@ -1,8 +1,8 @@
-"""A change of the scaler under a model that goes on: folded into its weights, so that its function stays.
+"""A change of a model's scaler, combined with a change of its weights, so that its function stays the same.
 
-A client scales a row to `x = (row - mean) / std`. With other means and spreads the same row becomes
-`ratio * x + shift`, where `ratio` is the old spread over the new one. The first layer takes this back, and
-the last layer applies it, so reconstruction and error stay the same in each feature's own unit.
+A client scales a row to `x = (row - mean) / std`. With other means and spreads the same row becomes `ratio *
+x + shift`, where `ratio` is the old spread over the new one. The new first layer inverts this, and the new
+last layer applies it, so reconstruction and error stay the same in each feature's own unit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Rescaling:
-    """Scaled features as a new scaler makes them from those of an old one: `ratio * x + shift`."""
+    """The change of scaled features from an old scaler to a new one: `x` becomes `ratio * x + shift`."""
 
     ratio: Floats
     """Shape (features,), positive."""
@@ -39,9 +39,9 @@ class Rescaling:
 
     @classmethod
     def between(cls, settings: ScalingSettings, old: Moments, new: Moments) -> Self:
-        """Return the change that a client's scaled rows go through when the fleet's moments change.
+        """Return the change of a client's scaled rows when the fleet's moments change.
 
-        Where clients scale by their own moments or not at all, nothing changes.
+        If clients scale by their own moments or not at all, nothing changes.
 
         Args:
             settings: Whose moments clients scale by.
@@ -64,10 +64,10 @@ class Rescaling:
         return bool((far | (np.abs(self.shift) > MAX_SHIFT)).any())
 
     def of_weights(self, weights: Weights, window: int) -> Weights:
-        """Return the weights that make of new inputs what these make of old ones, in new units.
+        """Return the weights with which the autoencoder computes the same function for the new scaler.
 
         Args:
-            weights: Of an autoencoder of windows.
+            weights: The autoencoder's weights for the old scaler.
             window: Events in a window.
         """
         return self._folded(weights, np.tile(self.ratio, window), np.tile(self.shift, window))
@@ -76,11 +76,11 @@ class Rescaling:
         """Return the same change for a difference of two sets of weights, such as an update.
 
         Args:
-            difference: Of weights for the old scaler.
+            difference: The difference of two sets of weights for the old scaler.
             window: Events in a window.
         """
         ratio, shift = np.tile(self.ratio, window), np.tile(self.shift, window)
-        # The part of the fold that does not depend on the weights is in both of them.
+        # The part of the change that does not depend on the weights cancels in a difference.
         constant = self._folded({n: np.zeros_like(a) for n, a in difference.items()}, ratio, shift)
         folded = self._folded(difference, ratio, shift)
         return {name: array - constant[name] for name, array in folded.items()}
@@ -104,7 +104,7 @@ class Rescaling:
 
 
 def rescaled(manifest: Manifest, moments: Moments) -> tuple[Manifest, Rescaling] | None:
-    """Return a version with the fleet's new moments, and how its features change; None if nothing matters.
+    """Return a version with the fleet's new moments, and the change of its features; None for a small change.
 
     Args:
         manifest: A version of the fleet.

@@ -38,13 +38,13 @@ LIMIT = 3.0
 """Half the width of the usual range, in robust standard deviations."""
 
 MIN_LOG = 1.5
-"""Half the width of the usual range at least: clients that agree closely tolerate a factor of 4.5."""
+"""Smallest half width of the usual range: clients that agree closely tolerate a factor of 4.5."""
 
 CLIP = 1.5
-"""Half the width of the range that spreads and squared errors are moved to, in robust standard deviations."""
+"""Half width of the range that spreads and squared errors are clipped to, in robust standard deviations."""
 
 MIN_CLIP = 0.4
-"""Half of this width at least, for squared errors: a factor of 1.5. For spreads it is half of that."""
+"""Smallest half width of this range for squared errors, a factor of 1.5; for spreads it is half of that."""
 
 MAX_TAIL = 1.25
 """Largest score of a rank, in scores of this rank of the median client."""

@@ -1,8 +1,8 @@
 """Renews the fleet's moments, by which clients scale their rows, as clients come, go and change.
 
-Moments that version 0 was made with do not stay true: the clients of then may have been few, or wrong. Each
-version is made with the moments of the clients that are there, if these differ plainly from those in use
-(`common.model.rescaling`). The change is folded into the weights, so the model goes on as it was.
+The moments of version 0 become outdated: there may have been few clients, or wrong ones. Each version is made
+with the moments of the connected clients if these clearly differ from the moments in use. The weights change
+with them, so that the model computes the same function (`common.model.rescaling`).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from server.federation.influence import merged_moments
 from server.federation.replies import AdmittedReply
 
 MIN_ROWS_SHARE = 0.5
-"""Rows of the clients that are there, as a share of the rows that the moments in use are of, at least."""
+"""Smallest number of rows of the connected clients, as a share of the rows behind the moments in use."""
 
 MAX_RENEWALS = 32
 """Renewals that are remembered for updates of earlier versions."""
 
 Renewal = tuple[int, Rescaling]
-"""The version that came with new moments, and how scaled features changed."""
+"""The version with new moments, and the change of the scaled features."""
 
 
 def fleet_moments(features: Sequence[str], descriptions: Iterable[Description]) -> Moments | None:
-    """Return the moments of the described clients together, with bounded influence of each; None of none.
+    """Return the moments of the described clients together, each with bounded influence; None without rows.
 
     Args:
         features: Names of the fleet's features, in the order of the result.
-        descriptions: The clients', with these features in any order.
+        descriptions: The clients' descriptions, with these features in any order.
     """
     parts = [
         d.moments.take([d.schema.features.index(name) for name in features])
@@ -45,11 +45,11 @@ def fleet_moments(features: Sequence[str], descriptions: Iterable[Description]) 
 
 
 def renewed(manifest: Manifest, descriptions: Iterable[Description]) -> tuple[Manifest, Rescaling] | None:
-    """Return a version with the moments of these clients; None if it keeps those that it has.
+    """Return a version with the moments of these clients; None if its own moments are kept.
 
     Args:
         manifest: The version.
-        descriptions: Of the clients that are there.
+        descriptions: The descriptions of the connected clients.
     """
     merged = fleet_moments(manifest.schema.features, descriptions)
     if merged is None or merged.count < MIN_ROWS_SHARE * manifest.moments.count:
@@ -62,7 +62,7 @@ def carried_over(reply: AdmittedReply, renewals: Iterable[Renewal], window: int)
 
     Args:
         reply: An update of any version.
-        renewals: All that may have come since, oldest first.
+        renewals: The renewals since that version, and possibly earlier ones, oldest first.
         window: Events in a window of the model.
     """
     for version, change in renewals:

@@ -1,4 +1,4 @@
-"""A version goes on with new moments as the same function of a client's rows."""
+"""With new moments a version stays the same function of a client's rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fleet's moments are renewed as clients come, go and change, while its model goes on."""
+"""The fleet's moments are renewed as clients come, go and change, while its model stays the same."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def next_version(desk: Desk, number: int, described: list[Description], size: fl
 
 
 def reconstructed(desk: Desk) -> np.ndarray:
-    """What the newest version makes of the rows, in the unit of each feature."""
+    """Return the newest version's reconstruction of the rows, in the unit of each feature."""
     manifest = desk.publisher.newest
     assert manifest is not None
     scaler = Scaler.chosen(manifest.settings.scaling, manifest.moments, Moments.of(ROWS))

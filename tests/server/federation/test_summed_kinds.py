@@ -32,13 +32,13 @@ class Kind:
     of: Callable[[Rows], Any]
     """Makes it from a client's rows, shape (n, 2)."""
     merge: Callable[[Sequence[Any]], Any]
-    """Sums it as it is."""
+    """Sums it without bounds."""
     bounded: Callable[[Sequence[Any]], Any]
     """Sums it as the server does."""
     repeated: Callable[[Any, int], Any]
-    """Says of it that it is of so many times as many rows."""
+    """Returns it with its number of rows multiplied by a factor."""
     values: Callable[[Any], Rows]
-    """What has to be equal, as numbers."""
+    """The numbers that have to be equal."""
 
 
 def named(parts: Sequence[Any]) -> dict[str, Any]:
