@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Scaler
+from common.model.schema import Schema
 from common.model.scoring import squared_errors
 from common.model.synthetic_faults import SyntheticFaults, lost_faults
 from common.model.threshold import tail_quantile
@@ -37,8 +38,8 @@ class Canary:
     def __init__(self) -> None:
         self._limits: dict[str, NDArray[np.float64]] = {}
         """Detection limits by the hash of a version, for the faults of the last comparison."""
-        self._faults: tuple[object, SyntheticFaults] | None = None
-        """Moments, and the faults made from them."""
+        self._faults: tuple[Schema, Scaler, SyntheticFaults] | None = None
+        """The faults, with the features and the scaler that they were made for."""
 
     def check(self, newest: Manifest, candidate: Manifest) -> None:
         """Read a version back, and compare it with the newest one if there are enough scores of both.
@@ -58,20 +59,34 @@ class Canary:
             raise BlindVersionError(f"it does not find {lost} that version {newest.version} finds")
 
     def _faults_of(self, manifest: Manifest) -> SyntheticFaults:
-        """Return the faults for a version; they are the same until its moments change."""
-        if self._faults is None or self._faults[0] is not manifest.moments:
-            scaler, window = manifest.scaler, manifest.architecture.window
-            seed = manifest.version
-            values = np.random.default_rng(seed).standard_normal((WINDOWS, window, len(manifest.schema)))
-            rows = (scaler.mean + AMPLITUDE * scaler.std * values).astype(np.float32)
-            self._faults, self._limits = (manifest.moments, SyntheticFaults.of(rows, seed)), {}
-        return self._faults[1]
+        """Return the faults for a version; they stay the same while its scale hardly changes."""
+        scaler, window = manifest.scaler, manifest.architecture.window
+        if self._faults is not None:
+            schema, before, faults = self._faults
+            if schema == manifest.schema and _about_the_same(before, scaler):
+                return faults
+        seed = manifest.version
+        values = np.random.default_rng(seed).standard_normal((WINDOWS, window, len(manifest.schema)))
+        rows = (scaler.mean + AMPLITUDE * scaler.std * values).astype(np.float32)
+        faults = SyntheticFaults.of(rows, seed)
+        self._faults, self._limits = (manifest.schema, scaler, faults), {}
+        return faults
 
     def _limits_of(self, manifest: Manifest, faults: SyntheticFaults) -> NDArray[np.float64]:
         known = self._limits.get(manifest.hash)
         if known is not None:
             return known
         return faults.detection_limits(manifest, tail_quantile(manifest.scores, RATE))
+
+
+def _about_the_same(before: Scaler, now: Scaler) -> bool:
+    """Return whether two scalers differ by less than a tenth of a spread."""
+    moved = np.abs(now.mean - before.mean) / before.std
+    return bool(
+        np.array_equal(np.isnan(before.mean), np.isnan(now.mean))
+        and (np.nan_to_num(moved) < 0.1).all()
+        and (np.abs(now.std / before.std - 1) < 0.1).all()
+    )
 
 
 def read_back(manifest: Manifest) -> None:

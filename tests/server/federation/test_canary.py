@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
-from common.model.moments import Scaler
+from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.scoring import version_scores
 from server.federation.canary import MIN_SCORES, BlindVersionError, Canary
@@ -73,3 +74,20 @@ def test_the_newest_versions_limits_are_computed_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr("server.federation.canary.tail_quantile", lambda *_: None)
     canary.check(second, newest)
     assert set(canary._limits) == {newest.hash, second.hash}
+
+
+def test_moments_that_are_renewed_by_little_do_not_cost_another_comparison() -> None:
+    canary, newest = Canary(), fleet_version(1)
+    second = replace(newest, version=2, moments=moved(newest, 0.01))
+    canary.check(newest, second)
+    limits = canary._limits[second.hash]
+    canary.check(second, replace(second, version=3, moments=moved(second, 0.01)))
+    assert canary._limits[second.hash] is limits
+    canary.check(far := replace(second, version=4, moments=moved(second, 3.0)), replace(far, version=5))
+    assert second.hash not in canary._limits
+
+
+def moved(version: Manifest, spreads: float) -> Moments:
+    """The version's moments with all means moved by a number of spreads."""
+    moments = version.moments
+    return structs.replace(moments, mean=moments.mean + spreads * moments.std)
