@@ -1,10 +1,11 @@
 # Every target makes the environment it needs, from any Python 3.11 to 3.13: `make demo`, `make test`.
 PYTHON ?= python3
+MINUTES ?= 60
 VENV ?= .venv
 BIN := $(VENV)/bin
 FLOORS := client:87 common:97 server:90 flockwatch:75  # percent of lines, for `make coverage`
 
-.PHONY: demo test check coverage matrix docs deploy-tools cluster e2e bench bench-rounds bench-memory bench-score \
+.PHONY: demo test soak check coverage matrix docs deploy-tools cluster e2e bench bench-rounds bench-memory bench-score \
 	bench-swaps bench-budget bench-stragglers bench-poison bench-strategies bench-load bench-wire bench-gateway bench-quality bench-watch lock clean
 
 demo: $(VENV)/.ready  ## three simulated machines train together, then score live streams
@@ -13,11 +14,12 @@ demo: $(VENV)/.ready  ## three simulated machines train together, then score liv
 test: $(VENV)/.ready  ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e"
 
-check: $(VENV)/.ready  ## style, types, and which package may import which
+check: $(VENV)/.ready  ## style, types, which package may import which, known vulnerabilities (build/sbom.json)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
+	tests/audit/run $(BIN)/python
 
 coverage: $(VENV)/.ready  ## unit tests, and the smallest coverage that each package may have
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e" --ignore tests/scenarios --ignore tests/cluster \
@@ -37,6 +39,9 @@ deploy-tools: $(VENV)/.deploy  ## programs that check the compose file, Dockerfi
 
 cluster: $(VENV)/.ready  ## tests of the images and the demonstration cluster, on a Docker Engine where one can run
 	tests/cluster/run
+
+soak: $(VENV)/.ready  ## an hour of fuzzed messages, chaos and connections, with growth bounds: make soak MINUTES=10
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 e2e: $(VENV)/.ready  ## long tests on real data
 	$(BIN)/python -m pytest -m e2e

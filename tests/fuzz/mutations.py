@@ -1,4 +1,4 @@
-"""Mutations of packed messages, drawn from a seed: of their bytes, and of single fields in a sound packing."""
+"""Mutations of packed messages, drawn from a seed: of their bytes, or of single fields in a sound packing."""
 
 from __future__ import annotations
 

@@ -1,0 +1,138 @@
+"""Seeded chaos for a fleet of real processes: kills, pauses, and damage to state while a process is down."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from common.processes import Processes
+from server.flower.superlink_process import free_port
+from tests.chaos.damage import damage, files
+from tests.scenarios.fleet import Federation
+
+CLIENTS = ("a", "b", "c")
+ANSWER_WITHIN_S = 180.0
+"""Time in which a fleet has to answer and make versions again after a step, on a busy machine too."""
+NEVER_DAMAGED = ("roster.json", "settings.yaml", "flower", "config.toml")
+"""Without its roster and settings a server does not know what is meant: it ends with a reason."""
+
+
+class Chaos:
+    """A server with a status page and three clients, to which things happen.
+
+    Args:
+        folder: For state and logs.
+        processes: Starts and ends them.
+        seed: Of the steps.
+    """
+
+    def __init__(self, folder: Path, processes: Processes, seed: int) -> None:
+        (folder / "server").mkdir(exist_ok=True)
+        self._draw = random.Random(seed)
+        self._fleet = Federation(folder, processes, {"federation.max_rounds": "null"})
+        self._status = free_port()
+        self._fleet.flags["server"] = ["--status", f"127.0.0.1:{self._status}"]
+        self._data = {name: self._fleet.rows(name, seed=i) for i, name in enumerate(CLIENTS)}
+        self._fleet.start_server()
+        for data in self._data.values():
+            self._fleet.start_client(data)
+        self.newest = self._grown(-1)
+        """The newest version so far."""
+
+    def step(self) -> str:
+        """Let one thing happen, and wait until the fleet works again; return what it was.
+
+        Raises:
+            AssertionError: the page does not answer, or no new version is made.
+        """
+        kind = self._draw.choice(
+            ("client", "client", "server", "family", "part", "pause", "client state", "state")
+        )
+        what = self._do(kind)
+        self._answers()
+        self.newest = self._grown(self.newest)
+        return what
+
+    def descriptors(self) -> int:
+        """Return the number of open files of the server's processes."""
+        server = psutil.Process(self._fleet.processes.pid("server"))
+        total = 0
+        for process in [server, *server.children(recursive=True)]:
+            with suppress(psutil.Error):
+                total += process.num_fds()
+        return total
+
+    def _do(self, kind: str) -> str:
+        fleet, draw = self._fleet, self._draw
+        client = draw.choice(CLIENTS)
+        match kind:
+            case "client" | "client state":
+                fleet.processes.kill(client)
+                done = self._damage(fleet.folder / client) if kind == "client state" else ""
+                fleet.start_client(self._data[client])
+                return f"client {client} killed {done}"
+            case "server" | "family" | "state":
+                if kind == "server":  # what is below it has to end, too
+                    fleet.processes.kill("server")
+                else:
+                    fleet.kill_server()
+                    fleet.processes.end(["server"])
+                done = self._damage(fleet.state) if kind == "state" else ""
+                fleet.start_server()
+                return f"server killed ({kind}) {done}"
+            case "part":
+                below = psutil.Process(fleet.processes.pid("server")).children(recursive=True)
+                chosen = draw.choice(below)
+                with suppress(psutil.Error):
+                    name = " ".join(chosen.cmdline()[:6])
+                    chosen.kill()
+                    return f"killed {name}"
+                return "nothing"
+            case _:
+                name = draw.choice(("server", *CLIENTS))
+                pid = fleet.processes.pid(name)
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(draw.uniform(0.5, 8.0))
+                os.kill(pid, signal.SIGCONT)
+                return f"{name} paused"
+
+    def _damage(self, folder: Path) -> str:
+        found = [
+            path
+            for path in files(folder)
+            if not any(part in NEVER_DAMAGED for part in path.relative_to(folder).parts)
+        ]
+        chosen = self._draw.sample(found, min(len(found), self._draw.choice((1, 2, 5))))
+        return ", ".join(f"{path.name} {damage(path, self._draw)}" for path in chosen)
+
+    def _answers(self) -> None:
+        def answered() -> bool:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self._status}/healthz", timeout=5) as answer:
+                    return json.loads(answer.read())["status"] in ("ok", "degraded")
+            except OSError:
+                return False
+
+        _wait(answered, "the page does not answer")
+
+    def _grown(self, before: int) -> int:
+        """Wait for a version after `before`, or after the newest that was not damaged; return its number."""
+        start = min(before, self._fleet.version())
+        _wait(lambda: self._fleet.version() > start, f"no version after {start}")
+        return self._fleet.version()
+
+
+def _wait(condition: Callable[[], bool], failure: str) -> None:
+    deadline = time.monotonic() + ANSWER_WITHIN_S
+    while not condition():
+        assert time.monotonic() < deadline, failure
+        time.sleep(0.2)
