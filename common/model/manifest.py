@@ -18,6 +18,7 @@ from common.detectors.contract import DetectorStateError, OwnDetector, WindowDet
 from common.detectors.ensemble import FIRST, Ensemble, EnsembleState
 from common.errors import UserError
 from common.formats.bundle import Arrays, as_dataclass, pack, unpack
+from common.model import earlier_format
 from common.model.histogram import ScoreHistogram
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
@@ -27,7 +28,7 @@ from common.model.weights import Architecture, Weights, digest, is_finite, shape
 
 FORMAT = 5
 """Number of the file format that is written and read."""
-_EARLIER_FORMATS = (1, 2, 3, 4)
+_EARLIER_FORMATS = (1, 2, 4)
 _MOMENTS = ("mean", "m2", "minimum", "maximum", "within")
 _MORE_MOMENTS = ("present", "step")
 """Arrays that a file has only if they are not empty."""
@@ -175,7 +176,10 @@ class Manifest:
         """
         try:
             fields, arrays = unpack(content)
-            if (number := fields.get("format")) != FORMAT:
+            number, own_hash = fields.get("format"), True
+            if number == earlier_format.FORMAT:
+                (fields, arrays), own_hash = earlier_format.upgraded(fields, arrays), False
+            elif number != FORMAT:
                 raise ManifestError(_format_problem(number))
             header = as_dataclass(_ManifestHeader, fields)
             more = {name: arrays[key] for name in _MORE_MOMENTS if (key := f"moments/{name}") in arrays}
@@ -198,7 +202,7 @@ class Manifest:
             raise ManifestError(f"the file is incomplete: {error} is missing") from error
         except ValueError as error:  # from the bundle, the schema, the moments or the scores
             raise ManifestError(str(error)) from error
-        if manifest.hash != header.hash:
+        if own_hash and manifest.hash != header.hash:
             raise ManifestError(f"hash is {manifest.hash[:12]}, but the manifest says {header.hash[:12]}")
         return manifest
 
@@ -232,7 +236,7 @@ class Manifest:
 def _format_problem(number: object) -> str:
     problem = f"the file has format {number}; this program reads format {FORMAT}"
     if number in _EARLIER_FORMATS:
-        problem += ". An earlier release wrote it, with other scores: let the fleet train a new version"
+        problem += ". An earlier release wrote it: let the fleet train a new version"
     return problem
 
 
