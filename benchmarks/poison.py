@@ -88,7 +88,7 @@ def main() -> None:
     servers = read_clients(settings)[0]
     rows, listed = [], []
     for fleet in chosen.fleet or FLEETS:
-        data = _data(servers, fleet, chosen.quick)
+        data = _data(servers, fleet, chosen.quick, chosen.machines)
         clean = _outcome(None, data, settings)
         print(f"fleet={fleet} clean={clean}", file=sys.stderr, flush=True)
         for lie in _part(chosen.lie or list(LIES), chosen.part):
@@ -124,6 +124,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--part", metavar="K/N", help="only the K-th of N parts of the lies")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, rows and machines")
+    parser.add_argument("--machines", type=int, help="judge at most so many of the honest machines")
     parser.add_argument("--rounds", type=int, help="rounds of each federation")
     parser.add_argument(
         "--bounded-only", dest="unbounded", action="store_false", help="not also without bounds"
@@ -138,7 +139,7 @@ def _part(lies: Sequence[str], part: str | None) -> Sequence[str]:
     return lies[number - 1 :: parts]
 
 
-def _data(servers: Sequence[LabelledClient], fleet: int, quick: bool) -> Data:
+def _data(servers: Sequence[LabelledClient], fleet: int, quick: bool, machines: int | None) -> Data:
     """Return a fleet. Beyond the number of servers it has the first and the second half of some of them."""
     known, new = list(servers[:SERVERS]), servers[SERVERS : SERVERS + NEW_MACHINES]
     if quick:
@@ -149,7 +150,7 @@ def _data(servers: Sequence[LabelledClient], fleet: int, quick: bool) -> Data:
     liars = FLEETS[fleet]
     honest = fleet - liars
     return Data(clients, [_taken(c, c.partition.name, slice(-NEW_ROWS, None)) for c in new], liars,
-                min(honest, QUICK_MACHINES) if quick else honest)  # fmt: skip
+                min(honest, machines or (QUICK_MACHINES if quick else honest)))  # fmt: skip
 
 
 def _halves(client: LabelledClient) -> list[LabelledClient]:

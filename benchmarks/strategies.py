@@ -108,7 +108,7 @@ def _settings(strategy: str, clients: int = CLIENTS) -> Settings:
             "strategy": strategy, "max_rounds": ROUNDS, "min_clients": clients, "patience": 0,
             "quorum": 0.5, "deadline_s": 60.0,
         },
-        gate={"norm_action": "refuse"},
+        gate={"norm_limit": 3.0, "norm_action": "refuse"},
         aggregation={"trim": POISONED / CLIENTS, "malicious": POISONED, "select": CLIENTS - POISONED},
     )  # fmt: skip
 

@@ -275,13 +275,15 @@ class AggregationSettings(Section):
 class GateSettings(Section):
     """Updates that are rejected or clipped, besides those that are damaged."""
 
-    norm_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 3.0
+    norm_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1.5
     """Largest norm of an update, in robust standard deviations of log norms above the fleet's median.
 
-    It applies from three clients on, and with two in comparison with earlier updates. None: no limit.
+    It is at least 1.35 times the median norm, which a client of usual norm cannot undo alone, not even in a
+    fleet of three. Of two clients, the smaller norm takes the median's place. None: no limit.
     """
     norm_action: Literal["refuse", "clip"] = "clip"
-    """clip: an update above the limit is scaled down to it. refuse: it is not used."""
+    """clip: an update above the limit is scaled down to it. refuse: it is not used; with a limit of 3, hardly
+    any honest client is refused."""
 
 
 class ThresholdSettings(Section):

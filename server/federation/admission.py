@@ -44,7 +44,7 @@ ROUNDING = 1e-3
 MIN_NORMS = 2
 """Smallest number of norms with which one can be called unusual. Of two, the smaller one decides."""
 
-MIN_SPREAD = 0.35
+MIN_SPREAD = 0.2
 """Lower bound of the spread of log norms, so that clients that agree closely tolerate small differences."""
 
 
@@ -176,9 +176,9 @@ def norm_bound(norms: Collection[float], limit: float) -> float | None:
         limit: Robust standard deviations of log norm (`MAD_TO_STD` times the MAD) above the median.
 
     >>> round(norm_bound([1.0, 1.1, 0.9, 1.0, 1000.0], limit=5.0), 1)
-    5.8
+    2.7
     >>> round(norm_bound([1.0, 1000.0], limit=5.0), 1)
-    5.8
+    2.7
     """
     logs = np.log([norm for norm in norms if norm > 0 and math.isfinite(norm)])
     if len(logs) < MIN_NORMS:
