@@ -33,7 +33,7 @@ class EarlierFormatError(ValueError):
     """A file of format 3 is damaged; the message says what is wrong."""
 
 
-def upgraded(fields: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
+def upgraded(fields: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return fields and arrays of a file of format 3 as those of the present format, but for the hash.
 
     Args:
