@@ -47,7 +47,7 @@ MIN_CLIP = 0.4
 """Smallest half width of this range for squared errors, a factor of 1.5; for spreads it is half of that."""
 
 MAX_TAIL = 1.25
-"""Largest score of a rank, in scores of this rank of the median client."""
+"""Largest score of a rank, in scores of this rank of the median client, where the clients differ by less."""
 
 RANKS = (0.5, 0.99)
 """Ranks at which a client's scores are compared with those of the others."""
@@ -128,7 +128,8 @@ def _clipped_tails(parts: Sequence[ScoreHistogram]) -> Sequence[ScoreHistogram]:
     """Return histograms in which no score exceeds the limit of its rank.
 
     The limit for the score that a share of a client's scores exceeds is `MAX_TAIL` times the median client's
-    score that the same share exceeds. So huge scores count as the usual scores of their ranks.
+    score that the same share exceeds, or one robust standard deviation of the clients' above it, if that is
+    more. So huge scores count as the usual scores of their ranks.
 
     Args:
         parts: Of each client, none of them empty.
@@ -137,7 +138,9 @@ def _clipped_tails(parts: Sequence[ScoreHistogram]) -> Sequence[ScoreHistogram]:
         return parts
     octaves = np.arange(1, 2 + int(np.log2(max(part.count for part in parts))))
     logs = np.log(np.maximum([part.quantiles(1 - 0.5**octaves) for part in parts], SMALLEST))
-    limits = np.median(logs, axis=0) + np.log(MAX_TAIL)
+    centre = np.median(logs, axis=0)
+    spread = MAD_TO_STD * np.median(np.abs(logs - centre), axis=0)
+    limits = np.maximum.accumulate(centre + np.maximum(spread, np.log(MAX_TAIL)))
     clipped = []
     for part in parts:
         above = part.count - np.cumsum(part.counts)
