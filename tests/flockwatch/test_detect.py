@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.data.partition import Partition
+from client.training.client_rows import ClientRows
+from client.training.own_detectors import with_own_detectors
 from client.versions.version_store import VersionStore
 from common.formats.bundle import pack, unpack
 from common.packages import python_module
 from flockwatch.cli import main
 from server.flower.superlink_process import free_port
-from tests.client.sample_versions import lines, rows, version
+from tests.client.sample_versions import SCHEMA, lines, rows, version
 
 COMMAND = python_module("flockwatch")
 QUIET = "threshold.value=50"
@@ -173,6 +176,22 @@ def test_inspect_says_whose_a_version_is(
     Path("v7.safetensors").write_bytes(replace(version(7), personalised=personalised).pack())
     assert main(["inspect", "v7.safetensors"]) == 0
     assert f"\nof            {owner}" in capsys.readouterr().out
+
+
+def test_inspect_names_the_detectors_of_a_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "v7.safetensors"]) == 0
+    assert "\ndetectors     the autoencoder\n" in capsys.readouterr().out
+    fleet = version(7, detector={"family": "ensemble"})
+    Path("v7.safetensors").write_bytes(fleet.pack())
+    assert main(["inspect", "v7.safetensors"]) == 0
+    assert "\ndetectors     the autoencoder; a client that trains adds" in capsys.readouterr().out
+    normal = rows(500)
+    own = with_own_detectors(
+        fleet, ClientRows(Partition("edge", SCHEMA, normal, normal[:0], None)).prepare(fleet)
+    )
+    Path("v7.safetensors").write_bytes(own.pack())
+    assert main(["inspect", "v7.safetensors"]) == 0
+    assert "\ndetectors     the mean vote of autoencoder, kmeans, pca\n" in capsys.readouterr().out
 
 
 def test_a_file_of_an_earlier_release_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
