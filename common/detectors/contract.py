@@ -13,6 +13,10 @@ Floats = NDArray[np.float32]
 
 MAX_SCORE = float(np.finfo(np.float32).max)
 """Score of a window whose score overflows."""
+FLOOR = 0.01
+"""Share of the mean over all inputs that is added to each input's usual error, so that none is near 0."""
+SMALLEST_ERROR = 1e-6
+"""Smallest mean squared error, in squared standard deviations: less is rounding."""
 
 
 class DetectorStateError(ValueError):
@@ -144,9 +148,3 @@ def blended_precision(squares: Floats, recency: Floats, prior: int) -> Floats:
     blend = np.exp(own * np.log(usual + FLOOR * mean) + (1 - own) * np.log(mean))
     precision: Floats = (recency / blend).astype(np.float32)
     return precision
-
-
-FLOOR = 0.01
-"""Share of the mean over all inputs that is added to each input's usual error, so that none is near 0."""
-SMALLEST_ERROR = 1e-6
-"""Smallest mean squared error, in squared standard deviations: less is rounding."""
