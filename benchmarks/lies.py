@@ -103,7 +103,7 @@ def _scaled_scores(factor: float) -> Callable[[Update], Update]:
 def _with_huge(share: float) -> Callable[[Update], Update]:
     def change(update: Update) -> Update:
         scores = update.scores
-        huge = round(share * scores.count)
+        huge = max(1, round(share * scores.count))
         return structs.replace(update, scores=scores.capped(scores.count - huge).merge(_repeated(1e30, huge)))
 
     return change
