@@ -41,6 +41,8 @@ class Learning:
     wanted: int
     per_s: float | None = None
     """Events gathered in a second; None: not known yet."""
+    held_back: int = 0
+    """Events that have to come before the first one is gathered."""
 
     @property
     def done(self) -> bool:
@@ -52,7 +54,7 @@ class Learning:
         """Seconds until there are enough events at the current rate; None: not known."""
         if self.done:
             return 0.0
-        return (self.wanted - self.rows) / self.per_s if self.per_s else None
+        return (self.wanted - self.rows + self.held_back) / self.per_s if self.per_s else None
 
     def __str__(self) -> str:
         if self.done:

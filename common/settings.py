@@ -312,8 +312,11 @@ class LiveSettings(Section):
     """Addresses that notices are sent to, such as `file:PATH` or `https://HOST/PATH`."""
     status: Annotated[str, Field(pattern=ADDRESS)] | None = None
     """`HOST:PORT` of the endpoints /metrics and /healthz. None: there are none."""
-    start_after: PositiveInt = 1
-    """Number of events in a row above the threshold that start an incident."""
+    start_after: PositiveInt | None = None
+    """Number of events in a row above the threshold that start an incident.
+
+    None: one event above twice the threshold, or two in a row.
+    """
     release: Annotated[float, Field(gt=0, le=1)] = 1.0
     """An incident ends when scores stay at or below this share of the threshold."""
     end_after: PositiveInt = 3

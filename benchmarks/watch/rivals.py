@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from benchmarks.watch.changes import Recording
 from benchmarks.watch.judging import DAY_S, Incident
+from client.detection.incidents import events_to_start
 from common.budget import Budget
 from common.model.scoring import windows
 from common.settings import LiveSettings, Settings
@@ -28,7 +29,7 @@ class IncidentRule:
     """
 
     def __init__(self, settings: LiveSettings) -> None:
-        self._start_after = getattr(settings, "start_after", 1)
+        self._settings = settings
         self._end_after, self._release = settings.end_after, settings.release
         self._above = self._below = 0
         self._first = self._last = 0
@@ -46,7 +47,7 @@ class IncidentRule:
             if not self._above:
                 self._first = index
             self._above, self._below, self._last = self._above + 1, 0, index
-            self._open = self._open or self._above >= self._start_after
+            self._open = self._open or self._above >= events_to_start(self._settings, score, threshold)
         elif not self._open:
             self._above = 0
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 """Pattern of text that is a number."""
@@ -12,7 +13,7 @@ MISSING = (
     r"missing|undefined|offline|\(empty\)|[-?.*\x00]*)\s*$"
 )
 """Pattern of text that stands for a missing number."""
-SWITCH_ON, SWITCH_OFF = ("true", "on", "yes"), ("false", "off", "no")
+SWITCH_ON, SWITCH_OFF = ("true", "on", "yes", "t"), ("false", "off", "no", "f")
 """Words for 1 and 0, in lower case."""
 SWITCH = rf"(?i)^\s*({'|'.join((*SWITCH_ON, *SWITCH_OFF))})\s*$"
 QUANTITY = (
@@ -45,6 +46,21 @@ def is_missing(text: str) -> bool:
 def is_switch(text: str) -> bool:
     """Return whether text is one of the words for 1 and 0."""
     return _SWITCH.match(text) is not None
+
+
+def is_unit(present: Sequence[str]) -> bool:
+    """Return whether a column is a unit, such as `F`: the same single letter in several cells.
+
+    Args:
+        present: All its values that are not missing.
+
+    >>> is_unit(["F", "F"]), is_unit(["T", "F"]), is_unit(["F"]), is_unit(["off", "off"]), is_unit(["5", "5"])
+    (True, False, False, False, False)
+    """
+    first = present[0]
+    return (
+        len(present) > 1 and len(first) == 1 and first.isalpha() and all(value == first for value in present)
+    )
 
 
 def is_quantity(text: str) -> bool:

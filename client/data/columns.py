@@ -37,7 +37,7 @@ class Kind(Enum):
 
     NUMBERS = "numbers"
     SWITCHES = "switches"
-    """Only true and false, on and off, or yes and no."""
+    """Only true and false, on and off, yes and no, or T and F."""
     EMPTY = "empty"
     """No cell has a value."""
     TIMES = "times"

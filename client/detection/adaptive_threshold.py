@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import math
 
-MAX_RISE = 2.0
+MAX_RISE = 4.0
 """Multiple of the upper bound of the evidence up to which incidents may raise the threshold."""
-RISE = 0.3
-"""Rise of the logarithm of the threshold with each incident: 35 %."""
+RISE = 0.2
+"""Rise of the logarithm of the threshold with the start of an incident: 22 %."""
+CAUSE_RISE = 0.7
+"""Further rise of the logarithm for incidents with the same leading feature: a factor of two."""
+CAUSE_FALL = 0.5
+"""Fall of that further rise in the time of one allowed incident, as a share of `CAUSE_RISE`."""
+MAX_CAUSE_RISE = 3.0
+"""Largest further rise: a factor of 20."""
+CLEAR_POWER = 1.0
+"""Exponent of an incident's peak, in multiples of the threshold, by which its rise is taken back."""
+CAUSE_CLEAR_POWER = 0.5
+"""The same of its further rise."""
 
 
 class AdaptiveThreshold:
@@ -15,10 +25,17 @@ class AdaptiveThreshold:
 
     The logarithm of the threshold rises by `RISE` with each incident and falls by `RISE * rate` with each
     event outside incidents. So it is constant on average if incidents come at the rate of the budget. It
-    rises when the scores of normal events become larger, and falls when they become smaller.
+    rises when the scores of normal events become larger, and falls when they become smaller. For incidents
+    with the same leading feature it rises further, and falls more slowly, so that a feature that is often
+    unusual does not prevent the detection of faults of others.
+
+    An incident whose peak was far above the threshold is evidence of a fault, and not of a threshold that is
+    too low. When it ends, a part of its rise is taken back: `1 - peak ** -CLEAR_POWER`, the peak in multiples
+    of the threshold, divided by the number of recent incidents beyond the budget.
 
     Source: Gibbs and Candes 2021, "Adaptive Conformal Inference Under Distribution Shift", equation 2, with
-    the logarithm of the threshold in place of the quantile.
+    the logarithm of the threshold in place of the quantile. The constants were chosen by the labels of ASD
+    (`docs/decisions/0017-the-budget-binds-notices.md`).
 
     One thread calls the methods; any thread may read `value` and set `bounds` and `rate`.
 
@@ -29,10 +46,12 @@ class AdaptiveThreshold:
         fixed: Whether the threshold never changes.
 
     >>> threshold = AdaptiveThreshold(1.0, rate=0.01)
-    >>> threshold.incident_started(); round(threshold.value, 3)
-    1.35
-    >>> threshold.quiet(100); round(threshold.value, 3)
-    1.0
+    >>> ends_at = threshold.incident_started("heat")
+    >>> round(ends_at, 2), round(threshold.value, 2), round(threshold.of_cause("heat"), 2)
+    (1.22, 1.22, 2.46)
+    >>> threshold.quiet(100)
+    >>> round(threshold.value, 2), round(threshold.of_cause("heat"), 2)
+    (1.0, 1.42)
     """
 
     def __init__(
@@ -47,12 +66,46 @@ class AdaptiveThreshold:
         self.rate = rate
         self.fixed = fixed
         self._risen = False
+        self._excess = 0.0
+        """Number of recent incidents beyond those that the budget allows."""
+        self._causes: dict[str, float] = {}
+        """Further rise of the logarithm, by leading feature."""
 
-    def incident_started(self) -> None:
-        """Raise the threshold, but not above `MAX_RISE` times the upper bound."""
-        if not self.fixed:
-            self._risen = True
-            self.value = max(self.value, min(self.value * math.exp(RISE), MAX_RISE * self.bounds[1]))
+    def of_cause(self, feature: str) -> float:
+        """Return the threshold for incidents that a feature leads."""
+        return self.value * math.exp(self._causes.get(feature, 0.0))
+
+    def incident_started(self, feature: str) -> float:
+        """Rise, but not above `MAX_RISE` times the upper bound.
+
+        Args:
+            feature: The leading feature.
+
+        Returns:
+            The threshold at which the incident ends: that which it has exceeded, risen by `RISE`. What other
+            incidents raise the threshold by does not end it, nor does its further rise.
+        """
+        if self.fixed:
+            return self.value
+        ends_at = self.of_cause(feature) * math.exp(RISE)
+        self._risen = True
+        self._excess += 1
+        self.value = max(self.value, min(self.value * math.exp(RISE), MAX_RISE * self.bounds[1]))
+        self._causes[feature] = min(self._causes.get(feature, 0.0) + CAUSE_RISE, MAX_CAUSE_RISE)
+        return ends_at
+
+    def incident_ended(self, feature: str, peak: float) -> None:
+        """Take back a part of the incident's rise, but do not fall below the lower bound.
+
+        Args:
+            feature: The leading feature.
+            peak: Its highest score, in multiples of the threshold at its start.
+        """
+        if self.fixed or not peak > 1:
+            return
+        taken_back = RISE * (1 - peak**-CLEAR_POWER) / (1 + max(self._excess - 1, 0.0))
+        self.value = min(self.value, max(self.value * math.exp(-taken_back), self.bounds[0]))
+        self._lower(feature, CAUSE_RISE * (1 - peak**-CAUSE_CLEAR_POWER))
 
     def quiet(self, events: int) -> None:
         """Lower the threshold after events outside incidents, but not below the lower bound.
@@ -64,7 +117,24 @@ class AdaptiveThreshold:
         """
         if self.fixed:
             return
-        fallen = self.value * math.exp(-RISE * self.rate * events)
+        allowed = self.rate * events
+        self._excess = max(0.0, self._excess - allowed)
+        fallen = self.value * math.exp(-RISE * allowed)
         if not self._risen:
             fallen = min(fallen, self.bounds[1])
         self.value = min(self.value, max(fallen, self.bounds[0]))
+        for feature in tuple(self._causes):
+            self._lower(feature, CAUSE_FALL * CAUSE_RISE * allowed)
+
+    def inherit(self, before: AdaptiveThreshold) -> AdaptiveThreshold:
+        """Take over the incidents of the threshold before, of another version; return this threshold."""
+        self._excess, self._causes = before._excess, dict(before._causes)
+        return self
+
+    def _lower(self, feature: str, by: float) -> None:
+        """Lower the further rise of a feature, and forget it when nothing is left."""
+        left = self._causes.get(feature, 0.0) - by
+        if left > 0:
+            self._causes[feature] = left
+        else:
+            self._causes.pop(feature, None)

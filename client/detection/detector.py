@@ -19,6 +19,7 @@ from client.detection.incidents import Incidents
 from client.detection.scorer import Scorer
 from common.model.manifest import Manifest
 from common.model.schema import Schema
+from common.model.threshold import SMALLEST
 from common.protocol.alerts import Notice
 from common.settings import DataSettings, LiveSettings
 
@@ -164,6 +165,7 @@ class Detector:
     def _swap(self, version: ActiveVersion) -> list[Notice]:
         version.scorer.follow(self.recent.last(version.scorer.window - 1))
         self._active, self._quiet = version, 0
+        self.incidents.version_changed()
         return self._adapted(version)
 
     def _adapted(self, version: ActiveVersion) -> list[Notice]:
@@ -259,11 +261,20 @@ class Detector:
             self.alerts += 1
         before, reported = incidents.open, incidents.started
         event = EventWindow(
-            self.schema.features, self.recent, active.scorer, slot, self.recent.count, time, score, threshold,
-            self._max_causes,
+            self.schema.features, self.recent, active.scorer, slot, self.recent.count, time, score,
+            active.limit, self._max_causes,
         )  # fmt: skip
         outcome.notices += incidents.add(event)
         for _ in range(incidents.started - reported):
-            active.limit.incident_started()
+            started = incidents.open[-1]
+            started.limit = active.limit.incident_started(started.feature)
+        if incidents.ended:
+            for incident in incidents.ended:
+                peak = incident.peak_score / max(incident.threshold, SMALLEST)
+                active.limit.incident_ended(incident.feature, peak)
+            incidents.ended.clear()
         concerned = (*before, *incidents.open)
+        if not concerned and not incidents.above:  # its leading feature is often as unusual as this
+            self._quiet += 1
+            return NORMAL
         return UNREPORTED if concerned and not any(i.reported for i in concerned) else ABNORMAL

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.buffers.recent_events import RecentEvents
-from client.detection.incidents import Explained
+from client.buffers.recent_events import NORMAL, RecentEvents
+from client.detection.adaptive_threshold import AdaptiveThreshold
+from client.detection.scored_event import Explained
 from client.detection.scorer import Scorer
 from common.protocol.alerts import Alert, Cause
 
@@ -19,9 +20,13 @@ MAX_EXPLAINING, MAX_EXPLAINING_PART = 5, 1 / 3
 """Largest number of features that explain an alert, and largest part of all features."""
 
 
+USUAL_WINDOWS = 128
+"""Events, the latest ones, that say how high normal scores are with some features masked."""
+
+
 @dataclass(frozen=True, eq=False)
 class EventWindow:
-    """An event with the window that it ends, in the ring of recent events (a `ScoredEvent` of `incidents`).
+    """An event with the window that it ends, in the ring of recent events (a `ScoredEvent`).
 
     It is valid until the next event is counted.
 
@@ -37,9 +42,18 @@ class EventWindow:
     number: int
     time: float
     score: float
-    threshold: float
+    limit: AdaptiveThreshold
     max_causes: int
     """Number of features that an alert names."""
+
+    @property
+    def threshold(self) -> float:
+        """The threshold for it."""
+        return self.limit.value
+
+    def threshold_of(self, feature: str) -> float:
+        """Return the threshold for it in an incident that a feature leads."""
+        return self.limit.of_cause(feature)
 
     @property
     def window(self) -> int:
@@ -50,11 +64,19 @@ class EventWindow:
         """Return the score of the window with these features masked; NaN if all its values are masked."""
         return self.scorer.score_window(self._window(features))
 
-    def share(self, features: Collection[int], masked: Collection[int]) -> float:
-        """Return the share of some features of the error, 0 to 1, with other features masked."""
-        if not features:
-            return 0.0
-        return float(self.scorer.explain(self._window(masked)).share[list(features)].sum())
+    def usual_without(self, features: Collection[int]) -> float:
+        """Return the highest score of the latest normal windows with these features masked; 0 without any."""
+        window = self.scorer.window
+        events = self.recent.since(self.number - USUAL_WINDOWS - window + 1)
+        ends = np.flatnonzero(events.flags[window - 1 :] == NORMAL) + window - 1
+        rows = events.rows
+        rows[:, list(features)] = np.nan
+        scores = self.scorer.score_windows(rows[ends[:, None] + np.arange(1 - window, 1)])
+        return float(np.max(scores[np.isfinite(scores)], initial=0.0))
+
+    def score_of_others(self, features: Collection[int], masked: Collection[int]) -> float:
+        """Return the score without the errors of some features, and with other features masked."""
+        return self.scorer.score_of_others(self._window(masked), features)
 
     def explain_without(self, features: Collection[int]) -> Explained:
         """Return the alert with these features masked, and the features that explain it.

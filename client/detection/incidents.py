@@ -5,68 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
 
 from client.detection.flapping import Flapping
+from client.detection.scored_event import ScoredEvent
 from common.protocol.alerts import Alert, Notice, NoticeKind
 from common.settings import LiveSettings
 
+CLEAR_START = 2.0
+"""Multiple of the threshold above which one event starts an incident."""
+UNCLEAR_EVENTS = 2
+"""Events in a row that start an incident if none of them is clear, without `live.start_after`."""
 SECOND_MARGIN = 1.5
-"""Multiple of the threshold above which a masked window starts another incident: its score varies more."""
+"""Factor by which a second incident's masked window exceeds the threshold, and normal ones masked alike."""
 MAX_OPEN = 3
 """Number of incidents that may be open at once; further causes belong to these."""
 REGIME_SHARE = 0.25
 """Share of `live.adapt_after_s` after which a lasting incident counts as a changed regime."""
 MIN_LASTING_EVENTS = 10
 """Smallest number of alerts of a lasting incident: two alerts around a gap in the stream are not one."""
-
-
-class Explained(NamedTuple):
-    """An alert, and the features that explain most of its error, by position, the most important first."""
-
-    alert: Alert
-    features: tuple[int, ...]
-
-
-class ScoredEvent(Protocol):
-    """An event with its window, for computations that take longer than a score."""
-
-    @property
-    def number(self) -> int:
-        """Number of the event in the stream."""
-        ...
-
-    @property
-    def time(self) -> float:
-        """Seconds since 1970."""
-        ...
-
-    @property
-    def score(self) -> float:
-        """The score, with no feature masked."""
-        ...
-
-    @property
-    def threshold(self) -> float:
-        """The threshold for it."""
-        ...
-
-    @property
-    def window(self) -> int:
-        """Number of events in a window."""
-        ...
-
-    def score_without(self, features: Collection[int]) -> float:
-        """Return the score of the window with these features masked; NaN if all its values are masked."""
-        ...
-
-    def share(self, features: Collection[int], masked: Collection[int]) -> float:
-        """Return the share of some features of the error, 0 to 1, with other features masked."""
-        ...
-
-    def explain_without(self, features: Collection[int]) -> Explained:
-        """Return the alert and its explanation with these features masked."""
-        ...
 
 
 @dataclass
@@ -92,6 +48,10 @@ class Incident:
     """Whether its start was reported, which it is not while its leading feature flaps."""
     events: int
     """Number of events above the threshold."""
+    threshold: float
+    """The threshold at its start."""
+    limit: float | None = None
+    """The threshold that it is compared with; None: the one of its leading feature."""
     below: int = field(default=0, repr=False)
     """Events in a row at or below the release level."""
     regime_reported: bool = False
@@ -101,7 +61,8 @@ class Incident:
 class Incidents:
     """Tracks the open incidents of a stream.
 
-    An incident starts with `settings.start_after` events in a row above the threshold, and ends after
+    An incident starts with `settings.start_after` events in a row above the threshold; if that is not set,
+    with one event above `CLEAR_START` times the threshold, or `UNCLEAR_EVENTS` in a row. It ends after
     `settings.end_after` events in a row at or below `settings.release` times the threshold. While one is
     open, the windows are also scored with the features that explain it masked: if this score is above the
     threshold too, another incident with another cause starts. Features that become abnormal within a window's
@@ -118,9 +79,13 @@ class Incidents:
         """Open incidents, oldest first; replaced, never changed, so that any thread may iterate over it."""
         self.started = 0
         """Number of incidents whose start was reported."""
+        self.ended: list[Incident] = []
+        """Reported incidents that have ended; whoever reads them clears the list."""
         self.flapping = Flapping(settings.flap_after)
         self.above = 0
         """Events in a row above the threshold that belong to no incident."""
+        self._usual: tuple[frozenset[int], float] = (frozenset(), 0.0)
+        """The masked features, and the highest score of normal windows with these masked."""
 
     def add(self, event: ScoredEvent) -> list[Notice]:
         """Add an event that is above the threshold, or that comes while an incident is open.
@@ -141,6 +106,12 @@ class Incidents:
     def skip(self) -> None:
         """Record an event at or below the threshold while no incident is open."""
         self.above = 0
+
+    def version_changed(self) -> None:
+        """Forget the scores of the version before."""
+        self._usual = (frozenset(), 0.0)
+        for incident in self.open:
+            incident.limit = None
 
     def adapt(self, ids: Collection[str], text: str) -> list[Notice]:
         """End incidents because the detector has adapted to their values; return their notices.
@@ -171,15 +142,16 @@ class Incidents:
         """Add an event to an incident, with the part of the score that the other incidents do not explain.
 
         The features of older incidents are masked, as they were when the incident started. The features of
-        newer ones are not, because a model with many masked inputs reconstructs the rest badly. Instead the
-        score is reduced by their share of the error.
+        newer ones are not, because a model with many masked inputs reconstructs the rest badly. Instead their
+        errors are left out.
         """
         at = self.open.index(incident)
         older, newer = _features(self.open[:at]), _features(self.open[at + 1 :])
-        score, release = event.score, event.threshold * self._settings.release
+        threshold = event.threshold_of(incident.feature) if incident.limit is None else incident.limit
+        score, release = event.score, threshold * self._settings.release
         if score > release and (older or newer):
-            score = event.score_without(older) * (1 - event.share(newer, older))
-        if not score > event.threshold:
+            score = event.score_of_others(newer, older)
+        if not score > threshold:
             incident.below = incident.below + 1 if score <= release else 0
             return
         incident.below, incident.last = 0, event.time
@@ -190,7 +162,7 @@ class Incidents:
     def _start(self, event: ScoredEvent) -> list[Notice]:
         """Start an incident if the score without the features of open incidents is above its limit."""
         known = _features(self.open)
-        limit = event.threshold * (SECOND_MARGIN if known else 1.0)
+        limit = self._limit(event, known)
         newest = self.open[-1] if self.open else None
         if newest is not None and event.number - newest.first == event.window:
             self._settle(newest, event, limit)
@@ -202,10 +174,28 @@ class Incidents:
             newest.features = (*newest.features, *(i for i in found if i not in newest.features))
             return []
         self.above += 1
-        if self.above < self._settings.start_after or len(self.open) >= MAX_OPEN:
+        wanted = events_to_start(self._settings, event.score, event.threshold)
+        if self.above < wanted or len(self.open) >= MAX_OPEN:
             return []
         alert, features = event.explain_without(known)
-        return self._begin(event, alert, features) if features else []
+        if not features or not (alert.score or 0.0) > event.threshold_of(alert.causes[0].feature):
+            self.above = 0
+            return []
+        return self._begin(event, alert, features)
+
+    def _limit(self, event: ScoredEvent, known: frozenset[int]) -> float:
+        """Return the score above which an event starts an incident, with the features `known` masked.
+
+        The fewer inputs are left, the less the model says about them, and the more their scores vary. How
+        much is measured on normal windows from before the incident.
+        """
+        if not known:
+            return event.threshold
+        if not event.score > SECOND_MARGIN * event.threshold:
+            return SECOND_MARGIN * event.threshold
+        if self._usual[0] != known:
+            self._usual = known, event.usual_without(known)
+        return SECOND_MARGIN * max(event.threshold, self._usual[1])
 
     def _settle(self, incident: Incident, event: ScoredEvent, limit: float) -> None:
         """Reduce an incident to the features that explain a window that it fills, if these are enough.
@@ -225,7 +215,7 @@ class Incidents:
         incident = Incident(
             id=_incident_id(self._client, alert), feature=leading, features=features, first=event.number,
             start=event.time, last=event.time, peak=alert, peak_score=alert.score or 0.0,
-            reported=state == "steady", events=self.above,
+            reported=state == "steady", events=self.above, threshold=event.threshold,
         )  # fmt: skip
         self.above = 0
         self.open = (*self.open, incident)
@@ -243,6 +233,8 @@ class Incidents:
 
     def _close(self, incident: Incident, kind: NoticeKind, text: str | None) -> list[Notice]:
         self.open = tuple(other for other in self.open if other is not incident)
+        if incident.reported and kind == "incident_ended":
+            self.ended.append(incident)
         if not incident.reported:
             self.flapping.extend(incident.feature, incident.last)
         if not incident.reported and not incident.regime_reported and kind == "incident_ended":
@@ -270,6 +262,19 @@ class Incidents:
         return Notice(
             kind, incident.id, self._client, incident.start, ended, incident.events, incident.peak, text
         )  # fmt: skip
+
+
+def events_to_start(settings: LiveSettings, score: float, threshold: float) -> int:
+    """Return the number of events in a row above the threshold that start an incident.
+
+    Args:
+        settings: Has `start_after`.
+        score: Score of the newest of them.
+        threshold: The threshold for it.
+    """
+    if settings.start_after is not None:
+        return settings.start_after
+    return 1 if score > CLEAR_START * threshold else UNCLEAR_EVENTS
 
 
 def _features(incidents: Iterable[Incident]) -> frozenset[int]:

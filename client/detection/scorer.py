@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -103,6 +104,26 @@ class Scorer:
         scaled = np.empty(window.shape, np.float32)
         self._scale(window, scaled)
         return self._detector.score_one(scaled.reshape(-1))
+
+    def score_windows(self, rows: Floats) -> Floats:
+        """Return the scores of windows, shape (n, window, features), as `score_window` does: shape (n,)."""
+        scaled = np.empty(rows.shape, np.float32)
+        self._scale(rows, scaled)
+        return self._detector.score_many(scaled.reshape(len(rows), rows.shape[1] * rows.shape[2]))
+
+    def score_of_others(self, window: Floats, features: Collection[int]) -> float:
+        """Return the score of a window, shape (window, features), without the errors of some features.
+
+        The model reads the values of these features, unlike those of masked ones.
+        """
+        scaled = np.empty(window.shape, np.float32)
+        self._scale(window, scaled)
+        inputs = scaled.reshape(-1)
+        parts = self._detector.contributions(inputs, inputs).reshape(window.shape)
+        total = float(parts.sum())
+        parts[:, list(features)] = 0
+        score = self._detector.score_one(inputs)
+        return score * float(parts.sum()) / total if total > 0 else score
 
     def explain(self, rows: Floats) -> Explanation:
         """Return which features make the window `rows`, shape (window, features), unusual.

@@ -20,12 +20,13 @@ class LearningProgress:
 
     Args:
         folder: The client's state folder, where the trainer records how many events it wants.
-        settings: Sections `client` and `model`. The number follows from them until the trainer records it.
+        settings: Sections `client`, `live`, `model`. The number follows from them until the trainer records
+            it.
         features: Number of features of an event.
     """
 
     def __init__(self, folder: Path, settings: Settings, features: int) -> None:
-        self._folder = folder
+        self._folder, self._quarantine = folder, settings.live.quarantine
         # Only the trainer knows the number of rows of a data file.
         self._expected = (
             wanted_rows(settings.client.min_rows, settings.model.window, features)
@@ -52,7 +53,12 @@ class LearningProgress:
         per_s = None
         if self._first is not None and now > self._first[1]:
             per_s = (received - self._first[0]) / (now - self._first[1])
-        self.learning = Learning(buffered, self._expected if wanted is None else wanted, per_s)
+        self.learning = Learning(
+            buffered,
+            self._expected if wanted is None else wanted,
+            per_s,
+            held_back=max(0, self._quarantine - received),
+        )
         self._log(was_done, now)
 
     def _log(self, was_done: bool, now: float) -> None:

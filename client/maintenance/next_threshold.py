@@ -34,8 +34,10 @@ def next_threshold(
     if rule.value is not None:
         return AdaptiveThreshold(rule.value, fixed=True)
     start, lowest, highest = rule.start(fleet, own)
-    value = start if before is None or scale is None else min(max(before.value * scale, lowest), highest)
-    return AdaptiveThreshold(value, (lowest, highest), rule.rate)
+    if before is None or scale is None:
+        return AdaptiveThreshold(start, (lowest, highest), rule.rate)
+    value = min(max(before.value * scale, lowest), highest)
+    return AdaptiveThreshold(value, (lowest, highest), rule.rate).inherit(before)
 
 
 def extended_threshold(
@@ -58,7 +60,7 @@ def extended_threshold(
     if rule.value is not None:
         return before
     start, lowest, highest = rule.start(fleet, own)
-    return AdaptiveThreshold(max(before.value, start), (lowest, highest), rule.rate)
+    return AdaptiveThreshold(max(before.value, start), (lowest, highest), rule.rate).inherit(before)
 
 
 def regime_scale(before: ScoreHistogram, after: ScoreHistogram) -> float | None:

@@ -35,6 +35,8 @@ MAX_WINDOWS = 512
 _GRID = 33
 """Number of levels that are tried for a feature in each refinement."""
 _REFINEMENTS = 3
+_SWEEPS = 3
+"""Times that the level of each of several moved features is sought again."""
 _TRIMMED = 0.95
 """Quantile at which errors are cut off, so that a fault within the change is not part of the usual error."""
 
@@ -58,7 +60,8 @@ def adapt(
     """Adapt a version to the rows since a change.
 
     Features are moved one after the other, the one with the largest error first, to the level at which the
-    median score of the rows is smallest. The difference of the medians before and since the change is not
+    median score of the rows is smallest. The levels of several are then sought again, as the first were found
+    while the others were at their old ones. The difference of the medians before and since the change is not
     used, because these rows may be of different hours of a day. The median of the scores is robust against
     faults during the change (Huber 1981). If the scores stay larger than usual, the errors of the features
     with the largest ones become their usual errors: the model cannot reproduce how these features vary now.
@@ -90,6 +93,7 @@ def adapt(
         if best > USEFUL * score:
             break
         moves[feature] = move
+    moves = _refined(manifest, windows, moves)
     moved = _moved(manifest, moves)
     squares = _squares(moved, windows)
     if _median_score(moved, squares) > USUAL * usual:
@@ -143,6 +147,18 @@ def _best_level(
         step = shifts[1] - shifts[0]
         low, high = shift - step, shift + step
     return best
+
+
+def _refined(manifest: Manifest, windows: Rows, moves: dict[int, Move]) -> dict[int, Move]:
+    """Return the moves of several features, each level sought again with the others moved."""
+    if len(moves) < 2:
+        return moves
+    refined = dict(moves)
+    for _ in range(_SWEEPS):
+        for feature, move in list(refined.items()):
+            others = {i: other for i, other in refined.items() if i != feature}
+            refined[feature] = _best_level(manifest, windows, others, feature, move.factor)[1]
+    return refined
 
 
 def _windows(manifest: Manifest, lasting: BufferedRows) -> Rows:

@@ -6,9 +6,11 @@ left out of the window's error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.detectors.contract import MAX_SCORE, Floats, newest_missing
 from common.settings import Activation
@@ -39,9 +41,16 @@ class Autoencoder:
         self._precision = precision
         self._weight = precision / len(precision)
         self._root = np.sqrt(self._weight)
+        self._total = float(self._weight.sum())
+        self._filled = np.zeros(len(precision), np.float32)
 
     def score_one(self, inputs: Floats) -> float:
         """Return the score of one window, shape (inputs,)."""
+        error = self._error(inputs)
+        return error if error <= MAX_SCORE else self._score_present(inputs)
+
+    def _error(self, inputs: Floats, missing: NDArray[np.bool_] | None = None) -> float:
+        """Return the weighted error of a window, without that of the inputs that are `missing`."""
         hidden = inputs
         for kernel, bias, output, zeros, activation in self._layers:
             np.dot(hidden, kernel, out=output)
@@ -52,9 +61,23 @@ class Autoencoder:
                 output[:] = activate(activation, output)
             hidden = output
         np.subtract(hidden, inputs, out=hidden)
+        if missing is not None:
+            hidden[missing] = 0
         np.multiply(hidden, self._root, out=hidden)
-        error = float(np.dot(hidden, hidden))
-        return error if error <= MAX_SCORE else float(self._score_carefully(inputs[None])[0])
+        return float(np.dot(hidden, hidden))
+
+    def _score_present(self, inputs: Floats) -> float:
+        """Return the score of a window that has missing inputs or overflows, as `_score_carefully` does."""
+        missing = np.isnan(inputs)
+        if missing[-self._features :].all():
+            return math.nan
+        np.copyto(self._filled, inputs)
+        self._filled[missing] = 0
+        present = self._total - float(self._weight[missing].sum())
+        if not present > 0:
+            return math.nan
+        error = self._error(self._filled, missing) * self._total / present
+        return error if error <= MAX_SCORE else MAX_SCORE  # what is not a number has overflowed
 
     def score_many(self, inputs: Floats) -> Floats:
         """Return the scores of windows of shape (n, inputs), shape (n,)."""

@@ -139,9 +139,11 @@ def _open_round(state: State, min_clients: int, step: Step) -> State:
 
 
 def _is_urgent(state: State, node: NodeId) -> bool:
-    """Return whether a client comes before others: its data has drifted, or it has had no task yet."""
+    """Return whether a client ends a pause: its data has drifted or doubled, or it has had no task yet."""
     client = state.clients[node]
-    return client.drifted or (client.trained_version < 0 and is_new(state, client))
+    return (
+        client.drifted or client.rows_have_doubled or (client.trained_version < 0 and is_new(state, client))
+    )
 
 
 def _close_round(state: State, current: Round, step: Step) -> State:
@@ -214,9 +216,10 @@ def assign(state: State, kind: Kind, nodes: Sequence[NodeId], round_id: int, ste
         client = clients[node]
         repeats = client.repeats + 1 if client.trained_version == state.version else 0
         if kind == "train":
+            rows = client.description.rows if client.description is not None else 0
             clients[node] = replace(
-                client, trained_version=state.version, repeats=repeats, last_task=number
-            )  # fmt: skip
+                client, trained_version=state.version, trained_rows=rows, repeats=repeats, last_task=number
+            )
         if round_id:
             timeout = step.settings.deadline_s
         else:

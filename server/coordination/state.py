@@ -41,6 +41,8 @@ class ConnectedClient:
     """The time when it may get tasks again after one failed."""
     trained_version: int = -1
     """The version of its newest training task; -1: it has had none."""
+    trained_rows: int = 0
+    """Its rows when it got its newest training task; 0: it has had none."""
     repeats: int = 0
     """Number of training tasks of that version that it had before the newest one."""
     last_task: int = 0
@@ -61,6 +63,12 @@ class ConnectedClient:
         """Return whether it should get this version without a task; a detector cannot use version 0."""
         waits = self.status == "learning" or (self.status == "ready" and self.trained_version < 0)
         return waits and self.delivered < version
+
+    @property
+    def rows_have_doubled(self) -> bool:
+        """Whether it has at least twice the rows that it had at its newest training task."""
+        rows = self.description.rows if self.description is not None else 0
+        return 0 < 2 * self.trained_rows <= rows
 
     @property
     def learning(self) -> Learning | None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from client.data.cells import MISSING, NUMBER, QUANTITY, SWITCH, is_missing, is_tag
+from client.data.cells import MISSING, NUMBER, QUANTITY, SWITCH, SWITCH_ON, is_missing, is_tag, is_unit
 from client.data.columns import Content, Kind, course_of
 from client.data.timestamps import parse_seconds
 
@@ -37,6 +37,8 @@ def content_of_column(column: pa.ChunkedArray) -> Content:
     present = pc.filter(text, pc.invert(pc.match_substring_regex(text, MISSING)))
     if not len(present):
         return Content(Kind.EMPTY)
+    if is_unit(pc.unique(present).to_pylist() * min(len(present), 2)):
+        return Content(Kind.TEXT, present[0].as_py())
     number = pc.or_(pc.match_substring_regex(present, NUMBER), pc.match_substring_regex(present, SWITCH))
     numbers = pc.sum(number).as_py() or 0
     quantity = pc.and_not(pc.match_substring_regex(present, QUANTITY), number)
@@ -73,7 +75,7 @@ def numbers_of(column: pa.ChunkedArray) -> NDArray[np.float64]:
         text = pc.utf8_trim_whitespace(column)
         number = pc.match_substring_regex(text, NUMBER)
         switch = pc.match_substring_regex(text, SWITCH)
-        on = pc.match_substring_regex(text, "(?i)^(true|on|yes)$")
+        on = pc.is_in(pc.utf8_lower(text), pa.array(SWITCH_ON))
         column = pc.if_else(number, text, pc.if_else(switch, pc.if_else(on, "1", "0"), "nan"))
         column = pc.replace_substring_regex(column, r"^\+", "")  # Arrow does not accept '+'
     values: NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy()

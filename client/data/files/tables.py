@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from client.data.cells import SWITCH_OFF, SWITCH_ON, is_number
+from client.data.cells import SWITCH_OFF, SWITCH_ON, is_number, is_unit
 from client.data.columns import separated_otherwise
 from client.data.files.names import SUFFIXES
 from common.errors import UserError
@@ -210,11 +210,14 @@ def _check_broken(rows: list[Any], whole: int, path: Path) -> None:
 
 
 def switches(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column of true and false, on and off, or yes and no as booleans; any other as it is."""
+    """Return a column of the words for 1 and 0 as booleans; any other as it is."""
     words = pc.utf8_lower(pc.utf8_trim_whitespace(cells))
     allowed = pa.array([*SWITCH_ON, *SWITCH_OFF, ""])
     present = pc.drop_null(words)
     if not len(present) or not pc.all(pc.is_in(present, allowed), min_count=1).as_py():
         return cells
     empty = pc.equal(words, "")
+    values = pc.unique(pc.filter(present, pc.not_equal(present, ""))).to_pylist()
+    if values and is_unit(values * min(len(present), 2)):
+        return cells
     return pc.if_else(empty, None, pc.is_in(words, pa.array(SWITCH_ON)))

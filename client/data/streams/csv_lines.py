@@ -29,12 +29,16 @@ def split_cells(text: str) -> list[str]:
 def names_columns(cells: Sequence[str]) -> bool:
     """Return whether the cells of a line are names: text, and not only words for missing values.
 
+    A single letter may be a name, also `t`, which is true as a value.
+
     >>> names_columns(["ts", "cpu"]), names_columns(["2024-01-01", "1.5"]), names_columns(["", "on"])
     (True, False, False)
     """
     named = False
     for cell in cells:
         if not cell or is_missing(cell):
+            continue
+        if cell.lower() in ("t", "f"):
             continue
         if is_quantity(cell) or parse_seconds(cell) is not None or _is_number_or_switch(cell):
             return False

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from client.data.cells import is_missing, is_number, is_quantity, is_switch, is_tag
+from client.data.cells import is_missing, is_number, is_quantity, is_switch, is_tag, is_unit
 from client.data.columns import Columns, Content, Kind, choose_columns, course_of, separated_otherwise
 from client.data.streams.csv_lines import names_columns, split_cells
 from client.data.streams.json_fields import flat, kind_of_value
@@ -124,6 +124,8 @@ def content_of_values(values: Sequence[Any]) -> Content:
     present = [value for value in values if not _is_missing(value)]
     if not present:
         return Content(Kind.EMPTY)
+    if all(isinstance(value, str) for value in present) and is_unit(present):
+        return Content(Kind.TEXT, present[0])
     kinds = Counter(map(_kind, present))
     kind, _ = kinds.most_common(1)[0]
     if kinds[Kind.QUANTITIES] and kinds[Kind.QUANTITIES] + kinds[Kind.NUMBERS] >= len(present) / 2:

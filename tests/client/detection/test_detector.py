@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.buffers.recent_events import ABNORMAL, NORMAL, UNREPORTED
-from client.detection.adaptive_threshold import AdaptiveThreshold
+from client.detection.adaptive_threshold import RISE, AdaptiveThreshold
 from client.detection.detector import QUIET_EVENTS, Detector, Verdict
 from common.model.moments import Scaler
 from common.model.scoring import version_scores
@@ -189,10 +189,38 @@ def test_an_incident_raises_the_threshold_and_quiet_events_lower_it() -> None:
     under_test = detector()
     limit = AdaptiveThreshold(20.0, (10.0, 100.0), rate=0.01)
     under_test.activate(version(), limit)
-    feed(under_test, faults(), 1)
-    assert limit.value == pytest.approx(20.0 * math.exp(0.3), rel=1e-6)
+    events = faults()
+    feed(under_test, events[:15], 1)
+    assert limit.value == pytest.approx(20.0 * math.exp(RISE), rel=1e-6)
+    feed(under_test, events[15:], 1)
+    raised = limit.value  # a part of the rise is taken back when the incident ends
+    assert 20.0 < raised < 20.0 * math.exp(RISE)
     feed(under_test, faults()[:10], 1)  # 27 events before were quiet, and the threshold falls once for 32
-    assert limit.value == pytest.approx(20.0 * math.exp(0.3 * (1 - 0.01 * QUIET_EVENTS)), rel=1e-6)
+    assert limit.value == pytest.approx(raised * math.exp(-RISE * 0.01 * QUIET_EVENTS), rel=1e-6)
+
+
+def test_an_open_incident_ends_at_the_threshold_of_its_start_and_its_own_rise() -> None:
+    under_test = detector()
+    under_test.activate(version(), AdaptiveThreshold(20.0, (10.0, 100.0), rate=0.01))
+    feed(under_test, faults()[:15], 1)
+    assert [incident.limit for incident in under_test.incidents.open] == [
+        pytest.approx(20.0 * math.exp(RISE))
+    ]
+
+
+def test_an_event_that_is_usual_for_its_leading_feature_is_normal_and_quiet() -> None:
+    under_test = detector()
+    limit = AdaptiveThreshold(20.0, (10.0, 1e9), rate=0.01)
+    under_test.activate(version(), limit)
+    for _ in range(100):
+        limit.incident_started("b")
+    limit.value = 20.0
+    raised = limit.of_cause("b")
+    feed(under_test, lines(rows(40, seed=1) + np.array([0, 150, 0], np.float32)), 1)
+    assert 20.0 < np.nanmedian(under_test.recent.since(0).scores) < raised
+    assert not under_test.incidents.open
+    assert set(under_test.recent.since(0).flags.tolist()) == {NORMAL}
+    assert limit.of_cause("b") < raised
 
 
 def test_events_of_an_incident_that_is_not_reported_are_marked_so() -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.detection.incidents import Explained, Incidents
+from client.detection.incidents import Incidents
+from client.detection.scored_event import Explained
 from common.protocol.alerts import Alert, Cause, Notice
 from common.settings import LiveSettings
 
@@ -24,6 +25,10 @@ class Event:
     time: float
     threshold: float = 1.0
     window: int = 1
+    usual: float = 0.0
+    """The highest score of normal windows with features masked."""
+    heat_factor: float = 1.0
+    """The threshold of incidents led by the third feature, in multiples of that of the others."""
 
     @property
     def score(self) -> float:
@@ -32,9 +37,14 @@ class Event:
     def score_without(self, features: Collection[int]) -> float:
         return sum(error for i, error in enumerate(self.errors) if i not in features)
 
-    def share(self, features: Collection[int], masked: Collection[int]) -> float:
-        total = self.score_without(masked)
-        return sum(self.errors[i] for i in features) / total if total else 0.0
+    def threshold_of(self, feature: str) -> float:
+        return self.threshold * (self.heat_factor if feature == "heat" else 1)
+
+    def usual_without(self, features: Collection[int]) -> float:
+        return self.usual if features else 0.0
+
+    def score_of_others(self, features: Collection[int], masked: Collection[int]) -> float:
+        return self.score_without({*features, *masked})
 
     def explain_without(self, features: Collection[int]) -> Explained:
         total = self.score_without(features)
@@ -46,7 +56,7 @@ class Event:
 
 
 def incidents(**live: object) -> Incidents:
-    return Incidents("edge", LiveSettings(**live))  # type: ignore[arg-type]
+    return Incidents("edge", LiveSettings(**{"start_after": 1, **live}))  # type: ignore[arg-type]
 
 
 def run(
@@ -55,12 +65,15 @@ def run(
     step_s: float = 1.0,
     first: int = 0,
     window: int = 1,
+    usual: float = 0.0,
 ) -> list[Notice]:
     """Notices of events `step_s` apart, given by the errors of their features, or by that of the first."""
     under_test = under_test or incidents()
     notices = []
     for number, of in enumerate(errors, first):
-        event = Event(number, of if isinstance(of, tuple) else (of,), number * step_s, window=window)
+        event = Event(
+            number, of if isinstance(of, tuple) else (of,), number * step_s, window=window, usual=usual
+        )
         if event.score > 1 or under_test.open:
             notices += under_test.add(event)
         else:
@@ -96,6 +109,13 @@ def test_a_score_between_release_and_threshold_keeps_an_incident_open() -> None:
 
 def test_a_fault_that_is_shorter_than_start_after_is_not_an_incident() -> None:
     assert kinds(run([2, 2, 0, 2, 0, 2, 2, 2], incidents(start_after=3))) == ["incident_started"]
+
+
+def test_by_default_two_events_in_a_row_or_a_clear_one_start_an_incident() -> None:
+    by_default = LiveSettings()
+    assert run([1.9, 0, 1.9, 0, 0, 0], Incidents("edge", by_default)) == []
+    assert kinds(run([1.2, 1.2], Incidents("edge", by_default))) == ["incident_started"]
+    assert kinds(run([2.1], Incidents("edge", by_default))) == ["incident_started"]
 
 
 def test_an_event_without_a_verdict_neither_starts_nor_ends_an_incident() -> None:
@@ -140,6 +160,40 @@ def test_a_second_cause_is_an_incident_of_its_own_while_the_first_lasts() -> Non
     ]
     assert (notices[2].events, notices[2].ended) == (3, 6.0)
     assert [incident.feature for incident in under_test.open] == ["cpu"]
+
+
+def test_a_masked_window_is_no_second_cause_if_normal_windows_score_as_high_when_masked() -> None:
+    both = [(9.0, 5.0, 0.0)] * 3
+    cause = [("incident_started", "cpu")]
+    assert leading(run([(9.0, 0.0, 0.0)] * 4 + both, usual=3.4)) == cause
+    assert leading(run([(9.0, 0.0, 0.0)] * 4 + both, usual=3.2)) == [*cause, ("incident_started", "disk")]
+
+
+def test_an_incident_exceeds_the_threshold_of_its_leading_feature() -> None:
+    under_test = incidents()
+    assert under_test.add(Event(0, (0.0, 0.0, 2.5), 0.0, heat_factor=3.0)) == []
+    assert kinds(under_test.add(Event(1, (0.0, 0.0, 3.5), 1.0, heat_factor=3.0))) == ["incident_started"]
+    assert kinds(incidents().add(Event(0, (0.0, 2.5, 0.0), 0.0, heat_factor=3.0))) == ["incident_started"]
+
+
+def test_a_threshold_that_others_have_raised_does_not_end_an_incident() -> None:
+    under_test = incidents(end_after=1)
+    run([3.0, 3.0], under_test)
+    under_test.open[0].limit = 1.4
+    assert under_test.add(Event(2, (3.0,), 2.0, threshold=4.0)) == []
+    assert [notice.kind for notice in under_test.add(Event(3, (1.3,), 3.0, threshold=4.0))] == [
+        "incident_ended"
+    ]
+
+
+def test_an_incident_is_compared_with_the_threshold_of_a_new_version() -> None:
+    under_test = incidents(end_after=1)
+    run([3.0, 3.0], under_test)
+    under_test.open[0].limit = 1.4
+    under_test.version_changed()
+    assert [notice.kind for notice in under_test.add(Event(2, (3.0,), 2.0, threshold=4.0))] == [
+        "incident_ended"
+    ]
 
 
 def test_the_first_cause_ends_while_the_second_lasts() -> None:

@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 import pytest
+from client.data.recent_events import ABNORMAL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.detector import Detector
 from client.detection.event_window import EventWindow
 from client.detection.scorer import Scorer
@@ -149,8 +151,72 @@ def test_no_cause_of_an_alert_is_a_missing_feature() -> None:
     detector.recent.row_views[0][:] = [1.0, np.nan, 100.0]
     assert detector.active is not None
     event = EventWindow(
-        samples.SCHEMA.features, detector.recent, detector.active.scorer, 0, 0, 0.0, 5.0, 1.0, 3
+        samples.SCHEMA.features,
+        detector.recent,
+        detector.active.scorer,
+        0,
+        0,
+        0.0,
+        5.0,
+        AdaptiveThreshold(1.0),
+        3,
     )
     alert, explaining = event.explain_without(())
     assert explaining == (2,)
     assert [cause.feature for cause in alert.causes] == ["c", "a"]
+
+
+def test_a_score_can_be_of_some_features_alone_while_the_model_reads_all() -> None:
+    given_ = version(2)
+    window = np.array([[0.5, np.nan, 1.1], [6.0, 5.0, 3.0]], np.float32)
+    scaled = np.nan_to_num(Scaler.of(given_.moments).apply(window)).reshape(1, -1)
+    error = np.square(reconstruct(given_.architecture, given_.weights, scaled) - scaled)[0] * given_.precision
+    present = [0, 2, 3, 4, 5]
+    expected = error[[0, 3, 4]].sum() / given_.precision[present].sum() * given_.precision.mean()
+    assert Scorer(given_).score_of_others(window, (2,)) == pytest.approx(expected, rel=1e-4)
+    assert Scorer(given_).score_of_others(window, ()) == pytest.approx(
+        Scorer(given_).score_window(window), rel=1e-4
+    )
+    assert math.isnan(Scorer(given_).score_of_others(np.full((2, 3), np.nan, np.float32), ()))
+
+
+def test_usual_scores_with_masked_features_are_those_of_normal_windows() -> None:
+    detector = Detector("edge", samples.SCHEMA, DataSettings(), LiveSettings())
+    detector.activate(version(3), threshold=1e9)
+    detector.step(samples.lines(ROWS), 0.0)
+    detector.recent.flags[20] = ABNORMAL
+    assert detector.active is not None
+    event = EventWindow(
+        samples.SCHEMA.features,
+        detector.recent,
+        detector.active.scorer,
+        40,
+        40,
+        0.0,
+        5.0,
+        AdaptiveThreshold(1.0),
+        3,
+    )
+    hidden = ROWS.copy()
+    hidden[:, 1] = np.nan
+    scores = [plain_score(version(3), hidden[end - 2 : end + 1]) for end in range(2, 40) if end != 20]
+    assert event.usual_without((1,)) == pytest.approx(max(scores), rel=1e-4)
+
+
+def test_there_are_no_usual_scores_before_the_first_whole_window() -> None:
+    detector = Detector("edge", samples.SCHEMA, DataSettings(), LiveSettings())
+    detector.activate(version(3), threshold=1e9)
+    detector.step(samples.lines(ROWS[:2]), 0.0)
+    assert detector.active is not None
+    event = EventWindow(
+        samples.SCHEMA.features,
+        detector.recent,
+        detector.active.scorer,
+        2,
+        2,
+        0.0,
+        5.0,
+        AdaptiveThreshold(1.0),
+        3,
+    )
+    assert event.usual_without((1,)) == 0.0

@@ -127,6 +127,21 @@ def test_faults_are_reported_during_a_lasting_shift_and_after_it_was_adapted_to(
     assert "a" in leading(later, "incident_started")
 
 
+@pytest.mark.parametrize("size", [5.0, 8.0])
+def test_a_shift_of_two_features_is_adapted_to_in_spite_of_faults_of_the_third(
+    machine: Machine, size: float
+) -> None:
+    events = rows(DAY + 48, seed=2) + size * np.array([1, 10, 0], np.float32)
+    for at in range(60, DAY, 60):
+        with_fault(events, at, feature=2, value=1e5)
+    notices = machine.feed(events)
+    assert "c" in leading(notices, "incident_started")
+    assert kinds(notices).count("adapted") == 1
+    moves = machine.maintenance.adaptation.regime.moves
+    assert moves["a"].offset == pytest.approx(size, abs=1)
+    assert moves["b"].offset == pytest.approx(10 * size, abs=10)
+
+
 def test_learning_continues_at_the_new_level(machine: Machine, tmp_path: Path) -> None:
     before = len(machine.maintenance.learned)
     machine.feed(shifted(DAY // 2, seed=2))

@@ -46,6 +46,21 @@ def test_a_shift_of_one_feature_moves_its_mean_and_nothing_else() -> None:
     np.testing.assert_array_equal(adapted.manifest.moments.mean[[0, 2]], given().moments.mean[[0, 2]])
 
 
+def test_the_levels_of_several_features_are_found_though_the_model_relates_them() -> None:
+    generator = np.random.default_rng(3)
+    cause = generator.standard_normal((4000, 1))
+    events = cause @ np.array([[1.0, 1.0, 1.0]]) + 0.1 * generator.standard_normal((4000, 3))
+    plain = version(model={"window": 1, "hidden": (1,), "activation": "linear"})
+    third = np.full((3, 1), 1 / 3, np.float32)
+    weights = dict(plain.weights) | {"dense_0/kernel": third, "dense_1/kernel": 3 * third.T}
+    related = replace(plain, weights=weights, moments=Moments.of(events.astype(np.float32)))
+    lasting = buffered(events + np.array([2.0, 1.0, 0.0]))
+    adapted = adapt(related, lasting, buffered(events), (0, 1), median(related, buffered(events)))
+    offsets = [adapted.moves.get(i, Move(1.0, 0.0)).offset for i in range(3)]
+    # A shift of all three by the same amount is one of their common cause, and no error.
+    assert [offset - offsets[2] for offset in offsets[:2]] == pytest.approx([2.0, 1.0], abs=0.05)
+
+
 def test_a_fault_within_the_change_does_not_move_the_level() -> None:
     lasting = rows(600, seed=2) + SHIFT
     lasting[100:200, 0] = 500

@@ -87,6 +87,18 @@ def test_a_new_client_begins_a_round_at_once_and_training_continues_until_it_has
     assert decisions(run.after(PACE_S - 1)) == []
 
 
+def test_twice_as_many_rows_begin_a_round_at_once() -> None:
+    run = converged()
+    trained = run.state.clients[1].trained_rows
+    for rows, woken in ((trained + 1, False), (2 * trained, True)):
+        run.after(REFRESH_S)
+        grown = description("a", "instance of a", FEATURES, rows=rows)
+        found = decisions(run.do(Described(1, run.requests[1], grown)))
+        assert found == ([Sent("train", (1, 2))] if woken else [])
+    run.answer(1, 2)
+    assert decisions(run.after(PACE_S - 1)) == []
+
+
 def test_earlier_errors_do_not_compare_with_those_of_a_new_client() -> None:
     run = converged()
     run.errors = iter([9.0, 8.0, 7.0, 6.0])  # the new client's data are harder, and learned round by round

@@ -179,6 +179,7 @@ class TestMissingCells:
             ("+1 .5 2.", [1, 0.5, 2]),
             ("on off _", [1, 0, NAN]),
             ("True false true", [1, 0, 1]),
+            ("T f T", [1, 0, 1]),
         ],
     )
     @pytest.mark.parametrize("listed", [False, True])

@@ -76,6 +76,7 @@ def test_a_csv_header_gives_order_and_time_from_then_on() -> None:
         (b'{"cpu": 1' + b"0" * 400 + b', "memory": 2, "disk \\u00e9": 3}', [NAN, 2, 3]),
         (b'{"cpu": true, "memory": false, "disk \\u00e9": 3}', [1, 0, 3]),
         (b'{"cpu": "on", "memory": "False", "disk \\u00e9": " 1.5 "}', [1, 0, 1.5]),
+        (b'{"cpu": "T", "memory": "f", "disk \\u00e9": 1.5}', [1, 0, 1.5]),
         (b"[1, null, 3]", [1, NAN, 3]),
         (b"[1, 2, NaN]", [1, 2, NAN]),
         (b"[1, true, 1e39]", [1, 1, NAN]),

@@ -74,10 +74,24 @@ def test_a_time_column_that_is_set_is_the_only_one() -> None:
         ),
         ([{"fields": {"idle": 1.5, "user": 2}, "tags": {"host": "a"}}], ("fields.idle", "fields.user")),
         ([{"temp": str(i / 3), "on": "off", "power": "unavailable"} for i in range(5)], ("temp", "on")),
+        ([{"open": "TF"[i % 2], "unit": "F", "temp": i / 3} for i in range(5)], ("open", "temp")),
+        ([b"t,f,open", b"1.5,2.5,T", b"2.5,1.25,F"], ("t", "f", "open")),
         ([b"ts,temp,rpm", b"1764547201,20.36,900.8", b"1764547202,20.74,900.9"], ("temp", "rpm")),
         ([{"a": 1}, {"b": 2}, {"c": 3}, {"a": 1}, {"b": 2}], ("a", "b", "c")),
     ],
-    ids=["heartbeat", "null", "sequence", "epoch", "text", "nested", "number text", "csv", "by turns"],
+    ids=[
+        "heartbeat",
+        "null",
+        "sequence",
+        "epoch",
+        "text",
+        "nested",
+        "number text",
+        "T and F",
+        "names t and f",
+        "csv",
+        "by turns",
+    ],
 )
 def test_features_of_streams(events: list[object], expected: tuple[str, ...]) -> None:
     assert features(events) == expected

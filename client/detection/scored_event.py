@@ -1,0 +1,64 @@
+"""An event as the incidents ask about it: its score, and what explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple, Protocol
+
+from common.protocol.alerts import Alert
+
+
+class Explained(NamedTuple):
+    """An alert, and the features that explain most of its error, by position, the most important first."""
+
+    alert: Alert
+    features: tuple[int, ...]
+
+
+class ScoredEvent(Protocol):
+    """An event with its window, for questions that take longer than a score."""
+
+    @property
+    def number(self) -> int:
+        """Number of the event in the stream."""
+        ...
+
+    @property
+    def time(self) -> float:
+        """Seconds since 1970."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """The score, with no feature masked."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """The threshold for it."""
+        ...
+
+    def threshold_of(self, feature: str) -> float:
+        """Return the threshold for it in an incident that a feature leads."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """Number of events in a window: an event is part of the scores of as many."""
+        ...
+
+    def score_without(self, features: Collection[int]) -> float:
+        """Return the score of the window with these features masked; NaN if nothing is left."""
+        ...
+
+    def usual_without(self, features: Collection[int]) -> float:
+        """Return the highest score of the latest normal windows with these features masked; 0 without any."""
+        ...
+
+    def score_of_others(self, features: Collection[int], masked: Collection[int]) -> float:
+        """Return the score without the errors of some features, and with other features masked."""
+        ...
+
+    def explain_without(self, features: Collection[int]) -> Explained:
+        """Return the alert and its explanation with these features masked."""
+        ...
