@@ -26,7 +26,7 @@ class LearningProgress:
     """
 
     def __init__(self, folder: Path, settings: Settings, features: int) -> None:
-        self._folder, self._quarantine = folder, settings.live.quarantine
+        self._folder, self._margin = folder, settings.live.incident_margin
         # Only the trainer knows the number of rows of a data file.
         self._expected = (
             wanted_rows(settings.client.min_rows, settings.model.window, features)
@@ -57,7 +57,7 @@ class LearningProgress:
             buffered,
             self._expected if wanted is None else wanted,
             per_s,
-            held_back=max(0, self._quarantine - received),
+            held_back=max(0, self._margin - received),
         )
         self._log(was_done, now)
 

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from client.data.recent_events import ABNORMAL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from client.buffers.recent_events import ABNORMAL
 from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.detector import Detector
 from client.detection.event_window import EventWindow

@@ -26,11 +26,11 @@ def test_the_remaining_time_follows_from_the_events_received(tmp_path: Path) -> 
     assert one.learning.done
 
 
-def test_the_remaining_time_includes_the_events_in_quarantine(tmp_path: Path) -> None:
+def test_the_remaining_time_includes_the_events_that_are_held_back(tmp_path: Path) -> None:
     one = progress(tmp_path, min_rows=500)
     one.update(0, 1, now=100.0)
     one.update(0, 11, now=110.0)
-    assert one.learning.remaining_s == 500 + Settings().live.quarantine - 11
+    assert one.learning.remaining_s == 500 + Settings().live.incident_margin - 11
 
 
 def test_what_the_trainer_wants_counts_more_than_the_clients_own_settings(tmp_path: Path) -> None:
