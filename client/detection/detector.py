@@ -19,8 +19,8 @@ from client.detection.incidents import Incidents
 from client.detection.scorer import Scorer
 from common.model.manifest import Manifest
 from common.model.schema import Schema
-from common.model.threshold import SMALLEST
 from common.protocol.alerts import Notice
+from common.robust import SMALLEST
 from common.settings import DataSettings, LiveSettings
 
 MAX_SINGLE_EVENTS = 4
