@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from common.bounds import FeatureNames
 from common.errors import UserError
 from common.formats.files import write_atomic
 from common.model.schema import Schema
@@ -153,7 +154,7 @@ def read_schema(folder: Path) -> Schema | None:
     A damaged file counts as absent: the detector writes it again when it starts.
     """
     try:
-        return msgspec.json.decode((folder / SCHEMA_FILE).read_bytes(), type=Schema)
+        return Schema(msgspec.json.decode((folder / SCHEMA_FILE).read_bytes(), type=FeatureNames))
     except FileNotFoundError:
         return None
     except (msgspec.MsgspecError, UserError, ValueError) as error:
