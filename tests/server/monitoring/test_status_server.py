@@ -129,7 +129,8 @@ def test_other_files_are_not_served(served: Served, path: str) -> None:
 
 
 def test_numbers_that_are_not_finite_become_null(served: Served, tmp_path: Path) -> None:
-    status_file.write(tmp_path / "fleet.json", {"clients": {"a": {"error": float("nan")}}, "stopped": None})
+    status = {"at": 0.0, "clients": {"a": {"error": float("nan")}}, "stopped": None}
+    status_file.write(tmp_path / "fleet.json", status)
     served.history.add_round(finished(1, error=float("inf")), [])
 
     def refuse(name: str) -> None:
