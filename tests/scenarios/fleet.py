@@ -121,6 +121,11 @@ class Federation:
         shown = status_file.read(self.state / "fleet.json")
         return shown["clients"] if shown else {}
 
+    def trouble(self) -> dict[str, str]:
+        """Return what the server cannot read or write, of `/status`."""
+        shown = status_file.read(self.state / "fleet.json")
+        return shown["trouble"] if shown else {}
+
     def stored_versions(self) -> list[int]:
         """Return the numbers of the versions on disk."""
         return sorted(int(path.stem[1:]) for path in (self.state / "versions").glob("v*.safetensors"))

@@ -144,10 +144,16 @@ def test_history_in_postgresql_outlives_the_server_and_gives_no_password_away(
         postgres.remove()
 
 
-def test_a_server_reports_that_its_database_cannot_be_reached(federation: Callable[..., Federation]) -> None:
-    fleet = federation({"server.database": "postgresql://u:hidden@127.0.0.1:1/d"})
+def test_a_server_whose_database_cannot_be_reached_trains_and_says_so_without_the_password(
+    federation: Callable[..., Federation],
+) -> None:
+    fleet = federation({"server.database": "postgresql://u:not-to-be-seen@127.0.0.1:1/d"})
     fleet.start_server()
-    eventually(lambda: fleet.processes.exit_code("server") is not None)
-    assert fleet.processes.exit_code("server") == 1
-    assert "postgresql://u:***@127.0.0.1:1/d" in fleet.log("server")
-    assert "hidden" not in fleet.log("server")
+    for name in ("a", "b"):
+        fleet.start_client(fleet.rows(name))
+    eventually(lambda: fleet.version() >= 2)
+    eventually(lambda: "postgresql://u:***@127.0.0.1:1/d" in fleet.trouble().get("history", ""))
+    assert fleet.processes.exit_code("server") is None
+    for path in fleet.state.rglob("*"):
+        if path.is_file() and b"not-to-be-seen" in path.read_bytes():
+            assert (path.name, path.stat().st_mode & 0o77) == ("settings.yaml", 0)
