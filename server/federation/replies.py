@@ -52,7 +52,7 @@ class SentMessage:
     number: int
     """Number of the description request or the task."""
     kind: Kind | None
-    """What the client does with the version; None for a description request."""
+    """The work that the client does with the version; None for a description request."""
     inline: bool = False
     """Whether the content is inside the message, instead of in objects that the client fetches."""
     version: int = 0

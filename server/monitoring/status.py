@@ -37,7 +37,7 @@ class ServerStatus:
         self._alive = alive
         self._started = time.time()
         self.trouble: dict[str, str] = {}
-        """What could not be read at the start, and the reason."""
+        """Files that could not be read at the start, and the reason."""
         self.restarts = 0
         """Number of times that the run was submitted again."""
         self.notices: Counter[str] = Counter()
