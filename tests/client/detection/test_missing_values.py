@@ -53,6 +53,15 @@ def plain_score(of: Manifest, window: Rows) -> float:
     return error / sum(weights[i] for i in present) * sum(weights) / len(weights)
 
 
+def event_at(detector: Detector, slot: int) -> EventWindow:
+    """Return the event in a slot of the ring, with a score five times its threshold."""
+    assert detector.active is not None
+    return EventWindow(
+        samples.SCHEMA.features, detector.recent, detector.active.scorer, slot, slot, 0.0, 5.0,
+        AdaptiveThreshold(1.0), 3,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("window", [1, 3])
 @settings(deadline=None, max_examples=40)
 @given(missing=MASKS)
@@ -149,18 +158,7 @@ def test_no_cause_of_an_alert_is_a_missing_feature() -> None:
     detector = Detector("edge", samples.SCHEMA, DataSettings(), LiveSettings(explain=3))
     detector.activate(samples.version(1, 1), threshold=1e-6)
     detector.recent.row_views[0][:] = [1.0, np.nan, 100.0]
-    assert detector.active is not None
-    event = EventWindow(
-        samples.SCHEMA.features,
-        detector.recent,
-        detector.active.scorer,
-        0,
-        0,
-        0.0,
-        5.0,
-        AdaptiveThreshold(1.0),
-        3,
-    )
+    event = event_at(detector, 0)
     alert, explaining = event.explain_without(())
     assert explaining == (2,)
     assert [cause.feature for cause in alert.causes] == ["c", "a"]
@@ -185,18 +183,7 @@ def test_usual_scores_with_masked_features_are_those_of_normal_windows() -> None
     detector.activate(version(3), threshold=1e9)
     detector.step(samples.lines(ROWS), 0.0)
     detector.recent.flags[20] = ABNORMAL
-    assert detector.active is not None
-    event = EventWindow(
-        samples.SCHEMA.features,
-        detector.recent,
-        detector.active.scorer,
-        40,
-        40,
-        0.0,
-        5.0,
-        AdaptiveThreshold(1.0),
-        3,
-    )
+    event = event_at(detector, 40)
     hidden = ROWS.copy()
     hidden[:, 1] = np.nan
     scores = [plain_score(version(3), hidden[end - 2 : end + 1]) for end in range(2, 40) if end != 20]
@@ -207,16 +194,5 @@ def test_there_are_no_usual_scores_before_the_first_whole_window() -> None:
     detector = Detector("edge", samples.SCHEMA, DataSettings(), LiveSettings())
     detector.activate(version(3), threshold=1e9)
     detector.step(samples.lines(ROWS[:2]), 0.0)
-    assert detector.active is not None
-    event = EventWindow(
-        samples.SCHEMA.features,
-        detector.recent,
-        detector.active.scorer,
-        2,
-        2,
-        0.0,
-        5.0,
-        AdaptiveThreshold(1.0),
-        3,
-    )
+    event = event_at(detector, 2)
     assert event.usual_without((1,)) == 0.0
