@@ -23,7 +23,7 @@ from client.data.files.partitions import data_files, read_partition
 from client.data.partition import Partition
 from client.versions.trial import buffer_scores
 from common.model.manifest import Manifest
-from common.packages import python_module
+from common.processes.packages import python_module
 from common.settings import Settings
 from flockwatch.quality.metrics import AlertMetrics
 from flockwatch.quality.stream import replay_scores, score_stream

@@ -24,8 +24,8 @@ import psutil
 
 from benchmarks.results import publish
 from common.config import save
-from common.packages import python_module
-from common.processes import Processes
+from common.processes.children import Processes
+from common.processes.packages import python_module
 from common.settings import Settings
 from server.federation import status_file
 from server.flower.superlink_process import flower_environment, free_port
@@ -101,7 +101,7 @@ def _run(folder: Path, processes: Processes) -> np.ndarray:
         time.sleep(0.1)
     share = CLIENTS // PROCESSES
     for i in range(PROCESSES):
-        command = [*python_module("benchmarks.light_clients"), "--server", f"127.0.0.1:{port}"]
+        command = [*python_module("benchmarks.federations.light_clients"), "--server", f"127.0.0.1:{port}"]
         command += ["--first", str(i * share), "--clients", str(share)]
         processes.start(
             f"light-{i}", command, folder / f"light-{i}.log", flower_environment(folder / f"flower-{i}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks import flockwatch_job
+from benchmarks.federations import flockwatch_job
 from benchmarks.results import publish
 
 ROUNDS = 200

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks import flockwatch_job, job, stock_job
+from benchmarks.federations import flockwatch_job, job, stock_job
 from benchmarks.results import publish
 
 STOCK_ROUNDS = 6

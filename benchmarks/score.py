@@ -16,12 +16,12 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks import stream
-from benchmarks.detectors import PEERS, VERSIONS
+from benchmarks.detection import stream
+from benchmarks.detection.detectors import PEERS, VERSIONS
 from benchmarks.results import publish
 from client.service.supervisor import TrainerSupervisor
-from common.packages import python_module
-from common.processes import NICENESS
+from common.processes.children import NICENESS
+from common.processes.packages import python_module
 
 Figures = dict[str, float]
 
@@ -74,7 +74,7 @@ def _row(figures: Figures) -> list[str]:
 def _measure(name: str, cores: Iterable[int]) -> Figures:
     """Run one detector in its own process."""
     done = subprocess.run(
-        [*python_module("benchmarks.detectors"), name],
+        [*python_module("benchmarks.detection.detectors"), name],
         env=os.environ | ONE_THREAD, preexec_fn=lambda: os.sched_setaffinity(0, cores),
         capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
@@ -85,7 +85,9 @@ def _measure(name: str, cores: Iterable[int]) -> Figures:
 def _while_training(folder: Path) -> Figures:
     """Run flockwatch while a trainer process runs with the priority that a client gives it."""
     log = folder / "trainer.log"
-    trainer = TrainerSupervisor(python_module("benchmarks.background_training"), log, os.environ, 4 << 30)
+    trainer = TrainerSupervisor(
+        python_module("benchmarks.detection.background_training"), log, os.environ, 4 << 30
+    )
     trainer.start()
     try:
         while "training" not in (log.read_text() if log.exists() else ""):

@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import fleet
-from benchmarks.fleet import Curve
+from benchmarks.federations import fleet
+from benchmarks.federations.fleet import Curve
 from benchmarks.results import publish
-from common.packages import python_module
-from common.processes import Processes
+from common.processes.children import Processes
+from common.processes.packages import python_module
 
 CLIENTS, SLOW = 8, 2
 ROWS = 1_500
@@ -86,7 +86,7 @@ def _run(
     def command(number: int, data: Path, address: str) -> list[str]:
         training_s = SLOW_S if number >= CLIENTS - SLOW else FAST_S
         return [
-            *python_module("benchmarks.slow_client"), "--data", str(data), "--server", address,
+            *python_module("benchmarks.federations.slow_client"), "--data", str(data), "--server", address,
             "--state", str(folder / f"state-{number}"), "--training-s", str(training_s),
         ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import fleet
+from benchmarks.federations import fleet
 from benchmarks.results import publish
 from client.training.worker import ClientWorker
 from common.model.manifest import Manifest, ManifestError

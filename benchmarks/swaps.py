@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import stream
+from benchmarks.detection import stream
 from benchmarks.results import publish
 from client.detection.detector import Detector
 from client.maintenance.thread import DetectorMaintenance

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import fleet
+from benchmarks.federations import fleet
 from benchmarks.results import publish
 from client.data.files.partitions import data_files, read_partition
 from client.data.partition import Partition
@@ -37,7 +37,7 @@ from client.training.personalisation import personalise
 from client.training.worker import ClientWorker
 from common.model.manifest import Manifest
 from common.model.weights import Architecture, size_of
-from common.packages import python_module
+from common.processes.packages import python_module
 from common.settings import Settings
 from flockwatch.quality.evaluation import ONE_THREAD
 from flockwatch.quality.federation import federate, shared_trainer

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from client.training.worker import ClientWorker
 from client.transport.compression_state import CompressionState
 from common import config
-from common.packages import check_packages
+from common.processes.packages import check_packages
 from common.protocol import wire
 from common.protocol.messages import (
     COUNTED,

@@ -22,7 +22,7 @@ from common.config import ConfigError, save
 from common.formats.files import private_folder
 from common.model.manifest import Manifest, ManifestError
 from common.model.schema import Schema
-from common.packages import SAFE_PATH, python_module
+from common.processes.packages import SAFE_PATH, python_module
 from common.settings import Settings
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 failed, 2 wrong settings, data or installation, 130 interrupted.
     """
     # By its path: `import common` would run whatever has that name on the import path.
-    packages = runpy.run_path(os.fspath(ROOT / "common" / "packages.py"))
+    packages = runpy.run_path(os.fspath(ROOT / "common" / "processes" / "packages.py"))
     packages["check_packages"](*PACKAGES)
     os.environ.update(packages["SAFE_PATH"])
     for name, value in ENVIRONMENT.items():
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from common import config
     from common.display import printable
     from common.errors import UserError
-    from common.processes import raise_open_files
+    from common.processes.children import raise_open_files
     from flockwatch.arguments import parser
     from flockwatch.flags import overrides
 

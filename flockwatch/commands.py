@@ -48,7 +48,7 @@ def client(settings: Settings, options: argparse.Namespace) -> int:
 def trainer(settings: Settings, options: argparse.Namespace) -> int:
     """Train in a federation; end when the process that started this one ends."""
     from client import launch
-    from common.processes import end_with_parent
+    from common.processes.children import end_with_parent
 
     def on_ready(stop: Callable[[], None]) -> None:
         _on_signal(stop)

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from common import config
 from common.display import log_to
 from common.formats.files import private_folder, turn_over
-from common.packages import check_packages
+from common.processes.packages import check_packages
 from server.access.roster import Roster
 from server.federation import aggregation
 from server.federation.strategy import FlockStrategy

@@ -25,7 +25,7 @@ import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.flower.stamps import TASK
-from common.processes import Processes, raise_open_files
+from common.processes.children import Processes, raise_open_files
 from server.monitoring.status import ServerStatus
 from server.monitoring.status_server import StatusServer
 from server.storage.history import History

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for pattern in ("*.py", "*/*.py")
+    for path in (ROOT / "benchmarks").glob(pattern)
+    if path.stem not in {"__init__", "__main__"}
+)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
+@pytest.mark.parametrize("name", MODULES)
 def test_a_benchmark_imports(name: str) -> None:
-    importlib.import_module(f"benchmarks.{name}")
+    importlib.import_module(name)

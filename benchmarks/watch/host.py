@@ -22,8 +22,8 @@ from benchmarks.watch.judging import REST, STARTS, leading_cause, learned
 from benchmarks.watch.replay import HEALTH_TIMEOUT_S, gives_verdicts, read_notices
 from client.buffers import training_buffer
 from client.connectors.sources.host import HostSource
-from common.packages import python_module
-from common.processes import Processes
+from common.processes.children import Processes
+from common.processes.packages import python_module
 from server.flower.superlink_process import flower_environment, free_port
 
 VERDICT_LIMIT_S = 900.0

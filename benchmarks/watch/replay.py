@@ -29,8 +29,8 @@ import numpy as np
 from benchmarks.watch.changes import Recording
 from benchmarks.watch.judging import Timeline
 from client.data.files.partitions import data_files, read_partition
-from common.packages import python_module
-from common.processes import Processes
+from common.processes.children import Processes
+from common.processes.packages import python_module
 from common.settings import DataSettings
 from server.federation import status_file
 from server.flower.superlink_process import flower_environment, free_port

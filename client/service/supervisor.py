@@ -14,7 +14,7 @@ import psutil
 
 from common.backoff import retry_interval_s
 from common.formats.files import turn_over
-from common.processes import lower_priority
+from common.processes.children import lower_priority
 from common.settings import LogSettings
 
 log = logging.getLogger(__name__)

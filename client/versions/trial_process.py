@@ -23,8 +23,8 @@ from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.schema import Schema, SchemaError
 from common.model.scoring import window_starts
-from common.packages import SAFE_PATH, check_packages, python_module
-from common.processes import lower_priority
+from common.processes.children import lower_priority
+from common.processes.packages import SAFE_PATH, check_packages, python_module
 
 MAX_S = 120.0
 """Seconds after which a trial has failed."""

@@ -24,8 +24,8 @@ from client.training.worker import TrainerCache
 from common.config import save
 from common.formats.files import private_folder, write_atomic
 from common.model.manifest import Manifest
-from common.packages import python_module
-from common.processes import Processes
+from common.processes.children import Processes
+from common.processes.packages import python_module
 from common.settings import Settings
 from flockwatch.quality.comparison import Comparison
 from flockwatch.runs import finite, new_folder, shown, terminal

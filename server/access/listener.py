@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common.processes import max_open_files
+from common.processes.children import max_open_files
 from server.access.gateway import Gateway, LogThrottle
 from server.doors import Doors, Limits
 from server.web import WebServer

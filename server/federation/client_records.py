@@ -15,11 +15,11 @@ import numpy as np
 from msgspec.structs import asdict
 
 from common.model.histogram import ScoreHistogram
-from common.model.rescaling import Rescaling
 from common.model.residuals import Residuals
 from common.model.weights import Weights, norm
 from common.protocol.messages import Evaluation, Traffic, Update
 from server.federation.influence import MIN_CLIENTS, largest_mass, merged_residuals, merged_scores
+from server.versions.rescaling import Rescaling
 
 log = logging.getLogger(__name__)
 

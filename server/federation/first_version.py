@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from common.model.manifest import Manifest, ManifestError
 from common.model.schema import Schema
-from common.model.transfer import TransferError, transfer_weights
 from common.model.version_settings import VersionSettings
 from common.model.weights import Architecture
 from common.protocol.messages import Description
 from common.settings import Settings
 from server.federation.renewal import fleet_moments
+from server.versions.transfer import TransferError, transfer_weights
 
 
 def transfer_source(settings: Settings) -> Manifest | None:

@@ -11,7 +11,6 @@ from common.compression.choice import Block
 from common.compression.codec import Feedback
 from common.model.manifest import Manifest
 from common.model.moments import Moments
-from common.model.rescaling import Rescaling
 from common.model.weights import size_of
 from common.protocol.messages import Description
 from common.settings import Settings
@@ -27,6 +26,7 @@ from server.federation.journal import Journal
 from server.federation.renewal import MAX_RENEWALS, Renewal, carried_over, renewed
 from server.federation.replies import AdmittedReplies, AdmittedReply, described, typical_error, weighted_error
 from server.storage.registry import Registry, SavedVersion
+from server.versions.rescaling import Rescaling
 
 log = logging.getLogger(__name__)
 

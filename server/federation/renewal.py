@@ -2,7 +2,7 @@
 
 The moments of version 0 become outdated: there may have been few clients, or wrong ones. Each version is made
 with the moments of the connected clients if these clearly differ from the moments in use. The weights change
-with them, so that the model computes the same function (`common.model.rescaling`).
+with them, so that the model computes the same function (`server.versions.rescaling`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from msgspec import structs
 
 from common.model.manifest import Manifest
 from common.model.moments import Moments
-from common.model.rescaling import Rescaling, rescaled
 from common.protocol.messages import Description
 from server.federation.influence import merged_moments
 from server.federation.replies import AdmittedReply
+from server.versions.rescaling import Rescaling, rescaled
 
 MIN_ROWS_SHARE = 0.5
 """Smallest number of rows of the connected clients, as a share of the rows behind the moments in use."""

@@ -21,7 +21,7 @@ from flwr.superlink.federation import FederationManager
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from common.packages import check_packages
+from common.processes.packages import check_packages
 
 MIDDLEWARE_PATHS = {
     "flwr.superlink.routers.control": "/v1/control/",

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from common.packages import SAFE_PATH, python_module
-from common.processes import Processes, end_family
+from common.processes.children import Processes, end_family
+from common.processes.packages import SAFE_PATH, python_module
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from common.processes import Processes
+from common.processes.children import Processes
 from server.flower.superlink_process import free_port
 from tests.chaos.damage import damage, files
 from tests.scenarios.fleet import Federation

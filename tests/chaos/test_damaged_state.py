@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
-from benchmarks.light_clients import LightWorker
+from benchmarks.federations.light_clients import LightWorker
 from client.app import build
 from client.service.process import DetectorProcess
 from client.service.status import Status

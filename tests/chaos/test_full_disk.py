@@ -11,7 +11,7 @@ PROGRAM = """
 import json, logging, resource, sys
 from pathlib import Path
 from flwr.supercore.task_identity import TaskIdentity
-from benchmarks.light_clients import LightWorker
+from benchmarks.federations.light_clients import LightWorker
 from client.app import build
 from common.flower.stamps import TASK
 from server.federation import status_file

@@ -20,7 +20,7 @@ from client.service import status as edge_status
 from client.service.status import SinkQueue, Status
 from common.config import load
 from common.learning import Learning
-from common.packages import python_module
+from common.processes.packages import python_module
 from server.monitoring.status import metrics as server_metrics
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common.packages import python_module
+from common.processes.packages import python_module
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[3] / "shared" / "data")) / "asd"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.config import load
-from common.packages import python_module
+from common.processes.packages import python_module
 from flockwatch.arguments import parser
 from flockwatch.cli import main
 from flockwatch.flags import overrides

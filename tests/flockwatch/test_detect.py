@@ -16,7 +16,7 @@ from client.training.client_rows import ClientRows
 from client.training.own_detectors import with_own_detectors
 from client.versions.version_store import VersionStore
 from common.formats.bundle import pack, unpack
-from common.packages import python_module
+from common.processes.packages import python_module
 from flockwatch.cli import main
 from server.flower.superlink_process import free_port
 from tests.client.sample_versions import SCHEMA, lines, rows, version

@@ -11,7 +11,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from benchmarks.light_clients import LightWorker
+from benchmarks.federations.light_clients import LightWorker
 from client.app import build
 from common.flower.stamps import TASK
 from common.model.manifest import Manifest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.processes import Processes
+from common.processes.children import Processes
 from tests.scenarios import link
 from tests.scenarios.fleet import Federation
 from tests.scenarios.link import Network

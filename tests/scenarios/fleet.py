@@ -14,8 +14,8 @@ from client.data.files.partitions import write_partition
 from client.data.partition import Partition
 from common.model.manifest import Manifest
 from common.model.schema import Schema
-from common.packages import python_module
-from common.processes import Processes
+from common.processes.children import Processes
+from common.processes.packages import python_module
 from common.settings import DataSettings
 from server.federation import status_file
 from server.flower.superlink_process import flower_environment, free_port

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from common.packages import python_module
-from common.processes import Processes
+from common.processes.children import Processes
+from common.processes.packages import python_module
 from server.flower.superlink_process import flower_environment, free_port
 from tests.scenarios.fleet import Federation
 from tests.waiting import PATIENCE_S, eventually

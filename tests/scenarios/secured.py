@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from common.packages import python_module
-from common.processes import Processes
+from common.processes.children import Processes
+from common.processes.packages import python_module
 from common.security.keys import read_private_key, read_public_key
 from flockwatch.certs import Certificates
 from server.access.roster import Roster

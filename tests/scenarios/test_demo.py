@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from common.packages import python_module
+from common.processes.packages import python_module
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 

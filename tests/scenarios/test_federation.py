@@ -15,7 +15,7 @@ import zstandard
 
 from client.data.files.partitions import read_partition
 from common.compression.zstd import MAGIC
-from common.processes import MARKS
+from common.processes.children import MARKS
 from common.settings import DataSettings
 from tests.scenarios.fleet import Federation
 from tests.waiting import eventually

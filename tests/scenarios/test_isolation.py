@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.processes import Processes
+from common.processes.children import Processes
 from tests.scenarios.fleet import Federation
 from tests.scenarios.live import Machine, train_together
 from tests.scenarios.test_live import FLAGS, SERVER

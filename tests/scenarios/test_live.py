@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from client.versions.version_store import VersionStore
-from common.processes import Processes
+from common.processes.children import Processes
 from server.flower.superlink_process import free_port
 from server.storage.registry import Registry
 from tests.contracts.broker import Broker

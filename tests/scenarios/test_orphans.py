@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.packages import python_module
+from common.processes.packages import python_module
 from server.flower.superlink_process import free_port
 from server.storage.lease import Lease
 
@@ -49,7 +49,7 @@ def test_a_killed_server_leaves_no_orphans_and_is_started_again_at_once(
         assert len(family) >= 4, "SuperLink, SuperExec, the ServerApp and the guard"
         if not guarded:
             for process in family:
-                if "common.guard" in process.cmdline():
+                if "common.processes.guard" in process.cmdline():
                     process.kill()
         first.kill()
         first.wait()

@@ -27,8 +27,8 @@ from common.model.histogram import ScoreHistogram
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.scoring import ErrorSummary
-from common.packages import python_module
-from common.processes import Processes
+from common.processes.children import Processes
+from common.processes.packages import python_module
 from common.protocol import wire
 from common.protocol.messages import Description, Evaluation, Task, Update
 from common.security.keys import public_key_pem

@@ -13,7 +13,7 @@ import pytest
 from common.model.manifest import Manifest
 from common.model.scoring import reconstruct
 from common.model.weights import Architecture
-from common.packages import python_module
+from common.processes.packages import python_module
 from tests.common.federated_averaging import weighted_mean
 
 CONFIG = Path(__file__).parents[2] / "configs" / "seed-example.yaml"

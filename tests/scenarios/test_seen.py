@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import Page, expect
 
-from common.processes import Processes
+from common.processes.children import Processes
 from common.security.tokens import edge_token
 from server.flower.superlink_process import free_port
 from server.storage.history import History

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common.processes import Processes
+from common.processes.children import Processes
 from server.federation import status_file
 from server.flower.superlink_process import free_port
 from tests.scenarios.fleet import Federation

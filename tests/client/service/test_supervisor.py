@@ -13,7 +13,7 @@ import pytest
 
 from client.service import supervisor as supervisor_module
 from client.service.supervisor import TrainerSupervisor
-from common.processes import NICENESS
+from common.processes.children import NICENESS
 from tests.waiting import eventually
 
 WORKS = "import sys; print('up', flush=True); sys.stdin.read()"
@@ -111,7 +111,7 @@ def test_the_trainer_does_not_outlive_its_parent_however_that_ends(
     tmp_path: Path, kill: signal.Signals
 ) -> None:
     trainer = (
-        "import threading; from common.processes import end_with_parent\n"
+        "import threading; from common.processes.children import end_with_parent\n"
         "stopped = threading.Event(); end_with_parent(stopped.set)\n"
         "print('up', flush=True); stopped.wait(); print('stopped', flush=True)"
     )

@@ -17,7 +17,7 @@ from client.data.files.tables import DataError
 from client.data.partition import Partition
 from common.config import ConfigError
 from common.model.schema import Schema, SchemaError
-from common.packages import python_module
+from common.processes.packages import python_module
 from common.settings import DataSettings, Settings
 from flockwatch.cli import main
 from flockwatch.quality.evaluation import read_clients

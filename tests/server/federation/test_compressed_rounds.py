@@ -12,7 +12,7 @@ import pytest
 from flwr.app import Message
 from msgspec.structs import replace
 
-from benchmarks.light_clients import FEATURES, LightWorker
+from benchmarks.federations.light_clients import FEATURES, LightWorker
 from client.app import build
 from client.transport.compression_state import CompressionState
 from common.compression.choice import Block

@@ -7,10 +7,10 @@ import pytest
 
 from common.model.moments import Moments
 from common.model.schema import Schema
-from common.model.transfer import TransferError
 from common.protocol.messages import Description
 from common.settings import Settings
 from server.federation.first_version import first_version, transfer_source
+from server.versions.transfer import TransferError
 
 ROWS = np.random.default_rng(0).standard_normal((20, 2))
 

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 from msgspec import structs
 
-from benchmarks.light_clients import LightWorker
+from benchmarks.federations.light_clients import LightWorker
 from client.app import build
 from common.flower.stamps import TASK
 from common.model.histogram import ScoreHistogram

@@ -16,7 +16,7 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from benchmarks.light_clients import LightWorker
+from benchmarks.federations.light_clients import LightWorker
 from client.app import build
 from client.data.partition import Partition
 from client.training.trainer import Trainer

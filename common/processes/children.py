@@ -17,7 +17,7 @@ from typing import Self
 import psutil
 
 from common.formats.files import turn_over
-from common.packages import SAFE_PATH, python_module
+from common.processes.packages import SAFE_PATH, python_module
 
 MARKS = "FLOCKWATCH_PROCESSES"
 """Environment variable that identifies the descendants of a child process: they inherit it.
@@ -40,7 +40,7 @@ MACOS_FILES = 10_240
 class Processes:
     """Named child processes; leaving the `with` block ends them and all their descendants.
 
-    If this process is killed, another one (`common.guard`) kills them.
+    If this process is killed, another one (`common.processes.guard`) kills them.
 
     Args:
         grace_s: Time in which a process has to end after SIGTERM, before it is killed.
@@ -175,7 +175,7 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
 def _start_guard(family: str) -> subprocess.Popen[bytes]:
     """Start the process that kills a family when this process has died, and wait until it is ready."""
     guard = subprocess.Popen(
-        python_module("common.guard", family),
+        python_module("common.processes.guard", family),
         env={**os.environ, **SAFE_PATH},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

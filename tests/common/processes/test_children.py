@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.processes import Processes, end_family
+from common.processes.children import Processes, end_family
 from tests.waiting import eventually
 
 STUBBORN = (
@@ -95,7 +95,7 @@ def test_the_number_of_descriptors_is_raised_for_this_process_and_its_children()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     program = (
         "import os, resource\n"
-        "from common.processes import max_open_files, raise_open_files\n"
+        "from common.processes.children import max_open_files, raise_open_files\n"
         "raise_open_files()\n"
         "print(max_open_files(), flush=True)\n"
         "os.execvp('sh', ['sh', '-c', 'ulimit -n'])"
@@ -103,7 +103,7 @@ def test_the_number_of_descriptors_is_raised_for_this_process_and_its_children()
     command = f'ulimit -Sn 200; exec {sys.executable} -c "$0"'
     done = subprocess.run(
         ["sh", "-c", command, program],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=True,
@@ -116,7 +116,7 @@ def test_the_number_of_descriptors_is_raised_for_this_process_and_its_children()
 
 def test_all_descendants_of_a_process_that_is_killed_end(tmp_path: Path) -> None:
     program = (
-        "import os, sys, time; from pathlib import Path; from common.processes import Processes\n"
+        "import os, sys, time; from pathlib import Path; from common.processes.children import Processes\n"
         "with Processes() as processes:\n"
         "    for name in ('one', 'two'):\n"
         "        command = [sys.executable, '-c', sys.argv[1]]\n"
@@ -125,7 +125,7 @@ def test_all_descendants_of_a_process_that_is_killed_end(tmp_path: Path) -> None
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", program, PARENT, str(tmp_path)],
-        cwd=Path(__file__).parents[2], start_new_session=True,
+        cwd=Path(__file__).parents[3], start_new_session=True,
     )  # fmt: skip
     logs = [tmp_path / "one.log", tmp_path / "two.log"]
     try:

@@ -1,7 +1,7 @@
 """A process that ends the descendants of its parent when the parent has died, even by SIGKILL.
 
-`common.processes.Processes` starts one beside its children. It waits for the end of its standard input, which
-is a pipe that closes when the parent ends, on every system.
+`common.processes.children.Processes` starts one beside its children. It waits for the end of its standard
+input, which is a pipe that closes when the parent ends, on every system.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-from common.processes import end_family
+from common.processes.children import end_family
 
 
 def main() -> None:

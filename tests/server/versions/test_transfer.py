@@ -9,9 +9,9 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.model.scoring import reconstruct
-from common.model.transfer import TransferError, transfer_weights
 from common.model.version_settings import VersionSettings
 from common.model.weights import Architecture
+from server.versions.transfer import TransferError, transfer_weights
 
 THEIRS = Architecture(3, window=2, hidden=(4, 2, 4))
 

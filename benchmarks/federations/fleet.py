@@ -17,8 +17,8 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
 from common.model.scoring import scores
-from common.packages import python_module
-from common.processes import Processes
+from common.processes.children import Processes
+from common.processes.packages import python_module
 from common.settings import DataSettings, Settings
 from server.flower.superlink_process import flower_environment, free_port
 

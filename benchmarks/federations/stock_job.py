@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import job
-from common.processes import Processes
+from benchmarks.federations import job
+from common.processes.children import Processes
 from server.flower.superlink_process import flower_environment
 
 _APP = Path(__file__).parent / "stock_app"

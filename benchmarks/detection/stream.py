@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import job
+from benchmarks.federations import job
 from client.data.partition import Partition
 from client.training.client_rows import ClientRows
 from client.training.own_detectors import with_own_detectors

@@ -10,12 +10,12 @@ import pytest
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
-from common.model.rescaling import Rescaling, rescaled
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.scoring import score_windows, version_scores
 from common.model.version_settings import VersionSettings
 from common.model.weights import Architecture, Weights, add, subtract
+from server.versions.rescaling import Rescaling, rescaled
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(400, 3)).astype(np.float32) * [1, 5, 0.2] + [0, 3, 9]

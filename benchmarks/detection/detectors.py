@@ -1,8 +1,8 @@
 """flockwatch's detector and its peers, each timed on a stream of JSON lines in its own process.
 
-`python -m benchmarks.detectors NAME` prints one JSON line: `events`, `p50_us`, `p99_us`, `events_per_s`,
-`alerts`, and for flockwatch `events_per_s_batched`. All of them decode with msgspec and are trained on the
-same rows. Streaming peers could also learn from each event; here they only score it.
+`python -m benchmarks.detection.detectors NAME` prints one JSON line: `events`, `p50_us`, `p99_us`,
+`events_per_s`, `alerts`, and for flockwatch `events_per_s_batched`. All of them decode with msgspec and are
+trained on the same rows. Streaming peers could also learn from each event; here they only score it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import stream
+from benchmarks.detection import stream
 from client.detection.detector import Detector
 from common.model.manifest import Manifest
 

@@ -1,10 +1,10 @@
-"""Background load for benchmarks: `python -m benchmarks.background_training` trains until terminated."""
+"""Background load: `python -m benchmarks.detection.background_training` trains until it is terminated."""
 
 from __future__ import annotations
 
-from benchmarks import stream
+from benchmarks.detection import stream
 from client.training.trainer import Trainer
-from common.processes import end_with_parent
+from common.processes.children import end_with_parent
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ def check_packages(*names: str) -> None:
 
     The packages are located, not imported.
     """
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     for name in names:
         spec = find_spec(name)
         place = Path(spec.origin).resolve() if spec is not None and spec.origin else None

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from benchmarks import job
-from common.packages import python_module
+from benchmarks.federations import job
+from common.processes.packages import python_module
 
 _ROUND_LIMIT_S = 20.0
 _START_LIMIT_S = 180.0

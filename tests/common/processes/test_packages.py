@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.packages import FOREIGN_PACKAGE, SAFE_PATH, check_packages, python_module
+from common.processes.packages import FOREIGN_PACKAGE, SAFE_PATH, check_packages, python_module
 
 
 def test_packages_of_this_tree_pass() -> None:

@@ -1,0 +1,1 @@
+"""Events, versions and detectors that benchmarks of the detector share."""

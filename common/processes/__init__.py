@@ -1,0 +1,1 @@
+"""Child processes: how they are started and ended, and that all import the same packages."""
