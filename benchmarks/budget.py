@@ -94,9 +94,9 @@ def _trained(folder: Path) -> Manifest:
 
 def _replayed(partition: Partition, manifest: Manifest, settings: Settings) -> dict[str, float]:
     """Replay the training rows and then the test rows; return `FIGURES` of the test rows."""
-    found = replay_scores(score_stream(manifest, partition), settings, INTERVAL_S)
+    replay = replay_scores(score_stream(manifest, partition), settings, INTERVAL_S)
     labels = partition.test_labels == 1
-    metrics = asdict(AlertMetrics.of(labels, found.alerts, found.incidents, INTERVAL_S))
+    metrics = asdict(AlertMetrics.of(labels, replay.alerts, replay.incidents, INTERVAL_S))
     return {figure: round(metrics[figure], 2) for figure in FIGURES}
 
 

@@ -230,9 +230,9 @@ def _rivals(machines: Sequence[Machine]) -> dict[str, list[Judgement]]:
 
 def _rival(name: str, recording: Recording, first: int) -> Judgement:
     baseline = BASELINES[RIVALS[name]]
-    found = replay_rival(baseline, recording, first, Settings(), INTERVAL_S)
+    incidents_of_rival = replay_rival(baseline, recording, first, Settings(), INTERVAL_S)
     timeline = Machine(recording, Path()).timeline
-    return judge(found, [], timeline, first)
+    return judge(incidents_of_rival, [], timeline, first)
 
 
 def _test_from_s(machine: Machine) -> float:

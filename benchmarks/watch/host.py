@@ -197,9 +197,9 @@ def watch_host(folder: Path, clients: int, quiet_s: float) -> HostResult:
         quiet_from = time.time()
         time.sleep(quiet_s)
         for name in fleet.names:
-            told = _told(fleet.notices(name), quiet_from)
-            result.quiet_false.append(len(told))
-            result.causes += [leading_cause(notice) or notice["kind"] for notice in told]
+            asking = _asking(fleet.notices(name), quiet_from)
+            result.quiet_false.append(len(asking))
+            result.causes += [leading_cause(notice) or notice["kind"] for notice in asking]
         times: dict[str, tuple[float, float]] = {}
         for stress in STRESSES:
             begin = time.time()
@@ -225,8 +225,8 @@ def _stress(stress: Stress, fleet: HostFleet, processes: Processes) -> StressAns
     alerted: dict[str, tuple[float, str | None]] = {}
     while processes.exit_code(stress.name) is None:
         for name in fleet.names:
-            if name not in alerted and (told := _told(fleet.notices(name)[before[name] :], 0.0)):
-                alerted[name] = time.monotonic() - began, leading_cause(told[0])
+            if name not in alerted and (asking := _asking(fleet.notices(name)[before[name] :], 0.0)):
+                alerted[name] = time.monotonic() - began, leading_cause(asking[0])
         time.sleep(POLL_S)
     failed = processes.exit_code(stress.name)
     processes.end([stress.name])
@@ -241,7 +241,7 @@ def _stress(stress: Stress, fleet: HostFleet, processes: Processes) -> StressAns
     )
 
 
-def _told(notices: Sequence[dict[str, Any]], since_s: float) -> list[dict[str, Any]]:
+def _asking(notices: Sequence[dict[str, Any]], since_s: float) -> list[dict[str, Any]]:
     """Return the notices that ask for attention, from a time on."""
     kinds = (*STARTS, *REST)
     return [n for n in notices if n["kind"] in kinds and n["ended"] is None and n["started"] >= since_s]

@@ -105,7 +105,7 @@ def other_notices(notices: Sequence[Notice], timeline: Timeline) -> list[int]:
     return [timeline.index(n["started"]) for n in notices if n["kind"] in REST and n["ended"] is None]
 
 
-def judge(found: Sequence[Incident], others: Sequence[int], timeline: Timeline, first: int) -> Judgement:
+def judge(reported: Sequence[Incident], others: Sequence[int], timeline: Timeline, first: int) -> Judgement:
     """Judge the notices of a machine.
 
     By the rules of `flockwatch.quality.metrics`: an incident is a false notice if it begins outside faults,
@@ -113,7 +113,7 @@ def judge(found: Sequence[Incident], others: Sequence[int], timeline: Timeline, 
     incident is time in alarm, also if a fault lies in it.
 
     Args:
-        found: The incidents.
+        reported: The incidents.
         others: Events at which other notices were sent.
         timeline: The stream.
         first: The event with the first verdict. Days are counted from there.
@@ -122,7 +122,7 @@ def judge(found: Sequence[Incident], others: Sequence[int], timeline: Timeline, 
     watched = np.arange(len(labels)) >= first
     normal = watched & ~labels
     day_end = first + timeline.events_per_day
-    starts = [*(incident.span.start for incident in found), *others]
+    starts = [*(incident.span.start for incident in reported), *others]
     false_at = [index for index in starts if not labels[index]]
 
     def per_day(begin: int, end: int | None) -> float:
@@ -131,13 +131,13 @@ def judge(found: Sequence[Incident], others: Sequence[int], timeline: Timeline, 
         return count * timeline.events_per_day / normal_events if normal_events else 0.0
 
     alarm = np.zeros(len(labels), np.bool_)
-    for incident in found:
+    for incident in reported:
         alarm[incident.span] = True
     faults = runs(labels)
     own: dict[int, tuple[str | None, ...]] = {}
     inside = 0
     for number, fault in enumerate(faults):
-        causes = tuple(i.cause for i in found if fault.start <= i.span.start < fault.stop)
+        causes = tuple(i.cause for i in reported if fault.start <= i.span.start < fault.stop)
         if causes:
             own[number] = causes
         elif alarm[fault].any():
@@ -221,10 +221,10 @@ def shift_answer(notices: Sequence[Notice], changed: str, at_s: float) -> ShiftA
     """
     later = [n for n in notices if n["started"] >= at_s and leading_cause(n) == changed]
     adapted_s = min((n["ended"] for n in later if n["kind"] == "adapted"), default=None)
-    told = [n for n in later if adapted_s is None or n["started"] <= adapted_s]
+    before_adapted = [n for n in later if adapted_s is None or n["started"] <= adapted_s]
     return ShiftAnswer(
-        told=sum(n["kind"] in (*STARTS, "flapping") for n in told),
-        regimes=sum(n["kind"] == "regime_changed" for n in told),
+        told=sum(n["kind"] in (*STARTS, "flapping") for n in before_adapted),
+        regimes=sum(n["kind"] == "regime_changed" for n in before_adapted),
         adapted_s=None if adapted_s is None else adapted_s - at_s,
     )
 

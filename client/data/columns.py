@@ -132,10 +132,10 @@ def choose_columns(contents: Mapping[str, Content], data: DataSettings) -> Colum
         contents: What each column holds, by its name, in order.
         data: Names the features, or columns that are not features.
 
-    >>> found = choose_columns(
+    >>> columns = choose_columns(
     ...     {"ts": Content(Kind.NUMBERS), "on": Content(Kind.SWITCHES)}, DataSettings()
     ... )
-    >>> found.features, found.time
+    >>> columns.features, columns.time
     (('on',), 'ts')
     """
     time = _time_column(contents, data)

@@ -170,8 +170,8 @@ class Incidents:
             self.above = 0
             return []
         if newest is not None and event.number - newest.first < event.window:
-            found = event.explain_without(known).features
-            newest.features = (*newest.features, *(i for i in found if i not in newest.features))
+            leading = event.explain_without(known).features
+            newest.features = (*newest.features, *(i for i in leading if i not in newest.features))
             return []
         self.above += 1
         wanted = events_to_start(self._settings, event.score, event.threshold)

@@ -75,8 +75,9 @@ class CalibratedTail:
         knots = np.concatenate([[np.float32(0)], self._scores])
         inner = np.interp(scores, knots, np.concatenate([[np.float32(0)], self._surprisals]))
         outer = self._most + (scores.astype(np.float64) - self._last) / self.scale
-        found: Floats = np.where(scores >= self._last, np.minimum(outer, MAX_SCORE), inner).astype(np.float32)
-        return found
+        outer = np.minimum(outer, MAX_SCORE)
+        surprisals: Floats = np.where(scores >= self._last, outer, inner).astype(np.float32)
+        return surprisals
 
     def packed(self) -> Floats:
         """Return one array, shape (2, n + 1): the scores and the scale, the surprisals and 0."""

@@ -47,10 +47,11 @@ def upgraded(fields: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], di
     hashed = {name: value for name, value in fields.items() if name != "hash"}
     if not hashed.get("personalised"):
         hashed.pop("personalised", None)
-    found = hashlib.sha256(f"{json.dumps(hashed, sort_keys=True)}{digest(arrays)}".encode()).hexdigest()
-    if found != fields.get("hash"):
+    content = f"{json.dumps(hashed, sort_keys=True)}{digest(arrays)}"
+    content_hash = hashlib.sha256(content.encode()).hexdigest()
+    if content_hash != fields.get("hash"):
         named = str(fields.get("hash"))
-        raise EarlierFormatError(f"hash is {found[:12]}, but the manifest says {named[:12]}")
+        raise EarlierFormatError(f"hash is {content_hash[:12]}, but the manifest says {named[:12]}")
     scores = _histogram(arrays["scores"].tobytes())
     settings = {**fields["settings"], "detector": {"family": "autoencoder"}}
     personalised = fields.get("personalised")

@@ -121,8 +121,8 @@ class ScoreHistogram:
             raise HistogramError("an empty histogram has no quantiles")
         # The tolerance is for ranks such as 1 - 0.1, times 10, which is slightly less than 9.
         positions = np.minimum(np.floor(ranks * self.count + 1e-9), self.count - 1)
-        found: NDArray[np.float64] = self._values[np.searchsorted(self._until, positions, side="right")]
-        return found
+        values: NDArray[np.float64] = self._values[np.searchsorted(self._until, positions, side="right")]
+        return values
 
     def distance(self, other: ScoreHistogram) -> float:
         """Return the largest difference of the two distribution functions (Kolmogorov-Smirnov), 0 to 1.
@@ -224,7 +224,7 @@ def bucket_values(buckets: Buckets) -> NDArray[np.float64]:
 
 def _counted(buckets: Buckets, counts: Buckets | None = None) -> tuple[Buckets, Buckets]:
     """Return the buckets that occur, ascending, and the number of scores in each."""
-    found, at = np.unique(buckets, return_inverse=True)
-    totals = np.zeros(len(found), np.int64)
+    occurring, at = np.unique(buckets, return_inverse=True)
+    totals = np.zeros(len(occurring), np.int64)
     np.add.at(totals, at, 1 if counts is None else counts)
-    return found, totals
+    return occurring, totals

@@ -138,15 +138,15 @@ class Processes:
 
 def end_family(family: str) -> int:
     """Kill all processes of a family, as `Processes` names them; return how many there were."""
-    own, found = os.getpid(), dict[int, psutil.Process]()
+    own, members = os.getpid(), dict[int, psutil.Process]()
     while left := [p for p in _marked(lambda mark: mark.startswith(f"{family}/")) if p.pid != own]:
-        found |= {process.pid: process for process in left}
+        members |= {process.pid: process for process in left}
         _kill(left)
         time.sleep(POLL_INTERVAL_S)
     # A process that is ending has no environment any more, and may still have its ports and locks.
-    while any(map(_runs, found.values())):
+    while any(map(_runs, members.values())):
         time.sleep(POLL_INTERVAL_S)
-    return len(found)
+    return len(members)
 
 
 def _runs(process: psutil.Process) -> bool:

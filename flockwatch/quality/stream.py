@@ -155,16 +155,16 @@ def _incidents(notices: Sequence[Notice], events: int, interval_s: float) -> lis
         events: Number of events; an incident that has not ended reaches to the last one.
         interval_s: Time between two events.
     """
-    found: dict[str, range] = {}
+    spans: dict[str, range] = {}
     for notice in notices:
         start = round(notice.started / interval_s)
         if notice.kind in OPEN_KINDS:
-            found[notice.id] = range(start, events)
+            spans[notice.id] = range(start, events)
         elif notice.kind in END_KINDS and notice.ended is not None:
-            found[notice.id] = range(start, round(notice.ended / interval_s) + 1)
+            spans[notice.id] = range(start, round(notice.ended / interval_s) + 1)
         elif notice.kind == "flapping":  # one notice of an incident whose end is not reported
-            found[notice.id] = range(start, start + 1)
-    return list(found.values())
+            spans[notice.id] = range(start, start + 1)
+    return list(spans.values())
 
 
 def _square_version(normal: ScoreHistogram, settings: Settings) -> Manifest:

@@ -161,10 +161,10 @@ def damage(engine: sa.Engine) -> str | None:
         return None
     try:
         with engine.connect() as connection:
-            found = connection.execute(sa.text("PRAGMA quick_check(1)")).scalar_one()
+            result = connection.execute(sa.text("PRAGMA quick_check(1)")).scalar_one()
     except DBAPIError as error:
         raise database_error(engine.url.render_as_string(), error) from error
-    return None if found == "ok" else f"{MALFORMED}: {found}"
+    return None if result == "ok" else f"{MALFORMED}: {result}"
 
 
 def is_damage(problem: str) -> bool:

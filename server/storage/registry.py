@@ -115,15 +115,15 @@ class Registry:
     def steps(self) -> list[bytes]:
         """Return the steps of the versions on disk, oldest first."""
         paths = [path.with_suffix(".step") for path in self._paths()]
-        found = []
+        steps = []
         for path in paths:
             try:
-                found.append(path.read_bytes())
+                steps.append(path.read_bytes())
             except FileNotFoundError:
                 continue
             except OSError as error:
                 log.error("version step skipped file=%s reason=%s", path, error)
-        return found
+        return steps
 
     def latest(self) -> tuple[Manifest, dict[str, Any]] | None:
         """Return the newest readable version and its progress; damaged versions are skipped and logged."""

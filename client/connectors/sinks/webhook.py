@@ -138,12 +138,12 @@ class WebhookSink:
         """Return the target of a redirect; it may not lead from TLS to plain HTTP."""
         scheme = "https" if target.tls else "http"
         try:
-            found = _Target.parse(urljoin(f"{scheme}://{target.name.partition('://')[2]}", location))
+            redirected = _Target.parse(urljoin(f"{scheme}://{target.name.partition('://')[2]}", location))
         except (AddressError, ValueError) as error:
             raise OSError(f"{self.name}: answered {status} with no URL to go to: {error}") from error
-        if target.tls and not found.tls:
+        if target.tls and not redirected.tls:
             raise OSError(f"{self.name}: answered {status}, from TLS to plain HTTP, which is not followed")
-        return found
+        return redirected
 
     def _connection(self, target: _Target) -> http.client.HTTPConnection:
         if target.tls:

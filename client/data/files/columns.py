@@ -92,10 +92,10 @@ def unreadable_cells(column: pa.ChunkedArray) -> tuple[int, Any, int]:
         return 0, None, 0
     invalid = ~np.isfinite(numbers_of(column))
     rows = [int(row) for row in np.flatnonzero(invalid)]
-    found = [
+    not_numbers = [
         (row, cell) for row in rows if (cell := column[row].as_py()) is not None and not is_missing(cell)
     ]
-    return (len(found), found[0][1], found[0][0] + 1) if found else (0, None, 0)
+    return (len(not_numbers), not_numbers[0][1], not_numbers[0][0] + 1) if not_numbers else (0, None, 0)
 
 
 def times_of(column: pa.ChunkedArray) -> NDArray[np.float64]:

@@ -88,12 +88,12 @@ class StreamSample:
                 values.setdefault(name, []).append(value)
         most = max(map(len, values.values()), default=0)
         usual, rare = {}, {}
-        for name, found in values.items():
+        for name, present in values.items():
             share = _KEPT_SHARE if name in current else _USUAL_SHARE
-            if len(found) >= share * most:
-                usual[name] = content_of_values(found)
+            if len(present) >= share * most:
+                usual[name] = content_of_values(present)
             else:
-                rare[name] = f"in {len(found)} of {len(events)} events"
+                rare[name] = f"in {len(present)} of {len(events)} events"
         columns = choose_columns(usual, self._data)
         if not rare:
             return columns

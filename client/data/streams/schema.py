@@ -61,9 +61,9 @@ class SchemaResolver:
         if len(self._sample) and (unreadable := self._sample.columns().unreadable):
             return f"numbers as text: {reasons(unreadable)}; expected plain numbers, without units"
         if len(self._sample):
-            found = self._sample.columns()
-            if len(self._sample) >= FIRST_EVENTS and not found.features:
-                return f"no field holds numbers: set data.features; {found.description()}"
+            columns = self._sample.columns()
+            if len(self._sample) >= FIRST_EVENTS and not columns.features:
+                return f"no field holds numbers: set data.features; {columns.description()}"
             return None
         if self._sample.separated is not None:
             return f"the stream's {self._sample.separated}"
