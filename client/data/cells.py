@@ -16,9 +16,18 @@ MISSING = (
 SWITCH_ON, SWITCH_OFF = ("true", "on", "yes", "t"), ("false", "off", "no", "f")
 """Words for 1 and 0, in lower case."""
 SWITCH = rf"(?i)^\s*({'|'.join((*SWITCH_ON, *SWITCH_OFF))})\s*$"
+_DIGITS = (
+    r"(\d{1,3}([,' _\x{2019}\x{a0}\x{202f}]\d{3})+([.,]\d+)?|\d{1,3}(\.\d{3}){2}|\d{1,3}(\.\d{3})+,\d+|"
+    r"\d+([.,]\d+)?)([eEdD][+-]?\d+)?"
+)
+"""Digits with a decimal point or comma, and separators of thousands; three points may be an address."""
+_UNIT = (
+    r"[a-zA-Zµμ°Ω²³/%‰€$£¥]{1,8}|[a-zA-Z]{1,5}[23]?/[a-zA-Z]{1,5}[23]?|\s[a-zA-Z]{1,5}[23]|\s?deg\.? ?[CFK]|"
+    r"\s?1/[a-z]{1,3}"
+)
 QUANTITY = (
-    r"^\s*[+-]?[$€£]?(\d{1,3}([,' \x{2019}\x{a0}\x{202f}]\d{3})+|\d+)([.,]\d+)?([eE][+-]?\d+)?"
-    r"\s?(%|‰|°|[a-zA-Zµμ°Ω²³/%]{1,8})?\s*$"
+    r"""^\s*["'(]?([~≈<>≤≥]=?\s?)?([$€£¥]|(EUR|USD|GBP|CHF|JPY)\s?)?[+\x{2212}-]?\s?"""
+    rf"""[$€£¥]?{_DIGITS}\s?({_UNIT})?["')]?\s*$"""
 )
 """Pattern of text that is a number with a unit, a thousands separator or a decimal comma.
 

@@ -26,6 +26,8 @@ _TIME_WORD = re.compile(
 )
 _MIN_NAMED_ROW_IDS, _MIN_ROW_IDS, _MIN_RISING, _MIN_EPOCHS = 4, 8, 20, 3
 """Smallest numbers of values for a decision: row ids by name and course, by course, counters, Unix times."""
+_ROW_ID_SHARE = 0.95
+"""Share of steps of one in row ids."""
 _EPOCH_S = (1.26e9, 2.2e9)
 """Range of Unix times: 2009 to 2039."""
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
@@ -56,7 +58,7 @@ class Course(Enum):
     EPOCH = "epoch"
     """Unix times that do not fall."""
     ROW_IDS = "row ids"
-    """Each is one more than the one before."""
+    """Nearly each is one more, or one less, than the one before: rows may be lost, and counts start again."""
     RISING = "rising"
     """They only rise, except for a few restarts."""
 
@@ -254,7 +256,7 @@ def course_of(values: NDArray[np.float64]) -> tuple[Course, int, bool]:
     recent = any(_EPOCH_S[0] * unit <= lowest and highest < _EPOCH_S[1] * unit for unit in (1, 1e3, 1e6, 1e9))
     if recent and falls <= 0.05:
         return Course.EPOCH, count, regular
-    if (steps == 1).all() and (values % 1 == 0).all():
+    if max(np.mean(steps == 1), np.mean(steps == -1)) >= _ROW_ID_SHARE and (values % 1 == 0).all():
         return Course.ROW_IDS, count, regular
     if count >= _MIN_RISING and falls <= 0.01 and float(np.mean(steps > 0)) >= 0.9:
         return Course.RISING, count, regular

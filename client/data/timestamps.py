@@ -29,7 +29,7 @@ def parse_seconds(value: Any) -> float | None:
     """
     if isinstance(value, str):
         try:
-            value = float(value)
+            value = _plain_number(value)
         except ValueError:
             try:
                 moment = datetime.fromisoformat(value)
@@ -43,6 +43,13 @@ def parse_seconds(value: Any) -> float | None:
         if abs(number) >= limit:
             return number / unit
     return number
+
+
+def _plain_number(text: str) -> float:
+    """Return the number in a text; unlike `float`, accept neither underscores nor digits of other scripts."""
+    if "_" in text or not text.isascii():
+        raise ValueError
+    return float(text)
 
 
 def usual_interval_s(times: NDArray[np.float64]) -> float | None:

@@ -13,6 +13,8 @@ from client.data.cells import MISSING, NUMBER, QUANTITY, SWITCH, SWITCH_ON, is_m
 from client.data.columns import Content, Kind, course_of
 from client.data.timestamps import parse_seconds
 
+MAX_BAD_SHARE = 0.01
+"""Share of numbers with units or separators up to which they are bad cells of a column of plain numbers."""
 TRIED_TIMES = 20
 """Cells of a text column that are tried as times."""
 
@@ -44,7 +46,8 @@ def content_of_column(column: pa.ChunkedArray) -> Content:
     quantity = pc.and_not(pc.match_substring_regex(present, QUANTITY), number)
     quantities = pc.filter(present, quantity)
     first = present[0].as_py()
-    if len(quantities) and 2 * (len(quantities) + numbers) >= len(present):
+    few = len(quantities) <= MAX_BAD_SHARE * numbers  # they count as missing, as other text does
+    if not few and 2 * (len(quantities) + numbers) >= len(present):
         if is_tag(first, len(present) > 1 and pc.all(pc.equal(present, first)).as_py()):
             return Content(Kind.TEXT, first)
         return Content(Kind.QUANTITIES, repr(quantities[0].as_py())[:40])

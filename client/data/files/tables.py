@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,36 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from client.data.cells import SWITCH_OFF, SWITCH_ON, is_number, is_unit
-from client.data.columns import separated_otherwise
+from client.data.cells import SWITCH_OFF, SWITCH_ON, is_unit
+from client.data.files.csv_text import DataError, find_header, read_text, without_stray_quotes
 from client.data.files.names import SUFFIXES
-from common.errors import UserError
 
 log = logging.getLogger(__name__)
 
 MAX_BROKEN_SHARE = 0.01
 """Share of the lines of a CSV file that may have another number of cells; they are skipped."""
-
-_UTF8_MARK = b"\xef\xbb\xbf"
-_ENCODINGS = (
-    (b"\xff\xfe\x00\x00", "UTF-32"),
-    (b"\x00\x00\xfe\xff", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
-)
-"""Byte order marks of encodings that are not read. UTF-32 first: its mark begins as that of UTF-16."""
-_OTHER_FORMATS = {
-    b"#separator": "a Zeek log, separated by tabs; expected CSV with a header line",
-    b"#group": "annotated CSV of InfluxDB, with one value per line; expected one column for each feature: "
-    "use pivot() in the query, and export without annotations",
-    b"#datatype": "annotated CSV of InfluxDB, with one value per line; expected one column for each feature: "
-    "use pivot() in the query, and export without annotations",
-}
-"""Formats by how their first line begins, each with what to do about it."""
-
-
-class DataError(UserError):
-    """A data file cannot be used; the message names the file, the place in it, and what was expected."""
 
 
 def read_table(path: Path) -> pa.Table:
@@ -104,11 +79,13 @@ class _BrokenLines:
 
 def _csv(path: Path) -> pa.Table:
     """Read all columns as text, so that errors can name the first cell that is not a number."""
-    content = _content(path)
-    names, start = _header(content, path)
-    body = memoryview(content)[start:]
+    content = read_text(path)
+    names, start = find_header(content, path)
+    body = content[start:]
     broken = _BrokenLines()
     table = _body(body, names, broken)
+    if b'"' in body and table.num_rows + len(broken.rows) < len(body.splitlines()):
+        body, table, broken = _without_stray_quotes(body, table, names, broken, path)
     if broken.rows and not table.num_rows:  # all lines are of one length that is not the header's
         longer = len(names) + 1
         if all(row.actual_columns == longer and row.text.rstrip().endswith(",") for row in broken.rows):
@@ -124,58 +101,22 @@ def _csv(path: Path) -> pa.Table:
     return pa.table([switches(table.column(i)) for i in named], names=[names[i] for i in named])
 
 
-def _content(path: Path) -> bytes:
-    """Return the file's text as bytes of UTF-8, without its byte order mark."""
-    content = path.read_bytes()
-    if path.name.endswith(".gz"):
-        content = gzip.decompress(content)
-    for mark, encoding in _ENCODINGS:
-        if content.startswith(mark):
-            raise DataError(
-                f"{path}: is encoded in {encoding}; expected UTF-8: convert it with "
-                f"`iconv -f {encoding} -t UTF-8`"
-            )
-    start = content[:200]
-    if start.count(0) > len(start) / 4:
-        raise DataError(f"{path}: cannot be read: contains zero bytes, as UTF-16 has; expected text in UTF-8")
-    content = content.removeprefix(_UTF8_MARK)
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}: cannot be read: byte 0x{content[error.start]:02x} in line {line} is not UTF-8; "
-            "expected text in UTF-8 (is it Latin-1? convert it with `iconv -f LATIN1 -t UTF-8`)"
-        ) from None
-    return content
+def _without_stray_quotes(
+    body: bytes, table: pa.Table, names: list[str], broken: _BrokenLines, path: Path
+) -> tuple[bytes, pa.Table, _BrokenLines]:
+    """Return the lines without those with a quote that is not closed, if these have more rows."""
+    whole, count = without_stray_quotes(body)
+    without = _BrokenLines()
+    closed = _body(whole, names, without)
+    if closed.num_rows <= table.num_rows:
+        return body, table, broken
+    if count > MAX_BROKEN_SHARE * (closed.num_rows + count):
+        raise DataError(f"{path}: {count} lines have a quote that is not closed")
+    log.warning("lines with a quote that is not closed skipped file=%s count=%d", path, count)
+    return whole, closed, without
 
 
-def _header(content: bytes, path: Path) -> tuple[list[str], int]:
-    """Return the names of the columns, and where the lines after the header start."""
-    for mark, what in _OTHER_FORMATS.items():
-        if content.startswith(mark):
-            raise DataError(f"{path}: is {what}")
-    at = 0
-    for line in io.BytesIO(content):
-        at += len(line)
-        if line.strip() and not line.startswith(b"#"):
-            break
-    else:
-        raise DataError(f"{path}: cannot be read: it has no line with column names")
-    names = [cell.strip() for cell in next(csv.reader([line.decode().strip("\r\n")]))]
-    for i, name in enumerate(names):
-        if is_number(name):
-            raise DataError(
-                f"{path}: the header names column {i + 1} '{name}'; expected a first line with column names"
-            )
-    if not any(names):
-        raise DataError(f"{path}: the header names no column; expected a first line with column names")
-    if len(names) == 1 and (separated := separated_otherwise(names[0])):
-        raise DataError(f"{path}: {separated}")
-    return names, at
-
-
-def _body(body: memoryview, names: list[str], broken: _BrokenLines) -> pa.Table:
+def _body(body: bytes, names: list[str], broken: _BrokenLines) -> pa.Table:
     """Read the lines after the header."""
     numbered = [str(i) for i in range(len(names))]
     # With threads, the number of an invalid row is not known.
@@ -184,7 +125,7 @@ def _body(body: memoryview, names: list[str], broken: _BrokenLines) -> pa.Table:
     convert = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(numbered, pa.string()), null_values=[""], strings_can_be_null=True
     )
-    if not body.tobytes().strip():
+    if not body.strip():
         return pa.table({name: pa.array([], pa.string()) for name in numbered})
     return pyarrow.csv.read_csv(pa.BufferReader(pa.py_buffer(body)), reading, parsing, convert)
 

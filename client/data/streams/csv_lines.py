@@ -26,6 +26,17 @@ def split_cells(text: str) -> list[str]:
     return [cell.strip() for cell in cells]
 
 
+def without_empty_end(cells: list[str], count: int) -> list[str]:
+    """Return the cells without the empty ones at the end of the line, as far as they are more than `count`.
+
+    >>> without_empty_end(["1", "", "", ""], 2)
+    ['1', '']
+    """
+    while len(cells) > count and not cells[-1]:
+        cells = cells[:-1]
+    return cells
+
+
 def names_columns(cells: Sequence[str]) -> bool:
     """Return whether the cells of a line are names: text, and not only words for missing values.
 
@@ -81,7 +92,7 @@ class CsvReader:
             NoEventError: the line is a header that fits, or a comment.
             InvalidEventError: the line is not CSV, has another number of cells, or names other columns.
         """
-        if text.lstrip().startswith("#"):
+        if text.lstrip().startswith(("#", "sep=")):
             raise NoEventError
         if is_line_protocol(text):
             raise not_csv(text)
@@ -96,6 +107,8 @@ class CsvReader:
             raise not_csv(text)
         if self._order is None:
             self._order, self._columns = range(len(self._features)), len(self._features)
+        if len(cells) > self._columns:
+            cells = without_empty_end(cells, self._columns)
         if len(cells) != self._columns:
             reason = "missing_feature" if len(cells) < self._columns else "extra_feature"
             hint = "" if self._has_header else "; a line with the names of the columns may come first"
@@ -145,6 +158,7 @@ class CsvReader:
             self.mismatch = f"the header names no column {listed(missing)}; it has {listed(cells)}"
             return
         self._order = [at for at in order if at is not None]
+        cells = without_empty_end(cells, 1)
         self._columns = len(cells)
         extras = [name for i, name in enumerate(cells) if i not in self._order]
         self.time = find_time(extras, self._data)

@@ -12,9 +12,9 @@ import numpy as np
 
 from client.data.cells import is_missing, is_number, is_quantity, is_switch, is_tag, is_unit
 from client.data.columns import Columns, Content, Kind, choose_columns, course_of, separated_otherwise
-from client.data.streams.csv_lines import names_columns, split_cells
+from client.data.streams.csv_lines import names_columns, split_cells, without_empty_end
 from client.data.streams.json_fields import flat, kind_of_value
-from client.data.streams.refusals import InvalidEventError, is_line_protocol
+from client.data.streams.refusals import InvalidEventError, is_line_protocol, listed
 from client.data.timestamps import parse_seconds
 from common.settings import DataSettings
 
@@ -38,8 +38,8 @@ class StreamSample:
         self._data = data
         self._events: deque[Mapping[str, Any]] = deque(maxlen=MAX_SAMPLE)
         self._header: list[str] | None = None
-        self.separated: str | None = None
-        """The problem with the last header if its columns are not separated by commas; else None."""
+        self.problem: str | None = None
+        """The problem with the encoding of the last line, or with the last header; None without one."""
 
     def __len__(self) -> int:
         return len(self._events)
@@ -49,6 +49,7 @@ class StreamSample:
         try:
             text = line.decode("utf-8-sig")
         except UnicodeDecodeError:
+            self.problem = "lines are not UTF-8; are they UTF-16 or Latin-1?"
             return False
         if text.lstrip()[:1] not in ("{", "["):
             return self._add_csv(text)
@@ -102,21 +103,32 @@ class StreamSample:
         )
 
     def _add_csv(self, text: str) -> bool:
-        if text.lstrip().startswith("#") or is_line_protocol(text):
+        if text.lstrip().startswith(("#", "sep=")) or is_line_protocol(text):
             return False
         try:
             cells = split_cells(text)
         except InvalidEventError:
             return False
         if names_columns(cells) and (len(cells) > 1 or not self._events):
-            self.separated = separated_otherwise(cells[0]) if len(cells) == 1 else None
-            usable = self.separated is None and len(set(cells)) == len(cells)
-            self._header = cells if usable else None
-            return self._header is not None and len(cells) > 1
-        if self._header is not None and len(cells) == len(self._header):
-            self._events.append(dict(zip(self._header, cells, strict=True)))
-            return True
-        return False
+            return self._add_header(cells)
+        if self._header is None:
+            return False
+        cells = without_empty_end(cells, len(self._header))
+        if len(cells) != len(self._header):
+            return False
+        self._events.append({name: cell for name, cell in zip(self._header, cells, strict=True) if name})
+        return True
+
+    def _add_header(self, cells: list[str]) -> bool:
+        names = without_empty_end(cells, 0)
+        problem = separated_otherwise(cells[0]) if len(cells) == 1 else None
+        if twice := sorted({name for name in names if name and names.count(name) > 1}):
+            problem = f"header names columns twice: {listed(twice)}"
+        if problem is not None and self._header is not None:  # text between the lines, such as units
+            return False
+        self.problem = problem
+        self._header = names if problem is None else None
+        return self._header is not None and len(cells) > 1
 
 
 def content_of_values(values: Sequence[Any]) -> Content:

@@ -65,8 +65,8 @@ class SchemaResolver:
             if len(self._sample) >= FIRST_EVENTS and not columns.features:
                 return f"no field holds numbers: set data.features; {columns.description()}"
             return None
-        if self._sample.separated is not None:
-            return f"the stream's {self._sample.separated}"
+        if self._sample.problem is not None:
+            return f"the stream's {self._sample.problem}"
         if self._line_protocol:
             return (
                 f"the stream's {self.skipped_lines} lines are InfluxDB's line protocol, which is not read: "

@@ -222,6 +222,24 @@ class TestNumbersAsText:
         path = csv(tmp_path, "load,temp,rpm\n" + rows)
         assert read_partition(path, DataSettings(ignore=("load", "temp"))).schema.features == ("rpm",)
 
+    @pytest.mark.parametrize(
+        "cell",
+        [
+            "44.1 €", "EUR 44.1", "(44.1)", "1.500.000", "1.500,25", "1_500", "<44.1", "~ 44.1", "44 m3/h", 
+            "44 1/min", "44.1 deg C", "\u221244.1", "'44.1'", "4.41D+01",
+        ],
+    )  # fmt: skip
+    def test_other_ways_to_write_numbers(self, tmp_path: Path, cell: str) -> None:
+        rows = "".join(f'"{cell}",{i}\n' for i in range(3))
+        assert "numbers as text: 'flow' (" in refusal(csv(tmp_path, "flow,rpm\n" + rows))
+
+    @pytest.mark.parametrize(
+        "cell", ["10.0.0.1", "05.01.2026 10:00", "192.168.100.200", "10:00:12", "1.2.0", "4a3f2b"]
+    )
+    def test_text_with_digits_that_is_no_number(self, tmp_path: Path, cell: str) -> None:
+        path = csv(tmp_path, f"tag,rpm\n{cell},1\n{cell},2\n")
+        assert read_partition(path, SETTINGS).schema.features == ("rpm",)
+
     def test_a_tag_with_digits_is_text(self, tmp_path: Path) -> None:
         path = csv(tmp_path, "net,ip,cpu\n5G,10.0.0.1,1\n5G,10.0.0.2,2\n")
         assert read_partition(path, SETTINGS).schema.features == ("cpu",)
@@ -277,6 +295,52 @@ class TestColumnsThatCount:
         assert found.columns.ignored == {"Unnamed: 0": "no name", "number": "counts the rows"}
         assert "only rising, as counters do: 'bytes_total'" in caplog.text
 
+    @pytest.mark.parametrize(
+        "numbers", [[*range(50), *range(53, 103)], [*range(60), *range(40)], [*range(100, 0, -1)]]
+    )
+    def test_row_numbers_with_a_gap_or_from_the_last_row_on(self, tmp_path: Path, numbers: list[int]) -> None:
+        lines = [f"{number},{i % 5}" for i, number in enumerate(numbers)]
+        found = read_partition(csv(tmp_path, "\n".join(["row_id,cpu", *lines])), SETTINGS)
+        assert found.schema.features == ("cpu",)
+
+
+class TestLinesThatAreNoRows:
+    @pytest.mark.parametrize(
+        "before",
+        [
+            "Report of press 1\n\n",
+            "Device: 1\nExported: 2026-01-05\n",
+            "sep=,\n",
+            "; exported\n",
+            "// no\n",
+            "% no\n",
+        ],
+    )
+    def test_lines_before_the_header_are_skipped(self, tmp_path: Path, before: str) -> None:
+        found = read_partition(csv(tmp_path, before + "cpu,memory\n" + "1,2\n" * 5), SETTINGS)
+        assert found.schema.features == ("cpu", "memory") and len(found.rows) == 5
+
+    @pytest.mark.parametrize("line", ['"1,2', '1,"2'])
+    def test_a_quote_that_is_not_closed_costs_one_line(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str
+    ) -> None:
+        text = "cpu,memory\n" + "1,2\n" * 100 + line + "\n" + "1,2\n" * 100
+        assert len(read_partition(csv(tmp_path, text), SETTINGS).rows) == 200
+        assert "a quote that is not closed skipped" in caplog.text
+
+    def test_text_of_several_lines_is_kept(self, tmp_path: Path) -> None:
+        text = "cpu,note\n" + '1,"first\nsecond"\n' * 50
+        assert len(read_partition(csv(tmp_path, text), SETTINGS).rows) == 50
+
+    def test_lines_that_end_with_carriage_returns(self, tmp_path: Path) -> None:
+        assert len(read_partition(csv(tmp_path, "cpu,memory\r1,2\r3,4\r"), SETTINGS).rows) == 2
+
+    @pytest.mark.parametrize("cell", ["12.5%", '"1,512.3"', "s"])
+    def test_one_cell_with_a_unit_counts_as_missing(self, tmp_path: Path, cell: str) -> None:
+        path = csv(tmp_path, f"load,temp\n{cell},1\n" + "12.5,1\n" * 200)
+        found = read_partition(path, SETTINGS)
+        assert found.schema.features == ("load", "temp") and np.isnan(found.rows).sum() == 1
+
 
 class TestBadFiles:
     @pytest.mark.parametrize(
@@ -298,6 +362,11 @@ class TestBadFiles:
             (b"cpu;memory\n1;2\n", "separated by ';'"),
             (b"\x00\xff\xfe\x01" * 50, "cannot be read"),
             (b"cpu\xb0\n1\n", "cannot be read"),
+            (b"cpu;memory\n1,5;2,5\n", "separated by ';'"),
+            (b"\x1f\x8b\x08\x00", "expected the suffix .csv.gz"),
+            (b"PK\x03\x04\x14", "a ZIP archive or a spreadsheet"),
+            (b",result,table,_time,_value\n,,0,2026-01-01T00:00:00Z,1\n", "annotated CSV of InfluxDB"),
+            (b"cpu,memory\n" + (b"1,2\n" * 10 + b'"1,2\n') * 3, "3 lines have a quote that is not closed"),
         ],
     )
     def test_csv(self, tmp_path: Path, content: bytes, part: str) -> None:

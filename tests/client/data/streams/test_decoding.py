@@ -153,6 +153,8 @@ def test_any_name_of_a_feature_can_be_read(name: str) -> None:
         ("DISK É,Memory,CPU", "3,2,1", [1, 2, 3]),
         (",ts,cpu,memory,disk é", "0,60,1,2,3", [1, 2, 3]),
         ("cpu,memory,disk é,", "1,2,3,", [1, 2, 3]),
+        ("cpu,memory,disk é,", "1,2,3", [1, 2, 3]),
+        ("cpu,memory,disk é", "1,2,,,", [1, 2, NAN]),
         ("host,cpu,memory,disk é", "web,1,ERR,3", [1, NAN, 3]),
         ("Timestamp,cpu,memory,disk é", "2024-01-01T00:00:00Z,1,2,3", [1, 2, 3]),
     ],
@@ -193,6 +195,8 @@ def test_noise_between_rows_by_order_is_not_a_header() -> None:
         reason(noise, decoder)
     with pytest.raises(NoEventError):
         decode(b"# a comment", decoder)
+    with pytest.raises(NoEventError):
+        decode(b"sep=,", decoder)
     assert decode(b"4,5,6", decoder)[0] == [4, 5, 6]
 
 

@@ -158,3 +158,26 @@ def test_a_feature_that_is_rare_for_a_while_remains_one() -> None:
 def test_a_version_that_training_offers_names_the_features_too() -> None:
     assert resolver(offered=lambda: OFFERED).from_stream([]) == (OFFERED, [])
     assert resolver(offered=lambda: OFFERED).from_stream([b'{"cpu": 1}']) == (OFFERED, [b'{"cpu": 1}'])
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"cpu,memory,,", b"1,2"],
+        [b"cpu,memory,", b"1,2,"],
+        [b"cpu,memory", b"1,2,,"],
+        [b"cpu,memory", b"int,int", b"1,2"],
+    ],
+)
+def test_empty_cells_at_the_end_and_lines_of_types_do_not_hide_the_header(lines: list[bytes]) -> None:
+    assert features([*lines[:-1], *[lines[-1]] * 5]) == ("cpu", "memory")
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [(b"cpu,cpu", "header names columns twice: 'cpu'"), (b"cpu \xb0C,memory", "are not UTF-8")],
+)
+def test_a_header_that_cannot_be_used_is_named(line: bytes, part: str) -> None:
+    resolving = resolver()
+    resolving.from_stream([line, b"1,2"])
+    assert resolving.problem is not None and part in resolving.problem
