@@ -340,7 +340,8 @@ class LiveSettings(Section):
     incident_margin: PositiveInt = 32
     """Events before and after an incident that are not trained on: a fault may begin before its alert."""
     sensor_silent_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
-    """Seconds without a value, and 30 events, after which a feature that is usually present is reported."""
+    """Seconds without a value, or without a new one, and 30 events, after which a feature is reported that
+    usually has one."""
     stream_silent_s: Seconds = 600.0
     """Seconds without an event, and 20 usual intervals, after which the stream is reported as silent."""
     drift_p: Annotated[float, Field(gt=0, lt=1)] = 1e-6

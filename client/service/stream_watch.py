@@ -1,4 +1,4 @@
-"""Watches the stream itself: sensors without values, a stream without events, lines that are refused."""
+"""Watches the stream itself: sensors without values or new values, no events, lines that are refused."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.buffers.recent_events import RecentEvents
+from client.service.value_runs import Run, ValueRuns
 from common.protocol.alerts import MAX_NOTICE_TEXT, Notice, NoticeKind
 from common.settings import LiveSettings
 
@@ -45,7 +46,8 @@ class Moment(NamedTuple):
 class StreamWatch:
     """Finds states of a stream that people should know of, and returns notices when one begins or ends.
 
-    The states are: a sensor without values, a stream without events, lines that are refused.
+    The states are: a sensor without values, a sensor whose value does not change, a stream without events,
+    lines that are refused.
 
     Args:
         client: The client's name in notices.
@@ -64,6 +66,7 @@ class StreamWatch:
         """Number of newest events in which it had none."""
         self._missing_since = np.zeros(len(features), np.float64)
         """Time of the first of these, in seconds since 1970."""
+        self._runs = ValueRuns(len(features))
         self._last_event = now
         self._gaps: deque[float] = deque(maxlen=51)
         """Seconds between newest events, by the clock."""
@@ -97,6 +100,7 @@ class StreamWatch:
         notices += self._look_at_refusals(new, refused - self._refused, newest, now)
         if len(events.rows):
             notices += self._look_at_sensors(np.isnan(events.rows), events.times)
+            notices += self._look_at_runs(events.rows, events.times)
         self._count, self._refused = recent.count, refused
         return notices
 
@@ -168,6 +172,23 @@ class StreamWatch:
             usually = f"; before, in {self._present[i] / before[i]:.0%} of the events" if before[i] else ""
             text = f"'{key[1]}' has had no value in the last {self._missing_run[i]} events{usually}"
             notices += self._begin(key, float(self._missing_since[i]), int(self._missing_run[i]), text)
+        return notices
+
+    def _look_at_runs(self, rows: NDArray[np.float32], times: NDArray[np.float64]) -> list[Notice]:
+        self._runs.add(rows, times)
+        unusual: dict[_Key, Run] = {
+            ("sensor_stuck", self._features[run.feature]): run for run in self._runs.unusual()
+        }
+        notices: list[Notice] = []
+        for key in [key for key in self._problems if key[0] == "sensor_stuck" and key not in unusual]:
+            notices += self._end(key, float(times[-1]), len(rows), f"'{key[1]}' changes again")
+        for key, run in unusual.items():
+            if times[-1] - run.since >= self._settings.sensor_silent_s:
+                text = (
+                    f"'{key[1]}' has been {run.value:g} in the last {run.events} events; before, it was "
+                    f"never the same in more than {run.longest}"
+                )
+                notices += self._begin(key, run.since, run.events, text)
         return notices
 
     def _begin(self, key: _Key, started: float, events: int, text: str) -> list[Notice]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from client.buffers.regime import Regime
 from client.buffers.training_buffer import BufferedRows, read_buffer
-from client.data.files.tables import DataError
+from client.data.files.csv_text import DataError
 from client.data.partition import Partition
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler

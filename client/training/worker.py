@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.buffers.training_buffer import write_wanted
-from client.data.files.tables import DataError
+from client.data.files.csv_text import DataError
 from client.data.partition import Partition
 from client.training.client_rows import ClientRows
 from client.training.personalisation import TrainerFactory, TrainingUnavailableError, personalise

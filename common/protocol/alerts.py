@@ -16,6 +16,7 @@ NoticeKind = Literal[
     "adapted",
     "flapping",
     "sensor_silent",
+    "sensor_stuck",
     "stream_silent",
     "events_refused",
 ]
@@ -26,6 +27,7 @@ NoticeKind = Literal[
 - `adapted`: the detector takes the values of an open incident as normal from here on; the incident has ended.
 - `flapping`: incidents of one leading feature come again and again; the next ones are not reported.
 - `sensor_silent`: a feature has no values any more.
+- `sensor_stuck`: the value of a feature does not change any more.
 - `stream_silent`: no event has come for much longer than usual.
 - `events_refused`: nearly all lines of the stream are refused as events.
 """
@@ -86,7 +88,8 @@ class Notice(msgspec.Struct, frozen=True):
     alert: Alert | None
     """The incident's first alert when it starts, and the one with the highest score later.
 
-    None in a notice that does not follow from a score: `sensor_silent`, `stream_silent`, `events_refused`.
+    None in a notice that does not follow from a score: `sensor_silent`, `sensor_stuck`, `stream_silent`,
+    `events_refused`.
     """
     text: Annotated[str, Meta(max_length=MAX_NOTICE_TEXT)] | None = None
     """A sentence for people that says more than the kind; None: there is nothing to add."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.files.tables import DataError
+from client.data.files.csv_text import DataError
 from client.data.partition import Partition
 from common.model.histogram import ScoreHistogram
 from common.model.moments import Moments, Scaler

@@ -15,8 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from client.data.files.csv_text import DataError
 from client.data.files.partitions import data_files, read_partition
-from client.data.files.tables import DataError
 from client.data.partition import Partition
 from common.config import ConfigError
 from common.formats.files import write_atomic

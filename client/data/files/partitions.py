@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from client.data.columns import Columns, Content, Kind, choose_columns, reasons
 from client.data.files.columns import content_of_column, is_numeric, numbers_of, times_of, unreadable_cells
+from client.data.files.csv_text import DataError
 from client.data.files.names import SUFFIXES, client_name, natural_key
-from client.data.files.tables import DataError, read_table
+from client.data.files.tables import read_table
 from client.data.partition import Partition
 from common.model.schema import Schema
 from common.settings import DataSettings

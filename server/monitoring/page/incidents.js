@@ -37,7 +37,8 @@ export class Incidents {
 // What a notice of each kind is called; a kind that is not here is shown by its own name.
 const CHIPS = {
   incident_started: "open", incident_ended: "ended", regime_changed: "open: new level", adapted: "adapted",
-  flapping: "flapping", sensor_silent: "sensor silent", stream_silent: "stream silent", events_refused: "events refused",
+  flapping: "flapping", sensor_silent: "sensor silent", sensor_stuck: "sensor stuck",
+  stream_silent: "stream silent", events_refused: "events refused",
 };
 
 function fill(element, incident) {

@@ -148,3 +148,42 @@ def test_a_few_refused_lines_are_no_problem() -> None:
     for _ in range(50):
         assert stream.send(3, 1, 2) + stream.refuse(1) == []
     assert stream.watch.problems() == []
+
+
+def test_a_sensor_that_does_not_change_any_more_is_reported_once_and_again_when_it_changes() -> None:
+    stream = Stream()
+    for i in range(400):
+        assert stream.send(1, i % 7, -i) == []
+    (notice,) = stream.send(60, 3, -i)
+    assert (notice.kind, notice.started, notice.events) == ("sensor_stuck", START + 4000 + 10, 31)
+    assert (
+        notice.text == "'temp' has been 3 in the last 31 events; before, it was never the same in more than 1"
+    )
+    assert stream.watch.problems() == [notice.text.replace("31", "60")]
+    (ended,) = stream.send(1, 4, 1)
+    assert (ended.kind, ended.id, ended.text) == ("sensor_stuck", notice.id, "'temp' changes again")
+    assert stream.watch.problems() == []
+
+
+def test_a_constant_a_coarse_an_idle_and_a_new_sensor_are_not_stuck() -> None:
+    stream = Stream()
+    for i in range(400):
+        stream.send(1, 5, i // 2 % 5)
+    assert stream.send(200, 5, 2) == []
+    idle = Stream()
+    for i in range(400):
+        idle.send(1, i % 7, i % 5)
+    assert idle.send(200, 0, 4) == []
+    new = Stream()
+    for i in range(200):
+        new.send(1, i % 7, i % 5)
+    assert new.send(200, 3, 3) == []
+
+
+def test_a_run_as_long_as_an_earlier_one_is_usual_and_a_missing_value_is_none() -> None:
+    stream = Stream()
+    for i in range(2000):
+        stream.send(1, i % 7 if i % 500 > 20 else 3, i % 5)
+    assert stream.send(60, 3, i % 5) == []
+    assert "sensor_stuck" in {notice.kind for notice in stream.send(40, 3, 9)}
+    assert {notice.kind for notice in stream.send(300, NAN, 9)} == {"sensor_silent", "sensor_stuck"}

@@ -7,7 +7,7 @@ import pytest
 
 from client.buffers.regime import Move, Regime
 from client.buffers.training_buffer import TrainingBuffer
-from client.data.files.tables import DataError
+from client.data.files.csv_text import DataError
 from client.detection.scorer import Scorer
 from client.training.personalisation import personalise
 from client.training.worker import TrainerCache

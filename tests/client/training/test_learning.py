@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from client.buffers.training_buffer import TrainingBuffer, read_wanted
-from client.data.files.tables import DataError
+from client.data.files.csv_text import DataError
 from client.training.worker import ClientWorker
 from client.versions.version_store import VersionStore
 from common.protocol.messages import Task

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from client.data.files.csv_text import DataError
 from client.data.files.partitions import read_partition, write_partition
-from client.data.files.tables import DataError
 from client.data.partition import Partition
 from common.config import ConfigError
 from common.model.schema import Schema, SchemaError

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.data.files.tables import DataError
+from client.data.files.csv_text import DataError
 from client.data.partition import Partition
 from client.training.worker import ClientWorker
 from common.protocol.wire import pack

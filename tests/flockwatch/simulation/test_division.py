@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.data.files.tables import DataError
+from client.data.files.csv_text import DataError
 from client.data.partition import Partition
 from common.model.schema import Schema
 from common.settings import DataSettings

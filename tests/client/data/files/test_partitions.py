@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from client.data.files.csv_text import DataError
 from client.data.files.names import client_name
 from client.data.files.partitions import data_files, read_column, read_partition, write_partition
-from client.data.files.tables import DataError
 from client.data.partition import Partition
 from common.model.schema import Schema, SchemaError
 from common.settings import DataSettings
