@@ -15,9 +15,9 @@ CAUSE_FALL = 0.5
 MAX_CAUSE_RISE = 3.0
 """Largest further rise: a factor of 20."""
 CLEAR_POWER = 1.0
-"""Exponent of an incident's peak, in multiples of the threshold, by which its rise is taken back."""
+"""Exponent of an incident's peak, in multiples of the threshold: the higher, the more is taken back."""
 CAUSE_CLEAR_POWER = 0.5
-"""The same of its further rise."""
+"""The same exponent for its further rise."""
 
 
 class AdaptiveThreshold:
@@ -82,8 +82,8 @@ class AdaptiveThreshold:
             feature: The leading feature.
 
         Returns:
-            The threshold at which the incident ends: that which it has exceeded, risen by `RISE`. What other
-            incidents raise the threshold by does not end it, nor does its further rise.
+            The threshold of this incident until it ends: the one that it exceeded, raised by `RISE`. Neither
+            its further rise nor later incidents change it.
         """
         if self.fixed:
             return self.value

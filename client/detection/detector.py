@@ -97,9 +97,9 @@ class Detector:
         """Reads the lines; it knows which fields are not features."""
         self._max_causes = settings.explain
         self._next: ActiveVersion | None = None
-        """Set by any thread."""
+        """The version to use from the next event on; set by any thread."""
         self._active: ActiveVersion | None = None
-        """Set by `step` alone, between two events."""
+        """The version that `step` uses; set by `step` alone, between two events."""
         self._quiet = 0
         """Events outside incidents for which the threshold has not fallen yet."""
 
@@ -274,7 +274,7 @@ class Detector:
                 active.limit.incident_ended(incident.feature, peak)
             incidents.ended.clear()
         concerned = (*before, *incidents.open)
-        if not concerned and not incidents.above:  # its leading feature is often as unusual as this
+        if not concerned and not incidents.above:  # below the higher threshold of its leading feature
             self._quiet += 1
             return NORMAL
         return UNREPORTED if concerned and not any(i.reported for i in concerned) else ABNORMAL

@@ -17,11 +17,10 @@ from common.protocol.alerts import Alert, Cause
 EXPLAINING_SHARE = 0.8
 """Share of the error that the features that explain an alert have together."""
 MAX_EXPLAINING, MAX_EXPLAINING_PART = 5, 1 / 3
-"""Largest number of features that explain an alert, and largest part of all features."""
-
+"""Largest number of features that explain an alert, and largest share of all features."""
 
 USUAL_WINDOWS = 128
-"""Events, the latest ones, that say how high normal scores are with some features masked."""
+"""Number of the latest events whose scores with masked features are compared with those of an incident."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ CLEAR_START = 2.0
 UNCLEAR_EVENTS = 2
 """Events in a row that start an incident if none of them is clear, without `live.start_after`."""
 SECOND_MARGIN = 1.5
-"""Factor by which a second incident's masked window exceeds the threshold, and normal ones masked alike."""
+"""Multiple of the threshold, and of normal windows' scores masked alike, that starts a second incident."""
 MAX_OPEN = 3
 """Number of incidents that may be open at once; further causes belong to these."""
 REGIME_SHARE = 0.25
@@ -165,7 +165,7 @@ class Incidents:
         limit = self._limit(event, known)
         newest = self.open[-1] if self.open else None
         if newest is not None and event.number - newest.first == event.window:
-            self._settle(newest, event, limit)
+            self._narrow(newest, event, limit)
         if not event.score > limit or (known and not event.score_without(known) > limit):
             self.above = 0
             return []
@@ -186,8 +186,8 @@ class Incidents:
     def _limit(self, event: ScoredEvent, known: frozenset[int]) -> float:
         """Return the score above which an event starts an incident, with the features `known` masked.
 
-        The fewer inputs are left, the less the model says about them, and the more their scores vary. How
-        much is measured on normal windows from before the incident.
+        The fewer inputs are left, the worse the model reconstructs them, and the more their scores vary. The
+        latest normal windows, masked alike, show how high such scores are.
         """
         if not known:
             return event.threshold
@@ -197,7 +197,7 @@ class Incidents:
             self._usual = known, event.usual_without(known)
         return SECOND_MARGIN * max(event.threshold, self._usual[1])
 
-    def _settle(self, incident: Incident, event: ScoredEvent, limit: float) -> None:
+    def _narrow(self, incident: Incident, event: ScoredEvent, limit: float) -> None:
         """Reduce an incident to the features that explain a window that it fills, if these are enough.
 
         While the incident filled only a part of the window, other features had errors too, and were added.

@@ -1,4 +1,4 @@
-"""An event as the incidents ask about it: its score, and what explains it."""
+"""The interface through which `Incidents` reads an event: its score and the features that explain it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Explained(NamedTuple):
 
 
 class ScoredEvent(Protocol):
-    """An event with its window, for questions that take longer than a score."""
+    """An event with its window. Its methods score the window again: they are for events near incidents."""
 
     @property
     def number(self) -> int:
@@ -44,7 +44,7 @@ class ScoredEvent(Protocol):
 
     @property
     def window(self) -> int:
-        """Number of events in a window: an event is part of the scores of as many."""
+        """Number of events in a window, and so the number of scores that an event is part of."""
         ...
 
     def score_without(self, features: Collection[int]) -> float:

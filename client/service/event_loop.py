@@ -97,7 +97,7 @@ class EventLoop:
             watch: Detects silent sensors, a silent stream and refused lines.
             resolver: Chooses the features again as long as there is no version.
             lines: The first lines to score.
-            await_turn: Waits until further events may be scored, and returns their largest number before the
+            await_turn: Blocks until more events may be scored, and returns how many may be scored before the
                 next call; None: any number.
 
         Returns:

@@ -70,7 +70,8 @@ class DetectorProcess:
         self._address = settings.live.source
         address = Address.parse(self._address)
         self._source_name = address.text
-        self._is_recording = address.scheme in RECORDINGS and not address.flag("follow")
+        self._has_one_writer = address.scheme in RECORDINGS
+        self._is_recording = self._has_one_writer and not address.flag("follow")
         self._resolver = SchemaResolver(
             settings.data, fixed.schema if fixed else None, self._current_schema, self._offered_schema
         )
@@ -103,8 +104,7 @@ class DetectorProcess:
             notifier = Notifier(self._settings.live.sinks, self._folder, self._name)
             closing.callback(notifier.close)
             checkpoint = Checkpoint(self._folder, self._address, notifier.outboxes)
-            recording = Address.parse(self._address).scheme in RECORDINGS
-            loop = EventLoop(source, notifier, checkpoint, self._stop, recording)
+            loop = EventLoop(source, notifier, checkpoint, self._stop, self._has_one_writer)
             self._parts.source, self._parts.notifier, self._parts.loop = source, notifier, loop
             log.info(
                 "detector started client=%s source=%s sinks=%s",

@@ -64,7 +64,7 @@ class ClientRows:
         self._schema, self._columns = partition.schema, list(range(len(partition.schema)))
         self._regime = Regime()
         self._file_rows, self._file_breaks = partition.rows, partition.breaks
-        """Rows of the data file, moved to the machine's present level."""
+        """Rows of the data file, shifted to the machine's present regime."""
         self._follow_regime()
         self.count = 0
         """Number of rows when they were last measured."""
@@ -133,7 +133,7 @@ class ClientRows:
         return Regime.load(self._folder) if self._folder is not None else Regime()
 
     def _follow_regime(self) -> bool:
-        """Use the level of the rows that the detector has adapted to; return whether it has changed."""
+        """Apply the regime that the detector has adapted to; return whether it has changed."""
         regime = self._current_regime()
         if regime == self._regime:
             return False
@@ -142,7 +142,7 @@ class ClientRows:
         return True
 
     def _normal(self) -> BufferedRows:
-        """Return the rows of the file, moved to the machine's present level, and the buffered ones."""
+        """Return the rows of the file, shifted to the machine's present regime, and the buffered ones."""
         rows, breaks = self._file_rows, self._file_breaks
         buffered = read_buffer(self._folder, self.partition.schema) if self._folder is not None else None
         if buffered is None:

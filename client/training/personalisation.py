@@ -28,7 +28,9 @@ class TrainingUnavailableError(RuntimeError):
 
 
 def personalise(manifest: Manifest, rows: ClientRows, get_trainer: TrainerFactory) -> Manifest:
-    """Return the version with the scaling, the weights and the input weights for one client.
+    """Return the version with scaling, weights and error weights for one client.
+
+    With `detector.family: ensemble`, the result also has detectors of the client's own rows.
 
     With `n` windows to train on, what the client learns from its own rows has the weight `n / (n + prior)`
     (`scoring.prior`), and what the fleet has learned has the rest.

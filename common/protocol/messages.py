@@ -110,7 +110,7 @@ class Description(Message, tag=2, frozen=True, eq=False):
     rows: Count = 0
     """Normal events that the client has to train on."""
     wanted: Count = 0
-    """Normal events that it needs before it trains; 0: as many as it has."""
+    """Normal events that it needs before it trains; 0: any number is enough."""
 
     @property
     def can_train(self) -> bool:

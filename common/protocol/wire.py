@@ -3,9 +3,10 @@
 A message is the number of the protocol in one byte, then the message as a MessagePack array, compressed by
 Zstandard where that makes it smaller. Field names do not travel; arrays travel as raw bytes.
 
-`Describe` and `Description` open a conversation, so that a peer of any protocol must be able to read which
-protocol they are of. They are safetensors files without arrays, whose JSON metadata names the message and the
-protocol, and holds the array of its fields (`common.formats.bundle`), compressed in the same way.
+`Describe` and `Description` are the first messages of a connection, so a peer of any protocol number must be
+able to read their protocol number. They are safetensors files without arrays, whose JSON metadata names the
+message and the protocol, and holds the array of its fields (`common.formats.bundle`), compressed in the same
+way.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from server.coordination.actions import DropUpdate, RequestDescription, Step
 from server.coordination.events import Described, DescriptionFailed, NodesConnected
-from server.coordination.features import Features, misfit, most_common, outvoted_by
+from server.coordination.features import Features, majority_features, misfit, most_common
 from server.coordination.state import (
     ConnectedClient,
     Failure,
@@ -91,10 +91,10 @@ def described(state: State, event: Described, step: Step) -> State:
             state = _removed(state, node, "reconnected as another node")
             break
     if state.features is not None and (difference := misfit(state.features, client)):
-        odd = with_client(state, event.node, replace(client, status="refused", reason=difference))
-        if (features := outvoted_by(odd)) is None:
+        refused = with_client(state, event.node, replace(client, status="refused", reason=difference))
+        if (features := majority_features(refused)) is None:
             return _refused(state, event.node, client, difference, step)
-        state = _begun_anew(odd, features, step)
+        state = _restarted(refused, features, step)
     task = state.tasks.get(event.node)
     if task is not None and event.number > task.number:
         # A client handles its messages in the order in which they were sent, so the task was lost.
@@ -222,8 +222,8 @@ def choose_features(state: State, step: Step) -> State:
     return state
 
 
-def _begun_anew(state: State, features: Features, step: Step) -> State:
-    """Return the state in which the federation starts again with the features of most clients.
+def _restarted(state: State, features: Features, step: Step) -> State:
+    """Return the state in which the federation restarts with the features of most clients.
 
     The numbers of versions continue, so that no client mistakes a new version for an old one. Tasks and
     updates of the versions before are of other features, and are not used. Clients that were refused

@@ -148,11 +148,9 @@ def _task_failed(state: State, event: TaskFailed, step: Step) -> State:
 
 
 def _aggregated(state: State, event: Aggregated, step: Step) -> State:
-    """Return the state with the next version; that the version is published is the first action."""
+    """Return the state with the next version; the first action publishes it."""
     settings = step.settings
-    state = replace(
-        state, version=state.version + 1, aggregating=False, failures={}, waiting_since=None
-    )  # fmt: skip
+    state = replace(state, version=state.version + 1, aggregating=False, failures={}, waiting_since=None)
     state = _checked_for_improvement(state, event, settings)
     converged = state.has_converged(settings.patience)
     pause_s = max(settings.interval_s, settings.converged_interval_s if converged else 0.0)

@@ -40,8 +40,8 @@ def most_common(clients: Iterable[ConnectedClient]) -> tuple[Features, int]:
     return next(f for f in map(features_of, clients) if tuple(sorted(f)) == majority), votes[majority]
 
 
-def outvoted_by(state: State) -> Features | None:
-    """Return the features that the federation has to begin anew with; None if it keeps the present ones."""
+def majority_features(state: State) -> Features | None:
+    """Return the features that the federation must restart with; None if it keeps the present ones."""
     features = state.features
     if features is None or state.declared or state.ending:
         return None

@@ -70,9 +70,7 @@ def make_strategy(settings: Settings) -> Strategy:
         case "krum":
             return Krum(num_malicious_nodes=parameters.malicious)
         case "multikrum":
-            return MultiKrum(
-                num_malicious_nodes=parameters.malicious, num_nodes_to_select=parameters.select
-            )  # fmt: skip
+            return MultiKrum(num_malicious_nodes=parameters.malicious, num_nodes_to_select=parameters.select)
 
 
 class Aggregator:

@@ -150,7 +150,7 @@ class Journal:
     def moments_renewed(self, version: int) -> None:
         """Record that a version came with new moments of the fleet."""
         log.info("moments renewed version=%d", version)
-        self._history.note("moments renewed", f"version {version} scales by the clients that are there now")
+        self._history.note("moments renewed", f"version {version} scales by the clients connected now")
 
     def damage_found(self, reason: str) -> None:
         """Record which versions could not be read at the start, and which one is used."""
@@ -190,8 +190,8 @@ class Journal:
         log.info("update dropped client=%s task=%d reason=%s", client, number, reason)
         self._history.note("dropped", f"{client}: {reason}")
 
-    def begun_anew(self, version: int, features: Collection[str]) -> None:
-        """Record that the federation starts again with other features."""
+    def features_changed(self, version: int, features: Collection[str]) -> None:
+        """Record that the federation restarts with other features."""
         names = ", ".join(features)
         log.warning("features changed version=%d features=%s", version, names)
         self._history.note("features changed", f"from version {version} on: {names}")

@@ -124,7 +124,7 @@ class VersionPublisher:
             TransferError: the version that `federation.start_from` names does not fit.
         """
         if self.newest is not None:
-            self._journal.begun_anew(action.version, action.features)
+            self._journal.features_changed(action.version, action.features)
             self._aggregator.forget()
             self._records.forget_model()
             self._renewals = []

@@ -99,9 +99,7 @@ class FlockStrategy(Strategy):
         newest = self._publisher.newest
         if newest is not None and progress is not None:
             self._state = self._resumed(newest, progress)
-        self._tasks = TaskBuilder(
-            settings.compression, self._records, self._replies, self._publisher.applied
-        )  # fmt: skip
+        self._tasks = TaskBuilder(settings.compression, self._records, self._replies, self._publisher.applied)
 
     def _resumed(self, newest: Manifest, progress: Mapping[str, Any]) -> State:
         """Return the state that continues from a version; without its progress if that is damaged."""
@@ -222,8 +220,8 @@ class FlockStrategy(Strategy):
                 self._prepare(action, outbox)
             case Aggregate():
                 ready = [c for c in self._state.clients.values() if c.status == "ready"]
-                described_ones = [c.description for c in ready if c.description is not None]
-                return self._publisher.aggregate(action, ready_names(self._state), described_ones)
+                known = [c.description for c in ready if c.description is not None]
+                return self._publisher.aggregate(action, ready_names(self._state), known)
             case Publish():
                 self._publisher.publish(action)
             case DropUpdate(number, node, reason):

@@ -77,7 +77,7 @@ class ReplyRow:
     version: int
     """The version that was evaluated."""
     rows: int
-    """Held-out rows that it was evaluated on."""
+    """Rows that the client trains on: its weight in the mean error of the round."""
     error: ErrorSummary
     bytes_up: int
     """Size of the reply's content."""

@@ -1,4 +1,4 @@
-"""Lines: of a stream that comes in chunks, and of a file that grows, is replaced, or is written over."""
+"""Lines of a stream that comes in chunks, and of a file that grows, is replaced, or is overwritten."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ class FileTail:
     """Batches of lines, each line with the offset after it; like `tail -F` when it follows the file.
 
     A followed file that was replaced is read to its end. The new file is opened once it has content: until
-    then the writer may still write to the old one. A file that was written over is read from its start: its
-    first bytes are not those that were read.
+    then the writer may still write to the old one. A file whose first bytes have changed was overwritten, and
+    is read from its start.
 
     Args:
         path: The file.
@@ -185,7 +185,7 @@ class FileTail:
         return self._restart(fd) if now.st_size < self._lines.seen else None
 
     def _restart(self, fd: int) -> list[tuple[bytes, int]]:
-        """Read a file that was truncated or written over from its start, after the line that was begun."""
+        """Restart a truncated or overwritten file; first return the incomplete last line, if there is one."""
         if last := self._lines.end_with_offset():
             return last
         os.lseek(fd, 0, os.SEEK_SET)
@@ -229,7 +229,7 @@ class FileTail:
 
 
 def _head_of(position: Position | None) -> tuple[int, int] | None:
-    """Return size and fingerprint of the first bytes; None if an earlier release saved the position."""
+    """Return size and fingerprint of the first bytes; None in a position that an earlier release saved."""
     if not position or "head" not in position:
         return None
     size, head = whole_numbers(position, "head_bytes", "head") or (0, 0)
