@@ -141,7 +141,7 @@ def check_description(description: Description) -> None:
 
 
 def limit_norms(
-    replies: Sequence[AdmittedReply], norms: Collection[float], gate: GateSettings
+    replies: Sequence[AdmittedReply], norms: Collection[float], gate: GateSettings, clip: bool = False
 ) -> tuple[list[AdmittedReply], list[tuple[AdmittedReply, str]]]:
     """Clip or reject updates of unusual norm.
 
@@ -149,6 +149,7 @@ def limit_norms(
         replies: The updates of an aggregation.
         norms: The norms to compare with (`ClientRecords.norms`).
         gate: The limit, and whether to clip or to reject.
+        clip: Clip in any case: a client that is left alone could otherwise be rejected for good.
 
     Returns:
         The updates to use, sorted by client so that sums are reproducible; and the rejected ones, each with
@@ -161,7 +162,7 @@ def limit_norms(
         size = norm(reply.update.difference)
         if bound is None or size <= bound:
             used.append(reply)
-        elif gate.norm_action == "clip":
+        elif clip or gate.norm_action == "clip":
             used.append(replace(reply, factor=reply.factor * bound / size, clipped=True))
         else:
             rejected.append((reply, f"not admitted: its norm is {size:.3g}, the limit is {bound:.3g}"))

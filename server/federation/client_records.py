@@ -183,16 +183,25 @@ class ClientRecords:
             self._change(name, distance=parts[name].distance(merged))
         self._changed_scores.clear()
 
-    def norms(self) -> list[float]:
-        """Return the norms that an update is compared with: the newest of each client.
+    def norms(self, clients: Collection[str]) -> list[float]:
+        """Return the norms that an update is compared with: the newest of each of these clients.
 
-        With two clients it is unknown which is unusual: both are also compared with earlier updates. A client
-        alone has nothing to be compared with.
+        With two clients it is unknown which is unusual: both are also compared with earlier updates, unless
+        both are larger than these. A client alone is compared with earlier updates only if there were others.
+
+        Args:
+            clients: The clients that take part now. Those that are gone do not decide what is usual.
         """
-        newest = [record.norm for record in self._records.values() if record.norm is not None]
-        if len(newest) == 1:
+        everyone = [record.norm for record in self._records.values() if record.norm is not None]
+        newest = [record.norm for record in self._of(clients) if record.norm is not None]
+        if len(everyone) == 1:
             return []
-        return newest if len(newest) >= MIN_CLIENTS else [*newest, *self._used_norms]
+        if len(newest) >= MIN_CLIENTS:
+            return newest
+        earlier = list(self._used_norms) or everyone
+        if len(newest) > 1 and min(newest) > np.median(earlier):
+            return newest
+        return [*newest, *earlier]
 
     def forget_model(self) -> None:
         """Remove the scores, residuals, norms and mean direction, which are of a model of other features."""

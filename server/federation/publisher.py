@@ -18,20 +18,17 @@ from server.coordination.actions import Aggregate, CreateFirstVersion, Publish
 from server.coordination.events import Aggregated, AggregationFailed
 from server.federation.admission import limit_norms
 from server.federation.aggregation import Aggregator, EmptyAggregationError
-from server.federation.canary import Canary
 from server.federation.client_records import ClientRecords
 from server.federation.compression import AppliedUpdates, VersionChain, VersionStep, down
 from server.federation.first_version import first_version
 from server.federation.journal import Journal
 from server.federation.renewal import MAX_RENEWALS, Renewal, carried_over, renewed
-from server.federation.replies import AdmittedReplies, AdmittedReply, described, typical_error, weighted_error
+from server.federation.replies import AdmittedReplies, AdmittedReply, typical_error, weighted_error
+from server.federation.selection import Made, Selection
 from server.storage.registry import Registry, SavedVersion
 from server.versions.rescaling import Rescaling
 
 log = logging.getLogger(__name__)
-
-MAX_TRIES = 64
-"""Largest number of clients that are left out in turn to find the one that makes a version unusable."""
 
 VERSIONS = "versions"
 """The name under which a problem with the registry is reported."""
@@ -49,10 +46,6 @@ class _Candidate:
     replies: list[AdmittedReply]
     failures: Mapping[str, str]
     error: float
-
-
-_Made = tuple[Manifest, Block | None, Rescaling | None]
-"""A version, the encoded step to it, and how its features change with its moments."""
 
 
 class VersionPublisher:
@@ -83,7 +76,7 @@ class VersionPublisher:
         self._records = records
         self._journal = journal
         self._candidate: _Candidate | None = None
-        self._canary = Canary()
+        self._selection = Selection(records)
         self._renewals: list[Renewal] = []
         """When the fleet's moments were renewed, oldest first."""
         self._known_moments: dict[str, Moments | None] | None = None
@@ -148,7 +141,9 @@ class VersionPublisher:
         taken = self._replies.take(action.shares)
         if self._renewals:
             taken = [carried_over(reply, self._renewals, newest.architecture.window) for reply in taken]
-        replies, rejected = limit_norms(taken, self._records.norms(), self._settings.gate)
+        present = {*clients, *(reply.client for reply in taken)}
+        norms, gate = self._records.norms(present), self._settings.gate
+        replies, rejected = limit_norms(taken, norms, gate, clip=len(present) == 1)
         failures = {failure.client: failure.reason for failure in action.failures}
         for reply, reason in rejected:
             failures[reply.client] = reason
@@ -181,58 +176,32 @@ class VersionPublisher:
         replies: list[AdmittedReply],
         contributors: Collection[str],
         descriptions: Collection[Description],
-    ) -> tuple[_Made, dict[str, str]]:
+    ) -> tuple[Made, dict[str, str]]:
         """Return the next version, and who was left out of it, with the reason.
 
         Raises:
             EmptyAggregationError: no sound version can be made without one of the clients either.
         """
         memory, feedback = self._aggregator.memory(), self.chain.feedback
-        choices: list[set[str]] = [set()]
-        problem = ""
-        while choices:
-            left_out = choices.pop(0)
-            used = [reply for reply in replies if reply.client not in left_out]
-            if not used:
-                continue
-            try:
-                described_ones = [d for d in descriptions if d.client not in left_out]
-                made = self._made_of(used, set(contributors) - left_out, described_ones)
-                self._canary.check(self._newest(), made[0])
-            except Exception as error:  # any error here follows from what the clients sent
-                self._aggregator.restore(memory)
-                self.chain.feedback = feedback
-                if not left_out:
-                    problem = str(error) if isinstance(error, EmptyAggregationError) else described(error)
-                    log.error("version cannot be published reason=%s", problem)
-                    choices = self._without_some(contributors)
-            else:
-                reason = f"not used: with it, no version can be published: {problem}"
-                return made, dict.fromkeys(sorted(left_out), reason)
-        raise EmptyAggregationError(problem)
 
-    def _without_some(self, contributors: Collection[str]) -> list[set[str]]:
-        """Return the clients to leave out of a version that cannot be published, one choice after the other.
+        def make(updates_of: Collection[str], statistics_of: Collection[str]) -> Made:
+            used = [reply for reply in replies if reply.client in updates_of]
+            known = [d for d in descriptions if d.client in statistics_of]
+            return self._made_of(used, statistics_of, known)
 
-        First all clients whose scores or residuals alone make a version unreadable or blind, then each other.
-        """
-        newest, alone = self._newest(), set()
-        for client in contributors:
-            try:
-                scores = self._records.merged_scores({client}, newest.scores)
-                residuals = self._records.merged_residuals({client}, newest.residuals)
-                self._canary.check(newest, replace(newest, scores=scores, residuals=residuals))
-            except Exception:  # the reason is that of the whole version
-                alone.add(client)
-        others = sorted(set(contributors) - alone)[:MAX_TRIES]
-        return [*([alone] if alone else []), *(alone | {client} for client in others)]
+        def undo() -> None:
+            self._aggregator.restore(memory)
+            self.chain.feedback = feedback
+
+        updates = {reply.client for reply in replies}
+        return self._selection.made(self._newest(), updates, set(contributors), make, undo)
 
     def _made_of(
         self,
         replies: list[AdmittedReply],
         contributors: Collection[str],
         descriptions: Collection[Description],
-    ) -> _Made:
+    ) -> Made:
         """Return the next version of these updates, and of these clients' scores and moments."""
         newest = self._newest()
         largest = self._records.largest_rows(contributors)

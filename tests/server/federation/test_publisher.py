@@ -262,7 +262,7 @@ def test_a_federation_that_begins_again_with_other_features_forgets_the_model(de
     saved = desk.registry.latest()
     assert saved is not None
     assert (saved[0].version, saved[0].schema.features, saved[0].scores.count) == (2, others, 0)
-    assert desk.records.norms() == [] and desk.records.scored_version("a") is None
+    assert desk.records.norms(set(NAMES)) == [] and desk.records.scored_version("a") is None
     answer = desk.update("a", 30, 0.01, version=2, scores=usual(1))
     assert isinstance(desk.publisher.aggregate(Aggregate((answer,), ()), set(NAMES)), Aggregated)
 

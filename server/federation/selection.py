@@ -1,0 +1,165 @@
+"""Selects the clients whose contributions a version is made of, so that it can be published.
+
+A version that cannot be read back, or is blind (`server.federation.canary`), is made again without the client
+at fault. But the canary can be wrong: the newest version was published with scores and errors that clients
+had measured with the version before it. If that one was better, the newest version seems better than it is,
+and every further version seems blind beside it. Two rules, so that this stops no fleet for good:
+
+- If most clients have measured the newest version itself, and the scores of each of them make a version
+  blind, the newest version is compared as they measured it, and none of them is at fault.
+- After `MAX_HELD_BACK` blind versions in a row, the next one only has to be readable. It is made without the
+  scores of clients that alone make it blind, unless these are most clients. Each client still tries it on its
+  own rows before it uses it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+
+from common.compression.choice import Block
+from common.model.manifest import Manifest
+from server.federation.aggregation import EmptyAggregationError
+from server.federation.canary import BlindVersionError, Canary, read_back
+from server.federation.client_records import ClientRecords
+from server.federation.replies import described
+from server.versions.rescaling import Rescaling
+
+log = logging.getLogger(__name__)
+
+MAX_TRIES = 64
+"""Largest number of clients that are left out in turn to find the one that makes a version unusable."""
+
+MAX_HELD_BACK = 3
+"""Most blind versions in a row that are held back; meanwhile, clients measure the newest version."""
+
+Made = tuple[Manifest, Block | None, Rescaling | None]
+"""A version, the encoded step to it, and how its features change with its moments."""
+
+Make = Callable[[Collection[str], Collection[str]], Made]
+"""Makes a version of the updates of the first clients, and of the scores and moments of the second ones."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Contributions to try, and what the version is compared with."""
+
+    updates: set[str]
+    """The clients whose updates are used."""
+    statistics: set[str]
+    """The clients whose scores, residuals and moments are used."""
+    reference: Manifest | None
+    """The version to compare with; None: the new version only has to be readable."""
+    at_fault: set[str]
+
+
+class Selection:
+    """Finds contributions that make a sound version.
+
+    Args:
+        records: The clients' scores and residuals.
+    """
+
+    def __init__(self, records: ClientRecords) -> None:
+        self._records = records
+        self._canary = Canary()
+        self._held_back = 0
+        """Blind versions since the last one that was made."""
+
+    def made(
+        self,
+        newest: Manifest,
+        updates: set[str],
+        contributors: set[str],
+        make: Make,
+        undo: Callable[[], None],
+    ) -> tuple[Made, dict[str, str]]:
+        """Return a sound version, and who was left out of it, with the reason.
+
+        Args:
+            newest: The newest version.
+            updates: The clients that have sent updates.
+            contributors: These and the connected clients.
+            make: Makes a version.
+            undo: Takes back what `make` has changed.
+
+        Raises:
+            EmptyAggregationError: no sound version can be made without one of the clients either.
+        """
+        first = _Choice(updates, contributors, newest, set())
+        problem = self._tried(first, make, undo)
+        if isinstance(problem, Exception):
+            log.error("version cannot be published reason=%s", _reason(problem))
+            is_blind = isinstance(problem, BlindVersionError)
+            for choice in self._choices(newest, updates, contributors, is_blind):
+                made = self._tried(choice, make, undo) if choice.updates else problem
+                if not isinstance(made, Exception):
+                    self._held_back = 0
+                    why = f"not used: with it, no version can be published: {_reason(problem)}"
+                    return made, dict.fromkeys(sorted(choice.at_fault), why)
+            self._held_back += is_blind
+            raise EmptyAggregationError(_reason(problem))
+        self._held_back = 0
+        return problem, {}
+
+    def _tried(self, choice: _Choice, make: Make, undo: Callable[[], None]) -> Made | Exception:
+        """Return the version of a choice, or what is wrong with it."""
+        try:
+            made = make(choice.updates, choice.statistics)
+            if choice.reference is None:
+                read_back(made[0])
+            else:
+                self._canary.check(choice.reference, made[0])
+        except Exception as error:  # any error here follows from what the clients sent
+            undo()
+            return error
+        return made
+
+    def _choices(
+        self, newest: Manifest, updates: set[str], contributors: set[str], is_blind: bool
+    ) -> Iterator[_Choice]:
+        """Yield what to try, one after the other, once the version of all contributions is refused.
+
+        Args:
+            newest: The newest version.
+            updates: The clients that have sent updates.
+            contributors: These and the connected clients.
+            is_blind: Whether that version can be read, and is blind.
+        """
+        alone = self._unusable_alone(newest, contributors)
+        measured = {name for name in contributors if self._records.scored_version(name) == newest.version}
+        half = sum(self._records.scored_version(name) is not None for name in contributors) / 2
+        blind_for_most = is_blind and len(alone) > half
+        reference, suspects = newest, set() if blind_for_most else alone
+        if blind_for_most and len(alone & measured) > half:
+            log.warning("newest version compared as clients measured it clients=%d", len(measured))
+            reference = self._with_statistics(newest, measured)
+        for others in (set[str](), *({name} for name in sorted(contributors - suspects)[:MAX_TRIES])):
+            left_out = suspects | others
+            if left_out or reference is not newest:
+                yield _Choice(updates - left_out, contributors - left_out, reference, left_out)
+        if is_blind and self._held_back >= MAX_HELD_BACK:
+            log.warning("version only has to be readable blind_before=%d", self._held_back)
+            statistics = contributors if blind_for_most else contributors - alone
+            yield _Choice(updates, statistics, None, set())
+
+    def _unusable_alone(self, newest: Manifest, contributors: set[str]) -> set[str]:
+        """Return the clients whose scores or residuals alone make a version unreadable or blind."""
+        alone = set()
+        for client in contributors:
+            try:
+                self._canary.check(newest, self._with_statistics(newest, {client}))
+            except Exception:  # the reason is that of the whole version
+                alone.add(client)
+        return alone
+
+    def _with_statistics(self, version: Manifest, clients: set[str]) -> Manifest:
+        """Return a version with the scores and residuals of these clients."""
+        scores = self._records.merged_scores(clients, version.scores)
+        residuals = self._records.merged_residuals(clients, version.residuals)
+        return replace(version, scores=scores, residuals=residuals)
+
+
+def _reason(problem: Exception) -> str:
+    return str(problem) if isinstance(problem, EmptyAggregationError) else described(problem)
