@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from common.processes.children import Processes
-from tests.scenarios import link
+from tests.scenarios import link, report
 from tests.scenarios.fleet import Federation
 from tests.scenarios.link import Network
 from tests.scenarios.secured import Secured
@@ -41,3 +41,13 @@ def network() -> Iterator[Network]:
     network = Network()
     yield network
     network.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to the report of a failed test what the processes of its scenario did last."""
+    made = yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if made.when == "call" and made.failed and folder is not None:
+        made.sections += report.sections(folder)
+    return made
