@@ -64,7 +64,7 @@ class ClientRecord:
     """Replies rejected, by reason."""
     drifted: bool = False
     """Whether its data had drifted at its newest reply."""
-    traffic: Mapping[str, float] = field(default_factory=dict)
+    traffic: Mapping[str, int | float] = field(default_factory=dict)
     """Totals of its newest process, as it reported them last (`common.protocol.messages.Traffic`)."""
     sent_bytes: int = 0
     """HTTP bytes sent on its sockets, over all its processes; the fields below likewise."""
@@ -91,7 +91,7 @@ class ClientRecords:
         self._records: dict[str, ClientRecord] = {}
         for name, values in (saved or {}).items():
             try:
-                self._records[name] = msgspec.convert(values, ClientRecord)
+                self._records[name] = msgspec.convert(values, ClientRecord, strict=False)  # 7.0 as 7
             except msgspec.ValidationError as error:
                 log.warning("record of a client not read client=%r reason=%s", name, error)
         self._scores: dict[str, ScoreHistogram] = {}

@@ -8,7 +8,7 @@ import pytest
 from common.model.histogram import ScoreHistogram
 from common.model.residuals import Residuals
 from common.model.scoring import ErrorSummary
-from common.protocol.messages import Update
+from common.protocol.messages import Traffic, Update
 from server.federation.client_records import MAX_CLIENTS, ClientRecords
 from tests.server.replies import update
 
@@ -49,6 +49,16 @@ def test_records_outlive_a_restart() -> None:
     assert again.to_json() | {"b": None} == records.to_json() | {"b": None}
     assert again["b"].admitted == 2
     assert again["a"].norm == 1.0
+
+
+def test_counts_outlive_many_restarts() -> None:
+    records = ClientRecords()
+    for restart in range(1, 5):
+        aggregated(records, update("a", traffic=Traffic(100 * restart, 10, timed_s=0.5)))
+        records = ClientRecords(json.loads(json.dumps(records.to_json())))
+        assert (records["a"].admitted, records["a"].sent_bytes) == (restart, 100 * restart)
+    earlier = records.to_json()["a"] | {"sent_bytes": 400.0}  # as releases before wrote it
+    assert ClientRecords({"a": earlier})["a"].sent_bytes == 400
 
 
 def test_after_a_restart_the_last_versions_scores_stand_in_for_missing_ones() -> None:
