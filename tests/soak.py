@@ -41,7 +41,8 @@ MAX_GROWN_BYTES, MAX_GROWN_DESCRIPTORS = 150 << 20, 24
 def fuzz(folder: Path, seed: int) -> str:
     """Send mutated messages."""
     mode = ("synchronous", "asynchronous")[seed % 2]
-    return f"{federation.run(folder, MESSAGES, seed, mode)} messages, {mode}"
+    sent = federation.run(folder, MESSAGES, seed, mode)
+    return f"{sent.total()} messages, {mode}: {dict(sent)}"
 
 
 def damage(folder: Path, seed: int) -> str:

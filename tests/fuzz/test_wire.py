@@ -13,14 +13,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from common.protocol.messages import Description, Evaluation, Update
+from common.protocol.messages import Description, Evaluation, Update, VersionMissing
 from common.protocol.wire import ProtocolError, pack, unpack
 from tests.common.protocol.sample_messages import MESSAGES
 from tests.fuzz import federation
 from tests.fuzz.mutations import mutated
 
 MUTATIONS = int(os.environ.get("FLOCKWATCH_FUZZ", "40"))
-CORPUS = [pack(MESSAGES[name]) for name in ("Description", "Evaluation", "Update")]
+CORPUS = [pack(MESSAGES[name]) for name in ("Description", "Evaluation", "Update", "VersionMissing")]
 
 
 @settings(max_examples=300, deadline=None)
@@ -28,7 +28,7 @@ CORPUS = [pack(MESSAGES[name]) for name in ("Description", "Evaluation", "Update
 @example(CORPUS[0], 0)
 def test_a_mutated_message_is_understood_or_refused(message: bytes, seed: int) -> None:
     content = mutated(message, random.Random(seed), CORPUS)
-    for kind in (Description, Evaluation, Update):
+    for kind in (Description, Evaluation, Update, VersionMissing):
         try:
             unpack(content, kind)
         except ProtocolError as error:
@@ -43,5 +43,6 @@ def test_any_bytes_are_understood_or_refused(content: bytes, first: bytes) -> No
 
 
 @pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
-def test_a_federation_goes_on_under_mutated_messages(tmp_path: Path, mode: str) -> None:
-    assert federation.run(tmp_path, MUTATIONS, seed=1, mode=mode) > 0
+def test_a_federation_goes_on_under_mutated_messages_of_every_kind(tmp_path: Path, mode: str) -> None:
+    sent = federation.run(tmp_path, MUTATIONS, seed=1, mode=mode)
+    assert set(sent) >= {"query", "train", "evaluate"}
