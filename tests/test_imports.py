@@ -64,6 +64,7 @@ ROOMS = {
 PRIVATE = {
     "client/transport/errors.py",
     "client/transport/fleet_connection.py",
+    "client/transport/signing.py",
     "client/transport/sockets.py",
     "common/flower/packing.py",
     "common/flower/stamps.py",
@@ -98,6 +99,7 @@ ONLY_IN = {
         "client/transport/resident_node.py",
         "common/security/certificates.py",
         "client/transport/fleet_connection.py",
+        "client/transport/signing.py",
         "common/security/keys.py",
         "flockwatch/certs.py",
         "server/access/roster.py",

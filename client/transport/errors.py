@@ -42,9 +42,7 @@ class translated_errors:
                     case 403 if REFUSED_HEADER.decode() in response.headers:
                         raise AccessDeniedError(_detail(response)) from error
                     case 401:
-                        raise UnknownNodeError(
-                            "the server does not know this node, or the clocks differ by minutes"
-                        ) from error
+                        raise UnknownNodeError("the server does not know this node") from error
                     case 403:
                         raise RunEndedError from error
                     case 429 | 500 | 502 | 503 | 504:

@@ -6,6 +6,7 @@ Flower's public API has no such client. This one uses the HTTP client of Flower'
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import httpx
@@ -42,9 +43,9 @@ from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpI
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
 from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.transport.errors import UnknownNodeError, UnreachableError, translated_errors
+from client.transport.signing import SigningInterceptor
 from client.transport.sockets import Meter, count_bytes
 from common.flower import packing
 from common.flower.stamps import set_message_id
@@ -73,6 +74,7 @@ class FleetConnection:
         key: The client's private key, which the operator has registered. None: a new key; the node then
             registers itself.
         meter: Counts the bytes on its sockets. None: a meter of its own.
+        clock: Returns seconds since 1970 by this machine's clock, which may be wrong.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class FleetConnection:
         root_certificates: bytes | None = None,
         key: ec.EllipticCurvePrivateKey | None = None,
         meter: Meter | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._meter = meter or Meter()
         self._registers_itself = key is None
@@ -92,7 +95,7 @@ class FleetConnection:
             root_certificates,
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                NodeAuthHttpInterceptor(private_key, public_key),
+                SigningInterceptor(private_key, public_key, clock),
             ],
         )
         count_bytes(self._client, self._meter)
@@ -100,6 +103,8 @@ class FleetConnection:
             del self._client._client.headers[header]
         self._node = Node()
         self._announced: tuple[ProtoMessage, ObjectTree] | None = None
+        self._unanswered: tuple[Message, float] | None = None
+        """The message received last, and when, on the clock of `time.monotonic`."""
 
     @property
     def node_id(self) -> int:
@@ -162,6 +167,7 @@ class FleetConnection:
                         self._announced = None
                     raise
         self._announced = None
+        self._unanswered = message, time.monotonic()
         self._meter.request(before, time.monotonic() - started)
         return message, inline
 
@@ -174,6 +180,7 @@ class FleetConnection:
             runtime_s: Seconds that the app took.
         """
         before, started = self._meter.own, time.monotonic()
+        self._stamp(reply)
         with translated_errors(), no_object_id_recompute():
             proto, tree = packing.inline(reply) if inline else _by_objects(reply)
             answer = self._client.PushMessages(
@@ -193,6 +200,20 @@ class FleetConnection:
                     object_ids_to_push=set(answer.objects_to_push),
                 )
         self._meter.request(before, time.monotonic() - started, reply=True)
+
+    def _stamp(self, reply: Message) -> None:
+        """Give a reply its time by the server's clock, which may differ from this machine's.
+
+        SuperLink refuses a reply that seems to outlast its message. A reply that is sent again keeps its
+        stamp, so that it is the same message.
+        """
+        if self._unanswered is None:
+            return
+        message, received_at = self._unanswered
+        if reply.metadata.reply_to_message_id == message.metadata.message_id:
+            self._unanswered, passed_s = None, time.monotonic() - received_at
+            reply.metadata.created_at = message.metadata.created_at + passed_s
+            reply.metadata.ttl = message.metadata.ttl - passed_s
 
     def run(self, run_id: int) -> Run:
         """Return a run's app (`fab_id`) and series."""

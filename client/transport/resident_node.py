@@ -74,6 +74,8 @@ class ResidentNode:
         self._meter = Meter()
         self._failures = 0
         """Consecutive attempts without a useful answer of the server."""
+        self._answered = False
+        """Whether the server has answered a poll on the present connection."""
 
     def stop(self) -> None:
         """Finish the current message, sign off, and return from `serve`. Safe in a signal handler."""
@@ -82,13 +84,17 @@ class ResidentNode:
     def serve(self) -> None:
         """Connect, answer messages, and reconnect after errors; return only after `stop`."""
         while not self._stop.is_set():
+            self._answered = False
             connection = FleetConnection(self._address, self._root_certificates, self._key, self._meter)
             try:
                 connection.open()
                 log.info("connected server=%s node=%s", self._address, connection.node_id)
                 self._serve_connection(connection)
             except UnknownNodeError as error:
-                log.warning("connecting again server=%s reason=%s", self._address, error)
+                if self._answered:
+                    log.warning("connecting again server=%s reason=%s", self._address, error)
+                else:
+                    self._wait_for_server(error)
             except (UnreachableError, AccessDeniedError, RequestRefusedError, RunEndedError) as error:
                 self._wait_for_server(error)
             finally:
@@ -117,7 +123,7 @@ class ResidentNode:
                 except (UnreachableError, RunEndedError) as error:
                     self._wait_for_server(error)
                     continue
-                self._failures = 0
+                self._failures, self._answered = 0, True
                 if received is None:
                     took_s = time.monotonic() - polled
                     self._idle()

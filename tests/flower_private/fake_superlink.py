@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.common.serde import run_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -59,11 +62,18 @@ class FakeSuperLink:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 link.requests.append((self.path, body))
-                status, content = link.answers.get(self.path) or (200, link.serve(self.path, body))
+                status, content = link.answers.get(self.path) or (
+                    (200, link.serve(self.path, body)) if self.is_timely() else (401, b"")
+                )
                 self.send_response(status)
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
+
+            def is_timely(self) -> bool:
+                signed = self.headers.get(TIMESTAMP_HEADER)
+                age = time.time() - datetime.fromisoformat(signed).timestamp() if signed else 0.0
+                return -SYSTEM_TIME_TOLERANCE < age < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 PRIVATE = [
     ROOT / "client/transport/errors.py",
     ROOT / "client/transport/fleet_connection.py",
+    ROOT / "client/transport/signing.py",
     ROOT / "client/transport/sockets.py",
     *(ROOT / "common/flower").glob("*.py"),
     *(ROOT / "server/flower").glob("*.py"),
@@ -78,7 +79,7 @@ def used(name: str) -> Any:
         ("run_from_proto", ["proto"], []),
         ("public_key_to_bytes", ["key"], []),
         ("RuntimeVersionHttpInterceptor", [], ["component_name"]),
-        ("NodeAuthHttpInterceptor", ["private", "public"], []),
+        ("sign_message", ["private", "message"], []),
     ],
 )
 def test_flowers_functions_accept_our_arguments(function: str, given: list[str], named: list[str]) -> None:

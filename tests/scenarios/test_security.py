@@ -7,9 +7,11 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -86,9 +88,11 @@ class Edge:
 class Node:
     """A client in this program: its messages are answered one by one, as the test says."""
 
-    def __init__(self, run: Secured, name: str) -> None:
+    def __init__(self, run: Secured, name: str, ahead_s: float = 0.0) -> None:
         roots = (run.certs / "ca.pem").read_bytes()
-        self.connection = FleetConnection(run.address, roots, run.private_key(name))
+        self.connection = FleetConnection(
+            run.address, roots, run.private_key(name), clock=lambda: time.time() + ahead_s
+        )
 
     def __enter__(self) -> Node:
         self.connection.open()
@@ -224,6 +228,25 @@ def test_an_update_that_comes_twice_counts_once_whoever_sends_it(run: Secured) -
     assert admitted(run, "r") == sent
     assert sum(reply["client"] == "r" for r in run.rounds() for reply in r["replies"]) == sent
     assert admitted(run, "thief") == 0
+
+
+@pytest.mark.parametrize("ahead_s", [3600.0, -3600.0, 1e9, -1.5e9])
+def test_a_client_takes_part_whatever_its_clock_says(
+    run: Secured, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    name = f"clock{ahead_s:+.0f}"
+    run.enroll(name)
+    edge = Edge(name)
+    with Node(run, name, ahead_s) as node:
+        while admitted(run, name) < 2:
+            with monkeypatch.context() as patch:  # as Flower stamps a reply on such a machine
+                wrong = datetime.now(UTC) + timedelta(seconds=ahead_s)
+                patch.setattr("flwr.app.message.message.now", lambda wrong=wrong: wrong)
+                reply = node.next(edge)
+            before = admitted(run, name)
+            node.send(reply)
+            if reply.metadata.message_type == MessageType.TRAIN:
+                eventually(lambda before=before: admitted(run, name) > before)
 
 
 def test_a_client_has_the_name_that_its_key_is_registered_for(run: Secured) -> None:
