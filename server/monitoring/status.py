@@ -30,12 +30,17 @@ class ServerStatus:
     Args:
         folder: The state folder.
         alive: Returns whether SuperLink runs.
+        clock: Returns seconds that never go back.
     """
 
-    def __init__(self, folder: Path, alive: Callable[[], bool]) -> None:
+    def __init__(
+        self, folder: Path, alive: Callable[[], bool], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._path = folder / "fleet.json"
         self._alive = alive
-        self._started = time.time()
+        self._clock, self._started = clock, clock()
+        self._seen: tuple[float | None, float, float] = None, self._started, self._started
+        """The time in the status file at the last look; when, by `clock`, it was written; and the look."""
         self.trouble: dict[str, str] = {}
         """Files that could not be read at the start, and the reason."""
         self.restarts = 0
@@ -46,14 +51,14 @@ class ServerStatus:
     def status(self) -> dict[str, Any]:
         """Return the content of `/status`."""
         run_status = status_file.read(self._path) or {"clients": {}}
-        at, trouble = run_status.get("at"), run_status.get("trouble")
+        trouble = run_status.get("trouble")
         return {
             "version": None,
             "waiting": "",
             "stopped": None,
             "superlink": "up" if self._alive() else "down",
             "restarts": self.restarts,
-            "silent_s": round(time.time() - (at if at is not None else self._started), 3),
+            "silent_s": round(self._silent_s(run_status.get("at")), 3),
             "notices": dict(self.notices),
             **run_status,
             "trouble": {**self.trouble, **(trouble if isinstance(trouble, dict) else {})},
@@ -65,13 +70,26 @@ class ServerStatus:
         `degraded` means that the federation continues, but something cannot be written or read (`trouble`).
         """
         status = self.status()
-        silent_s = min(status["silent_s"], time.time() - self._started)
+        silent_s = min(status["silent_s"], self._clock() - self._started)
         healthy = silent_s < STALE_S or status["stopped"] is not None
         keys = ("superlink", "restarts", "silent_s", "version", "waiting", "stopped")
         trouble = status["trouble"]
         word = ("degraded" if trouble else "ok") if healthy else "stuck"
         body = {"status": word, **{key: status.get(key) for key in keys}, "trouble": trouble}
         return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE, body
+
+    def _silent_s(self, at: float | None) -> float:
+        """Return the seconds since the status file was written, also if the wall clock was set meanwhile.
+
+        Args:
+            at: The time in the file, in seconds since 1970; None if there is none.
+        """
+        now, (before, written, looked) = self._clock(), self._seen
+        if at is not None and at != before:
+            age_s = max(0.0, time.time() - at)
+            written = now - (age_s if before is None else min(age_s, now - looked))
+        self._seen = at, written, now
+        return now - written
 
 
 def metrics(status: Mapping[str, Any]) -> Iterable[Metric]:

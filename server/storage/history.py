@@ -20,6 +20,7 @@ from common.protocol.alerts import END_KINDS, OPEN_KINDS
 from common.protocol.messages import Traffic
 from server.storage import database
 from server.storage.database import NOTES, NOTICES, REPLIES, ROUNDS, DatabaseError, ReplyRow, RoundRow
+from server.storage.steady_clock import SteadyClock
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class History:
     def __init__(self, where: Path | str, days: float = 365.0) -> None:
         self._keep_s = days * DAY_S
         self._pruned_at = time.monotonic()
+        self._clock = SteadyClock()
         self._where = where
         self._engine = database.create_engine(where)
         self._tables_exist = False
@@ -111,8 +113,8 @@ class History:
             self._write(self._prune)
 
     def _prune(self, connection: sa.Connection) -> None:
-        """Delete what is too old, and the oldest of what is too much."""
-        oldest = time.time() - self._keep_s
+        """Delete what is too old, if the clock can be trusted, and the oldest of what is too much."""
+        oldest = time.time() - self._keep_s if self._clock.is_steady else 0.0
         for table, at in ((ROUNDS, ROUNDS.c.ended_at), (NOTES, NOTES.c.at), (NOTICES, NOTICES.c.received_at)):
             newest = connection.execute(sa.select(sa.func.max(table.c.rowid))).scalar() or 0
             old = sa.or_(at < oldest, table.c.rowid <= newest - MAX_ROWS)

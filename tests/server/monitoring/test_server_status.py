@@ -136,16 +136,39 @@ def test_metrics_of_each_client(folder: Path) -> None:
     assert health["status"] == "ok"
 
 
-def test_a_silent_serverapp_is_not_healthy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    status, now = ServerStatus(folder, lambda: True), time.time()
-    monkeypatch.setattr(time, "time", lambda: now + STALE_S / 2)
+def test_a_silent_serverapp_is_not_healthy(folder: Path) -> None:
+    now = [0.0]
+    status = ServerStatus(folder, lambda: True, lambda: now[0])
     assert status.health()[0] == 200
-    monkeypatch.setattr(time, "time", lambda: now + STALE_S * 2)
+    now[0] = STALE_S / 2
+    assert status.health()[0] == 200
+    now[0] = STALE_S * 2
     assert status.health()[0] == 503
     shown = status_file.read(folder / "fleet.json")
     assert shown is not None
     status_file.write(folder / "fleet.json", shown | {"stopped": "converged"})
     assert status.health()[0] == 200
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0, 1e9, -1e9])
+def test_a_clock_that_is_set_neither_hides_a_silent_serverapp_nor_makes_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    now, wall = [0.0], time.time()
+    status = ServerStatus(folder, lambda: True, lambda: now[0])
+    shown = status_file.read(folder / "fleet.json")
+    assert shown is not None
+    monkeypatch.setattr(time, "time", lambda: wall + jump_s + now[0])
+    for now[0] in (70.0, 71.0, 72.0):
+        status_file.write(folder / "fleet.json", shown | {"at": time.time()})
+        assert status.health()[0] == 200
+    monkeypatch.setattr(time, "time", lambda: wall + now[0])  # it is set back
+    now[0] = 73.0
+    status_file.write(folder / "fleet.json", shown | {"at": time.time()})
+    assert status.status()["silent_s"] <= 1
+    now[0] = 73.0 + STALE_S + 1
+    monkeypatch.setattr(time, "time", lambda: wall + jump_s)
+    assert status.health()[0] == 503
 
 
 def test_the_status_before_the_first_run(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from msgspec import structs
 from common.model.scoring import ErrorSummary
 from server.storage.database import NOTICES, ROUNDS, ReplyRow, RoundRow
 from server.storage.history import History
+from server.storage.steady_clock import SteadyClock
 from tests.contracts.postgres import Postgres
 
 
@@ -321,6 +322,7 @@ def test_a_database_that_cannot_be_reached_is_tried_again_with_each_record() -> 
 
 def test_what_is_too_old_is_deleted(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.storage.history.PRUNE_S", 0.0)
+    monkeypatch.setattr("server.storage.steady_clock.STEADY_S", 0.0)
     now = time.time()
     monkeypatch.setattr("server.storage.history.time.time", lambda: now - 366 * 86400)
     history.add_round(finished(1), [reply("a")])
@@ -331,6 +333,33 @@ def test_what_is_too_old_is_deleted(history: History, monkeypatch: pytest.Monkey
     assert [(row["number"], row["replies"][0]["client"]) for row in history.rounds()] == [(2, "b")]
     assert history.last_note() is None
     assert history.notices(10) == []
+
+
+@pytest.mark.parametrize("years", [2, 30, -2, -30])
+def test_a_clock_that_jumps_deletes_nothing(
+    history: History, monkeypatch: pytest.MonkeyPatch, years: int
+) -> None:
+    monkeypatch.setattr("server.storage.history.PRUNE_S", 0.0)
+    history.add_round(finished(1), [reply("a")])
+    wall, monotonic, jump_s = time.time(), time.monotonic(), years * 366 * 86400
+    for minutes in range(0, 60, 10):
+        monkeypatch.setattr("time.time", lambda m=minutes: wall + jump_s + 60 * m)
+        monkeypatch.setattr("time.monotonic", lambda m=minutes: monotonic + 60 * m)
+        history.add_round(finished(2 + minutes), [reply("b")])
+    monkeypatch.setattr("time.time", lambda: wall + 3600)
+    history.add_round(finished(100), [reply("b")])
+    assert history.rounds()[0]["number"] == 1
+    assert len(history.rounds()) == 8
+
+
+def test_the_clock_is_trusted_a_day_after_it_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, wall, monotonic = SteadyClock(), time.time() + 1e9, time.monotonic()
+    answers = []
+    for hours in (0, 1, 23, 24.1):
+        monkeypatch.setattr("time.time", lambda h=hours: wall + 3600 * h)
+        monkeypatch.setattr("time.monotonic", lambda h=hours: monotonic + 3600 * h)
+        answers.append(clock.is_steady)
+    assert answers == [False, False, False, True]
 
 
 def test_the_oldest_of_too_many_rounds_are_deleted(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
