@@ -65,8 +65,9 @@ class DetectorSettings(Section):
     """The detectors that score events. The server decides for all clients."""
 
     family: Literal["autoencoder", "ensemble"] = "autoencoder"
-    """autoencoder: the fleet's model, personalised. ensemble: the mean vote of it and of two detectors that
-    each machine that trains fits to its own rows, which never leave it: principal components, and k-means.
+    """autoencoder: the fleet's model, personalised. ensemble: the mean vote of it, of two detectors that each
+    machine that trains fits to its own rows, principal components and k-means, and of principal components
+    of the fleet's covariances. For the last one each client sends the covariances of its features once.
 
     An ensemble is a safeguard where machines differ; where they are alike, the autoencoder alone ranks
     about as well or better (`docs/families.md`). Its scores are surprisals: 0.7 is usual, and 1 more is 2.7

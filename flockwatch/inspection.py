@@ -74,7 +74,9 @@ def _detectors(manifest: Manifest) -> str:
     if manifest.ensemble is not None:
         return "the mean vote of " + ", ".join(manifest.ensemble.tails)
     if manifest.settings.detector.family == "ensemble":
-        return "the autoencoder; a client that trains adds detectors of its own rows"
+        fleet = manifest.covariances
+        more = f", and PCA of the fleet's covariances ({fleet.count} windows)" if fleet is not None else ""
+        return f"the autoencoder; a client that trains adds detectors of its own rows{more}"
     return "the autoencoder"
 
 

@@ -53,8 +53,8 @@ def personalise(manifest: Manifest, rows: ClientRows, get_trainer: TrainerFactor
     manifest = replace(with_own_residuals(manifest, own), personalised=True)
     if manifest.settings.detector.family == "ensemble":
         with np.errstate(over="ignore", invalid="ignore"):
-            return with_own_detectors(manifest, prepared)
-    return manifest
+            manifest = with_own_detectors(manifest, prepared)
+    return replace(manifest, covariances=None)
 
 
 def _with_tuned_weights(

@@ -7,3 +7,9 @@ from common.detectors.kmeans import KMeans
 from common.detectors.pca import PrincipalComponents
 
 OWN_DETECTORS: dict[str, type[OwnDetector]] = {"pca": PrincipalComponents, "kmeans": KMeans}
+
+FLEET_PCA = "fleet_pca"
+"""Name of the detector by principal components of the fleet's covariances, blended with the machine's own."""
+
+MEMBERS: dict[str, type[OwnDetector]] = {FLEET_PCA: PrincipalComponents, **OWN_DETECTORS}
+"""The families whose states an ensemble can hold."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.detectors.choice import OWN_DETECTORS
+from common.detectors.choice import MEMBERS
 from common.detectors.contract import DetectorState, DetectorStateError, Floats, OwnDetector, WindowDetector
 from common.detectors.tail import CalibratedTail
 
@@ -23,7 +23,7 @@ class EnsembleState:
     tails: Mapping[str, CalibratedTail]
     """The tail of each member's scores on this machine's held-out windows, by name, `FIRST` first."""
     states: Mapping[str, DetectorState]
-    """The state of each member but `FIRST`, by its name in `OWN_DETECTORS`."""
+    """The state of each member but `FIRST`, by its name in `MEMBERS`."""
 
     def restored(self, inputs: int, features: int) -> dict[str, OwnDetector]:
         """Return the members but `FIRST`, by name.
@@ -31,14 +31,14 @@ class EnsembleState:
         Raises:
             DetectorStateError: a family is not known, or a state does not fit; the message names it.
         """
-        if unknown := self.states.keys() - OWN_DETECTORS.keys():
+        if unknown := self.states.keys() - MEMBERS.keys():
             raise DetectorStateError(f"there is no detector '{min(unknown)}' in this program")
         if self.tails.keys() != {FIRST, *self.states}:
             raise DetectorStateError("the members of the ensemble have not one tail each")
         members = {}
         for name, state in self.states.items():
             try:
-                members[name] = OWN_DETECTORS[name].restored(state, inputs, features)
+                members[name] = MEMBERS[name].restored(state, inputs, features)
             except DetectorStateError as error:
                 raise DetectorStateError(f"detector '{name}': {error}") from None
         return members

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.detectors.autoencoder import window_errors
 from common.detectors.contract import (
@@ -60,12 +61,45 @@ class PrincipalComponents:
     @classmethod
     def fit(cls, windows: Floats, features: int, recency: Floats, prior: int) -> Self:
         """Fit the components to normal windows, evenly chosen if there are many (`OwnDetector.fit`)."""
-        most = max(2, MAX_VALUES // windows.shape[1])
-        chosen = windows[np.unique(np.linspace(0, len(windows) - 1, most).astype(int))]
+        chosen = _chosen(windows)
         mean = chosen.mean(axis=0, dtype=np.float64)
         variances, components = _components(chosen - mean)
+        return cls._of_components(variances, components, chosen - mean, mean, features, recency, prior)
+
+    @classmethod
+    def of_covariance(
+        cls, covariance: NDArray[np.float64], windows: Floats, features: int, recency: Floats, prior: int
+    ) -> Self:
+        """Fit the components to a covariance, and their usual window and errors to normal windows.
+
+        Args:
+            covariance: Of the inputs, shape (inputs, inputs), symmetric.
+            windows: As in `fit`, and likewise the other arguments.
+            features: Number of values of an event.
+            recency: Weight of each input.
+            prior: Windows with which the usual error of an input counts as much as that of all inputs.
+        """
+        chosen = _chosen(windows)
+        mean = chosen.mean(axis=0, dtype=np.float64)
+        values, vectors = np.linalg.eigh(covariance)
+        values = np.maximum(values[::-1], 0)
+        number = _number_of_components(values, len(values))
+        components = vectors[:, ::-1][:, :number].T
+        return cls._of_components(values[:number], components, chosen - mean, mean, features, recency, prior)
+
+    @classmethod
+    def _of_components(
+        cls,
+        variances: NDArray[np.float64],
+        components: NDArray[np.float64],
+        centred: NDArray[np.float64],
+        mean: NDArray[np.float64],
+        features: int,
+        recency: Floats,
+        prior: int,
+    ) -> Self:
+        """Return the detector of these components, whose errors are weighted by those of centred windows."""
         variances = variances + max(FLOOR * float(variances.mean()), SMALLEST_ERROR)
-        centred = chosen - mean
         squares = np.square(centred - (centred @ components.T) @ components).astype(np.float32)
         return cls(
             mean.astype(np.float32), components.astype(np.float32), variances.astype(np.float32),
@@ -148,6 +182,25 @@ class PrincipalComponents:
         return cls(state.array("mean", 1, inputs), components, variances, precision, features)
 
 
+def _chosen(windows: Floats) -> Floats:
+    """Return windows of at most `MAX_VALUES` values, evenly chosen."""
+    most = max(2, MAX_VALUES // windows.shape[1])
+    chosen: Floats = windows[np.unique(np.linspace(0, len(windows) - 1, most).astype(int))]
+    return chosen
+
+
+def _number_of_components(values: NDArray[np.floating], inputs: int) -> int:
+    """Return how many components hold `HELD_VARIANCE`; one dimension is left out, if there is more than one.
+
+    Args:
+        values: Variances of all components, the largest first.
+        inputs: Number of dimensions.
+    """
+    number = int(np.searchsorted(np.cumsum(values), HELD_VARIANCE * values.sum())) + 1
+    useful = int((values > 1e-9 * max(values[0], SMALLEST_ERROR)).sum())
+    return max(1, min(number, useful, inputs - 1, MAX_COMPONENTS))
+
+
 def _components(centred: Floats) -> tuple[Floats, Floats]:
     """Return the variances and the components that hold `HELD_VARIANCE` of centred windows, largest first.
 
@@ -158,9 +211,7 @@ def _components(centred: Floats) -> tuple[Floats, Floats]:
     few = count < inputs
     values, vectors = np.linalg.eigh((centred @ centred.T if few else centred.T @ centred) / count)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
-    number = int(np.searchsorted(np.cumsum(values), HELD_VARIANCE * values.sum())) + 1
-    useful = int((values > 1e-9 * max(values[0], SMALLEST_ERROR)).sum())
-    number = max(1, min(number, useful, inputs - 1, MAX_COMPONENTS))
+    number = _number_of_components(values, inputs)
     components = vectors[:, :number].T
     if few:
         components = components @ centred

@@ -20,6 +20,7 @@ from common.errors import UserError
 from common.formats.bundle import Arrays, as_dataclass, pack, unpack
 from common.model import earlier_format
 from common.model.histogram import ScoreHistogram
+from common.model.lag_covariances import LagCovariances
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.schema import Schema
@@ -75,6 +76,8 @@ class Manifest:
     ensemble: EnsembleState | None = None
     """Detectors of the machine's own rows that score beside the autoencoder (`detector.family`); None: it
     scores alone. Only a personalised version has them."""
+    covariances: LagCovariances | None = None
+    """The fleet's covariances of scaled features, if clients send them. A personalised version has none."""
 
     def __post_init__(self) -> None:
         counts = {len(self.schema), self.architecture.features, len(self.moments.mean)}
@@ -90,6 +93,10 @@ class Manifest:
             raise ManifestError(
                 f"residuals are for {len(self.residuals.squares)} inputs, expected {self.architecture.inputs}"
             )
+        if self.covariances is not None:
+            shape, expected = self.covariances.values.shape, self.architecture
+            if shape != (expected.window, expected.features, expected.features):
+                raise ManifestError(f"covariances have the shape {shape}, which is not the model's")
         if not is_finite(self.weights):
             raise ManifestError(f"weights of version {self.version} are not finite")
         try:
@@ -161,6 +168,7 @@ class Manifest:
             self, schema=schema, weights=weights, moments=self.moments.take(order),
             residuals=self.residuals.take(inputs),
             ensemble=None if self.ensemble is None else self.ensemble.take(inputs),
+            covariances=None if self.covariances is None else self.covariances.take(order),
         )  # fmt: skip
 
     def pack(self) -> bytes:
@@ -195,6 +203,7 @@ class Manifest:
                 residuals=Residuals.unpacked(arrays["residuals"], arrays.get("residuals_present")),
                 personalised=header.personalised,
                 ensemble=EnsembleState.of_arrays(ensemble) if ensemble else None,
+                covariances=_covariances(arrays),
             )
         except ManifestError:
             raise
@@ -228,6 +237,9 @@ class Manifest:
         more = {f"moments/{name}": getattr(self.moments, name) for name in _MORE_MOMENTS}
         more["residuals_present"] = self.residuals.present
         named |= {name: array for name, array in more.items() if array.size}
+        if self.covariances is not None:
+            named["covariances"] = self.covariances.values
+            named["covariances_count"] = np.array(self.covariances.count, np.int64)
         if self.ensemble is not None:
             named |= {f"ensemble/{name}": array for name, array in self.ensemble.arrays().items()}
         return named
@@ -247,6 +259,13 @@ def _settings(values: dict[str, Any]) -> VersionSettings:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
         raise ManifestError(f"setting '{key}' cannot be read by this program: {problem['msg']}") from None
+
+
+def _covariances(arrays: Arrays) -> LagCovariances | None:
+    if "covariances" not in arrays:
+        return None
+    count = arrays["covariances_count"].astype(np.int64)
+    return LagCovariances(count.item(), arrays["covariances"])
 
 
 def _named(prefix: str, arrays: Arrays) -> Weights:

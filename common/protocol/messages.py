@@ -38,6 +38,7 @@ from common.bounds import (
 from common.compression.choice import NONE, STATELESS_CODECS, Block
 from common.compression.codec import CompressionError
 from common.model.histogram import ScoreHistogram
+from common.model.lag_covariances import SentCovariances
 from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments
 from common.model.residuals import Residuals
@@ -153,6 +154,8 @@ class Update(Evaluation, tag=4, frozen=True, eq=False, kw_only=True):
     """Number by which the server reports later whether it used this update; 0: nothing was left out of it."""
     block: Block | None = None
     """The encoded difference; None before it is encoded and after it was decoded."""
+    covariances: SentCovariances | None = None
+    """Covariances of the training rows, scaled for the version; None unless the task asked for them."""
 
     def encoded(self) -> Update:
         """Return the update as it is sent: with a block (exact if there was none), without the difference."""
@@ -191,6 +194,8 @@ class TaskOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """Serial numbers of updates that wait for aggregation. Any other update that was sent is lost."""
     scores: bool = True
     """Whether an update contains scores and residuals, which may be far larger than the rest of it."""
+    covariances: bool = False
+    """Whether an update contains covariances."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,9 +24,9 @@ from common.settings import Settings
 from flockwatch.quality import plots
 from flockwatch.quality.autoencoders import held_out_rows
 from flockwatch.quality.jobs import (
-    ENSEMBLE,
     FEDERATED,
     METHODS,
+    OF_VERSION,
     TRAINED,
     Job,
     JobResult,
@@ -131,7 +131,7 @@ def _plan(settings: Settings) -> list[Job]:
     """Return the jobs that depend on no other, the longest first."""
     seeds = [settings.training.seed + i for i in range(settings.evaluate.seeds)]
     folds = range(settings.evaluate.folds if settings.evaluate.new_client_rows is not None else 0)
-    baselines = [method for method in METHODS if method not in (*TRAINED, FEDERATED, ENSEMBLE)]
+    baselines = [method for method in METHODS if method not in (*TRAINED, *OF_VERSION)]
     return [
         *(Job(FEDERATED, seed) for seed in seeds),
         *(Job(FEDERATED, seed, fold=fold) for seed in seeds for fold in folds),

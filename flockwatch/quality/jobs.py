@@ -17,10 +17,14 @@ from numpy.typing import NDArray
 
 from client.data.partition import Partition
 from client.training.client_rows import ClientRows
+from client.training.own_detectors import fitted_fleet_pca
 from client.training.personalisation import personalise
 from client.training.worker import ClientWorker
+from common.detectors.choice import FLEET_PCA
+from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
+from common.model.scoring import windows
 from common.model.version_settings import VersionSettings
 from common.model.weights import Architecture
 from common.settings import Settings
@@ -52,9 +56,11 @@ TRAINED = ("local_only", "local_fleet_scaler", "pooled")
 """Methods that train the same autoencoder without a federation, for as many epochs as the federation."""
 ENSEMBLE = "ensemble"
 """The version of the federation as a member of an ensemble (`detector.family`), whatever the settings say."""
-METHODS = (*baselines.BASELINES, *TRAINED, FEDERATED, ENSEMBLE)
+OF_VERSION = (FEDERATED, ENSEMBLE, FLEET_PCA)
+"""Methods that score by the version of a federation."""
+METHODS = (*baselines.BASELINES, *TRAINED, *OF_VERSION)
 """All methods. Each is a row of the tables."""
-NEW_CLIENT_METHODS = ("local_only", "local_fleet_scaler", FEDERATED, ENSEMBLE)
+NEW_CLIENT_METHODS = ("local_only", "local_fleet_scaler", *OF_VERSION)
 """Methods that are measured on clients that took part in no federation."""
 
 
@@ -119,7 +125,7 @@ def run_job(job: Job, clients: Sequence[LabelledClient], settings: Settings) -> 
     if job.fold is not None:
         return _run_new_clients(job, clients, settings)
     parts = [client.partition for client in clients]
-    if job.method in (FEDERATED, ENSEMBLE):
+    if job.method in OF_VERSION:
         manifest = _federate(parts, settings)
         return JobResult(job, _versions(manifest, clients, settings), manifest.version)
     if job.method in baselines.BASELINES:
@@ -163,7 +169,8 @@ def epochs_of(rounds: int, settings: Settings) -> int:
 
 
 def _federate(parts: Sequence[Partition], settings: Settings) -> Manifest:
-    """Return the newest version of a federation."""
+    """Return the newest version of a federation, in which clients send what an ensemble needs."""
+    settings = settings.with_values(detector={"family": "ensemble"})
     clients = [ClientWorker(part, part.name, get_trainer=shared_trainer) for part in parts]
     with tempfile.TemporaryDirectory(prefix="flockwatch-evaluate-") as folder:
         return federate(clients, settings, Path(folder))
@@ -172,12 +179,27 @@ def _federate(parts: Sequence[Partition], settings: Settings) -> Manifest:
 def _versions(
     manifest: Manifest, clients: Sequence[LabelledClient], settings: Settings
 ) -> dict[str, list[ClientResult]]:
-    """Measure a version as the settings say, and as a member of an ensemble."""
+    """Measure a version as the settings say, in an ensemble, and PCA of its covariances alone."""
     ensemble = VersionSettings.of(settings.with_values(detector={"family": "ensemble"}))
-    return {
-        FEDERATED: _federated(manifest, clients, settings),
+    results = {
+        FEDERATED: _federated(replace(manifest, settings=VersionSettings.of(settings)), clients, settings),
         ENSEMBLE: _federated(replace(manifest, settings=ensemble), clients, settings),
     }
+    if manifest.covariances is not None:  # there are none of very large windows
+        streams = [_score_fleet_pca(manifest, client.partition, settings) for client in clients]
+        results[FLEET_PCA] = _scored(streams, clients, settings, FLEET_PCA)
+    return results
+
+
+def _score_fleet_pca(manifest: Manifest, part: Partition, settings: Settings) -> StreamScores:
+    """Score a client's stream by PCA of the fleet's covariances, blended with those of the client's rows."""
+    rows = ClientRows(part)
+    detector = fitted_fleet_pca(manifest, rows.prepare(manifest))
+    assert detector is not None  # noqa: S101  the version has covariances
+    scaled = ScaledRows.of(part, rows.scaler(manifest), settings)
+    scores = detector.score_many(windows(scaled.rows, settings.model.window))
+    training, held_out, test = scaled.split_scores(scores)
+    return StreamScores(training, test, ScoreHistogram.of(held_out))
 
 
 def _federated(

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from common.detectors.choice import FLEET_PCA
 from common.settings import Settings
 from flockwatch.quality.jobs import (
     ENSEMBLE,
     FEDERATED,
     METHODS,
     NEW_CLIENT_METHODS,
+    OF_VERSION,
     TRAINED,
     ClientResult,
     JobResult,
@@ -24,7 +26,7 @@ Runs = Mapping[int, Sequence[ClientResult]]
 """The results of one method: for each seed those of its clients."""
 SHORT_NAMES = {
     FEDERATED: "federated", "local_only": "local", "local_fleet_scaler": "local_fleet_scaler",
-    "pooled": "pooled", ENSEMBLE: "ensemble",
+    "pooled": "pooled", ENSEMBLE: "ensemble", FLEET_PCA: "fleet_pca",
 }  # fmt: skip
 """Names of the methods in `key_values`."""
 ALARM_FIGURES = (
@@ -81,9 +83,7 @@ def report(
             "training_rows_of_each": settings.evaluate.new_client_rows,
             "folds": settings.evaluate.folds,
             "rows": {method: summarise(of_method) for method, of_method in new.items()},
-            "margin": margins(
-                new, [method for method in NEW_CLIENT_METHODS if method not in (FEDERATED, ENSEMBLE)]
-            ),
+            "margin": margins(new, [method for method in NEW_CLIENT_METHODS if method not in OF_VERSION]),
         }
     return values
 

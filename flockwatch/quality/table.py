@@ -22,6 +22,7 @@ METHOD_NAMES = {
     "pooled": "pooled: all data in one place",
     "federated": "federated",
     "ensemble": "federated, in an ensemble",
+    "fleet_pca": "federated PCA",
 }
 
 Metrics = Mapping[str, Mapping[str, float | None]]

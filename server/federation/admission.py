@@ -97,6 +97,7 @@ def admit(answer: Update | Evaluation, version: int, newest: Manifest) -> Update
         if (residuals.squares > MAX_ERROR * np.asarray(residuals.counts)).any():
             raise AdmissionError("residuals", f"their mean over {residuals.count} windows is too large")
     if isinstance(answer, Update):
+        _check_covariances(answer, newest)
         expected = newest.architecture.shapes
         try:
             answer = answer.decoded(expected)
@@ -112,6 +113,24 @@ def admit(answer: Update | Evaluation, version: int, newest: Manifest) -> Update
             if not is_finite(add(newest.weights, answer.difference)):
                 raise AdmissionError("overflow", "its arrays are so large that the weights would overflow")
     return answer
+
+
+def _check_covariances(update: Update, newest: Manifest) -> None:
+    """Check the size of an update's covariances; the values are between bounds already.
+
+    Raises:
+        AdmissionError: they are of other features or lags, or of more windows than the client has rows.
+    """
+    sent, shape = update.covariances, newest.architecture
+    if sent is None:
+        return
+    if (sent.window, sent.variances.size) != (shape.window, shape.features):
+        raise AdmissionError(
+            "covariances", f"they are of {sent.variances.size} features at {sent.window} lags, the model has "
+            f"{shape.features} and {shape.window}"
+        )  # fmt: skip
+    if sent.count > update.rows:
+        raise AdmissionError("covariances", f"they count {sent.count} windows of {update.rows} rows")
 
 
 def check_description(description: Description) -> None:

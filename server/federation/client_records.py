@@ -18,6 +18,7 @@ from common.model.histogram import ScoreHistogram
 from common.model.residuals import Residuals
 from common.model.weights import Weights, norm
 from common.protocol.messages import Evaluation, Traffic, Update
+from server.federation.covariances import ClientCovariances
 from server.federation.influence import MIN_CLIENTS, largest_mass, merged_residuals, merged_scores
 from server.versions.rescaling import Rescaling
 
@@ -88,6 +89,8 @@ class ClientRecords:
     """
 
     def __init__(self, saved: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        self.covariances = ClientCovariances()
+        """The covariances that clients have sent."""
         self._records: dict[str, ClientRecord] = {}
         for name, values in (saved or {}).items():
             try:
@@ -131,6 +134,8 @@ class ClientRecords:
         }  # fmt: skip
         if isinstance(answer, Update):
             changes["norm"] = norm(answer.difference)
+            if answer.covariances is not None:
+                self.covariances.record(answer.client, answer.rows, answer.covariances)
         if answer.scores.count or answer.client not in self._scores:
             self._scores[answer.client] = answer.scores
             self._residuals[answer.client] = answer.residuals
@@ -204,16 +209,17 @@ class ClientRecords:
         return [*newest, *earlier]
 
     def forget_model(self) -> None:
-        """Remove the scores, residuals, norms and mean direction, which are of a model of other features."""
+        """Remove what is of a model of other features: scores, residuals, covariances, norms, direction."""
         for client in list(self._scores):
             self.forget_scores(client)
+        self.covariances.forget_all()
         self._direction = None
         self._used_norms.clear()
         for client in list(self._records):
             self._change(client, norm=None, cosine=None, distance=None, error=None)
 
     def rescale(self, change: Rescaling, window: int) -> None:
-        """Bring the clients' residuals to the scale of the fleet's new moments.
+        """Bring the clients' residuals and covariances to the scale of the fleet's new moments.
 
         Args:
             change: How scaled features change.
@@ -221,11 +227,13 @@ class ClientRecords:
         """
         for client, residuals in self._residuals.items():
             self._residuals[client] = change.of_residuals(residuals, window)
+        self.covariances.rescale(change.ratio)
 
     def forget_scores(self, client: str) -> None:
-        """Remove the scores and residuals of a client, with which no version can be read."""
+        """Remove the scores, residuals and covariances of a client, with which no version can be read."""
         self._scores.pop(client, None)
         self._residuals.pop(client, None)
+        self.covariances.forget(client)
         self._scored_versions.pop(client, None)
         self._changed_scores.discard(client)
 

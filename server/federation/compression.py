@@ -30,6 +30,7 @@ from common.compression.choice import (
 from common.compression.codec import Feedback
 from common.formats import bundle
 from common.formats.bundle import BundleError
+from common.model.lag_covariances import can_be_sent
 from common.model.manifest import Manifest
 from common.model.weights import Weights, add, is_finite, shapes, size_of, subtract
 from common.protocol.messages import Description, Task, TaskOptions
@@ -134,7 +135,12 @@ class TaskBuilder:
         fresh = scored is not None and 0 <= manifest.version - scored < min(SCORES_INTERVAL, max(1, scored))
         wants_scores = codec_name(codec) in STATELESS_CODECS or not fresh
         applied, waiting = self._applied.serials(client), self._replies.waiting(client)
-        return TaskOptions(codec, keeps, applied, waiting, wants_scores)
+        wants_covariances = (
+            manifest.settings.detector.family == "ensemble"
+            and can_be_sent(manifest.architecture.window, manifest.architecture.features)
+            and self._records.covariances.lacks(client, self._records[client].rows or 0)
+        )
+        return TaskOptions(codec, keeps, applied, waiting, wants_scores, wants_covariances)
 
 
 def up(settings: CompressionSettings, parameters: int, bytes_per_s: float | None) -> str:

@@ -212,7 +212,7 @@ def merged_moments(parts: Sequence[Moments]) -> Moments:
     variances, withins = (_spreads(np.sqrt(v), magnitude) ** 2 for v in (variances, withins))
     steps = column([p.steps for p in parts])
     steps = np.where(steps > 0, np.maximum(_spreads(steps, magnitude), _usual_spreads(steps)[0]), steps)
-    means, lows, highs = _located(means, spread), _located(lows, extent), _located(highs, extent)
+    means, lows, highs = located(means, spread), located(lows, extent), located(highs, extent)
     mass = largest_mass([p.count for p in parts])
     bounded = []
     for i, part in enumerate(parts):
@@ -253,8 +253,13 @@ def _usual_spreads(values: Floats) -> tuple[Floats, Floats]:
     return usual_range(np.where(values > 0, values, np.nan), CLIP, MIN_CLIP / 2)
 
 
-def _located(values: Floats, scale: Floats) -> Floats:
-    """Return values, each at most `LIMIT` deviations from the median client's."""
+def located(values: Floats, scale: Floats | float) -> Floats:
+    """Return values, clients on the first axis, each at most `LIMIT` deviations from the median client's.
+
+    Args:
+        values: NaN where a client has none.
+        scale: The smallest deviation.
+    """
     centre = _median(values)
     deviation = LIMIT * np.maximum(MAD_TO_STD * _median(np.abs(values - centre)), scale)
     return np.clip(values, centre - deviation, centre + deviation)

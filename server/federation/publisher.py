@@ -218,6 +218,10 @@ class VersionPublisher:
             scores=self._records.merged_scores(contributors, newest.scores),
             residuals=self._records.merged_residuals(contributors, newest.residuals),
         )
+        covariances = self._records.covariances.grown(contributors, newest.covariances)
+        if covariances is not None:
+            # What changes but the weights is sent with the whole version.
+            manifest, block = replace(manifest, covariances=covariances), None
         if self._known_moments == {d.client: d.moments for d in descriptions}:
             return manifest, block, None
         if (result := renewed(manifest, descriptions)) is None:

@@ -118,6 +118,7 @@ def rescaled(manifest: Manifest, moments: Moments) -> tuple[Manifest, Rescaling]
         replace(
             manifest, moments=moments, weights=change.of_weights(manifest.weights, window),
             residuals=change.of_residuals(manifest.residuals, window),
+            covariances=None if manifest.covariances is None else manifest.covariances.rescaled(change.ratio),
         ),
         change,
     )  # fmt: skip

@@ -13,8 +13,9 @@ from client.training.own_detectors import MIN_WINDOWS
 from client.training.personalisation import personalise
 from client.training.worker import TrainerCache
 from client.versions.trial import buffer_scores
-from common.detectors.choice import OWN_DETECTORS
+from common.detectors.choice import FLEET_PCA, OWN_DETECTORS
 from common.detectors.ensemble import FIRST, EnsembleState
+from common.model.lag_covariances import LagCovariances
 from common.model.manifest import Manifest, ManifestError
 from common.model.residuals import Residuals
 from common.model.schema import Schema
@@ -47,6 +48,27 @@ def test_a_client_adds_detectors_of_its_own_rows() -> None:
 def test_the_autoencoder_alone_is_the_default() -> None:
     assert personal("autoencoder").ensemble is None
     assert version().settings.detector.family == "autoencoder"
+
+
+def test_covariances_of_the_fleet_add_a_detector() -> None:
+    starts = np.arange(598, dtype=np.int32)
+    like, unlike = (
+        LagCovariances.of(rows.astype(np.float32), starts, 3)
+        for rows in (ROWS, np.random.default_rng(0).standard_normal(ROWS.shape))
+    )
+    made = [
+        personalise(replace(fleet(), covariances=fleets), client_rows(ROWS), TrainerCache())
+        for fleets in (like, unlike)
+    ]
+    for own in made:
+        assert own.ensemble is not None
+        assert list(own.ensemble.tails) == [FIRST, *OWN_DETECTORS, FLEET_PCA]
+        assert own.covariances is None
+        assert Manifest.unpack(own.pack()).hash == own.hash
+    components = [m.ensemble.states[FLEET_PCA].by_input["components"] for m in made if m.ensemble]
+    assert np.abs(components[0][0] - components[1][0]).max() > 0.01
+    plain = personalise(replace(fleet("autoencoder"), covariances=like), client_rows(ROWS), TrainerCache())
+    assert plain.hash == personal("autoencoder").hash
 
 
 def test_with_few_rows_the_autoencoder_scores_alone() -> None:

@@ -68,6 +68,19 @@ def test_an_update_carries_its_scores_only_if_they_are_asked_for() -> None:
     assert (silent.scores.count, silent.error.count) == (0, 8)
 
 
+def test_an_update_carries_the_covariances_of_the_training_rows_only_if_they_are_asked_for() -> None:
+    given = task()
+    assert worker().train(given).covariances is None
+    asked = Task(given.manifest, options=TaskOptions(covariances=True))
+    sent = worker().train(asked).covariances
+    assert sent is not None
+    assert (sent.count, sent.window) == (90 - given.manifest.architecture.window + 1, 3)
+    other = ROWS.copy()
+    other[90:] = 1000
+    again = worker(other).train(asked).covariances
+    assert again is not None and again.correlations == sent.correlations
+
+
 def test_neither_held_out_nor_test_rows_change_what_is_learned() -> None:
     given = task()
     other = ROWS.copy()

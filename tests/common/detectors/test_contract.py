@@ -9,9 +9,16 @@ import pytest
 from numpy.typing import NDArray
 
 from common.detectors.autoencoder import Autoencoder
-from common.detectors.choice import OWN_DETECTORS
-from common.detectors.contract import MAX_SCORE, DetectorState, DetectorStateError, WindowDetector
+from common.detectors.choice import FLEET_PCA, MEMBERS
+from common.detectors.contract import (
+    MAX_SCORE,
+    DetectorState,
+    DetectorStateError,
+    OwnDetector,
+    WindowDetector,
+)
 from common.detectors.ensemble import FIRST, Ensemble
+from common.detectors.pca import PrincipalComponents
 from common.detectors.tail import CalibratedTail
 from common.model.weights import Architecture
 
@@ -33,19 +40,26 @@ NORMAL = normal(600)
 RECENCY = Architecture(FEATURES, WINDOW).recency_weights(0.8)
 
 
+def fit(name: str, windows: Floats, features: int, recency: Floats, prior: int) -> OwnDetector:
+    if name == FLEET_PCA:
+        covariance = np.atleast_2d(np.cov(windows.T, bias=True))
+        return PrincipalComponents.of_covariance(covariance, windows, features, recency, prior)
+    return MEMBERS[name].fit(windows, features, recency, prior)
+
+
 def fitted(name: str) -> WindowDetector:
     if name == FIRST:
         shape = Architecture(FEATURES, WINDOW, hidden=(5,))
         return Autoencoder(shape.layers(shape.initial_weights(1)), FEATURES, RECENCY)
     if name == "ensemble":
-        members = {member: fitted(member) for member in (FIRST, *OWN_DETECTORS)}
+        members = {member: fitted(member) for member in (FIRST, *MEMBERS)}
         return Ensemble(members, {n: CalibratedTail.of(m.score_many(NORMAL)) for n, m in members.items()})
-    return OWN_DETECTORS[name].fit(NORMAL, FEATURES, RECENCY, 1000)
+    return fit(name, NORMAL, FEATURES, RECENCY, 1000)
 
 
-each = pytest.mark.parametrize("detector", [fitted(n) for n in (FIRST, *OWN_DETECTORS, "ensemble")],
-                               ids=[FIRST, *OWN_DETECTORS, "ensemble"])  # fmt: skip
-each_own = pytest.mark.parametrize("name", OWN_DETECTORS)
+each = pytest.mark.parametrize("detector", [fitted(n) for n in (FIRST, *MEMBERS, "ensemble")],
+                               ids=[FIRST, *MEMBERS, "ensemble"])  # fmt: skip
+each_own = pytest.mark.parametrize("name", MEMBERS)
 
 
 def far() -> Floats:
@@ -111,21 +125,21 @@ def test_a_missing_input_contributes_nothing(detector: WindowDetector) -> None:
 
 @each_own
 def test_its_state_makes_the_same_detector(name: str) -> None:
-    detector = OWN_DETECTORS[name].fit(NORMAL, FEATURES, RECENCY, 1000)
-    again = OWN_DETECTORS[name].restored(detector.state, INPUTS, FEATURES)
+    detector = fit(name, NORMAL, FEATURES, RECENCY, 1000)
+    again = MEMBERS[name].restored(detector.state, INPUTS, FEATURES)
     assert again.score_many(NORMAL).tolist() == detector.score_many(NORMAL).tolist()
 
 
 @each_own
 def test_the_usual_score_is_about_one(name: str) -> None:
-    detector = OWN_DETECTORS[name].fit(NORMAL, FEATURES, RECENCY, 1)
+    detector = fit(name, NORMAL, FEATURES, RECENCY, 1)
     assert 0.5 < float(detector.score_many(NORMAL).mean()) < 1.5
 
 
 @each_own
 def test_the_state_of_inputs_in_another_order_gives_the_same_scores(name: str) -> None:
-    detector, order = OWN_DETECTORS[name].fit(NORMAL, FEATURES, RECENCY, 1000), np.arange(INPUTS)[::-1]
-    turned = OWN_DETECTORS[name].restored(detector.state.take(order), INPUTS, FEATURES)
+    detector, order = fit(name, NORMAL, FEATURES, RECENCY, 1000), np.arange(INPUTS)[::-1]
+    turned = MEMBERS[name].restored(detector.state.take(order), INPUTS, FEATURES)
     found = turned.score_many(np.ascontiguousarray(NORMAL[:, order]))
     np.testing.assert_allclose(found, detector.score_many(NORMAL), rtol=1e-3, atol=1e-4)
 
@@ -136,13 +150,13 @@ def test_the_state_of_inputs_in_another_order_gives_the_same_scores(name: str) -
     lambda array: array.astype(np.float64), lambda array: np.stack([array] * 200),
 ])  # fmt: skip
 def test_a_damaged_state_is_refused(name: str, break_it: Callable[[Floats], Floats]) -> None:
-    state = OWN_DETECTORS[name].fit(NORMAL, FEATURES, RECENCY, 1000).state
+    state = fit(name, NORMAL, FEATURES, RECENCY, 1000).state
     for key, array in state.by_input.items():
         damaged = DetectorState({**state.by_input, key: break_it(array)}, state.other)
         with pytest.raises(DetectorStateError, match=key):
-            OWN_DETECTORS[name].restored(damaged, INPUTS, FEATURES)
+            MEMBERS[name].restored(damaged, INPUTS, FEATURES)
     with pytest.raises(DetectorStateError, match="missing"):
-        OWN_DETECTORS[name].restored(DetectorState(), INPUTS, FEATURES)
+        MEMBERS[name].restored(DetectorState(), INPUTS, FEATURES)
 
 
 @each_own
@@ -152,7 +166,7 @@ def test_a_damaged_state_is_refused(name: str, break_it: Callable[[Floats], Floa
 def test_any_rows_can_be_fitted(name: str, windows: Floats) -> None:
     inputs = windows.shape[1]
     features = min(FEATURES, inputs)
-    detector = OWN_DETECTORS[name].fit(windows, features, np.ones(inputs, np.float32), 1000)
-    OWN_DETECTORS[name].restored(detector.state, inputs, features)
+    detector = fit(name, windows, features, np.ones(inputs, np.float32), 1000)
+    MEMBERS[name].restored(detector.state, inputs, features)
     scores = detector.score_many(windows + np.float32(0.5))
     assert np.isfinite(scores).all() and (scores >= 0).all()

@@ -11,6 +11,7 @@ from common.compression.choice import Block
 from common.compression.zstd import MAGIC, decompress
 from common.formats import bundle
 from common.model.histogram import ScoreHistogram
+from common.model.lag_covariances import SentCovariances
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.residuals import Residuals
@@ -39,7 +40,8 @@ MOMENTS = Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]]))
 SCORES = ScoreHistogram.of(np.arange(200.0))
 RESIDUALS = Residuals.of(np.array([[4.0, 9.0]]))
 BLOCK = Block("int8", b"some bytes")
-OPTIONS = TaskOptions("ternary:0.1", True, (3, 4), (5,), False)
+COVARIANCES = SentCovariances(5, np.array([1.0, 2.0]), bytes([127, 3, 3, 127]))
+OPTIONS = TaskOptions("ternary:0.1", True, (3, 4), (5,), False, True)
 MANIFEST = Manifest(
     version=3,
     schema=Schema(("cpu", "memory")),
@@ -56,7 +58,7 @@ MESSAGES: dict[str, Message] = {
     "Describe": Describe("no work"),
     "Description": Description("edge-1", "f00", Schema(("cpu", "memory")), MOMENTS, inline=True),
     "Evaluation": Evaluation(**MEASURED),
-    "Update": Update(**MEASURED, loss=0.125, train_s=1.5, serial=7, block=BLOCK),
+    "Update": Update(**MEASURED, loss=0.125, train_s=1.5, serial=7, block=BLOCK, covariances=COVARIANCES),
     "WholeVersion": WholeVersion.of(Task(MANIFEST, 2, OPTIONS)),
     "VersionChange": VersionChange(5, "0" * 64, ((4, BLOCK), (5, BLOCK)), SCORES, RESIDUALS, 2, OPTIONS),
     "VersionMissing": VersionMissing("edge-1", "no version is held"),

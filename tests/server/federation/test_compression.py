@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from common.compression.choice import CODEC_NAMES, STATELESS_CODECS, find_codec
 from common.formats.bundle import BundleError
 from common.model.histogram import ScoreHistogram
+from common.model.lag_covariances import MAX_INPUTS, SentCovariances, can_be_sent
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.schema import Schema
@@ -15,7 +17,7 @@ from common.model.version_settings import VersionSettings
 from common.model.weights import Architecture
 from common.protocol.messages import Description, Traffic, VersionMissing
 from common.protocol.wire import pack
-from common.settings import Codec, CompressionSettings
+from common.settings import Codec, CompressionSettings, Settings
 from server.federation.client_records import ClientRecords
 from server.federation.compression import MAX_REPORTED, AppliedUpdates, TaskBuilder, VersionStep, down, up
 from server.federation.replies import AdmittedReplies
@@ -71,6 +73,21 @@ def test_only_who_can_follow_changes_is_asked_to_keep_a_version() -> None:
     assert (stock.codec, stock.keep) == ("int8", False)
     plain = TaskBuilder(CompressionSettings(), records, replies, applied)
     assert not plain.options(manifest(), described(CODEC_NAMES)).keep
+
+
+def test_covariances_are_asked_for_once_and_only_by_a_fleet_that_uses_them() -> None:
+    records = ClientRecords()
+    builder = TaskBuilder(CompressionSettings(), records, AdmittedReplies(), AppliedUpdates())
+    ensemble = VersionSettings.of(Settings().with_values(detector={"family": "ensemble"}))
+    uses = replace(manifest(), settings=ensemble)
+    long = Architecture(1, window=MAX_INPUTS + 1, hidden=(1,))
+    assert can_be_sent(MAX_INPUTS, 1) and not can_be_sent(1, MAX_INPUTS)
+    large = replace(uses, architecture=long, weights=long.initial_weights(0))
+    asked = [builder.options(m, described(CODEC_NAMES)).covariances for m in (manifest(), uses, large)]
+    assert asked == [False, True, False]
+    sent = SentCovariances(5, np.ones(1), bytes(1))
+    records.record_reply(update("a", rows=10, covariances=sent))
+    assert not builder.options(uses, described(CODEC_NAMES)).covariances
 
 
 @pytest.mark.parametrize(

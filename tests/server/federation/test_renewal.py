@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from common.model.lag_covariances import SentCovariances
 from common.model.moments import Moments, Scaler
 from common.model.scoring import reconstruct
 from common.protocol.messages import Description
@@ -104,3 +105,32 @@ def test_an_update_of_the_version_before_is_brought_to_the_new_scale(desk: Desk)
     step = newest.weights["dense_0/kernel"] - before.weights["dense_0/kernel"]
     np.testing.assert_allclose(step[0], 0.02 / 4, rtol=0.1)  # int8
     np.testing.assert_allclose(step[1], 0.02, rtol=0.1)
+
+
+def next_with_covariances(desk: Desk, number: int, client: str, count: int) -> int:
+    """Publish a version of an update with covariances; return the windows behind the version's."""
+    sent = SentCovariances(count, np.array([1.0, 4.0]), bytes([127, 64, 64, 127]))
+    share = desk.update(client, number, 0.01, covariances=sent)
+    desk.publisher.aggregate(Aggregate((share,), ()), set(NAMES), WIDE)
+    desk.publisher.publish(Publish(number, {}))
+    newest = desk.publisher.newest
+    assert newest is not None and newest.covariances is not None
+    between = 2 * 64 / 127
+    np.testing.assert_allclose(newest.covariances.values[0], [[1, between], [between, 4]], rtol=1e-5)
+    return newest.covariances.count
+
+
+def test_covariances_come_with_a_version_that_is_sent_whole(desk: Desk) -> None:
+    assert next_with_covariances(desk, 1, "a", 100) == 100
+    assert len(desk.registry.steps()) == 0
+    next_version(desk, 2, WIDE)
+    assert len(desk.registry.steps()) == 1
+    saved = desk.registry.latest()
+    assert saved is not None and saved[0].covariances is not None
+    assert saved[0].covariances.count == 100
+
+
+def test_covariances_are_replaced_when_they_are_of_a_quarter_more_windows(desk: Desk) -> None:
+    assert next_with_covariances(desk, 1, "a", 100) == 100
+    assert next_with_covariances(desk, 2, "b", 20) == 100
+    assert next_with_covariances(desk, 3, "c", 30) == 140  # of three clients, one counts as 90 at most

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from common.model.histogram import ScoreHistogram
+from common.model.lag_covariances import LagCovariances
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
@@ -90,3 +91,20 @@ def test_an_update_of_the_version_before_goes_the_same_way(by: str) -> None:
 def test_without_residuals_there_are_none() -> None:
     change = Rescaling.between(version("shared").settings.scaling, Moments.of(ROWS), OTHER)
     assert change.of_residuals(Residuals(), WINDOW).count == 0
+
+
+def test_covariances_of_the_fleet_follow_its_scale() -> None:
+    starts = np.arange(len(ROWS) - WINDOW + 1, dtype=np.int32)
+    before, after = (
+        LagCovariances.of(
+            Scaler.chosen(version("shared").settings.scaling, moments, Moments.of(ROWS)).apply(
+                ROWS.astype(np.float32)
+            ),
+            starts,
+            WINDOW,
+        )
+        for moments in (Moments.of(ROWS), OTHER)
+    )
+    found = rescaled(replace(version("shared"), covariances=before), OTHER)
+    assert found is not None and found[0].covariances is not None
+    np.testing.assert_allclose(found[0].covariances.values, after.values, rtol=1e-3, atol=1e-4)
