@@ -22,6 +22,7 @@ Strategy = Literal[
     "fedavg", "fedprox", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum", "multikrum"
 ]
 Codec = Literal["none", "int8", "topk", "ternary", "auto"]
+DetectorFamily = Literal["autoencoder", "pca", "kmeans", "ensemble"]
 Activation = Literal["relu", "tanh", "sigmoid", "elu", "linear"]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -64,14 +65,15 @@ class Section(BaseModel):
 class DetectorSettings(Section):
     """The detectors that score events. The server decides for all clients."""
 
-    family: Literal["autoencoder", "ensemble"] = "autoencoder"
-    """autoencoder: the fleet's model, personalised. ensemble: the mean vote of it, of two detectors that each
-    machine that trains fits to its own rows, principal components and k-means, and of principal components
-    of the fleet's covariances. For the last one each client sends the covariances of its features once.
+    family: DetectorFamily = "autoencoder"
+    """autoencoder: the fleet's model, personalised. pca: principal components of the fleet's covariances,
+    blended with the machine's own; each client sends the covariances of its features once. kmeans: distance
+    from the nearest of some centres of the machine's own rows. ensemble: the mean vote of these three and of
+    principal components of the machine's own rows.
 
-    An ensemble is a safeguard where machines differ; where they are alike, the autoencoder alone ranks
-    about as well or better (`docs/families.md`). Its scores are surprisals: 0.7 is usual, and 1 more is 2.7
-    times as rare.
+    A machine that does not train scores by the autoencoder. An ensemble is a safeguard where machines
+    differ; where they are alike, the autoencoder alone ranks about as well or better (`docs/families.md`).
+    But for the autoencoder's, scores are surprisals: 0.7 is usual, and 1 more is 2.7 times as rare.
     """
 
 

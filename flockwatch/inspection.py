@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from common.budget import Budget
+from common.detectors.choice import AUTOENCODER, FAMILIES
 from common.display import printable
 from common.model.manifest import Manifest, ManifestError
 from common.model.threshold import tail_quantile
@@ -73,10 +74,11 @@ def description(file: Path) -> str:
 def _detectors(manifest: Manifest) -> str:
     if manifest.ensemble is not None:
         return "the mean vote of " + ", ".join(manifest.ensemble.tails)
-    if manifest.settings.detector.family == "ensemble":
+    family = manifest.settings.detector.family
+    if family != AUTOENCODER:
         fleet = manifest.covariances
-        more = f", and PCA of the fleet's covariances ({fleet.count} windows)" if fleet is not None else ""
-        return f"the autoencoder; a client that trains adds detectors of its own rows{more}"
+        more = f" (covariances of {fleet.count} windows)" if fleet is not None else ""
+        return f"the autoencoder; on a client that trains: {', '.join(FAMILIES[family])}{more}"
     return "the autoencoder"
 
 

@@ -1,4 +1,4 @@
-"""The detectors that a machine fits to its rows, to score beside the fleet's autoencoder."""
+"""The detectors that a machine fits to its rows, to score beside the fleet's autoencoder or in its place."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.training.client_rows import PreparedRows
-from common.detectors.choice import FLEET_PCA, OWN_DETECTORS
-from common.detectors.contract import OwnDetector
-from common.detectors.ensemble import FIRST, EnsembleState
+from common.detectors.choice import AUTOENCODER, FAMILIES, FLEET_PCA, OWN_DETECTORS
+from common.detectors.contract import Floats, OwnDetector, WindowDetector
+from common.detectors.ensemble import EnsembleState
 from common.detectors.pca import PrincipalComponents
 from common.detectors.tail import CalibratedTail
 from common.model.histogram import ScoreHistogram
@@ -25,12 +25,12 @@ MAX_WINDOWS = 8192
 
 
 def with_own_detectors(manifest: Manifest, prepared: PreparedRows) -> Manifest:
-    """Return a version with an ensemble of its autoencoder and detectors of the client's own rows.
+    """Return a version that scores by the detectors of its family (`detector.family`).
 
     They are fitted to the training rows, and the tails of all are those of the held-out rows. Where the
-    version has the fleet's covariances, principal components of these are one more detector. The version's
-    score histogram becomes that of the ensemble's scores of the held-out rows. With too few rows the version
-    gets no detectors.
+    version has no covariances of the fleet, principal components are those of the own rows. The version's
+    score histogram becomes that of the scores of the held-out rows. With too few rows the autoencoder scores
+    alone.
 
     Args:
         manifest: A version that is personalised apart from this.
@@ -39,25 +39,39 @@ def with_own_detectors(manifest: Manifest, prepared: PreparedRows) -> Manifest:
     training, held_out = _chosen(prepared.training_starts), _chosen(prepared.held_out_starts)
     if len(training) < MIN_WINDOWS:
         return manifest
-    shape, scoring = manifest.architecture, manifest.settings.scoring
-    windows = np.nan_to_num(windows_at(prepared.rows, training, shape.window))
-    held_out_windows = windows_at(prepared.rows, held_out, shape.window)
-    recency = shape.recency_weights(scoring.decay)
-    own: dict[str, OwnDetector] = {
-        name: family.fit(windows, shape.features, recency, scoring.prior)
-        for name, family in OWN_DETECTORS.items()
-    }
-    if (fleet_pca := fitted_fleet_pca(manifest, prepared)) is not None:
-        own[FLEET_PCA] = fleet_pca
-    tails = {}
-    for name, detector in {FIRST: manifest.autoencoder(), **own}.items():
+    windows = np.nan_to_num(windows_at(prepared.rows, training, manifest.architecture.window))
+    held_out_windows = windows_at(prepared.rows, held_out, manifest.architecture.window)
+    states, tails = {}, {}
+    for name in _members(manifest):
+        detector: WindowDetector
+        if name == AUTOENCODER:
+            detector = manifest.autoencoder()
+        else:
+            own = _fitted(name, manifest, prepared, windows)
+            detector, states[name] = own, own.state
         scores = detector.score_many(held_out_windows)
         if np.isfinite(scores).sum() < MIN_HELD_OUT:
             return manifest
         tails[name] = CalibratedTail.of(scores)
-    states = {name: detector.state for name, detector in own.items()}
     ensemble = replace(manifest, ensemble=EnsembleState(tails, states))
     return replace(ensemble, scores=ScoreHistogram.of(version_scores(ensemble, prepared.rows, held_out)))
+
+
+def _members(manifest: Manifest) -> list[str]:
+    """Return the names of the detectors that score by a version."""
+    members = list(FAMILIES[manifest.settings.detector.family])
+    if manifest.covariances is None and FLEET_PCA in members:
+        members.remove(FLEET_PCA)
+        members += [] if "pca" in members else ["pca"]
+    return members
+
+
+def _fitted(name: str, manifest: Manifest, prepared: PreparedRows, windows: Floats) -> OwnDetector:
+    if name == FLEET_PCA and (fleet_pca := fitted_fleet_pca(manifest, prepared)) is not None:
+        return fleet_pca
+    shape, scoring = manifest.architecture, manifest.settings.scoring
+    recency = shape.recency_weights(scoring.decay)
+    return OWN_DETECTORS[name].fit(windows, shape.features, recency, scoring.prior)
 
 
 def fitted_fleet_pca(manifest: Manifest, prepared: PreparedRows) -> PrincipalComponents | None:

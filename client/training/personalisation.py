@@ -12,6 +12,7 @@ import numpy as np
 from client.training.client_rows import ClientRows, PreparedRows
 from client.training.own_detectors import with_own_detectors
 from client.versions.own_statistics import with_own_residuals, with_own_scaling
+from common.detectors.choice import AUTOENCODER, FAMILIES
 from common.model.manifest import Manifest
 from common.model.weights import Architecture
 from common.settings import TrainingSettings
@@ -48,10 +49,12 @@ def personalise(manifest: Manifest, rows: ClientRows, get_trainer: TrainerFactor
     """
     prepared = rows.prepare(manifest)
     manifest = with_own_scaling(manifest, rows.aligned_moments(manifest.schema))
-    manifest = _with_tuned_weights(manifest, prepared, rows.name, get_trainer)
+    family = manifest.settings.detector.family
+    if AUTOENCODER in FAMILIES[family]:
+        manifest = _with_tuned_weights(manifest, prepared, rows.name, get_trainer)
     own = prepared.score_training(manifest).residuals
     manifest = replace(with_own_residuals(manifest, own), personalised=True)
-    if manifest.settings.detector.family == "ensemble":
+    if family != AUTOENCODER:
         with np.errstate(over="ignore", invalid="ignore"):
             manifest = with_own_detectors(manifest, prepared)
     return replace(manifest, covariances=None)

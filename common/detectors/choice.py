@@ -1,10 +1,11 @@
-"""The families of detectors that a machine fits to its own rows, by name."""
+"""Detector families: what scores with each, and the classes of those that a machine fits to its own rows."""
 
 from __future__ import annotations
 
 from common.detectors.contract import OwnDetector
 from common.detectors.kmeans import KMeans
 from common.detectors.pca import PrincipalComponents
+from common.settings import DetectorFamily
 
 OWN_DETECTORS: dict[str, type[OwnDetector]] = {"pca": PrincipalComponents, "kmeans": KMeans}
 
@@ -13,3 +14,19 @@ FLEET_PCA = "fleet_pca"
 
 MEMBERS: dict[str, type[OwnDetector]] = {FLEET_PCA: PrincipalComponents, **OWN_DETECTORS}
 """The families whose states an ensemble can hold."""
+
+AUTOENCODER = "autoencoder"
+"""Name of the detector that is the fleet's model."""
+
+FAMILIES: dict[DetectorFamily, tuple[str, ...]] = {
+    "autoencoder": (AUTOENCODER,),
+    "pca": (FLEET_PCA,),
+    "kmeans": ("kmeans",),
+    "ensemble": (AUTOENCODER, *OWN_DETECTORS, FLEET_PCA),
+}
+"""The detectors that score with each `detector.family`."""
+
+
+def uses_covariances(family: DetectorFamily) -> bool:
+    """Return whether clients send covariances for this family."""
+    return FLEET_PCA in FAMILIES[family]

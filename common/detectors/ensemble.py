@@ -1,4 +1,4 @@
-"""An ensemble: the fleet's autoencoder, and detectors of the machine's own rows, which vote in one unit."""
+"""An ensemble of one or several detectors, which vote in one unit: surprisal."""
 
 from __future__ import annotations
 
@@ -8,32 +8,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.detectors.choice import MEMBERS
+from common.detectors.choice import AUTOENCODER, MEMBERS
 from common.detectors.contract import DetectorState, DetectorStateError, Floats, OwnDetector, WindowDetector
 from common.detectors.tail import CalibratedTail
-
-FIRST = "autoencoder"
-"""Name of the detector that comes from the fleet."""
 
 
 @dataclass(frozen=True, eq=False)
 class EnsembleState:
-    """The members of an ensemble beside the autoencoder, and the tails of all."""
+    """The members of an ensemble, and their tails. The autoencoder is one of them if it has a tail."""
 
     tails: Mapping[str, CalibratedTail]
-    """The tail of each member's scores on this machine's held-out windows, by name, `FIRST` first."""
+    """The tail of each member's scores on this machine's held-out windows, by name."""
     states: Mapping[str, DetectorState]
-    """The state of each member but `FIRST`, by its name in `MEMBERS`."""
+    """The state of each member but `AUTOENCODER`, by its name in `MEMBERS`."""
 
     def restored(self, inputs: int, features: int) -> dict[str, OwnDetector]:
-        """Return the members but `FIRST`, by name.
+        """Return the members but `AUTOENCODER`, by name.
 
         Raises:
             DetectorStateError: a family is not known, or a state does not fit; the message names it.
         """
         if unknown := self.states.keys() - MEMBERS.keys():
             raise DetectorStateError(f"there is no detector '{min(unknown)}' in this program")
-        if self.tails.keys() != {FIRST, *self.states}:
+        if not self.tails or self.tails.keys() - {AUTOENCODER} != self.states.keys():
             raise DetectorStateError("the members of the ensemble have not one tail each")
         members = {}
         for name, state in self.states.items():

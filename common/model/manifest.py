@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeInt, ValidationError
 
 from common.detectors.autoencoder import Autoencoder
+from common.detectors.choice import AUTOENCODER
 from common.detectors.contract import DetectorStateError, OwnDetector, WindowDetector
-from common.detectors.ensemble import FIRST, Ensemble, EnsembleState
+from common.detectors.ensemble import Ensemble, EnsembleState
 from common.errors import UserError
 from common.formats.bundle import Arrays, as_dataclass, pack, unpack
 from common.model import earlier_format
@@ -74,8 +75,8 @@ class Manifest:
     """Whether a client has adapted the version to itself. If not, it is the fleet's, and its moments are not
     those of any machine."""
     ensemble: EnsembleState | None = None
-    """Detectors of the machine's own rows that score beside the autoencoder (`detector.family`); None: it
-    scores alone. Only a personalised version has them."""
+    """The detectors that score (`detector.family`); None: the autoencoder alone. Only a personalised version
+    has them."""
     covariances: LagCovariances | None = None
     """The fleet's covariances of scaled features, if clients send them. A personalised version has none."""
 
@@ -119,7 +120,10 @@ class Manifest:
         """Return what the version scores windows by, which one thread may use."""
         if self.ensemble is None:
             return self.autoencoder()
-        return Ensemble({FIRST: self.autoencoder(), **self._own_detectors()}, self.ensemble.tails)
+        members: dict[str, WindowDetector] = {**self._own_detectors()}
+        if AUTOENCODER in self.ensemble.tails:
+            members = {AUTOENCODER: self.autoencoder(), **members}
+        return Ensemble(members, self.ensemble.tails)
 
     def _own_detectors(self) -> dict[str, OwnDetector]:
         if self.ensemble is None:

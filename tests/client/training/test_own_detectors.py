@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pytest
@@ -13,13 +14,18 @@ from client.training.own_detectors import MIN_WINDOWS
 from client.training.personalisation import personalise
 from client.training.worker import TrainerCache
 from client.versions.trial import buffer_scores
-from common.detectors.choice import FLEET_PCA, OWN_DETECTORS
-from common.detectors.ensemble import FIRST, EnsembleState
+from common.detectors.choice import AUTOENCODER, FAMILIES, FLEET_PCA, MEMBERS, OWN_DETECTORS
+from common.detectors.ensemble import EnsembleState
 from common.model.lag_covariances import LagCovariances
 from common.model.manifest import Manifest, ManifestError
 from common.model.residuals import Residuals
 from common.model.schema import Schema
+from common.model.version_settings import VersionSettings
+from common.settings import DetectorFamily
 from tests.client.training.samples import client_rows, version
+
+if TYPE_CHECKING:
+    from client.training.trainer import Trainer
 
 ROWS = np.cumsum(np.random.default_rng(3).standard_normal((600, 2)), axis=0).astype(np.float32)
 ROWS = ROWS - np.float32(0.02) * np.cumsum(ROWS, axis=0)  # they wander, and come back
@@ -41,7 +47,7 @@ def personal(family: str = "ensemble", rows: np.ndarray = ROWS) -> Manifest:
 def test_a_client_adds_detectors_of_its_own_rows() -> None:
     own = personal()
     assert own.ensemble is not None
-    assert list(own.ensemble.tails) == [FIRST, *OWN_DETECTORS]
+    assert list(own.ensemble.tails) == [AUTOENCODER, *OWN_DETECTORS]
     assert own.personalised and own.hash != personal("autoencoder").hash
 
 
@@ -62,13 +68,44 @@ def test_covariances_of_the_fleet_add_a_detector() -> None:
     ]
     for own in made:
         assert own.ensemble is not None
-        assert list(own.ensemble.tails) == [FIRST, *OWN_DETECTORS, FLEET_PCA]
+        assert list(own.ensemble.tails) == [AUTOENCODER, *OWN_DETECTORS, FLEET_PCA]
         assert own.covariances is None
         assert Manifest.unpack(own.pack()).hash == own.hash
     components = [m.ensemble.states[FLEET_PCA].by_input["components"] for m in made if m.ensemble]
     assert np.abs(components[0][0] - components[1][0]).max() > 0.01
     plain = personalise(replace(fleet("autoencoder"), covariances=like), client_rows(ROWS), TrainerCache())
     assert plain.hash == personal("autoencoder").hash
+
+
+def without_trainer(*_: object) -> Trainer:
+    raise AssertionError("a family without a network needs no trainer")
+
+
+COVARIANCES = LagCovariances.of(ROWS, np.arange(598, dtype=np.int32), 3)
+
+
+@pytest.mark.parametrize(("family", "covariances", "members"), [
+    ("pca", COVARIANCES, [FLEET_PCA]), ("pca", None, ["pca"]), ("kmeans", COVARIANCES, ["kmeans"]),
+])  # fmt: skip
+def test_a_machine_scores_by_one_family_in_place_of_the_autoencoder(
+    family: str, covariances: LagCovariances | None, members: list[str]
+) -> None:
+    settings = fleet(family).settings.values | {"scoring": {"personal_epochs": 3, "prior": 90}}
+    given = replace(fleet(family), covariances=covariances, settings=VersionSettings.parse(settings))
+    own = personalise(given, client_rows(ROWS), without_trainer)
+    assert own.ensemble is not None
+    assert list(own.ensemble.tails) == list(own.ensemble.states) == members
+    assert Manifest.unpack(own.pack()).hash == own.hash
+    scorer, window = Scorer(own), ROWS[400:403].copy()
+    usual = scorer.score_window(window)
+    window[-1, 1] += 1000
+    assert scorer.score_window(window) > max(3 * usual, 5)
+    assert scorer.explain(window).share.argmax() == 1
+
+
+def test_every_family_in_the_settings_has_detectors() -> None:
+    assert set(get_args(DetectorFamily)) == FAMILIES.keys()
+    assert {name for members in FAMILIES.values() for name in members} <= {AUTOENCODER, *MEMBERS}
 
 
 def test_with_few_rows_the_autoencoder_scores_alone() -> None:

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from common.detectors.autoencoder import Autoencoder
-from common.detectors.choice import FLEET_PCA, MEMBERS
+from common.detectors.choice import AUTOENCODER, FLEET_PCA, MEMBERS
 from common.detectors.contract import (
     MAX_SCORE,
     DetectorState,
@@ -17,7 +17,7 @@ from common.detectors.contract import (
     OwnDetector,
     WindowDetector,
 )
-from common.detectors.ensemble import FIRST, Ensemble
+from common.detectors.ensemble import Ensemble
 from common.detectors.pca import PrincipalComponents
 from common.detectors.tail import CalibratedTail
 from common.model.weights import Architecture
@@ -48,17 +48,17 @@ def fit(name: str, windows: Floats, features: int, recency: Floats, prior: int) 
 
 
 def fitted(name: str) -> WindowDetector:
-    if name == FIRST:
+    if name == AUTOENCODER:
         shape = Architecture(FEATURES, WINDOW, hidden=(5,))
         return Autoencoder(shape.layers(shape.initial_weights(1)), FEATURES, RECENCY)
     if name == "ensemble":
-        members = {member: fitted(member) for member in (FIRST, *MEMBERS)}
+        members = {member: fitted(member) for member in (AUTOENCODER, *MEMBERS)}
         return Ensemble(members, {n: CalibratedTail.of(m.score_many(NORMAL)) for n, m in members.items()})
     return fit(name, NORMAL, FEATURES, RECENCY, 1000)
 
 
-each = pytest.mark.parametrize("detector", [fitted(n) for n in (FIRST, *MEMBERS, "ensemble")],
-                               ids=[FIRST, *MEMBERS, "ensemble"])  # fmt: skip
+each = pytest.mark.parametrize("detector", [fitted(n) for n in (AUTOENCODER, *MEMBERS, "ensemble")],
+                               ids=[AUTOENCODER, *MEMBERS, "ensemble"])  # fmt: skip
 each_own = pytest.mark.parametrize("name", MEMBERS)
 
 
