@@ -131,20 +131,27 @@ def newest_missing(inputs: Floats, features: int) -> NDArray[np.bool_]:
     return np.asarray(np.isnan(inputs[:, -features:]).all(axis=1))
 
 
-def blended_precision(squares: Floats, recency: Floats, prior: int) -> Floats:
+def blended_precision(
+    squares: Floats, recency: Floats, prior: int, expected: NDArray[np.float64] | None = None
+) -> Floats:
     """Return the factor for each input's squared error, by which the usual score is 1.
 
-    An input's usual error is blended with that of all inputs, as a weighted geometric mean: of few windows it
-    is not well known, and a detector that was fitted to the same windows makes it too small.
+    An input's usual error is blended with that of all inputs, or with the one expected of it, as a weighted
+    geometric mean: of few windows it is not well known, and a detector that was fitted to the same windows
+    makes it too small.
 
     Args:
         squares: Squared errors of normal windows, shape (n, inputs).
         recency: Weight of each input by the age of its event, shape (inputs,).
-        prior: Windows with which the input's own usual error and that of all inputs count the same.
+        prior: Windows with which both count the same.
+        expected: Squared error that each input is expected to have, shape (inputs,); None: not known.
     """
     usual = squares.mean(axis=0, dtype=np.float64)
     mean = max(float(usual.mean()), SMALLEST_ERROR)
     own = len(squares) / (len(squares) + prior)
-    blend = np.exp(own * np.log(usual + FLOOR * mean) + (1 - own) * np.log(mean))
+    other = np.log(mean)
+    if expected is not None:
+        other = np.log(expected + max(FLOOR * float(expected.mean()), SMALLEST_ERROR))
+    blend = np.exp(own * np.log(usual + FLOOR * mean) + (1 - own) * other)
     precision: Floats = (recency / blend).astype(np.float32)
     return precision

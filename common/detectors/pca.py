@@ -77,15 +77,18 @@ class PrincipalComponents:
             windows: As in `fit`, and likewise the other arguments.
             features: Number of values of an event.
             recency: Weight of each input.
-            prior: Windows with which the usual error of an input counts as much as that of all inputs.
+            prior: Windows with which the usual error of an input and that of the covariance count the same.
         """
         chosen = _chosen(windows)
         mean = chosen.mean(axis=0, dtype=np.float64)
         values, vectors = np.linalg.eigh(covariance)
         values = np.maximum(values[::-1], 0)
         number = _number_of_components(values, len(values))
-        components = vectors[:, ::-1][:, :number].T
-        return cls._of_components(values[:number], components, chosen - mean, mean, features, recency, prior)
+        variances, components = values[:number], vectors[:, ::-1][:, :number].T
+        left_out = np.maximum(np.diagonal(covariance) - variances @ np.square(components), 0)
+        return cls._of_components(
+            variances, components, chosen - mean, mean, features, recency, prior, left_out
+        )
 
     @classmethod
     def _of_components(
@@ -97,13 +100,25 @@ class PrincipalComponents:
         features: int,
         recency: Floats,
         prior: int,
+        expected: NDArray[np.float64] | None = None,
     ) -> Self:
-        """Return the detector of these components, whose errors are weighted by those of centred windows."""
+        """Return the detector of these components, whose errors are weighted by those of centred windows.
+
+        Args:
+            variances: Of the components.
+            components: Orthonormal rows, shape (components, inputs).
+            centred: Normal windows without their mean, shape (n, inputs).
+            mean: Of the windows.
+            features: Number of values of an event.
+            recency: Weight of each input.
+            prior: Windows with which an input's own usual error and the expected one count the same.
+            expected: Squared error that the covariance lets expect of each input; None: not known.
+        """
         variances = variances + max(FLOOR * float(variances.mean()), SMALLEST_ERROR)
         squares = np.square(centred - (centred @ components.T) @ components).astype(np.float32)
         return cls(
             mean.astype(np.float32), components.astype(np.float32), variances.astype(np.float32),
-            blended_precision(squares, recency, prior), features,
+            blended_precision(squares, recency, prior, expected), features,
         )  # fmt: skip
 
     def score_one(self, inputs: Floats) -> float:
