@@ -93,10 +93,10 @@ class PrincipalComponents:
     @classmethod
     def _of_components(
         cls,
-        variances: NDArray[np.float64],
-        components: NDArray[np.float64],
-        centred: NDArray[np.float64],
-        mean: NDArray[np.float64],
+        variances: NDArray[np.floating],
+        components: NDArray[np.floating],
+        centred: NDArray[np.floating],
+        mean: NDArray[np.floating],
         features: int,
         recency: Floats,
         prior: int,

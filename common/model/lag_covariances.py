@@ -152,8 +152,10 @@ class SentCovariances(msgspec.Struct, frozen=True, eq=False, array_like=True, fo
         """Return the correlations of one lag, shape (features, features); those of lag 0 are symmetric."""
         features = self.variances.size
         steps = np.frombuffer(self.correlations, np.int8).reshape(-1, features, features)[lag]
-        values = np.clip(steps.astype(np.float32) / np.float32(STEPS), -1, 1)
-        return (values + values.T) / 2 if lag == 0 else values
+        values: Floats = np.clip(steps.astype(np.float32) / np.float32(STEPS), -1, 1)
+        if lag == 0:
+            values = (values + values.T) / np.float32(2)
+        return values
 
     def rescaled(self, ratio: NDArray[np.float64]) -> SentCovariances:
         """Return the covariances of features that are multiplied by `ratio`, shape (features,)."""
