@@ -184,7 +184,7 @@ def test_inspect_names_the_detectors_of_a_version(capsys: pytest.CaptureFixture[
     fleet = version(7, detector={"family": "ensemble"})
     Path("v7.safetensors").write_bytes(fleet.pack())
     assert main(["inspect", "v7.safetensors"]) == 0
-    assert "\ndetectors     the autoencoder; a client that trains adds" in capsys.readouterr().out
+    assert "on a client that trains: autoencoder, pca, kmeans, fleet_pca" in capsys.readouterr().out
     normal = rows(500)
     own = with_own_detectors(
         fleet, ClientRows(Partition("edge", SCHEMA, normal, normal[:0], None)).prepare(fleet)
