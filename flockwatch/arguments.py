@@ -35,7 +35,7 @@ def _add_server(subparsers: Any) -> None:
         "flockwatch server --host 0.0.0.0 --certificate certs/server.pem --key certs/server.key\n"
         "flockwatch server --status 127.0.0.1:8080      # serves a status page",
         "Started again with the same state folder, the server continues from its newest model version. With\n"
-        "`federation.max_rounds` it ends by itself: after so many versions, or when training has converged.",
+        "`federation.max_rounds` it ends by itself: after that number of versions, or when it has converged.",
     )  # fmt: skip
     flag = flag_adder(server)
     flag("--host", "HOST", "server.host", "address to listen on")
@@ -233,7 +233,12 @@ def _add_simulation(subparsers: Any) -> None:
         "how to divide it: iid (random blocks of rows), contiguous (consecutive rows), column (a client for "
         "each value of --column) or dirichlet (clients that differ in size and rows)",
     )  # fmt: skip
-    flag("--column", "NAME", "local.column", "for --partition column: it holds the name of each row's client")
+    flag(
+        "--column",
+        "NAME",
+        "local.column",
+        "for --partition column: the column with the name of each row's client",
+    )
     flag("--runs", "FOLDER", "local.runs", "where a folder with the results is created", text=True)
 
     evaluate = add_command(

@@ -41,7 +41,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._time(self._limits.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Free the place of the connection."""
+        """Remove the connection from the open ones of the port."""
         self._cancel()
         if self.client is not None:
             self._doors.leave(self.client)

@@ -95,7 +95,7 @@ def _pause_is_over(state: State, step: Step) -> bool:
 
 
 def _aggregate_or_assign(state: State, min_clients: int, step: Step) -> State:
-    """Asynchronous: aggregate a full buffer; otherwise give idle clients the newest version."""
+    """In asynchronous mode, aggregate a full buffer; else give idle clients the newest version."""
     settings = step.settings
     if _buffer_is_full(state, settings):
         return _aggregate(state, step)

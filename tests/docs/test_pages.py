@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -20,6 +21,7 @@ PAGES = sorted(
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
+MEMBERS = re.compile(r"^::: (\S+)\n +options: \{members: \[(.*)\]\}", re.MULTILINE)
 FILE = re.compile(
     r"(client|common|server|flockwatch|tests|docs|deploy|configs|benchmarks|examples)/[\w./-]*(\.\w+|/|/run)"
 )
@@ -58,6 +60,15 @@ def test_each_relative_link_leads_somewhere(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+def test_each_member_that_the_api_pages_name_exists() -> None:
+    missing = []
+    for page in (ROOT / "docs/api").glob("*.md"):
+        for module, members in MEMBERS.findall(page.read_text()):
+            names = vars(importlib.import_module(module))
+            missing += [f"{module}.{name}" for name in members.split(", ") if name not in names]
+    assert missing == []
 
 
 @every_page

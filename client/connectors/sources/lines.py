@@ -164,7 +164,7 @@ class FileTail:
             self._fd = None
 
     def _at_end(self, fd: int) -> list[tuple[bytes, int]] | None:
-        """At the end of a followed file: wait, restart after a truncation, or change to the new file."""
+        """Handle the end of a followed file: wait, restart after a truncation, or change to the new file."""
         try:
             now = self._path.stat()
         except OSError as error:

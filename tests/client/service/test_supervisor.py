@@ -95,7 +95,7 @@ def test_a_problem_is_over_once_the_trainer_has_run_for_a_while(
         eventually(lambda: one.problem is None)
 
 
-def test_a_trainer_that_ignores_the_word_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainer_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor_module, "TERMINATE_S", 0.2)
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)\n"

@@ -6,13 +6,13 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from common.formats.files import LOG_BYTES, private_folder, turn_over, write_atomic
 from tests.disk import disk_full_after
+from tests.waiting import eventually
 
 
 @pytest.mark.parametrize("content", [b"", b"new", b"\0" * 100_000])
@@ -94,12 +94,8 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
     )
     writer = subprocess.Popen([sys.executable, "-c", command, str(path)], cwd=Path(__file__).parents[3])
     try:
-        deadline = time.monotonic() + 20
-        while not path.exists():
-            assert writer.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        time.sleep(0.05)
+        eventually(lambda: writer.poll() is None and path.exists(), within_s=60)
+        eventually(lambda: list(tmp_path.glob("*.partial")), within_s=60)  # in the middle of a write
     finally:
         os.kill(writer.pid, signal.SIGKILL)
         writer.wait()
