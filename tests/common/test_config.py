@@ -375,7 +375,7 @@ def test_a_variable_that_names_no_setting_is_refused() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Settings().model.window = 3  # type: ignore[misc]
+        Settings().model.window = 3
 
 
 def test_single_values_can_be_replaced_in_a_copy() -> None:

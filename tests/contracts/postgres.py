@@ -56,7 +56,7 @@ class Postgres:
         self._databases += 1
         name = f"t{self._databases}"
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
     def url(self, database: str = "postgres", password: str = "s3cret%2Fword") -> str:

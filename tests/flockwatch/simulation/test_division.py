@@ -81,7 +81,7 @@ def test_parts_are_disjoint_and_the_whole_in_time_order_and_the_same_for_a_seed(
             assert part.test_labels is None
         else:
             places = part.test_rows[:, 0].astype(int) - len(whole.rows)
-            np.testing.assert_array_equal(part.test_labels, whole.test_labels[places])  # type: ignore[arg-type]
+            np.testing.assert_array_equal(part.test_labels, whole.test_labels[places])
     for part, again in zip(parts, WAYS[way](whole, clients, seed), strict=True):
         np.testing.assert_array_equal(part.rows, again.rows)
         np.testing.assert_array_equal(part.test_rows, again.test_rows)

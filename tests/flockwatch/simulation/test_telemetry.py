@@ -144,7 +144,7 @@ class TestWrite:
             assert (found.name, found.schema) == (part.name, part.schema)
             np.testing.assert_array_equal(found.rows, part.rows)
             np.testing.assert_array_equal(found.test_rows, part.test_rows)
-            np.testing.assert_array_equal(found.test_labels, part.test_labels)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(found.test_labels, part.test_labels)
 
     def test_time_and_faults(self, tmp_path: Path, recordings: list[Recording]) -> None:
         table = pyarrow.parquet.read_table(write(recordings[:1], tmp_path)[0])

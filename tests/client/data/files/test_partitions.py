@@ -475,7 +475,7 @@ class TestPartition:
         assert (found.name, found.schema) == (whole.name, whole.schema)
         np.testing.assert_array_equal(found.rows, whole.rows)
         np.testing.assert_array_equal(found.test_rows, whole.test_rows)
-        np.testing.assert_array_equal(found.test_labels, whole.test_labels)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(found.test_labels, whole.test_labels)
 
 
 class TestReadColumn:
