@@ -166,7 +166,8 @@ class Incidents:
         newest = self.open[-1] if self.open else None
         if newest is not None and event.number - newest.first == event.window:
             self._narrow(newest, event, limit)
-        if not event.score > limit or (known and not event.score_without(known) > limit):
+        score = event.score_without(known) if known and event.score > limit else event.score
+        if not score > limit:
             self.above = 0
             return []
         if newest is not None and event.number - newest.first < event.window:
@@ -174,7 +175,7 @@ class Incidents:
             newest.features = (*newest.features, *(i for i in leading if i not in newest.features))
             return []
         self.above += 1
-        wanted = events_to_start(self._settings, event.score, event.threshold)
+        wanted = events_to_start(self._settings, score, limit)
         if self.above < wanted or len(self.open) >= MAX_OPEN:
             return []
         alert, features = event.explain_without(known)

@@ -162,6 +162,14 @@ def test_a_second_cause_is_an_incident_of_its_own_while_the_first_lasts() -> Non
     assert [incident.feature for incident in under_test.open] == ["cpu"]
 
 
+def test_a_faint_second_cause_needs_two_events_in_a_row_however_clear_the_first_is() -> None:
+    first, faint, clear = (100.0, 0.0), (100.0, 2.0), (100.0, 4.0)
+    assert len(run([first] * 5 + [faint, first, faint, first], incidents(start_after=None))) == 1
+    for second in ([faint, faint], [clear]):
+        notices = run([first] * 5 + second, incidents(start_after=None))
+        assert leading(notices) == [("incident_started", "cpu"), ("incident_started", "disk")]
+
+
 def test_a_masked_window_is_no_second_cause_if_normal_windows_score_as_high_when_masked() -> None:
     both = [(9.0, 5.0, 0.0)] * 3
     cause = [("incident_started", "cpu")]
