@@ -61,31 +61,35 @@ class ValueRuns:
             rows: Shape (n, features), n at least 1; NaN where a value is missing.
             times: Their times in seconds since 1970, shape (n,).
         """
-        values = np.concatenate([self._last[None], rows])
-        ended = values[1:] != values[:-1]  # also by a missing value, which is equal to none
-        changed = ended & ~np.isnan(values[1:]) & ~np.isnan(values[:-1])
-        self._lowest = np.fmin(self._lowest, np.fmin.reduce(rows))
-        self._highest = np.fmax(self._highest, np.fmax.reduce(rows))
+        values = np.ascontiguousarray(np.concatenate([self._last[None], rows]).T)  # a row for each feature
+        ended = values[:, 1:] != values[:, :-1]  # also by a missing value, which is equal to none
+        present = values == values
+        changed = ended if present.all() else ended & present[:, 1:] & present[:, :-1]
+        self._lowest = np.fmin(self._lowest, np.fmin.reduce(values, axis=1))
+        self._highest = np.fmax(self._highest, np.fmax.reduce(values, axis=1))
         self._last = rows[-1]
         self._count += len(rows)
-        self._changes += changed.sum(axis=0)
+        self._changes += np.count_nonzero(changed, axis=1)
         if ended.all():  # the usual case of features that change with each event
             self._longest = np.maximum(self._longest, np.maximum(self._run, int(len(rows) > 1)))
             self._run[:], self._since[:] = 1, times[-1]
             return
-        number = np.arange(len(rows))[:, None]
-        starts = np.concatenate([-self._run[None], np.where(ended, number, -self._count - 1)])
-        starts = np.maximum.accumulate(starts, axis=0)  # of the run that each event continues, by its number
-        lengths = np.where(ended, number - starts[:-1], 0)
-        self._longest = np.maximum(self._longest, lengths.max(axis=0))
-        self._since = np.where(starts[-1] >= 0, times[np.maximum(starts[-1], 0)], self._since)
-        self._run = len(rows) - starts[-1]
+        number = np.arange(len(rows))
+        starts = np.concatenate([-self._run[:, None], np.where(ended, number, -self._count - 1)], axis=1)
+        starts = np.maximum.accumulate(starts, axis=1)  # of the run that each event continues, by its number
+        lengths = np.where(ended, number - starts[:, :-1], 0)
+        self._longest = np.maximum(self._longest, lengths.max(axis=1))
+        newest = starts[:, -1]
+        self._since = np.where(newest >= 0, times[np.maximum(newest, 0)], self._since)
+        self._run = len(rows) - newest
 
     def unusual(self) -> list[Run]:
         """Return the runs that are unusually long for their feature.
 
         A feature that rests at its smallest or largest value so far may be idle: it is not stuck.
         """
+        if not (self._run > MIN_STUCK_EVENTS).any():  # the usual case
+            return []
         least = np.maximum(MIN_STUCK_EVENTS, LONGEST_RATIO * self._longest)
         before = self._count - self._run
         chosen = (
