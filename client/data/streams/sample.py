@@ -67,20 +67,17 @@ class StreamSample:
         self._events.clear()
 
     def columns(self, current: Sequence[str] = ()) -> Columns:
-        """Return what each field is.
+        """Return what each field is. Fields of inner objects count if most features are among them.
 
         Args:
             current: Fields that are features so far; they remain features while they come now and then.
         """
         events = list(self._events)
         columns = self._choose(events, current)
-        if (
-            columns.features
-            or columns.unreadable
-            or not any(isinstance(v, dict) for e in events for v in e.values())
-        ):
+        if not any(isinstance(value, dict) for event in events for value in event.values()):
             return columns
-        return self._choose([flat(event) for event in events], current)
+        inner = self._choose([flat(event) for event in events], current)
+        return inner if len(inner.features) > 2 * len(columns.features) else columns
 
     def _choose(self, events: Sequence[Mapping[str, Any]], current: Sequence[str]) -> Columns:
         values: dict[str, list[Any]] = {}

@@ -181,3 +181,22 @@ def test_a_header_that_cannot_be_used_is_named(line: bytes, part: str) -> None:
     resolving = resolver()
     resolving.from_stream([line, b"1,2"])
     assert resolving.problem is not None and part in resolving.problem
+
+
+def test_fields_of_inner_objects_count_if_most_features_are_among_them() -> None:
+    shelly = {
+        "id": 0,
+        "ok": True,
+        "temperature": {"tC": 20.5, "tF": 68.9},
+        "power": {"apparent": 5, "active": 4},
+    }
+    assert features([shelly]) == (
+        "id",
+        "ok",
+        "temperature.tC",
+        "temperature.tF",
+        "power.apparent",
+        "power.active",
+    )
+    zigbee = {"temperature": 20.5, "humidity": 40, "update": {"installed": 5}}
+    assert features([zigbee]) == ("temperature", "humidity")
