@@ -136,19 +136,12 @@ class Machine:
         return [json.loads(line) for line in self.alerts_file.read_bytes().split(b"\n")[:-1]]
 
     def expect_incidents(self, incidents: int) -> None:
-        """Wait for the start and the end of a number of incidents led by `f2`; each must be reported once.
-
-        Others are allowed, one and another for each fault: the scores of a young machine do not reach as far
-        as its budget, and a model of four features says little about three of them while one is masked.
-        """
-        eventually(lambda: len(self._led_by_the_fault()) >= 2 * incidents)
-        notices = self._led_by_the_fault()
+        """Wait for the start and the end of a number of incidents led by `f2`; there must be no others."""
+        eventually(lambda: len(self.notices()) >= 2 * incidents)
+        notices = self.notices()
         assert [n["kind"] for n in notices] == ["incident_started", "incident_ended"] * incidents
         assert len({n["id"] for n in notices}) == incidents
-        assert len(self.notices()) <= 2 * (2 * incidents + 1)
-
-    def _led_by_the_fault(self) -> list[dict[str, Any]]:
-        return [n for n in self.notices() if n["alert"]["causes"][0]["feature"] == "f2"]
+        assert {n["alert"]["causes"][0]["feature"] for n in notices} == {"f2"}
 
     def problems(self) -> str:
         return "; ".join(self.health()["problems"])
