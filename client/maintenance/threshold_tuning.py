@@ -116,7 +116,7 @@ class ThresholdTuning:
         if not len(scores):
             return active.limit
         usual = scores[scores <= robust_limit(ScoreHistogram.of(scores))]
-        after = ScoreHistogram.of(usual)
+        after = ScoreHistogram.of(usual if len(usual) else scores)  # equal scores can all be above the limit
         scale = regime_scale(self.scores, after)
         self._restart(after, Drift(self._drift_p, after))
         return next_threshold(active.limit, scale, self.rule(), active.manifest.scores, after)
