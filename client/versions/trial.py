@@ -15,7 +15,7 @@ from common.model.histogram import HistogramError, ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.scoring import version_scores, window_starts
-from common.model.synthetic_faults import SyntheticFaults, lost_faults
+from common.model.synthetic_faults import SyntheticFaults
 from common.model.threshold import robust_limit, starting_threshold
 
 MAX_COMPARED_EVENTS = 4096
@@ -196,9 +196,5 @@ def blindness(
     seed = new.version
     chosen = np.sort(np.random.default_rng(seed).choice(starts, FAULT_WINDOWS, replace=False))
     faults = SyntheticFaults.of(events.rows[chosen[:, None] + np.arange(window)], seed)
-    lost = lost_faults(
-        faults.detection_limits(current, current_threshold),
-        faults.detection_limits(new, new_threshold),
-        [new.schema.features[i] for i in faults.features],
-    )
+    lost = faults.lost_by(new, new_threshold, faults.detection_limits(current, current_threshold))
     return f"it does not find {lost} that version {current.version} finds" if lost else None

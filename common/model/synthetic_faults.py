@@ -1,14 +1,15 @@
 """Synthetic faults in normal windows, by which two versions are compared: does one miss what the other finds?
 
 Each fault changes one feature of a window, in sizes that grow by a constant ratio. The detection limit of a
-version for a fault is the smallest size whose score exceeds its threshold. Limits are compared and not the
-share of faults found at one size, which for a version is often none or all of them.
+version for a fault is the smallest size whose score exceeds its threshold. A new version has to find each
+fault at a multiple of the limit of a version before it. One size for all faults would not do: a version often
+finds none or all of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,6 +37,8 @@ LEVEL = 1e-4
 """Probability of refusing, by chance, a version that loses exactly `MAX_LOST_SHARE` of the faults."""
 MAX_FEATURES = 64
 """Largest number of features that are compared, drawn by the seed."""
+MAX_VALUES = 1 << 17
+"""Values in the faulty windows that are scored at a time: 0.5 MB, which stays in a processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +79,7 @@ class SyntheticFaults:
         return cls(windows, tuple(varying.tolist()), centre, spread)
 
     def detection_limits(self, manifest: Manifest, threshold: float) -> NDArray[np.float64]:
-        """Return the smallest size at which a version finds each fault.
-
-        Scaled values are not clipped, because clipping would make larger sizes equal.
+        """Return the smallest of `SIZES` at which a version finds each fault, by bisection.
 
         Args:
             manifest: The version, its features in the order of the windows.
@@ -88,74 +89,111 @@ class SyntheticFaults:
             Shape (features, kinds, windows). 0: the score of the window without a fault is already above the
             threshold; infinite: no size is found; NaN: the feature is missing in the window.
         """
-        scaler = replace(manifest.scaler, clip=None)
-
-        def found(windows: Floats) -> NDArray[np.bool_]:
-            number, window, features = windows.shape
-            rows = scaler.apply(windows.reshape(-1, features))
-            with np.errstate(over="ignore", invalid="ignore"):
-                scores = version_scores(manifest, rows, np.arange(number, dtype=np.int32) * window)
-            above: NDArray[np.bool_] = scores > threshold
-            return above
-
-        limits = np.empty((len(self.features), len(KINDS), len(self.windows)))
-        for i, feature in enumerate(self.features):
-            limits[i] = self._limits_of(feature, found)
-            limits[i, :, np.isnan(self.windows[:, :, feature]).any(axis=1)] = np.nan
-        limits[:, :, found(self.windows)] = 0.0
-        return limits
-
-    def _limits_of(self, feature: int, found: Callable[[Floats], NDArray[np.bool_]]) -> NDArray[np.float64]:
-        """Return the detection limits of one feature's faults, shape (kinds, windows), by bisection."""
-        low = np.zeros((len(KINDS), len(self.windows)), np.intp)
+        low = np.zeros((len(self.features), len(KINDS), len(self.windows)), np.intp)
         high = np.full_like(low, len(SIZES))
         while (low < high).any():
             middle = (low + high) // 2
             sizes = SIZES[np.minimum(middle, len(SIZES) - 1)]
-            reached = found(self._with_faults(feature, sizes)).reshape(low.shape) | (middle == len(SIZES))
+            reached = self._detected(manifest, threshold, sizes) | (middle == len(SIZES))
             low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
-        return np.append(SIZES, np.inf)[high]
+        limits: NDArray[np.float64] = np.append(SIZES, np.inf)[high]
+        for i, feature in enumerate(self.features):
+            limits[i, :, np.isnan(self.windows[:, :, feature]).any(axis=1)] = np.nan
+        limits[:, :, self._above(manifest, threshold, self.windows)] = 0.0
+        return limits
 
-    def _with_faults(self, feature: int, sizes: NDArray[np.float64]) -> Floats:
-        """Return the windows with each kind of fault in a feature, shape (kinds * windows, window, features).
+    def lost_by(self, manifest: Manifest, threshold: float, limits: NDArray[np.float64]) -> str | None:
+        """Return which faults a new version has become blind to; None if there is no evidence that it has.
+
+        A fault counts if the version before finds it, does not find the window without it, and finds it at a
+        size whose multiple by `MAX_LIMIT_RATIO` is still among `SIZES`. It is lost if the new version finds
+        neither the window without it nor the fault at that multiple. That takes one score of each fault, and
+        no bisection.
+
+        Args:
+            manifest: The new version, its features in the order of the windows.
+            threshold: The score above which it finds a fault.
+            limits: Detection limits of the version before, as `detection_limits` returns them.
+        """
+        with np.errstate(invalid="ignore"):
+            larger = limits * MAX_LIMIT_RATIO
+            counted: NDArray[np.bool_] = (limits > 0) & (larger <= SIZES[-1])
+        detected = self._detected(manifest, threshold, np.where(counted, larger, SIZES[-1]))
+        detected |= self._above(manifest, threshold, self.windows)
+        names = [manifest.schema.features[i] for i in self.features]
+        return lost_faults(counted, counted & ~detected, names)
+
+    def _detected(
+        self, manifest: Manifest, threshold: float, sizes: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Return whether the score of each window with a fault is above the threshold.
+
+        Args:
+            manifest: The version.
+            threshold: The score above which it finds a fault.
+            sizes: Size of each fault, in usual spreads of its feature, shape (features, kinds, windows).
+
+        Returns:
+            The same shape as `sizes`.
+        """
+        detected = np.empty(sizes.shape, np.bool_)
+        step = max(1, MAX_VALUES // (len(KINDS) * self.windows.size))
+        for first in range(0, len(self.features), step):
+            part = slice(first, first + step)
+            faulty = self._with_faults(self.features[part], sizes[part])
+            detected[part] = self._above(manifest, threshold, faulty).reshape(sizes[part].shape)
+        return detected
+
+    def _above(self, manifest: Manifest, threshold: float, windows: Floats) -> NDArray[np.bool_]:
+        """Return whether scores are above a threshold, of windows of shape (windows, window, features).
+
+        Scaled values are not clipped, because clipping would make larger sizes equal.
+        """
+        number, window, features = windows.shape
+        rows = replace(manifest.scaler, clip=None).apply(windows.reshape(-1, features))
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = version_scores(manifest, rows, np.arange(number, dtype=np.int32) * window)
+        above: NDArray[np.bool_] = scores > threshold
+        return above
+
+    def _with_faults(self, features: tuple[int, ...], sizes: NDArray[np.float64]) -> Floats:
+        """Return the windows with each kind of fault in each of some features.
 
         spike: the newest value is moved; shift: the newest half of the values; stuck: all values are the same
         and far from usual; broken correlation: all values are mirrored at the usual value, and magnified.
         Every second window is moved downwards.
 
         Args:
-            feature: Position of the feature.
-            sizes: Size of each fault, shape (kinds, windows).
+            features: Positions of the features.
+            sizes: Size of each fault, shape (features, kinds, windows).
+
+        Returns:
+            Shape (features * kinds * windows, window, all features).
         """
-        faulty = np.repeat(self.windows[np.newaxis], len(KINDS), axis=0)
-        centre, values = self.centre[feature], self.windows[:, :, feature]
-        signs = np.where(np.arange(len(values)) % 2 == 0, 1.0, -1.0)
-        moves = (sizes * signs * self.spread[feature])[:, :, np.newaxis]
-        spike, shift, stuck, mirrored = faulty[:, :, :, feature]
-        spike[:, -1:] += moves[0]
-        shift[:, -((values.shape[1] + 1) // 2) :] += moves[1]
-        stuck[:] = centre + moves[2]
-        mirrored[:] = centre - sizes[3][:, np.newaxis] * (values - centre)
+        faulty = np.broadcast_to(self.windows, (*sizes.shape, *self.windows.shape[1:])).copy()
+        signs = np.where(np.arange(len(self.windows)) % 2 == 0, 1.0, -1.0)
+        for windows, feature, size in zip(faulty, features, sizes, strict=True):
+            centre, values = self.centre[feature], self.windows[:, :, feature]
+            moves = (size * signs * self.spread[feature])[:, :, np.newaxis]
+            spike, shift, stuck, mirrored = windows[:, :, :, feature]
+            spike[:, -1:] += moves[0]
+            shift[:, -((values.shape[1] + 1) // 2) :] += moves[1]
+            stuck[:] = centre + moves[2]
+            mirrored[:] = centre - size[3][:, np.newaxis] * (values - centre)
         return faulty.reshape(-1, *self.windows.shape[1:])
 
 
-def lost_faults(current: NDArray[np.float64], new: NDArray[np.float64], names: Sequence[str]) -> str | None:
-    """Return which faults a new version has become blind to; None if there is no evidence that it has.
+def lost_faults(counted: NDArray[np.bool_], lost: NDArray[np.bool_], names: Sequence[str]) -> str | None:
+    """Return the faults whose loss is evidence of blindness, to a feature or as a whole; None: no evidence.
 
-    A fault counts if the current version finds it, does not find the window without it, and finds it at a
-    size whose multiple by `MAX_LIMIT_RATIO` is still among `SIZES`. A version is blind to a feature, or as a
-    whole, if it loses more than `MAX_LOST_SHARE` of the counted faults: if the number of lost ones would
-    otherwise have a probability below `LEVEL` (a binomial test, with Bonferroni's correction for several
-    comparisons).
+    More than `MAX_LOST_SHARE` of them have to be lost: so many that their number would otherwise have a
+    probability below `LEVEL` (a binomial test, with Bonferroni's correction for several comparisons).
 
     Args:
-        current: Detection limits of the version in use, as `SyntheticFaults.detection_limits` returns them.
-        new: Those of the new version, of the same faults.
-        names: Names of the features that the limits are of.
+        counted: Whether each fault counts, shape (features, kinds, windows).
+        lost: Whether it counts and is lost, likewise.
+        names: Names of the features.
     """
-    with np.errstate(invalid="ignore"):
-        counted = (current > 0) & (current * MAX_LIMIT_RATIO <= SIZES[-1])
-        lost = counted & (new > current * MAX_LIMIT_RATIO * 0.99)  # sizes are rounded
     level = LEVEL / (len(names) + 1)
     everywhere = int(lost.sum()), int(counted.sum())
     if _more_than_allowed(*everywhere, level):

@@ -94,6 +94,8 @@ class Selection:
             is_blind = isinstance(problem, BlindVersionError)
             for choice in self._choices(newest, updates, contributors, is_blind):
                 made = self._tried(choice, make, undo) if choice.updates else problem
+                if choice.reference is not newest:  # further versions are compared with the one that follows
+                    self._canary.forget()
                 if not isinstance(made, Exception):
                     self._held_back = 0
                     why = f"not used: with it, no version can be published: {_reason(problem)}"
@@ -135,6 +137,7 @@ class Selection:
         if blind_for_most and len(alone & measured) > half:
             log.warning("newest version compared as clients measured it clients=%d", len(measured))
             reference = self._with_statistics(newest, measured)
+            self._canary.forget()
         for others in (set[str](), *({name} for name in sorted(contributors - suspects)[:MAX_TRIES])):
             left_out = suspects | others
             if left_out or reference is not newest:

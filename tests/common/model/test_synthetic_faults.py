@@ -8,8 +8,15 @@ from numpy.typing import NDArray
 
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
-from common.model.synthetic_faults import KINDS, MAX_FEATURES, SIZES, SyntheticFaults, lost_faults
-from tests.client.sample_versions import SCHEMA, rows, version
+from common.model.synthetic_faults import (
+    KINDS,
+    MAX_FEATURES,
+    MAX_LIMIT_RATIO,
+    SIZES,
+    SyntheticFaults,
+    lost_faults,
+)
+from tests.client.sample_versions import rows, version
 
 
 def faults(window: int = 1, windows: int = 24) -> SyntheticFaults:
@@ -33,7 +40,7 @@ def identity() -> Manifest:
 def lost(current: Manifest, new: Manifest, threshold: float | None = None, window: int = 1) -> str | None:
     some = faults(window)
     limits = some.detection_limits(current, usual_threshold(current))
-    return lost_faults(limits, some.detection_limits(new, threshold or usual_threshold(new)), SCHEMA.features)
+    return some.lost_by(new, threshold or usual_threshold(new), limits)
 
 
 @pytest.mark.parametrize("window", [1, 4])
@@ -80,7 +87,34 @@ def test_features_that_do_not_vary_get_no_faults_and_many_features_are_drawn_fro
 
 
 def test_few_lost_faults_are_no_evidence() -> None:
-    current = np.full((1, 1, 8), 2.0)
-    assert lost_faults(current, np.full((1, 1, 8), np.inf), ["a"]) is None
-    current = np.full((1, 1, 32), 2.0)
-    assert lost_faults(current, np.full((1, 1, 32), np.inf), ["a"]) == "32 of 32 synthetic faults"
+    few = np.ones((1, 1, 8), np.bool_)
+    assert lost_faults(few, few, ["a"]) is None
+    many = np.ones((1, 1, 32), np.bool_)
+    assert lost_faults(many, many, ["a"]) == "32 of 32 synthetic faults"
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0, 5.0, 8.0, 20.0])
+def test_one_score_of_each_fault_tells_what_a_bisection_tells(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault is lost if the new version's own limit is more than `MAX_LIMIT_RATIO` times the current one."""
+    some, current, new = faults(window=4), version(1, 4), version(2, 4, seed=3)
+    limits = some.detection_limits(current, usual_threshold(current))
+    threshold = factor * usual_threshold(new)
+    counted = (limits > 0) & (limits * MAX_LIMIT_RATIO <= SIZES[-1])
+    lost = counted & (some.detection_limits(new, threshold) > limits * MAX_LIMIT_RATIO * 1.01)
+    assert counted.sum() > 0
+    compared: list[NDArray[np.bool_]] = []
+    monkeypatch.setattr(
+        "common.model.synthetic_faults.lost_faults", lambda *arrays: compared.extend(arrays[:2])
+    )
+    some.lost_by(new, threshold, limits)
+    np.testing.assert_array_equal(compared[0], counted)
+    np.testing.assert_array_equal(compared[1], lost)
+
+
+def test_faults_of_many_features_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    some, current = faults(window=4), version(1, 4)
+    limits = some.detection_limits(current, usual_threshold(current))
+    monkeypatch.setattr("common.model.synthetic_faults.MAX_VALUES", 1)
+    np.testing.assert_array_equal(some.detection_limits(current, usual_threshold(current)), limits)

@@ -11,7 +11,7 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.scoring import version_scores
-from server.federation.canary import MIN_SCORES, BlindVersionError, Canary
+from server.federation.canary import MAX_AGE, MIN_SCORES, BlindVersionError, Canary, _measured
 from tests.client.sample_versions import rows, version
 
 
@@ -66,25 +66,49 @@ def test_versions_with_few_scores_are_not_compared() -> None:
     Canary().check(replace(fleet_version(1), scores=few), fleet_version(2))
 
 
-def test_the_newest_versions_limits_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    canary, newest = Canary(), fleet_version(1)
-    second = replace(newest, version=2)
-    canary.check(newest, second)
-    assert set(canary._limits) == {newest.hash, second.hash}
-    monkeypatch.setattr("server.federation.canary.tail_quantile", lambda *_: None)
-    canary.check(second, newest)
-    assert set(canary._limits) == {newest.hash, second.hash}
+def scored(version: Manifest, factor: float) -> Manifest:
+    """The version with scores, and so with a threshold, as many times as large as those of version 1."""
+    version_1 = fleet_version(1)
+    scores = version_scores(version_1, Scaler.of(version_1.moments).apply(rows(4000, seed=9)))
+    return replace(version, scores=ScoreHistogram.of(factor * scores))
 
 
-def test_moments_that_are_renewed_by_little_do_not_cost_another_comparison() -> None:
+def test_detection_limits_are_measured_once_for_several_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    canary, newest, measured = Canary(), fleet_version(1), []
+    monkeypatch.setattr(
+        "server.federation.canary._measured", lambda m: measured.append(m.version) or _measured(m)
+    )
+    for number in range(2, 3 + MAX_AGE):
+        candidate = replace(newest, version=number)
+        canary.check(newest, candidate)
+        newest = candidate
+    assert measured == [1, 1 + MAX_AGE]
+    canary.forget()
+    canary.check(newest, newest)
+    assert measured == [1, 1 + MAX_AGE, newest.version]
+
+
+def test_a_loss_that_is_small_from_one_version_to_the_next_is_blindness() -> None:
     canary, newest = Canary(), fleet_version(1)
+    with pytest.raises(BlindVersionError, match="that version 1 finds"):
+        for step in 2.0 ** np.arange(1, MAX_AGE):
+            candidate = scored(replace(newest, version=newest.version + 1), step)
+            Canary().check(newest, candidate)
+            canary.check(newest, candidate)
+            newest = candidate
+    assert 3 < newest.version < MAX_AGE
+
+
+def test_moments_that_are_renewed_by_little_do_not_cost_another_measurement() -> None:
+    canary, newest = Canary(), fleet_version(1)
+    canary.check(newest, newest)
+    first = canary._reference
     second = replace(newest, version=2, moments=moved(newest, 0.01))
-    canary.check(newest, second)
-    limits = canary._limits[second.hash]
-    canary.check(second, replace(second, version=3, moments=moved(second, 0.01)))
-    assert canary._limits[second.hash] is limits
-    canary.check(far := replace(second, version=4, moments=moved(second, 3.0)), replace(far, version=5))
-    assert second.hash not in canary._limits
+    canary.check(second, second)
+    assert canary._reference is first
+    third = replace(second, version=3, moments=moved(newest, 3.0))
+    canary.check(third, third)
+    assert canary._reference is not first
 
 
 def moved(version: Manifest, spreads: float) -> Moments:
