@@ -50,13 +50,15 @@ def turn_over(log: Path, max_bytes: int = LOG_BYTES, max_days: float = LOG_DAYS,
             log.replace(part)
 
 
-def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
+def write_atomic(path: Path, content: bytes, mode: int = 0o600, flush_name: bool = True) -> None:
     """Replace the file by `content` atomically, and flush it to disk.
 
     Args:
         path: The file.
         content: The new content.
         mode: Permissions of the new file, less the umask; by default only its owner may read it.
+        flush_name: Whether the file's name is flushed, too. It need not be if another file is written to the
+            same folder next, as that flushes the names of both.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; the old file is unchanged.
@@ -71,6 +73,8 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+    if not flush_name:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

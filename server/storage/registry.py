@@ -75,6 +75,9 @@ class Registry:
     def write(self, version: SavedVersion) -> Path:
         """Write a version atomically. The manifest is written last, so that a version's other files exist.
 
+        After a power failure the step or the progress may be missing. A version without its step is sent
+        whole; one without its progress is skipped by `latest`, and no client knows it yet.
+
         Only versions older than this one are deleted, which has just been read back from its file.
 
         Returns:
@@ -91,8 +94,9 @@ class Registry:
         # A damaged version of the same number may have left its step.
         path.with_suffix(".step").unlink(missing_ok=True)
         if version.step is not None:
-            write_atomic(path.with_suffix(".step"), version.step)
-        write_atomic(path.with_suffix(".json"), json.dumps(dict(version.progress), indent=1).encode())
+            write_atomic(path.with_suffix(".step"), version.step, flush_name=False)
+        progress = json.dumps(dict(version.progress), indent=1).encode()
+        write_atomic(path.with_suffix(".json"), progress, flush_name=False)
         write_atomic(path, manifest.pack())
         if Manifest.unpack(path.read_bytes()).hash != manifest.hash:
             raise ManifestError(f"{path} is not what was written to it")

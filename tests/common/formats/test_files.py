@@ -31,6 +31,18 @@ def test_an_old_file_is_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(("flush_name", "flushed"), [(True, ["file", "folder"]), (False, ["file"])])
+def test_the_name_is_flushed_after_the_content_if_it_must_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_name: bool, flushed: list[str]
+) -> None:
+    kinds: list[str] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: kinds.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+    )
+    write_atomic(tmp_path / "file", b"new", flush_name=flush_name)
+    assert kinds == flushed
+
+
 def test_a_secret_is_its_owners_alone_from_the_start(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomic(path, b"open")

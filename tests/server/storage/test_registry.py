@@ -188,7 +188,7 @@ def test_a_version_is_not_deleted_for_one_that_cannot_be_read(
 ) -> None:
     registry = filled(tmp_path, 3, keep=2)
     monkeypatch.setattr(
-        "server.storage.registry.write_atomic", lambda path, content: path.write_bytes(content[:-1])
+        "server.storage.registry.write_atomic", lambda path, content, **_: path.write_bytes(content[:-1])
     )
     with pytest.raises(ManifestError):
         registry.write(SavedVersion(manifest(3), progress(3)))
@@ -218,7 +218,7 @@ def test_a_version_that_is_not_on_disk_is_written_once_the_disk_can_be_written(
 ) -> None:
     registry = filled(tmp_path, 2)
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: bytes, **_: object) -> None:
         raise OSError("no space")
 
     with monkeypatch.context() as patch:
