@@ -42,10 +42,11 @@ from server.federation.admission import ReplyIntake
 from server.federation.aggregation import Aggregator, as_arrays
 from server.federation.client_records import ClientRecords
 from server.federation.compression import TaskBuilder
-from server.federation.exchange import MessageExchange, PollTimer
+from server.federation.exchange import MessageExchange
 from server.federation.journal import Journal
 from server.federation.publisher import VersionPublisher
 from server.federation.replies import AdmittedReplies, OutgoingTask, SentMessage, described
+from server.flower.poll_timer import PollTimer
 from server.storage.history import History
 from server.storage.registry import Registry
 
