@@ -25,9 +25,13 @@ from numpy.typing import NDArray
 from common.model.weights import Weights, add, is_finite, scale
 from common.protocol.messages import Update
 from common.settings import Settings
+from server.versions.rescaling import Rescaling
 
 MEMORY_ATTRIBUTES = ("m_t", "v_t")
-"""Attributes in which FedAdam, FedYogi and FedAdagrad keep named arrays between aggregations."""
+"""Attributes in which FedAdam, FedYogi and FedAdagrad keep named arrays between aggregations.
+
+They are the moving means of the differences, and of their squares.
+"""
 
 
 class EmptyAggregationError(RuntimeError):
@@ -121,12 +125,23 @@ class Aggregator:
                 setattr(self._strategy, attribute, None)
 
     def restore(self, memory: Mapping[str, NDArray[Any]]) -> None:
-        """Restore the arrays that `memory` returned; others are ignored."""
+        """Restore the arrays that `memory` returned, and remove those that are not among them."""
         for attribute in MEMORY_ATTRIBUTES:
             prefix = f"{attribute}/"
             arrays = {n.removeprefix(prefix): a for n, a in memory.items() if n.startswith(prefix)}
-            if arrays and hasattr(self._strategy, attribute):
-                setattr(self._strategy, attribute, arrays)
+            if hasattr(self._strategy, attribute):
+                setattr(self._strategy, attribute, arrays or None)
+
+    def rescale(self, change: Rescaling, window: int) -> None:
+        """Convert the strategy's means of differences and of their squares to the scale of new moments.
+
+        Args:
+            change: The change of the scaled features.
+            window: Events in a window of the model.
+        """
+        for attribute, convert in (("m_t", change.of_difference), ("v_t", change.of_squares)):
+            if arrays := getattr(self._strategy, attribute, None):
+                setattr(self._strategy, attribute, convert(arrays, window))
 
 
 def as_arrays(weights: Weights) -> ArrayRecord:

@@ -241,6 +241,8 @@ class VersionPublisher:
         manifest = candidate.manifest
         for reply in candidate.replies:
             self.applied.add(reply.client, reply.update.serial)
+        if candidate.change is not None:
+            self._aggregator.rescale(candidate.change, manifest.architecture.window)
         self._write(manifest, action.progress, self.chain.extend(newest, manifest, candidate.block))
         self.newest = manifest
         if candidate.change is not None:

@@ -85,6 +85,18 @@ class Rescaling:
         folded = self._folded(difference, ratio, shift)
         return {name: array - constant[name] for name, array in folded.items()}
 
+    def of_squares(self, squares: Weights, window: int) -> Weights:
+        """Return the same change for mean squares of differences, as an adaptive server optimizer keeps them.
+
+        The differences of the inputs of the first layer are taken as independent of each other.
+
+        Args:
+            squares: Mean squares of differences of two sets of weights for the old scaler.
+            window: Events in a window.
+        """
+        squared = Rescaling(np.square(self.ratio), -np.square(self.shift))
+        return squared.of_difference(squares, window)
+
     def of_residuals(self, residuals: Residuals, window: int) -> Residuals:
         """Return squared errors in new units."""
         if not residuals.count:

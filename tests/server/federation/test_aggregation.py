@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
+from msgspec import structs
 
 from common.model.histogram import ScoreHistogram
 from common.model.scoring import ErrorSummary
+from common.model.weights import Architecture, Weights
 from common.protocol.messages import Update
 from common.settings import Settings, Strategy
 from server.federation.aggregation import (
@@ -19,6 +22,7 @@ from server.federation.aggregation import (
     WeightedUpdate,
     make_strategy,
 )
+from server.versions.rescaling import Rescaling
 
 SUMMARY = ErrorSummary(count=5, mean=0.5, p50=0.25, p95=0.75, p99=0.875, max=1.0)
 CURRENT = {"w": np.array([1.0, 2.0], np.float32)}
@@ -84,6 +88,37 @@ def test_adaptive_strategies_continue_after_a_restart_as_if_there_had_been_none(
     forgetful = aggregator(strategy)
     assert not np.array_equal(forgetful.aggregate(6, weights, [part([1, 1])])["w"],
                               straight.aggregate(6, weights, [part([1, 1])])["w"])  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", ["fedadam", "fedyogi"])
+def test_a_strategy_that_had_no_memory_has_none_again(strategy: str) -> None:
+    refused, fresh = aggregator(strategy), aggregator(strategy)
+    before = refused.memory()
+    refused.aggregate(1, CURRENT, [part([-5, 5])])
+    refused.restore(before)
+    again, expected = (a.aggregate(1, CURRENT, [part([1, 1])])["w"] for a in (refused, fresh))
+    np.testing.assert_array_equal(again, expected)
+
+
+@pytest.mark.parametrize("strategy", ["fedadam", "fedyogi"])
+def test_a_memory_goes_to_a_new_scale_as_the_differences_do(strategy: str) -> None:
+    change = Rescaling(np.array([0.5, 40.0]), np.zeros(2))
+    shapes = Architecture(2, window=1, hidden=(3,)).shapes
+    current = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    rng, before, after = np.random.default_rng(0), aggregator(strategy), aggregator(strategy)
+    for number in range(4):
+        difference = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        before.aggregate(number, current, [with_difference(part([]), difference)])
+        difference = change.of_difference(difference, 1)
+        after.aggregate(number, current, [with_difference(part([]), difference)])
+    before.rescale(change, 1)
+    assert before.memory().keys() == after.memory().keys()
+    for name, array in before.memory().items():
+        np.testing.assert_allclose(array, after.memory()[name], rtol=1e-4, atol=1e-6)
+
+
+def with_difference(weighted: WeightedUpdate, difference: Weights) -> WeightedUpdate:
+    return replace(weighted, update=structs.replace(weighted.update, difference=difference))
 
 
 def test_most_strategies_remember_nothing() -> None:

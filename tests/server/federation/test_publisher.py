@@ -26,6 +26,7 @@ from server.federation.publisher import VersionPublisher
 from server.federation.replies import AdmittedReplies
 from server.storage.history import History
 from server.storage.registry import Registry
+from server.versions.rescaling import Rescaling
 from tests.server.descriptions import description
 from tests.server.replies import admitted, update
 
@@ -47,6 +48,9 @@ class FirstUpdate:
         return {}
 
     def restore(self, memory: Any) -> None:
+        pass
+
+    def rescale(self, change: Rescaling, window: int) -> None:
         pass
 
     def forget(self) -> None:

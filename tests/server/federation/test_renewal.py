@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -13,9 +13,12 @@ from msgspec import structs
 from common.model.lag_covariances import SentCovariances
 from common.model.moments import Moments, Scaler
 from common.model.scoring import reconstruct
+from common.model.weights import Weights, add
 from common.protocol.messages import Description
+from common.settings import Settings
 from server.coordination.actions import Aggregate, CreateFirstVersion, Publish, UpdateShare
 from server.coordination.events import Aggregated
+from server.federation.aggregation import Aggregator, WeightedUpdate, make_strategy
 from tests.server.descriptions import description
 from tests.server.federation.test_publisher import FEATURES, NAMES, Desk
 
@@ -68,6 +71,28 @@ def test_new_moments_come_with_a_version_whose_model_is_the_same(desk: Desk) -> 
     assert saved is not None
     assert saved[0].hash == newest.hash
     assert "version 1 scales by" in str(desk.history.last_note())
+
+
+class FirstUpdateWithMemory(Aggregator):
+    """Aggregates updates to the first of them, and keeps a memory as FedAdam does."""
+
+    def aggregate(self, number: int, current: Weights, updates: Sequence[WeightedUpdate]) -> Weights:
+        return add(current, updates[0].update.difference)
+
+
+def test_the_memory_of_the_strategy_goes_to_the_new_scale_before_it_is_written(desk: Desk) -> None:
+    strategy = make_strategy(Settings().with_values(federation={"strategy": "fedadam"}))
+    desk.aggregator = FirstUpdateWithMemory(strategy)  # type: ignore[assignment]
+    desk.publisher = desk.opened()
+    desk.publisher.resume()
+    assert desk.publisher.newest is not None
+    before = {name: np.ones(shape) for name, shape in desk.publisher.newest.architecture.shapes.items()}
+    desk.aggregator.restore({f"m_t/{name}": array for name, array in before.items()})
+    next_version(desk, 1, WIDE)
+    np.testing.assert_array_equal(desk.registry.memory(1)["m_t/dense_0/kernel"], before["dense_0/kernel"])
+    next_version(desk, 2, FLEET)
+    found = desk.registry.memory(2)["m_t/dense_0/kernel"]
+    np.testing.assert_allclose(found, before["dense_0/kernel"] / [[4.0], [1.0]], rtol=1e-3)
 
 
 def test_the_same_clients_keep_the_version_in_the_chain(desk: Desk) -> None:
