@@ -19,11 +19,11 @@ from common.display import log_to
 from common.formats.files import private_folder, turn_over
 from common.processes.packages import check_packages
 from server.access.roster import Roster
-from server.federation import aggregation
 from server.federation.strategy import FlockStrategy
 from server.storage.history import History
 from server.storage.lease import Lease
 from server.storage.registry import Registry
+from server.versions import aggregation
 
 log = logging.getLogger(__name__)
 

@@ -46,8 +46,9 @@ ROOMS = {
     "server.coordination": set(),
     "server.storage": set(),
     "server.flower": set(),
-    "server.access": {"server.flower"},
+    "server.access": {"server.flower", "server.http"},
     "server.versions": set(),
+    "server.http": set(),
     "server.federation": {
         "server.access",
         "server.coordination",
@@ -55,7 +56,7 @@ ROOMS = {
         "server.storage",
         "server.versions",
     },
-    "server.monitoring": {"server.federation", "server.storage"},
+    "server.monitoring": {"server.federation", "server.http", "server.storage"},
     "flockwatch.quality": set(),
     "flockwatch.simulation": {"flockwatch.quality"},
 }
@@ -81,7 +82,7 @@ ONLY_IN = {
         "client/transport/resident_node.py",
         "flockwatch/quality/federation.py",
         "server/app.py",
-        "server/federation/aggregation.py",
+        "server/versions/aggregation.py",
         "server/federation/exchange.py",
         "server/federation/replies.py",
         "server/federation/strategy.py",
@@ -104,7 +105,7 @@ ONLY_IN = {
         "flockwatch/certs.py",
         "server/access/roster.py",
     },
-    "uvicorn": {"server/flower/superlink.py", "server/bounded_http.py", "server/web.py"},
+    "uvicorn": {"server/flower/superlink.py", "server/http/bounded_http.py", "server/http/web.py"},
     "paho": {
         "client/connectors/mqtt.py",
         "client/connectors/sources/mqtt.py",
@@ -116,7 +117,7 @@ ONLY_IN = {
         "server/monitoring/status.py",
     },
     "sqlalchemy": {"server/storage/database.py", "server/storage/history.py"},
-    "starlette": {"server/flower/superlink.py", "server/monitoring/status_server.py", "server/web.py"},
+    "starlette": {"server/flower/superlink.py", "server/monitoring/status_server.py", "server/http/web.py"},
 }
 FLWR_PUBLIC = {
     "flwr.app",

@@ -4,7 +4,7 @@ For a window of `w` events there are `w` matrices: that of lag `l` holds the cov
 each feature `l` events before. An entry of a window's covariance depends only on the distance between its two
 events, so these matrices give all of it: `w * features^2` numbers instead of `(w * features)^2`.
 
-A client sends its own as `SentCovariances`; the server merges them (`server.federation.influence`), and a
+A client sends its own as `SentCovariances`; the server merges them (`server.versions.influence`), and a
 version holds the fleet's as `LagCovariances`.
 """
 

@@ -20,11 +20,11 @@ from common.model.manifest import Manifest
 from common.model.weights import Architecture
 from common.settings import Settings, TrainingSettings
 from flockwatch.runs import finite
-from server.federation import aggregation
 from server.federation.strategy import FlockStrategy
 from server.flower.grid import MemoryGrid
 from server.storage.history import History
 from server.storage.registry import Registry
+from server.versions import aggregation
 
 if TYPE_CHECKING:
     from client.training.trainer import Trainer

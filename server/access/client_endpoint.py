@@ -15,8 +15,8 @@ from common.security.certificates import (
     server_certificate_problems,
 )
 from common.settings import ServerSettings
-from server.doors import Doors
 from server.flower.superlink_process import free_port
+from server.http.connections import Connections
 
 if TYPE_CHECKING:
     from server.access.listener import Listener
@@ -92,9 +92,9 @@ class ClientEndpoint:
 
         settings = self._settings
         roster = Roster(self._folder) if settings.tls_certificate is not None else None
-        doors = Doors(gateway_limits())
+        connections = Connections(gateway_limits())
         gateway = Gateway(
-            self.superlink_port, roster, self._alerts_address(), doors, self._max_update_bytes,
+            self.superlink_port, roster, self._alerts_address(), connections, self._max_update_bytes,
             AuditLog(self._folder),
         )  # fmt: skip
         self._listener = Listener(
@@ -103,7 +103,7 @@ class ClientEndpoint:
             gateway,
             settings.tls_certificate,
             settings.tls_key,
-            doors,
+            connections,
         )
 
     def _max_update_bytes(self) -> int:

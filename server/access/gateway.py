@@ -24,7 +24,6 @@ from common.security.keys import fingerprint, parse_public_key, parse_public_pem
 from server.access.audit import AuditLog
 from server.access.bodies import BodyTooLargeError, ClientDisconnectError, RequestBody
 from server.access.roster import RegisteredClient, Roster, RosterError
-from server.doors import Doors
 from server.flower.endpoints import (
     ACTIVATE,
     CONTROL_REGISTER,
@@ -33,6 +32,7 @@ from server.flower.endpoints import (
     SELF_REGISTRATION,
     registration,
 )
+from server.http.connections import Connections
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Gateway:
         port: SuperLink's port on the loopback address.
         roster: The registered clients; None admits every client.
         alerts: Host and port of the status server, to which clients post notices; None refuses notices.
-        doors: The connections of the gateway; None: their number is not limited.
+        connections: The connections of the gateway; None: their number is not limited.
         max_update_bytes: Returns the largest body that may carry a part of a model.
         audit: Records refusals; None: they are only logged.
     """
@@ -111,12 +111,12 @@ class Gateway:
         port: int,
         roster: Roster | None,
         alerts: tuple[str, int] | None = None,
-        doors: Doors | None = None,
+        connections: Connections | None = None,
         max_update_bytes: Callable[[], int] = lambda: MAX_UPDATE_BYTES,
         audit: AuditLog | None = None,
     ) -> None:
         self._superlink, self._roster, self._alerts = ("127.0.0.1", port), roster, alerts
-        self._doors, self._max_update_bytes, self._audit = doors, max_update_bytes, audit
+        self._connections, self._max_update_bytes, self._audit = connections, max_update_bytes, audit
         self._pool, self._alerts_pool = _pool(MAX_CONNECTIONS), _pool(MAX_ALERT_CONNECTIONS)
         self._at_once: Counter[tuple[str, str]] = Counter()
         self._throttle = LogThrottle()
@@ -264,14 +264,14 @@ class Gateway:
             await _respond(send, HTTPStatus.SERVICE_UNAVAILABLE, f"{target} does not answer: {error!r}")
 
     def _admit(self, scope: Scope, client: RegisteredClient | None) -> None:
-        """Report to the doors the client of a connection, after a request on it was accepted."""
-        if self._doors is None:
+        """Record the client of a connection after a request on it was accepted."""
+        if self._connections is None:
             return
         if self._roster is None:  # anybody may take part, and keys are not registered
             host, port = scope["client"]
-            self._doors.admit(scope["client"], f"{host}:{port}")
+            self._connections.admit(scope["client"], f"{host}:{port}")
         else:
-            self._doors.admit(scope["client"], None if client is None else client.fingerprint)
+            self._connections.admit(scope["client"], None if client is None else client.fingerprint)
 
     def _max_body_bytes(self, path: bytes) -> int:
         return self._max_update_bytes() if path in CARRY_MODELS else MAX_SMALL_BYTES

@@ -10,8 +10,8 @@ from typing import Any
 
 from common.processes.children import max_open_files
 from server.access.gateway import Gateway, LogThrottle
-from server.doors import Doors, Limits
-from server.web import WebServer
+from server.http.connections import Connections, Limits
+from server.http.web import WebServer
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ MAX_CONNECTIONS = 16_384
 RESERVED_FILES = 512
 """Descriptors for everything but connections of clients."""
 MAX_UNKNOWN, MAX_PER_ADDRESS, MAX_PER_CLIENT = 1024, 256, 8
-"""Limits of `server.doors.Limits`. A whole fleet may reconnect at once from one address (NAT)."""
+"""Limits of `server.http.connections.Limits`. A whole fleet may reconnect at once from one address (NAT)."""
 
 
 def gateway_limits() -> Limits:
@@ -60,7 +60,7 @@ class Listener:
         gateway: The application to serve.
         certificate: PEM file with the server's certificate; None for plain HTTP.
         key: PEM file with its private key.
-        doors: The connections, shared with the gateway; None: new ones, with `gateway_limits`.
+        connections: The connections, shared with the gateway; None: new ones, with `gateway_limits`.
 
     Raises:
         ListenError: the address is in use, or is not an address of this machine.
@@ -73,7 +73,7 @@ class Listener:
         gateway: Gateway,
         certificate: Path | None = None,
         key: Path | None = None,
-        doors: Doors | None = None,
+        connections: Connections | None = None,
     ) -> None:
         context = None if certificate is None else _context(certificate, key)
         try:
@@ -83,7 +83,7 @@ class Listener:
                 host,
                 port,
                 END_WITHIN_S,
-                doors or Doors(gateway_limits()),
+                connections or Connections(gateway_limits()),
                 context,
                 on_end=gateway.close,
                 date_header=False,

@@ -18,8 +18,8 @@ from common.model.histogram import ScoreHistogram
 from common.model.residuals import Residuals
 from common.model.weights import Weights, norm
 from common.protocol.messages import Evaluation, Traffic, Update
-from server.federation.covariances import ClientCovariances
-from server.federation.influence import MIN_CLIENTS, largest_mass, merged_residuals, merged_scores
+from server.versions.covariances import ClientCovariances
+from server.versions.influence import MIN_CLIENTS, largest_mass, merged_residuals, merged_scores
 from server.versions.rescaling import Rescaling
 
 log = logging.getLogger(__name__)

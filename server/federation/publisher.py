@@ -17,7 +17,6 @@ from common.settings import Settings
 from server.coordination.actions import Aggregate, CreateFirstVersion, Publish
 from server.coordination.events import Aggregated, AggregationFailed
 from server.federation.admission import limit_norms
-from server.federation.aggregation import Aggregator, EmptyAggregationError
 from server.federation.client_records import ClientRecords
 from server.federation.compression import AppliedUpdates, VersionChain, VersionStep, down
 from server.federation.first_version import first_version
@@ -26,6 +25,7 @@ from server.federation.renewal import MAX_RENEWALS, Renewal, carried_over, renew
 from server.federation.replies import AdmittedReplies, AdmittedReply, typical_error, weighted_error
 from server.federation.selection import Made, Selection
 from server.storage.registry import Registry, SavedVersion
+from server.versions.aggregation import Aggregator, EmptyAggregationError
 from server.versions.rescaling import Rescaling
 
 log = logging.getLogger(__name__)

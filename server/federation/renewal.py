@@ -15,8 +15,8 @@ from msgspec import structs
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.protocol.messages import Description
-from server.federation.influence import merged_moments
 from server.federation.replies import AdmittedReply
+from server.versions.influence import merged_moments
 from server.versions.rescaling import Rescaling, rescaled
 
 MIN_ROWS_SHARE = 0.5

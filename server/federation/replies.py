@@ -12,9 +12,9 @@ from common.compression.choice import NONE
 from common.protocol.messages import Description, Evaluation, Task, Traffic, Update
 from server.coordination.actions import UpdateShare
 from server.coordination.state import Kind, NodeId
-from server.federation.aggregation import WeightedUpdate
-from server.federation.influence import MIN_CLIENTS, largest_mass
 from server.storage.database import ReplyRow
+from server.versions.aggregation import WeightedUpdate
+from server.versions.influence import MIN_CLIENTS, largest_mass
 
 DUPLICATE = "duplicate"
 """The kind of error of a second reply to one message."""

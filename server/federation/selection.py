@@ -1,6 +1,6 @@
 """Selects the clients whose contributions a version is made of, so that it can be published.
 
-A version that cannot be read back, or is blind (`server.federation.canary`), is made again without the client
+A version that cannot be read back, or is blind (`server.versions.canary`), is made again without the client
 at fault. But the canary can be wrong: the newest version was published with scores and errors that clients
 had measured with the version before it. If that one was better, the newest version seems better than it is,
 and every further version seems blind beside it. Two rules, so that this stops no fleet for good:
@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 
 from common.compression.choice import Block
 from common.model.manifest import Manifest
-from server.federation.aggregation import EmptyAggregationError
-from server.federation.canary import BlindVersionError, Canary, read_back
 from server.federation.client_records import ClientRecords
 from server.federation.replies import described
+from server.versions.aggregation import EmptyAggregationError
+from server.versions.canary import BlindVersionError, Canary, read_back
 from server.versions.rescaling import Rescaling
 
 log = logging.getLogger(__name__)

@@ -39,7 +39,6 @@ from server.coordination.events import Described, Event, NodesConnected, ReplyAd
 from server.coordination.state import Kind, NodeId, State, client_name, ready_names, resumed
 from server.federation import status_file
 from server.federation.admission import ReplyIntake
-from server.federation.aggregation import Aggregator, as_arrays
 from server.federation.client_records import ClientRecords
 from server.federation.compression import TaskBuilder
 from server.federation.exchange import MessageExchange
@@ -49,6 +48,7 @@ from server.federation.replies import AdmittedReplies, OutgoingTask, SentMessage
 from server.flower.poll_timer import PollTimer
 from server.storage.history import History
 from server.storage.registry import Registry
+from server.versions.aggregation import Aggregator, as_arrays
 
 log = logging.getLogger(__name__)
 

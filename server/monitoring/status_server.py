@@ -28,13 +28,13 @@ from common.errors import UserError
 from common.protocol.alerts import AlertError, Notice
 from common.security.certificates import parse_address
 from common.security.tokens import edge_token
-from server.doors import Doors, Limits
+from server.http.connections import Connections, Limits
+from server.http.web import WebServer
 from server.monitoring import alerts
 from server.monitoring.alerts import MAX_BYTES
 from server.monitoring.status import MetricsCollector, ServerStatus
 from server.storage.database import NOTICES, ROUNDS, DatabaseError
 from server.storage.history import History
-from server.web import WebServer
 
 PAGE = Path(__file__).parent / "page"
 MAX_ROUNDS = 2000
@@ -90,7 +90,7 @@ class StatusServer:
             host,
             int(port),
             END_WITHIN_S,
-            Doors(Limits(MAX_CONNECTIONS, MAX_CONNECTIONS, MAX_CONNECTIONS, MAX_CONNECTIONS)),
+            Connections(Limits(MAX_CONNECTIONS, MAX_CONNECTIONS, MAX_CONNECTIONS, MAX_CONNECTIONS)),
         )
         self.port = self._web.port
 

@@ -23,12 +23,12 @@ from client.service.status import Status
 from client.versions.version_store import VersionStore
 from common.flower.stamps import TASK
 from common.settings import Settings
-from server.federation.aggregation import make_strategy
 from server.federation.strategy import FlockStrategy
 from server.flower.grid import MemoryGrid
 from server.monitoring.status import MetricsCollector, ServerStatus
 from server.storage.history import History
 from server.storage.registry import Registry
+from server.versions.aggregation import make_strategy
 from tests.chaos.damage import damage, files
 from tests.client.sample_versions import lines, rows, version
 

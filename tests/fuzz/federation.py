@@ -21,12 +21,12 @@ from common.protocol.wire import CONTENT, RECORD, pack
 from common.settings import Settings
 from server.coordination import clients, coordinator
 from server.federation import status_file
-from server.federation.aggregation import make_strategy
-from server.federation.canary import read_back
 from server.federation.strategy import FlockStrategy
 from server.flower.grid import MemoryGrid
 from server.storage.history import History
 from server.storage.registry import Registry
+from server.versions.aggregation import make_strategy
+from server.versions.canary import read_back
 from tests.fuzz.mutations import mutated
 
 HONEST, FUZZERS = 6, 2

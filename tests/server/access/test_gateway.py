@@ -28,8 +28,8 @@ from server.access.client_endpoint import ClientEndpoint
 from server.access.gateway import MAX_AT_ONCE, Gateway
 from server.access.listener import Listener, ListenError, gateway_limits
 from server.access.roster import Roster
-from server.doors import Doors, Limits
 from server.flower.superlink_process import free_port
+from server.http.connections import Connections, Limits
 from tests.waiting import eventually
 
 KEY, OTHER = new_private_key(), new_private_key()
@@ -92,10 +92,10 @@ class Front:
         list(Certificates(folder / "certs").make([], [], days))
         self.ca = folder / "certs" / "ca.pem"
         self.roster = Roster(folder)
-        doors = Doors(limits or gateway_limits())
-        gateway = Gateway(upstream.port, Roster(folder), alerts, doors, lambda: max_update_bytes)
+        connections = Connections(limits or gateway_limits())
+        gateway = Gateway(upstream.port, Roster(folder), alerts, connections, lambda: max_update_bytes)
         pair = folder / "certs" / "server.pem", folder / "certs" / "server.key"
-        self.listener = Listener(host, 0, gateway, *pair, doors)
+        self.listener = Listener(host, 0, gateway, *pair, connections)
         self.address = f"{host}:{self.listener.port}"
 
     def ask(

@@ -23,11 +23,11 @@ from common.model.weights import Weights, add, norm, scale, subtract
 from common.protocol.messages import Task, Update, VersionChange, WholeVersion
 from common.protocol.wire import CONTENT, RECORD, unpack
 from common.settings import Settings
-from server.federation import aggregation
 from server.federation.strategy import FlockStrategy
 from server.flower.grid import MemoryGrid
 from server.storage.history import History
 from server.storage.registry import Registry
+from server.versions import aggregation
 
 CODECS = ["int8", "topk", "ternary", "auto"]
 

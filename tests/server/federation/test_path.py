@@ -25,12 +25,12 @@ from client.service.stream_watch import Moment, StreamWatch
 from client.training.worker import ClientWorker
 from common.settings import DataSettings, LiveSettings, Settings
 from server.coordination.actions import Publish
-from server.federation import aggregation
 from server.federation.publisher import VersionPublisher
 from server.federation.strategy import FlockStrategy
 from server.flower.grid import MemoryGrid
 from server.storage.history import History
 from server.storage.registry import Registry
+from server.versions import aggregation
 from tests.client.training.samples import ROWS, SCHEMA, version
 
 ROOT = Path(__file__).parents[3]

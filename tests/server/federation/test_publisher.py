@@ -19,13 +19,13 @@ from common.settings import FederationSettings, Settings
 from server.coordination.actions import Aggregate, CreateFirstVersion, Publish, UpdateShare
 from server.coordination.events import Aggregated, AggregationFailed
 from server.coordination.state import Failure
-from server.federation.aggregation import EmptyAggregationError, WeightedUpdate
 from server.federation.client_records import ClientRecords
 from server.federation.journal import Journal
 from server.federation.publisher import VersionPublisher
 from server.federation.replies import AdmittedReplies
 from server.storage.history import History
 from server.storage.registry import Registry
+from server.versions.aggregation import EmptyAggregationError, WeightedUpdate
 from server.versions.rescaling import Rescaling
 from tests.server.descriptions import description
 from tests.server.replies import admitted, update

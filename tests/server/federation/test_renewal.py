@@ -18,7 +18,7 @@ from common.protocol.messages import Description
 from common.settings import Settings
 from server.coordination.actions import Aggregate, CreateFirstVersion, Publish, UpdateShare
 from server.coordination.events import Aggregated
-from server.federation.aggregation import Aggregator, WeightedUpdate, make_strategy
+from server.versions.aggregation import Aggregator, WeightedUpdate, make_strategy
 from tests.server.descriptions import description
 from tests.server.federation.test_publisher import FEATURES, NAMES, Desk
 

@@ -27,11 +27,12 @@ from common.model.schema import Schema
 from common.model.weights import Architecture, add
 from common.protocol.messages import Task
 from common.settings import Settings
-from server.federation import aggregation, exchange, status_file
+from server.federation import exchange, status_file
 from server.federation.strategy import FlockStrategy
 from server.flower.grid import MemoryGrid
 from server.storage.history import History
 from server.storage.registry import Registry, SavedVersion
+from server.versions import aggregation
 from tests.common.federated_averaging import weighted_mean
 
 SCHEMA = Schema(("a", "b", "c"))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from common.model.histogram import ScoreHistogram
 from common.model.moments import Moments
 from common.model.residuals import Residuals
-from server.federation.influence import MAX_MASS, merged_moments, merged_residuals, merged_scores
+from server.versions.influence import MAX_MASS, merged_moments, merged_residuals, merged_scores
 
 Rows = NDArray[np.float64]
 

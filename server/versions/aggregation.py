@@ -48,7 +48,7 @@ class WeightedUpdate:
     message: Message
     """The reply that carried it."""
     rows: int
-    """Its weight in a mean over updates: the client's rows, bounded (`server.federation.influence`)."""
+    """Its weight in a mean over updates: the client's rows, bounded (`server.versions.influence`)."""
 
 
 def make_strategy(settings: Settings) -> Strategy:

@@ -11,7 +11,7 @@ from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.scoring import version_scores
-from server.federation.canary import MAX_AGE, MIN_SCORES, BlindVersionError, Canary, _measured
+from server.versions.canary import MAX_AGE, MIN_SCORES, BlindVersionError, Canary, _measured
 from tests.client.sample_versions import rows, version
 
 
@@ -76,7 +76,7 @@ def scored(version: Manifest, factor: float) -> Manifest:
 def test_detection_limits_are_measured_once_for_several_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     canary, newest, measured = Canary(), fleet_version(1), []
     monkeypatch.setattr(
-        "server.federation.canary._measured", lambda m: measured.append(m.version) or _measured(m)
+        "server.versions.canary._measured", lambda m: measured.append(m.version) or _measured(m)
     )
     for number in range(2, 3 + MAX_AGE):
         candidate = replace(newest, version=number)

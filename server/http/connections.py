@@ -38,7 +38,7 @@ class Limits:
     """Time for a request's body, to which the time at `MIN_BYTES_PER_S` is added."""
 
 
-class Doors:
+class Connections:
     """The open connections of one port. All methods are called in one thread, the one of its event loop.
 
     Args:

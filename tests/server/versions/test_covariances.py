@@ -13,8 +13,8 @@ from msgspec import structs
 from common.model.lag_covariances import LagCovariances, SentCovariances
 from server.federation.admission import AdmissionError, admit
 from server.federation.client_records import ClientRecords
-from server.federation.covariances import MAX_PARTS, counted_windows, merged_covariances
-from server.federation.influence import MAX_MASS
+from server.versions.covariances import MAX_PARTS, counted_windows, merged_covariances
+from server.versions.influence import MAX_MASS
 from server.versions.rescaling import Rescaling
 from tests.server.federation.test_admission import asked, update
 from tests.server.replies import update as reply

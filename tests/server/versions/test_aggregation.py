@@ -16,7 +16,7 @@ from common.model.scoring import ErrorSummary
 from common.model.weights import Architecture, Weights
 from common.protocol.messages import Update
 from common.settings import Settings, Strategy
-from server.federation.aggregation import (
+from server.versions.aggregation import (
     Aggregator,
     EmptyAggregationError,
     WeightedUpdate,

@@ -14,7 +14,7 @@ from common.model.moments import Moments
 from common.model.residuals import Residuals
 from common.model.threshold import tail_quantile
 from server.federation.client_records import ClientRecords
-from server.federation.influence import merged_moments, merged_residuals, merged_scores
+from server.versions.influence import merged_moments, merged_residuals, merged_scores
 from tests.server.replies import update
 
 RATE = 1e-5

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.model.lag_covariances import LagCovariances, SentCovariances
-from server.federation.influence import CLIP, MIN_CLIP, largest_mass, located, usual_range
+from server.versions.influence import CLIP, MIN_CLIP, largest_mass, located, usual_range
 
 GROWN = 2
 """A client sends its covariances again when it has this many times as many rows as when it sent them."""
@@ -74,7 +74,7 @@ def merged_covariances(covariances: Mapping[str, SentCovariances]) -> LagCovaria
     """Return the covariances of all clients' windows together, with bounded influence of each.
 
     Each client's variances are clipped as squared errors are, its correlations are limited to three robust
-    deviations from the median client's, and its mass is bounded (`server.federation.influence`). Of more than
+    deviations from the median client's, and its mass is bounded (`server.versions.influence`). Of more than
     `MAX_PARTS` clients as many are used.
 
     Args:

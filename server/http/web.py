@@ -15,8 +15,8 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from server.bounded_http import BoundedProtocol
-from server.doors import Doors, Peer
+from server.http.bounded_http import BoundedProtocol
+from server.http.connections import Connections, Peer
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class WebServer:
         host: Address to listen on.
         port: Port to listen on; 0 for any free port.
         end_within_s: How long open requests may continue after `close`, in seconds.
-        doors: Limits the connections.
+        connections: Limits the connections.
         tls: The context of TLS; None for plain HTTP.
         on_end: Awaited in the server's event loop after the last request.
         **options: Further options of `uvicorn.Config`.
@@ -52,7 +52,7 @@ class WebServer:
         host: str,
         port: int,
         end_within_s: int,
-        doors: Doors,
+        connections: Connections,
         tls: ssl.SSLContext | None = None,
         on_end: Callable[[], Awaitable[None]] | None = None,
         **options: Any,
@@ -61,7 +61,7 @@ class WebServer:
         self._socket = socket.create_server((host, port), family=family, backlog=1024)
         self._socket.setblocking(False)
         self.port = int(self._socket.getsockname()[1])
-        self._name, self._doors, self._tls, self._on_end = name, doors, tls, on_end
+        self._name, self._connections, self._tls, self._on_end = name, connections, tls, on_end
         self._opening: set[asyncio.Task[None]] = set()
         self._log_at, self._logged = 0.0, 0
         self._server = uvicorn.Server(
@@ -111,7 +111,7 @@ class WebServer:
             try:
                 connection, address = await loop.sock_accept(self._socket)
             except OSError as error:  # no descriptor is free, or the other side has gone
-                if not self._doors.relieve():
+                if not self._connections.relieve():
                     log.warning("connection not accepted server=%s reason=%s", self._name, error)
                 self._log_limits()
                 await asyncio.sleep(PAUSE_S)
@@ -122,39 +122,39 @@ class WebServer:
             task.add_done_callback(self._opening.discard)
             # A task that is cancelled before it has begun closes nothing itself.
             task.add_done_callback(partial(_close_if_cancelled, connection))
-            if not self._doors.enter(peer, task.cancel):
+            if not self._connections.enter(peer, task.cancel):
                 task.cancel()
             self._log_limits()
 
     async def _open(self, connection: socket.socket, peer: Peer) -> None:
-        """Make a connection ready for requests. While that lasts, the doors can only cancel this task."""
+        """Make a connection ready for requests. Meanwhile it can only be cancelled."""
         loop = asyncio.get_running_loop()
         protocol = BoundedProtocol(
-            self._doors,
+            self._connections,
             config=self._server.config,
             server_state=self._server.server_state,
             app_state={},
             _loop=loop,
         )
-        options = {} if self._tls is None else {"ssl_handshake_timeout": self._doors.limits.head_s}
+        options = {} if self._tls is None else {"ssl_handshake_timeout": self._connections.limits.head_s}
         try:
             transport, _ = await loop.connect_accepted_socket(
                 lambda: protocol, connection, ssl=self._tls, **options
             )
         except OSError:  # the other side has gone, or failed to agree on TLS
-            self._doors.leave(peer)
+            self._connections.leave(peer)
             connection.close()
             return
-        if not self._doors.opened(peer, transport.abort):
+        if not self._connections.opened(peer, transport.abort):
             transport.abort()
 
     def _log_limits(self) -> None:
         """Log how many connections the limits have closed."""
-        now, closed = time.monotonic(), self._doors.closed
+        now, closed = time.monotonic(), self._connections.closed
         if closed > self._logged and now >= self._log_at:
             log.warning(
                 "too many connections server=%s open=%d closed=%d",
-                self._name, len(self._doors), closed - self._logged,
+                self._name, len(self._connections), closed - self._logged,
             )  # fmt: skip
             self._log_at, self._logged = now + LOG_EVERY_S, closed
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from server.doors import Doors
+from server.http.connections import Connections
 
 MIN_BYTES_PER_S = 8 * 1024
 """Slowest transfer of a body that is accepted."""
@@ -25,13 +25,13 @@ class BoundedProtocol(HttpToolsProtocol):
     between requests a connection may be idle for as long as uvicorn's keep-alive allows.
 
     Args:
-        doors: The connections of the port; this one leaves them when it ends.
+        connections: The connections of the port; this one leaves them when it ends.
         **options: Arguments of uvicorn's protocol.
     """
 
-    def __init__(self, doors: Doors, **options: Any) -> None:
+    def __init__(self, connections: Connections, **options: Any) -> None:
         super().__init__(**options)
-        self._doors, self._limits = doors, doors.limits
+        self._connections, self._limits = connections, connections.limits
         self._in_head, self._head_bytes = True, 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -44,7 +44,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Remove the connection from the open ones of the port."""
         self._cancel()
         if self.client is not None:
-            self._doors.leave(self.client)
+            self._connections.leave(self.client)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

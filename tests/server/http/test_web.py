@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from server.doors import Doors, Limits
-from server.web import WebServer
+from server.http.connections import Connections, Limits
+from server.http.web import WebServer
 
 WITHIN_S = 20.0
 
@@ -31,7 +31,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 @contextmanager
 def serving(limits: Limits) -> Iterator[WebServer]:
-    with closing(WebServer("test", echo, "127.0.0.1", 0, 1, Doors(limits))) as server:
+    with closing(WebServer("test", echo, "127.0.0.1", 0, 1, Connections(limits))) as server:
         yield server
 
 

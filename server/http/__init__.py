@@ -1,0 +1,1 @@
+"""What the gateway and the status page share as HTTP servers."""
