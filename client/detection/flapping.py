@@ -14,7 +14,8 @@ class Flapping:
     """Remembers when incidents started, by their leading feature.
 
     After `after` incidents within a day, the feature flaps, until a day has passed without one. Times are in
-    seconds since 1970, in the stream's time.
+    seconds since 1970, in the stream's time. An incident that lies a day or more in the future does not count:
+    the stream's clock was wrong, and was set back.
 
     Args:
         after: Incidents of one feature within a day that are reported.
@@ -32,7 +33,7 @@ class Flapping:
         if self._flaps(feature, time):
             self._flapping[feature] = time
             return "flaps"
-        starts = [start for start in self._starts.get(feature, []) if time - start < DAY_S]
+        starts = [start for start in self._starts.get(feature, []) if abs(time - start) < DAY_S]
         if len(starts) >= self.after:
             self._flapping[feature] = time
             self._starts.pop(feature)
@@ -50,4 +51,4 @@ class Flapping:
         return sorted(feature for feature in tuple(self._flapping) if self._flaps(feature, time))
 
     def _flaps(self, feature: str, time: float) -> bool:
-        return feature in self._flapping and time - self._flapping[feature] < DAY_S
+        return feature in self._flapping and abs(time - self._flapping[feature]) < DAY_S

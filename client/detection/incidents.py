@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -22,7 +23,9 @@ MAX_OPEN = 3
 REGIME_SHARE = 0.25
 """Share of `live.adapt_after_s` after which a lasting incident counts as a changed regime."""
 MIN_LASTING_EVENTS = 10
-"""Smallest number of alerts of a lasting incident: two alerts around a gap in the stream are not one."""
+"""Smallest number of alerts of a lasting incident: two alerts around a gap in the stream are not one.
+
+The time between two alerts counts for at most this part of `live.adapt_after_s`: the clock may jump."""
 
 
 @dataclass
@@ -52,6 +55,8 @@ class Incident:
     """The threshold at its start."""
     limit: float | None = None
     """The threshold that it is compared with; None: the one of its leading feature."""
+    lasted_s: float = 0.0
+    """Seconds from its first to its last event above the threshold, without jumps of the stream's clock."""
     below: int = field(default=0, repr=False)
     """Events in a row at or below the release level."""
     regime_reported: bool = False
@@ -135,7 +140,7 @@ class Incidents:
         return tuple(
             incident
             for incident in self.open
-            if incident.last - incident.start >= share * after and incident.events >= MIN_LASTING_EVENTS
+            if incident.lasted_s >= share * after and incident.events >= MIN_LASTING_EVENTS
         )
 
     def _continue(self, incident: Incident, event: ScoredEvent) -> None:
@@ -154,6 +159,8 @@ class Incidents:
         if not score > threshold:
             incident.below = incident.below + 1 if score <= release else 0
             return
+        after_s = self._settings.adapt_after_s or math.inf
+        incident.lasted_s += min(max(event.time - incident.last, 0.0), after_s / MIN_LASTING_EVENTS)
         incident.below, incident.last = 0, event.time
         incident.events += 1
         if score > incident.peak_score:
@@ -249,7 +256,7 @@ class Incidents:
             if incident.regime_reported:
                 continue
             incident.regime_reported = True
-            hours, limit = (incident.last - incident.start) / 3600, (self._settings.adapt_after_s or 0) / 3600
+            hours, limit = incident.lasted_s / 3600, (self._settings.adapt_after_s or 0) / 3600
             text = (
                 f"{incident.feature} has been unusual for {hours:.3g} h: this looks like a new normal state. "
                 f"After {limit:.3g} h it counts as one, or at once with 'flockwatch client accept'"

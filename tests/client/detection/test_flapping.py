@@ -27,3 +27,11 @@ def test_a_long_incident_keeps_its_feature_flapping() -> None:
     under_test.extend("cpu", DAY_S)
     under_test.extend("disk", DAY_S)
     assert under_test.features(2 * DAY_S - 1) == ["cpu"]
+
+
+def test_a_clock_that_was_years_ahead_and_is_set_back_hides_no_later_fault() -> None:
+    under_test = Flapping(after=1)
+    ahead = 3650 * DAY_S
+    assert [under_test.add("cpu", ahead + hour * 3600.0) for hour in range(2)] == ["steady", "starts"]
+    assert under_test.features(0.0) == []
+    assert under_test.add("cpu", 0.0) == "steady"

@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -268,6 +269,18 @@ def test_two_alerts_around_a_gap_are_not_a_lasting_incident() -> None:
     under_test = incidents()
     assert kinds(run([2.0, 2.0], under_test, step_s=48 * HOUR_S)) == ["incident_started"]
     assert under_test.lasting() == ()
+
+
+@pytest.mark.parametrize("jump_s", [30 * HOUR_S, -10 * 365 * 24 * HOUR_S])
+def test_a_jump_of_the_streams_clock_neither_makes_an_incident_last_nor_keeps_it_from_lasting(
+    jump_s: float,
+) -> None:
+    under_test = incidents(adapt_after_s=24 * HOUR_S)
+    run([2.0] * 20, under_test, step_s=300.0)
+    run([2.0] * 20, under_test, step_s=300.0, first=20 + round(jump_s / 300.0))
+    assert under_test.lasting() == ()
+    run([2.0] * 260, under_test, step_s=300.0, first=40 + round(jump_s / 300.0))
+    assert under_test.lasting() == under_test.open
 
 
 def test_without_adaptation_an_incident_lasts_as_long_as_it_does() -> None:
