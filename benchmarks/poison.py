@@ -38,7 +38,8 @@ from flockwatch.quality.federation import NoVersionError, federate, shared_train
 from flockwatch.quality.jobs import LabelledClient
 from flockwatch.quality.metrics import AlertMetrics, RankingMetrics
 from flockwatch.quality.stream import replay_rows, score_stream
-from server.federation import client_records, influence, renewal, replies
+from server.federation import client_records, renewal, replies
+from server.versions import influence
 
 FLEETS = {3: 1, 7: 1, 10: 1, 12: 2}
 """Number of liars by number of clients."""

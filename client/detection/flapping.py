@@ -14,8 +14,8 @@ class Flapping:
     """Remembers when incidents started, by their leading feature.
 
     After `after` incidents within a day, the feature flaps, until a day has passed without one. Times are in
-    seconds since 1970, in the stream's time. An incident that lies a day or more in the future does not count:
-    the stream's clock was wrong, and was set back.
+    seconds since 1970, in the stream's time. An incident that lies a day or more in the future does not
+    count: the stream's clock was wrong, and was set back.
 
     Args:
         after: Incidents of one feature within a day that are reported.

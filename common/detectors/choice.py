@@ -26,7 +26,5 @@ FAMILIES: dict[DetectorFamily, tuple[str, ...]] = {
 }
 """The detectors that score with each `detector.family`."""
 
-
-def uses_covariances(family: DetectorFamily) -> bool:
-    """Return whether clients send covariances for this family."""
-    return FLEET_PCA in FAMILIES[family]
+USING_COVARIANCES = frozenset(family for family, detectors in FAMILIES.items() if FLEET_PCA in detectors)
+"""The families for which clients send covariances."""

@@ -28,7 +28,7 @@ from common.compression.choice import (
     supported_spec,
 )
 from common.compression.codec import Feedback
-from common.detectors.choice import uses_covariances
+from common.detectors.choice import USING_COVARIANCES
 from common.formats import bundle
 from common.formats.bundle import BundleError
 from common.model.lag_covariances import can_be_sent
@@ -137,7 +137,7 @@ class TaskBuilder:
         wants_scores = codec_name(codec) in STATELESS_CODECS or not fresh
         applied, waiting = self._applied.serials(client), self._replies.waiting(client)
         wants_covariances = (
-            uses_covariances(manifest.settings.detector.family)
+            manifest.settings.detector.family in USING_COVARIANCES
             and can_be_sent(manifest.architecture.window, manifest.architecture.features)
             and self._records.covariances.lacks(client, self._records[client].rows or 0)
         )

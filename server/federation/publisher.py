@@ -9,6 +9,7 @@ from typing import Any
 
 from common.compression.choice import Block
 from common.compression.codec import Feedback
+from common.detectors.choice import USING_COVARIANCES
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.weights import size_of
@@ -26,6 +27,7 @@ from server.federation.replies import AdmittedReplies, AdmittedReply, typical_er
 from server.federation.selection import Made, Selection
 from server.storage.registry import Registry, SavedVersion
 from server.versions.aggregation import Aggregator, EmptyAggregationError
+from server.versions.canary import Canary
 from server.versions.rescaling import Rescaling
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,8 @@ class VersionPublisher:
         self._records = records
         self._journal = journal
         self._candidate: _Candidate | None = None
-        self._selection = Selection(records)
+        self._canary = Canary()
+        self._selection = Selection(records, self._canary)
         self._renewals: list[Renewal] = []
         """When the fleet's moments were renewed, oldest first."""
         self._known_moments: dict[str, Moments | None] | None = None
@@ -193,8 +196,14 @@ class VersionPublisher:
             self._aggregator.restore(memory)
             self.chain.feedback = feedback
 
-        updates = {reply.client for reply in replies}
-        return self._selection.made(self._newest(), updates, set(contributors), make, undo)
+        newest, updates = self._newest(), {reply.client for reply in replies}
+        try:
+            made = make(updates, contributors)
+            self._canary.check(newest, made[0])
+        except Exception as error:  # it follows from what the clients sent
+            undo()
+            return self._selection.made(error, newest, updates, set(contributors), make, undo)
+        return made, {}
 
     def _made_of(
         self,
@@ -218,10 +227,11 @@ class VersionPublisher:
             scores=self._records.merged_scores(contributors, newest.scores),
             residuals=self._records.merged_residuals(contributors, newest.residuals),
         )
-        covariances = self._records.covariances.grown(contributors, newest.covariances)
-        if covariances is not None:
-            # What changes but the weights is sent with the whole version.
-            manifest, block = replace(manifest, covariances=covariances), None
+        if newest.settings.detector.family in USING_COVARIANCES:
+            covariances = self._records.covariances.grown(contributors, newest.covariances)
+            if covariances is not None:
+                # What changes but the weights is sent with the whole version.
+                manifest, block = replace(manifest, covariances=covariances), None
         if self._known_moments == {d.client: d.moments for d in descriptions}:
             return manifest, block, None
         if (result := renewed(manifest, descriptions)) is None:

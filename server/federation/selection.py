@@ -1,4 +1,4 @@
-"""Selects the clients whose contributions a version is made of, so that it can be published.
+"""Selects the clients whose contributions a version is made of, if that of all of them cannot be published.
 
 A version that cannot be read back, or is blind (`server.versions.canary`), is made again without the client
 at fault. But the canary can be wrong: the newest version was published with scores and errors that clients
@@ -59,16 +59,18 @@ class Selection:
 
     Args:
         records: The clients' scores and residuals.
+        canary: Checks versions.
     """
 
-    def __init__(self, records: ClientRecords) -> None:
+    def __init__(self, records: ClientRecords, canary: Canary) -> None:
         self._records = records
-        self._canary = Canary()
-        self._held_back = 0
-        """Blind versions since the last one that was made."""
+        self._canary = canary
+        self._held_back: tuple[int, int] = (0, 0)
+        """A version, and how many blind versions that follow it were held back."""
 
     def made(
         self,
+        problem: Exception,
         newest: Manifest,
         updates: set[str],
         contributors: set[str],
@@ -78,6 +80,7 @@ class Selection:
         """Return a sound version, and who was left out of it, with the reason.
 
         Args:
+            problem: What is wrong with the version of all contributions.
             newest: The newest version.
             updates: The clients that have sent updates.
             contributors: These and the connected clients.
@@ -87,35 +90,35 @@ class Selection:
         Raises:
             EmptyAggregationError: no sound version can be made without one of the clients either.
         """
-        first = _Choice(updates, contributors, newest, set())
-        problem = self._tried(first, make, undo)
-        if isinstance(problem, Exception):
-            log.error("version cannot be published reason=%s", _reason(problem))
-            is_blind = isinstance(problem, BlindVersionError)
-            for choice in self._choices(newest, updates, contributors, is_blind):
-                made = self._tried(choice, make, undo) if choice.updates else problem
-                if choice.reference is not newest:  # further versions are compared with the one that follows
-                    self._canary.forget()
-                if not isinstance(made, Exception):
-                    self._held_back = 0
-                    why = f"not used: with it, no version can be published: {_reason(problem)}"
-                    return made, dict.fromkeys(sorted(choice.at_fault), why)
-            self._held_back += is_blind
-            raise EmptyAggregationError(_reason(problem))
-        self._held_back = 0
-        return problem, {}
+        reason = str(problem) if isinstance(problem, EmptyAggregationError) else described(problem)
+        log.error("version cannot be published reason=%s", reason)
+        is_blind = isinstance(problem, BlindVersionError)
+        for choice in self._choices(newest, updates, contributors, is_blind):
+            made = self._tried(choice, make, undo) if choice.updates else None
+            if choice.reference is not newest:  # further versions are compared with the one that follows
+                self._canary.forget()
+            if made is not None:
+                why = f"not used: with it, no version can be published: {reason}"
+                return made, dict.fromkeys(sorted(choice.at_fault), why)
+        self._held_back = newest.version, self._blind_after(newest) + is_blind
+        raise EmptyAggregationError(reason)
 
-    def _tried(self, choice: _Choice, make: Make, undo: Callable[[], None]) -> Made | Exception:
-        """Return the version of a choice, or what is wrong with it."""
+    def _blind_after(self, newest: Manifest) -> int:
+        """Return how many blind versions in a row were held back."""
+        version, count = self._held_back
+        return count if version == newest.version else 0
+
+    def _tried(self, choice: _Choice, make: Make, undo: Callable[[], None]) -> Made | None:
+        """Return the version of a choice; None if it is not sound either."""
         try:
             made = make(choice.updates, choice.statistics)
             if choice.reference is None:
                 read_back(made[0])
             else:
                 self._canary.check(choice.reference, made[0])
-        except Exception as error:  # any error here follows from what the clients sent
+        except Exception:  # any error here follows from what the clients sent
             undo()
-            return error
+            return None
         return made
 
     def _choices(
@@ -142,8 +145,8 @@ class Selection:
             left_out = suspects | others
             if left_out or reference is not newest:
                 yield _Choice(updates - left_out, contributors - left_out, reference, left_out)
-        if is_blind and self._held_back >= MAX_HELD_BACK:
-            log.warning("version only has to be readable blind_before=%d", self._held_back)
+        if is_blind and self._blind_after(newest) >= MAX_HELD_BACK:
+            log.warning("version only has to be readable blind_before=%d", self._blind_after(newest))
             statistics = contributors if blind_for_most else contributors - alone
             yield _Choice(updates, statistics, None, set())
 
@@ -162,7 +165,3 @@ class Selection:
         scores = self._records.merged_scores(clients, version.scores)
         residuals = self._records.merged_residuals(clients, version.residuals)
         return replace(version, scores=scores, residuals=residuals)
-
-
-def _reason(problem: Exception) -> str:
-    return str(problem) if isinstance(problem, EmptyAggregationError) else described(problem)

@@ -45,7 +45,7 @@ from server.federation.exchange import MessageExchange
 from server.federation.journal import Journal
 from server.federation.publisher import VersionPublisher
 from server.federation.replies import AdmittedReplies, OutgoingTask, SentMessage, described
-from server.flower.poll_timer import PollTimer
+from server.flower.grid import PollTimer
 from server.storage.history import History
 from server.storage.registry import Registry
 from server.versions.aggregation import Aggregator, as_arrays

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from flwr.supercore.task_identity import TaskIdentity
 
+from common.flower.stamps import TASK
 from server.storage.history import History
 from tests.contracts.postgres import Postgres
 
@@ -25,6 +27,13 @@ def _close_histories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for history in opened:
         history._engine.dispose()  # `close` would try to reach a database that a test has stopped
+
+
+@pytest.fixture(autouse=True)
+def task_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Flower create messages, which it does only in a process that works for a run."""
+    for name, value in TASK.items():
+        monkeypatch.setattr(TaskIdentity, name, value, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ WIDE = [with_moments(name, ROWS * [4.0, 1.0]) for name in NAMES]
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    opened = Desk(tmp_path, compression={"down": "int8"})
+    opened = Desk(tmp_path, compression={"down": "int8"}, detector={"family": "ensemble"})
     opened.publisher.create_first(CreateFirstVersion(0, FEATURES, (1,), {}), WIDE)
     with closing(opened.history):
         yield opened

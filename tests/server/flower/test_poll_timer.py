@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.flower.poll_timer import MAX_POLL_S, MIN_POLL_S, PollTimer
+from server.flower.grid import MAX_POLL_S, MIN_POLL_S, PollTimer
 
 
 def test_the_wait_grows_with_the_time_since_the_last_reply() -> None:
