@@ -18,9 +18,13 @@ from tests.flower_private.fake_superlink import RUN_ID, FakeSuperLink
 @pytest.fixture
 def superlink() -> Iterator[FakeSuperLink]:
     link = FakeSuperLink()
+    before = set(threading.enumerate())
     thread = threading.Thread(target=link.server.serve_forever, args=(0.005,), daemon=True)
     thread.start()
     yield link
+    for other in set(threading.enumerate()) - before:
+        if not other.daemon:  # Flower fetches objects in threads that would try again and again later
+            other.join()
     link.server.shutdown()
     thread.join()
     link.server.server_close()
