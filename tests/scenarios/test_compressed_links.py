@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from tests.scenarios.fleet import Federation
 from tests.waiting import eventually
 
@@ -40,6 +42,7 @@ def test_changes_go_both_ways_and_bytes_are_counted_on_the_socket(federation) ->
     assert run.clients()["a"]["sent_bytes"] > 0
 
 
+@pytest.mark.e2e
 def test_both_sides_continue_with_changes_after_they_were_killed(federation) -> None:
     run: Federation = federation(COMPRESSED | {"federation.max_rounds": "100000"})
     run.start_server()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 import zstandard
 
 from client.data.files.partitions import read_partition
@@ -158,6 +159,7 @@ def marked(process: psutil.Process, run: Federation, name: str) -> bool:
         return False
 
 
+@pytest.mark.e2e
 def test_state_of_a_finished_run_is_gone_on_with_by_the_next(federation, tmp_path: Path) -> None:
     run: Federation = federation()
     files = [run.rows(name, seed=i) for i, name in enumerate(("a", "b"))]

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from common.config import load, save
 from server.flower.superlink_process import SuperLinkProcess, flower_environment, free_port
 from tests.scenarios.fleet import Federation
@@ -48,6 +50,7 @@ answers = ""
 """
 
 
+@pytest.mark.e2e
 def test_a_stock_supernode_takes_part_beside_a_resident_client(federation) -> None:
     run: Federation = federation({"federation.max_rounds": "2", "federation.deadline_s": "240"})
     run.start_server()
@@ -69,6 +72,7 @@ def test_a_stock_supernode_takes_part_beside_a_resident_client(federation) -> No
     assert all(reply["train_s"] > 0 for r in trained for reply in r["replies"])
 
 
+@pytest.mark.e2e
 def test_flwr_run_submits_the_app_to_a_superlink_that_is_there(federation) -> None:
     run: Federation = federation({"federation.max_rounds": "2", "federation.deadline_s": "240"})
     config = run.folder / "fleet.yaml"

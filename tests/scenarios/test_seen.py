@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import psutil
+import pytest
 from playwright.sync_api import Page, expect
 
 from common.processes.children import Processes
@@ -116,6 +117,7 @@ def test_a_run_is_seen_as_it_goes(
         assert opened.errors == []
 
 
+@pytest.mark.e2e
 def test_history_in_postgresql_outlives_the_server_and_gives_no_password_away(
     federation: Callable[..., Federation], tmp_path: Path
 ) -> None:
