@@ -37,6 +37,13 @@ MIN_HEARTBEAT_S = 2.0
 HEARTBEAT_RATIO = 60.0
 """Time between heartbeats as a multiple of the time that one takes."""
 
+MAX_HEARTBEAT_GROWTH = 2.0
+"""Largest ratio of two times between heartbeats, one after the other.
+
+The server waits for three times the longest that it has seen (`server.flower.heartbeats`). A pause four times
+as long, after one slow heartbeat, would look like the end of the client.
+"""
+
 MAX_HEARTBEAT_SHARE = 0.8
 """Longest time between heartbeats as a share of the interval that the server was promised."""
 
@@ -99,7 +106,7 @@ class BusyBackoff:
         return self._wait_s
 
 
-def heartbeat_wait_s(took_s: float, promised_s: float) -> float:
+def heartbeat_wait_s(took_s: float, before_s: float, promised_s: float) -> float:
     """Return the seconds until the next heartbeat.
 
     Heartbeats are frequent, so that the server soon notices when they stop, and rarer if they take the server
@@ -107,9 +114,13 @@ def heartbeat_wait_s(took_s: float, promised_s: float) -> float:
 
     Args:
         took_s: Seconds that the last heartbeat took.
+        before_s: Seconds between the last heartbeat and the one before it.
         promised_s: The interval that the server was promised.
 
-    >>> heartbeat_wait_s(0.01, 10.0), heartbeat_wait_s(0.1, 10.0), heartbeat_wait_s(3.0, 10.0)
+    >>> heartbeat_wait_s(0.01, 8.0, 10.0), heartbeat_wait_s(0.1, 6.0, 10.0), heartbeat_wait_s(3.0, 6.0, 10.0)
     (2.0, 6.0, 8.0)
+    >>> heartbeat_wait_s(3.0, 2.0, 10.0)
+    4.0
     """
-    return min(max(MIN_HEARTBEAT_S, HEARTBEAT_RATIO * took_s), MAX_HEARTBEAT_SHARE * promised_s)
+    longest_s = min(MAX_HEARTBEAT_SHARE * promised_s, MAX_HEARTBEAT_GROWTH * before_s)
+    return min(max(MIN_HEARTBEAT_S, HEARTBEAT_RATIO * took_s), longest_s)

@@ -159,7 +159,7 @@ class ResidentNode:
                 log.debug("heartbeat missed reason=%s", error)
             except (UnknownNodeError, RequestRefusedError):
                 self._must_register.set()
-            wait_s = heartbeat_wait_s(time.monotonic() - started, HEARTBEAT_INTERVAL_S)
+            wait_s = heartbeat_wait_s(time.monotonic() - started, wait_s, HEARTBEAT_INTERVAL_S)
 
     def _handle(self, connection: FleetConnection, message: Message, inline: bool) -> None:
         started = time.monotonic()

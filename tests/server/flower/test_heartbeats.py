@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from client.transport.fleet_connection import HEARTBEAT_INTERVAL_S
+from client.transport.polling import MIN_HEARTBEAT_S, heartbeat_wait_s
 from server.flower.heartbeats import MAX_MISSED, MIN_BEATS, MIN_SILENCE_S, HeartbeatMonitor
 
 
@@ -45,3 +48,15 @@ def test_nodes_that_left_the_list_are_forgotten() -> None:
     for i in range(1000):
         monitor.alive({i: 1.0}, float(i))
     assert len(monitor._nodes) == 1
+
+
+@pytest.mark.parametrize("took_s", [0.01, 0.1, 0.5, 3.0])
+def test_a_client_whose_heartbeats_become_slow_at_once_is_alive_throughout(took_s: float) -> None:
+    """After one slow heartbeat the next came 8 s later, and a client that was training counted as gone."""
+    monitor, stamp, wait_s = HeartbeatMonitor(), 0.0, MIN_HEARTBEAT_S
+    for beat in range(20):
+        took = 0.01 if beat < 5 else took_s
+        for second in np.arange(stamp, stamp + wait_s + took, 0.1):
+            assert monitor.alive({1: stamp}, second) == {1}
+        stamp += wait_s + took
+        wait_s = heartbeat_wait_s(took, wait_s, HEARTBEAT_INTERVAL_S)
