@@ -15,6 +15,12 @@ _MAX_SHAPE = 0.9
 """Largest shape of a fitted tail. At 1 a tail has no mean, and a fit to few scores is unreliable near it."""
 MAX_FLEET_RATIO = 3.0
 """Largest threshold of a client without scores of its own, as a multiple of the fleet's largest score."""
+LOWER_BOUND_RATE = 4.0
+"""Multiple of the budget's rate at which the own scores' quantile is the lower bound of the threshold.
+
+An incident is more than one event above the threshold, and old scores hold faults that no version at the time
+detected: at the rate itself, the bound kept the notices below half of the budget on ASD.
+"""
 MIN_ROBUST = 30
 """Number of scores that `robust_limit` needs."""
 
@@ -55,7 +61,8 @@ def starting_threshold(fleet: ScoreHistogram, own: ScoreHistogram, rate: float) 
 
     It is the tail of the fleet's scores at `rate`, limited by the client's own scores: at least their
     quantile at `rate`, and at most the largest one times 1.5, or times `1 + 60 / n` with fewer than 120
-    scores. Without own scores it is at most `MAX_FLEET_RATIO` times the largest score of the fleet.
+    scores. Without own scores it is at most `MAX_FLEET_RATIO` times the largest score of the fleet. Later it
+    may fall to the quantile of the own scores at `LOWER_BOUND_RATE` times the rate.
 
     Far outside its data an extrapolated tail is unreliable: the largest of `n` scores estimates the score
     that one event in `n` exceeds, and nothing in the scores shows how the distribution continues. Source:
@@ -75,7 +82,8 @@ def starting_threshold(fleet: ScoreHistogram, own: ScoreHistogram, rate: float) 
     """
     tail = tail_quantile(fleet if fleet.count else own, rate)
     if own.count:
-        lowest = max(own.quantile(1 - rate), SMALLEST)
+        tail = max(tail, own.quantile(1 - rate))
+        lowest = max(own.quantile(max(1 - LOWER_BOUND_RATE * rate, 0.0)), SMALLEST)
         highest = max(1.5, 1 + 60 / own.count) * max(own.quantile(1.0), SMALLEST)
     else:
         lowest, highest = SMALLEST, MAX_FLEET_RATIO * max(fleet.quantile(1.0), SMALLEST)
