@@ -1,1 +1,1 @@
-"""What the gateway and the status page share as HTTP servers."""
+"""HTTP servers with limits, shared by the gateway and the status page."""
