@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import tarfile
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.waiting import eventually
 
 if "CLUSTER" not in os.environ:
     pytest.skip("the cluster does not run; make cluster starts it and these tests", allow_module_level=True)
@@ -58,17 +59,15 @@ def get(path: str, port: int = 8080) -> Any:
         return json.load(answer)
 
 
-def eventually(true: Callable[[], Any], within_s: float, otherwise: str = "") -> Any:
-    """Return the first truthy value of `true()`, which may also raise OSError."""
-    end = time.monotonic() + within_s
-    while True:
-        try:
-            if value := true():
-                return value
-        except OSError:
-            pass
-        assert time.monotonic() < end, f"not within {within_s:.0f} s {otherwise}"
-        time.sleep(0.5)
+def wait_for(condition: Callable[[], Any], within_s: float, goal: str = "") -> Any:
+    """Wait as `eventually` does, also while a service that the condition asks refuses connections."""
+
+    def answer() -> Any:
+        with suppress(OSError):
+            return condition()
+        return None
+
+    return eventually(answer, within_s, goal, every_s=0.5)
 
 
 def states() -> dict[str, str]:
@@ -114,9 +113,9 @@ def test_all_services_are_healthy_and_setup_has_ended() -> None:
 
 
 def test_the_three_machines_train_together() -> None:
-    eventually(lambda: version() >= 3, 180, "three versions")
-    eventually(lambda: set(states()) == set(TRAINING), 60, "all machines known")
-    eventually(lambda: all(client("admitted", name) for name in TRAINING), 60, "an update of each")
+    wait_for(lambda: version() >= 3, 180, "three versions")
+    wait_for(lambda: set(states()) == set(TRAINING), 60, "all machines known")
+    wait_for(lambda: all(client("admitted", name) for name in TRAINING), 60, "an update of each")
     rounds = get("/rounds")["rounds"]
     errors = [r["error"] for r in rounds if r["kind"] == "train" and r["error"] is not None]
     assert errors[-1] < errors[0]
@@ -129,7 +128,7 @@ def test_a_fault_raises_an_incident_that_names_its_feature() -> None:
         incidents = get("/incidents")["incidents"]
         return any((i["client"], i["alert"]["causes"][0]["feature"]) in faults for i in incidents)
 
-    eventually(explained, 300, "an incident of a faulty machine, with the faulty metric first")
+    wait_for(explained, 300, "an incident of a faulty machine, with the faulty metric first")
 
 
 def test_prometheus_scrapes_all_targets_and_its_rules_fire() -> None:
@@ -138,13 +137,13 @@ def test_prometheus_scrapes_all_targets_and_its_rules_fire() -> None:
         return {(r["metric"]["instance"], r["value"][1]) for r in up}
 
     targets = {(name, "1") for name in ("status:8080", *TRAINING)}
-    eventually(lambda: scraped() == targets, 60, "every target is up, and no other")
+    wait_for(lambda: scraped() == targets, 60, "every target is up, and no other")
 
     def fired() -> bool:
         query = "/api/v1/query?query=count_over_time(ALERTS%7Balertname=%22Incident%22%7D%5B10m%5D)"
         return bool(get(query, 9090)["data"]["result"])
 
-    eventually(fired, 120, "the alert Incident")
+    wait_for(fired, 120, "the alert Incident")
 
 
 @pytest.mark.parametrize("service", sorted(LONG_RUNNING))
@@ -202,24 +201,24 @@ def test_a_disconnected_edge_keeps_scoring_and_reconnects() -> None:
     network = next(n for n in inspect(name)["NetworkSettings"]["Networks"] if n.endswith("_fleet"))
     docker("network", "disconnect", network, container(name))
     try:
-        eventually(lambda: states()[name] == "gone", 120, "the server misses it")
+        wait_for(lambda: states()[name] == "gone", 120, "the server misses it")
         health = "import json, urllib.request as r; print(r.urlopen('http://127.0.0.1:9100/healthz').read().decode())"
         events = json.loads(inside(name, health))["events"]
-        eventually(lambda: json.loads(inside(name, health))["events"] > events, 30, "it scores on")
+        wait_for(lambda: json.loads(inside(name, health))["events"] > events, 30, "it scores on")
         before = version()
-        eventually(lambda: version() > before, 90, "the others learn on")
+        wait_for(lambda: version() > before, 90, "the others learn on")
     finally:
         docker("network", "connect", "--alias", name, network, container(name))
-    eventually(lambda: states()[name] != "gone", 120, "it is back")
+    wait_for(lambda: states()[name] != "gone", 120, "it is back")
 
     admitted = client("admitted", name)
-    eventually(lambda: client("admitted", name) > admitted, 120, "an update of it")
+    wait_for(lambda: client("admitted", name) > admitted, 120, "an update of it")
 
 
 def test_a_restarted_server_continues_from_its_newest_version() -> None:
     before = version()
     compose("restart", "--timeout", "20", "server")
-    eventually(lambda: version() > before, 180, "a later version")
+    wait_for(lambda: version() > before, 180, "a later version")
     assert set(states()) == set(TRAINING)
     numbers = [r["version"] for r in get("/rounds")["rounds"] if r["kind"] == "train"]
     assert numbers == sorted(set(numbers))
@@ -236,10 +235,10 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 
 def test_a_killed_edge_is_restarted() -> None:
     compose("exec", "-T", "machine-3", "python", "-c", KILL, check=False)
-    eventually(lambda: inspect("machine-3")["RestartCount"] == 1, 60)
-    eventually(lambda: inspect("machine-3")["State"]["Health"]["Status"] == "healthy", 120)
+    wait_for(lambda: inspect("machine-3")["RestartCount"] == 1, 60)
+    wait_for(lambda: inspect("machine-3")["State"]["Health"]["Status"] == "healthy", 120)
     admitted = client("admitted", "machine-3")
-    eventually(lambda: client("admitted", "machine-3") > admitted, 120, "an update of it")
+    wait_for(lambda: client("admitted", "machine-3") > admitted, 120, "an update of it")
 
 
 def test_a_detector_uses_a_version_that_was_copied_to_it() -> None:
@@ -248,22 +247,22 @@ def test_a_detector_uses_a_version_that_was_copied_to_it() -> None:
     compose("cp", f"server:{folder}/{newest}", "version.safetensors")
     os.chmod(f"{PROJECT}/version.safetensors", 0o644)
     compose("--profile", "detector", "up", "--detach", "--no-build", "machine-4")
-    eventually(lambda: inspect("machine-4")["State"]["Health"]["Status"] == "healthy", 120)
+    wait_for(lambda: inspect("machine-4")["State"]["Health"]["Status"] == "healthy", 120)
     health = (
         "import json, urllib.request as r; print(r.urlopen('http://127.0.0.1:9100/healthz').read().decode())"
     )
-    eventually(lambda: json.loads(inside("machine-4", health))["events"] > 20, 60)
+    wait_for(lambda: json.loads(inside("machine-4", health))["events"] > 20, 60)
     assert json.loads(inside("machine-4", health))["version"] == int(re.sub(r"\D", "", newest))
 
     def received() -> bool:
         return any(i["client"] == "machine-4" for i in get("/incidents")["incidents"])
 
-    eventually(received, 180, "its own alerts")
+    wait_for(received, 180, "its own alerts")
 
 
 def test_a_revoked_machine_is_refused_and_its_detector_continues() -> None:
     compose("exec", "-T", "server", "flockwatch", "revoke", "machine-3", "--state", "/var/lib/flockwatch")
-    eventually(lambda: states()["machine-3"] == "gone", 120)
+    wait_for(lambda: states()["machine-3"] == "gone", 120)
     health = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9100/healthz').status)"
     assert inside("machine-3", health) == "200"
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -14,16 +12,15 @@ import pytest
 from common.processes.packages import python_module
 from server.flower.superlink_process import free_port
 from server.storage.lease import Lease
+from tests.waiting import eventually
 
 WITHIN_S = 120.0
 
 
-def eventually(condition: Callable[[], object], of: subprocess.Popen[bytes] | None = None) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert of is None or of.poll() is None, "the server ended"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def is_alive(process: subprocess.Popen[bytes]) -> bool:
+    """Return True; fail the test if the process has ended."""
+    assert process.poll() is None, "the server ended"
+    return True
 
 
 def server(folder: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
@@ -43,7 +40,7 @@ def test_a_killed_server_leaves_no_orphans_and_is_started_again_at_once(
     family: list[psutil.Process] = []
     second = None
     try:
-        eventually(lambda: lease.held, first)
+        eventually(lambda: is_alive(first) and lease.held, WITHIN_S)
         parent = psutil.Process(first.pid)
         family = parent.children(recursive=True)
         assert len(family) >= 4, "SuperLink, SuperExec, the ServerApp and the guard"
@@ -54,10 +51,15 @@ def test_a_killed_server_leaves_no_orphans_and_is_started_again_at_once(
         first.kill()
         first.wait()
         if guarded:
-            eventually(lambda: not any(process.is_running() for process in family))
+            eventually(lambda: not any(process.is_running() for process in family), WITHIN_S)
             assert not lease.held
-        second = server(folder, port, tmp_path / "second.log")
-        eventually(lambda: lease.held and not any(process.is_running() for process in family), second)
+        second = following = server(folder, port, tmp_path / "second.log")
+        eventually(
+            lambda: (
+                is_alive(following) and lease.held and not any(process.is_running() for process in family)
+            ),
+            WITHIN_S,
+        )
     finally:
         for process in (first, second):
             if process is not None and process.poll() is None:
