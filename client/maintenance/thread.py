@@ -26,17 +26,18 @@ from common.settings import Settings
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
-"""Time between two turns of the thread."""
-MAX_TURN_S = 10.0
-"""Longest time that the event loop waits for a turn."""
-TURN_EVENTS = 64
-"""Events of a recording that are scored between two turns, which take about as long as these events."""
+"""Time between two ticks of the thread."""
+MAX_TICK_S = 10.0
+"""Longest time that the event loop waits for the end of a tick."""
+TICK_EVENTS = 64
+"""Events of a recording that are scored between two ticks: scoring them takes about as long as a tick."""
 
 
 class DetectorMaintenance:
     """Runs the learning, adaptation, version swap, threshold tuning and checkpoint of a detector.
 
-    Each has a step that returns soon; the thread takes all of them in turn every `TICK_S` seconds.
+    Each of them has a step that returns soon; a tick takes all steps, one after the other. The thread ticks
+    every `TICK_S`, and when the event loop asks for a tick.
 
     Args:
         detector: The detector to maintain.
@@ -47,7 +48,7 @@ class DetectorMaintenance:
         fixed: The only version to use, on a client that never trains; None: the versions of the store.
         trial: Starts a trial of a new version.
         recording: Whether the stream is a file that may be read far faster than it was made: then the event
-            loop waits for this thread.
+            loop waits for a tick after every `TICK_EVENTS`.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class DetectorMaintenance:
         trial: Callable[[TrialRequest], Trial] = TrialProcess,
         recording: bool = False,
     ) -> None:
-        self._recording, self._seen = recording, 0
+        self._recording = recording
+        self._ticked_at = 0
+        """Number of events that were scored before the last tick."""
         self._detector, self._folder, self._fixed = detector, folder, fixed
         self._checkpoint, self._store = checkpoint, store
         self._held_back = HeldBackEvents(detector.recent, settings.live.incident_margin)
@@ -98,41 +101,41 @@ class DetectorMaintenance:
         self.versions.cancel()
         self.learned.close()
 
-    def await_turn(self) -> int | None:
-        """Wait until further events may be scored, and return the largest number before the next call.
+    def await_allowance(self) -> int | None:
+        """Wait until more events may be scored, and return how many before the next call.
 
-        If an estimate of the warm-up is due, it comes before the next event. For a recording at most
-        `TURN_EVENTS` are scored between two turns, so that the incidents in a file do not depend on how fast
+        If an estimate of the warm-up is due, it comes before the next event. Of a recording at most
+        `TICK_EVENTS` are scored between two ticks, so that the incidents in a file do not depend on how fast
         the file is read.
 
         Returns:
-            The number of events; None: any number.
+            The largest number of events; None: any number.
         """
-        if self._until_turn() == 0:
-            self.turn()
-        return self._until_turn()
+        if self._until_tick() == 0:
+            self.await_tick()
+        return self._until_tick()
 
-    def turn(self) -> None:
-        """Wake the thread for a turn, and wait for the end of the turn, at most `MAX_TURN_S`."""
+    def await_tick(self) -> None:
+        """Wake the thread for a tick, and wait for its end, at most `MAX_TICK_S`."""
         if self._thread.is_alive():
             self._ticked.clear()
             self._wake.set()
-            self._ticked.wait(MAX_TURN_S)
+            self._ticked.wait(MAX_TICK_S)
 
-    def _until_turn(self) -> int | None:
-        """Return the number of events that may be scored before a turn; None: any number."""
+    def _until_tick(self) -> int | None:
+        """Return the number of events that may be scored before a tick; None: any number."""
         limits = [self.warm_up.until_due]
         if self._recording:
-            limits.append(max(0, self._seen + TURN_EVENTS - self._detector.recent.count))
+            limits.append(max(0, self._ticked_at + TICK_EVENTS - self._detector.recent.count))
         return min((limit for limit in limits if limit is not None), default=None)
 
     def tick(self, save: bool) -> None:
-        """Do everything once, as the thread does every `TICK_S`.
+        """Take the step of each part once, as the thread does every `TICK_S`.
 
         Args:
             save: Whether to save the checkpoint.
         """
-        self._seen = self._detector.recent.count
+        self._ticked_at = self._detector.recent.count
         self.learned.open()
         if (events := self._held_back.release()) is not None:
             self.tuning.learn(events)
@@ -169,11 +172,11 @@ class DetectorMaintenance:
                 self._ticked.set()
 
     def _advance_versions(self) -> None:
-        without = self._detector.active is None
+        had_no_version = self._detector.active is None
         if self._fixed is None:
             with self.problems.watch("store"):
                 self.versions.advance()
         if self.warm_up.until_due == 0:
             self.versions.adapt(self.learned.contents())
-        if without and self._detector.active is not None:
+        if had_no_version and self._detector.active is not None:
             self.learned.clean(self._detector.active.manifest)

@@ -35,8 +35,8 @@ class EventLoop:
         notifier: Gets the notices.
         checkpoint: Gets the position in the stream.
         stop: Ends the loop when it is set.
-        recording: Whether the stream has one writer, such as a file: then the loop ends if the first header
-            does not name the features.
+        one_writer: Whether one program writes the stream, as it does a file: then the loop ends if the first
+            header does not name the features. Of several writers, one may have sent a wrong header.
     """
 
     def __init__(
@@ -45,12 +45,13 @@ class EventLoop:
         notifier: Notifier,
         checkpoint: Checkpoint,
         stop: threading.Event,
-        recording: bool = False,
+        one_writer: bool = False,
     ) -> None:
-        self._recording = recording
+        self._one_writer = one_writer
         self._source, self._notifier, self._checkpoint, self._stop = source, notifier, checkpoint, stop
         self._next_report = 0.0
         self._looked = 0
+        """Number of events at the last look."""
         self.newest_refusal = ""
         """The reason why the newest refused line is not an event."""
         self.latency = LatencyHistogram()
@@ -88,7 +89,7 @@ class EventLoop:
         watch: StreamWatch,
         resolver: SchemaResolver,
         lines: list[bytes],
-        await_turn: Callable[[], int | None] = lambda: None,
+        await_allowance: Callable[[], int | None] = lambda: None,
     ) -> tuple[Schema | None, list[bytes]]:
         """Score `lines`, and then the events of the source until a stop.
 
@@ -97,8 +98,8 @@ class EventLoop:
             watch: Detects silent sensors, a silent stream and refused lines.
             resolver: Chooses the features again as long as there is no version.
             lines: The first lines to score.
-            await_turn: Blocks until more events may be scored, and returns how many may be scored before the
-                next call; None: any number.
+            await_allowance: Blocks until more events may be scored, and returns how many before its next call;
+                None: any number.
 
         Returns:
             A changed schema, because the stream has other features, and the lines to score with it; None for
@@ -106,10 +107,10 @@ class EventLoop:
 
         Raises:
             EndOfStreamError: the source ended.
-            SourceError: a recording has a header that does not name the features.
+            SourceError: the header of a stream with one writer does not name the features.
         """
         next_checkpoint = next_look = 0.0
-        self._score(detector, lines, time.perf_counter_ns(), await_turn)
+        self._score(detector, lines, time.perf_counter_ns(), await_allowance)
         while not self._stop.is_set():
             lines = self._source.read(READ_TIMEOUT_S)
             arrived = time.perf_counter_ns()
@@ -117,7 +118,7 @@ class EventLoop:
             if lines:
                 if detector.active is None and (schema := resolver.reconsider(lines)) is not None:
                     return schema, lines
-                self._score(detector, lines, arrived, await_turn)
+                self._score(detector, lines, arrived, await_allowance)
             if self.last_turn > next_look or detector.recent.count - self._looked >= LOOK_EVERY_EVENTS:
                 self.look(detector, watch)
                 next_look = self.last_turn + LOOK_EVERY_S
@@ -141,10 +142,10 @@ class EventLoop:
         self._checkpoint.reached(self._source.position())
 
     def _score(
-        self, detector: Detector, lines: list[bytes], arrived: int, await_turn: Callable[[], int | None]
+        self, detector: Detector, lines: list[bytes], arrived: int, await_allowance: Callable[[], int | None]
     ) -> None:
         while lines:
-            count = await_turn() or len(lines)
+            count = await_allowance() or len(lines)
             self._score_part(detector, lines[:count], arrived)
             lines = lines[count:]
 
@@ -156,7 +157,7 @@ class EventLoop:
         if not outcome.refused:
             return
         self.newest_refusal = str(outcome.refused[-1])
-        if self._recording and not detector.recent.count and (wrong := detector.decoder.header_problem):
+        if self._one_writer and not detector.recent.count and (wrong := detector.decoder.header_problem):
             raise SourceError(wrong)
         if self.last_turn >= self._next_report:
             self._next_report = self.last_turn + REPORT_EVERY_S

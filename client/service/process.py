@@ -33,8 +33,8 @@ from common.settings import Settings
 
 log = logging.getLogger(__name__)
 
-RECORDINGS = ("file", "stdin")
-"""Schemes of sources with one writer: their first header applies to the whole stream."""
+ONE_WRITER = ("file", "stdin")
+"""Schemes of the sources that one program writes: their first header applies to the whole stream."""
 SWITCH_INTERVAL_S = 0.0001
 """Longest time that another thread may keep the interpreter lock from the event loop."""
 
@@ -70,8 +70,8 @@ class DetectorProcess:
         self._address = settings.live.source
         address = Address.parse(self._address)
         self._source_name = address.text
-        self._has_one_writer = address.scheme in RECORDINGS
-        self._is_recording = self._has_one_writer and not address.flag("follow")
+        self._one_writer = address.scheme in ONE_WRITER
+        self._is_recording = self._one_writer and not address.flag("follow")
         self._resolver = SchemaResolver(
             settings.data, fixed.schema if fixed else None, self._current_schema, self._offered_schema
         )
@@ -104,7 +104,7 @@ class DetectorProcess:
             notifier = Notifier(self._settings.live.sinks, self._folder, self._name)
             closing.callback(notifier.close)
             checkpoint = Checkpoint(self._folder, self._address, notifier.outboxes)
-            loop = EventLoop(source, notifier, checkpoint, self._stop, self._has_one_writer)
+            loop = EventLoop(source, notifier, checkpoint, self._stop, self._one_writer)
             self._parts.source, self._parts.notifier, self._parts.loop = source, notifier, loop
             log.info(
                 "detector started client=%s source=%s sinks=%s",
@@ -176,9 +176,9 @@ class DetectorProcess:
         self._parts.detector, self._parts.maintenance, self._parts.watch = detector, maintenance, watch
         maintenance.start()
         try:
-            return loop.run(detector, watch, self._resolver, lines, maintenance.await_turn)
+            return loop.run(detector, watch, self._resolver, lines, maintenance.await_allowance)
         finally:
-            maintenance.turn()
+            maintenance.await_tick()
             loop.finish(detector, watch)
             maintenance.stop()
 

@@ -15,7 +15,7 @@ from client.detection.detector import Detector
 from client.maintenance import checkpoint as checkpoint_module
 from client.maintenance import learned_rows as learned_rows_module
 from client.maintenance.checkpoint import Checkpoint, saved_position
-from client.maintenance.thread import TURN_EVENTS, DetectorMaintenance
+from client.maintenance.thread import TICK_EVENTS, DetectorMaintenance
 from client.maintenance.threshold_tuning import DEFAULT_INTERVAL_S
 from client.versions.trial import TrialResult
 from client.versions.trial_process import (
@@ -97,13 +97,13 @@ def test_a_recording_waits_for_a_turn_after_some_events_and_a_live_stream_does_n
     detector = Detector("edge", SCHEMA, Settings().data, Settings().live)
     settings, store = Settings().with_values(live={"incident_margin": 10}), VersionStore(tmp_path)
     live = DetectorMaintenance(detector, settings, tmp_path, store)
-    assert live.await_turn() is None
+    assert live.await_allowance() is None
     recorded = DetectorMaintenance(detector, settings, tmp_path, store, recording=True)
     recorded.start()
-    assert recorded.await_turn() == TURN_EVENTS
-    detector.step(lines(rows(TURN_EVENTS), 1e9, 60.0), 0.0)
-    assert recorded.await_turn() == TURN_EVENTS, "a turn was taken meanwhile"
-    assert len(recorded.learned) == TURN_EVENTS - 10
+    assert recorded.await_allowance() == TICK_EVENTS
+    detector.step(lines(rows(TICK_EVENTS), 1e9, 60.0), 0.0)
+    assert recorded.await_allowance() == TICK_EVENTS, "a tick came meanwhile"
+    assert len(recorded.learned) == TICK_EVENTS - 10
     recorded.stop()
 
 
