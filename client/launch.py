@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.5
+"""Time between two looks for the features of the stream."""
 
 
 def live_client(settings: Settings) -> DetectorProcess:

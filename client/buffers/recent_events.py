@@ -46,8 +46,9 @@ class EventSlice:
 class RecentEvents:
     """The last `size` events of a stream. One thread writes; any thread may take copies.
 
-    The writer fills slot `count % size` in all arrays and then raises `count`. It may fill the rows of a
-    whole batch, at most `MAX_BATCH_EVENTS`, before it raises `count` for the first of them.
+    Its arrays hold the fields of `EventSlice`. The writer fills slot `count % size` of all of them and then
+    raises `count`. It may fill the rows of a whole batch, at most `MAX_BATCH_EVENTS`, before it raises
+    `count` for the first of them.
 
     Args:
         features: Number of features of an event.
@@ -68,6 +69,11 @@ class RecentEvents:
         self.flags = np.zeros(size, np.uint8)
         self.count = 0
         """Events written since the start of the stream."""
+
+    @property
+    def newest_slot(self) -> int:
+        """Position of the newest event in all arrays, if there is one."""
+        return (self.count - 1) % self.size
 
     def last(self, n: int) -> NDArray[np.float32]:
         """Return copies of the rows of the last `n` events, fewer if there are fewer: shape (<= n, features).

@@ -98,7 +98,7 @@ class EventLoop:
             watch: Detects silent sensors, a silent stream and refused lines.
             resolver: Chooses the features again as long as there is no version.
             lines: The first lines to score.
-            await_allowance: Blocks until more events may be scored, and returns how many before its next call;
+            await_allowance: Blocks until more events may be scored, and returns how many until its next call;
                 None: any number.
 
         Returns:

@@ -44,7 +44,7 @@ def snapshot(client: str, parts: ProcessParts) -> Status:
     loop = parts.loop
     active = detector.active if detector else None
     recent = detector.recent if detector else None
-    score = float(recent.scores[(recent.count - 1) % recent.size]) if recent and recent.count else None
+    score = float(recent.scores[recent.newest_slot]) if recent and recent.count else None
     return Status(
         client=client,
         version=active.manifest.version if active else None,
@@ -67,7 +67,7 @@ def snapshot(client: str, parts: ProcessParts) -> Status:
         trainer_memory_bytes=supervisor.memory_bytes if supervisor else 0,
         buffered=len(maintenance.learned) if maintenance else 0,
         learning=maintenance.progress.learning if maintenance and maintenance.progress else None,
-        silent_s=time.monotonic() - loop.last_turn if loop else 0.0,
+        since_turn_s=time.monotonic() - loop.last_turn if loop else 0.0,
         queues=parts.notifier.queues() if parts.notifier else (),
         problems=tuple(_problems(parts)),
         stream=_stream_status(parts),
@@ -102,7 +102,7 @@ def _problems(parts: ProcessParts) -> list[str]:
 def _flapping(detector: Detector | None) -> tuple[str, ...]:
     if detector is None or not detector.recent.count:
         return ()
-    newest = detector.recent.times[(detector.recent.count - 1) % detector.recent.size]
+    newest = detector.recent.times[detector.recent.newest_slot]
     return tuple(detector.incidents.flapping.features(float(newest)))
 
 

@@ -60,6 +60,7 @@ class Status:
     version: int | None
     """The active model version."""
     pinned: bool
+    """Whether an operator has rolled back to it."""
     threshold: float | None
     score: float | None
     """Score of the newest event."""
@@ -87,7 +88,7 @@ class Status:
     trainer_memory_bytes: int
     buffered: int
     """Events in the training buffer."""
-    silent_s: float
+    since_turn_s: float
     """Seconds since the last turn of the event loop."""
     learning: Learning | None = None
     """Progress towards training; None for a client that never trains, or does not know its features yet."""
@@ -107,7 +108,7 @@ def health(status: Status) -> tuple[HTTPStatus, bytes]:
 
     Its code is 503 only while the event loop is stuck: a restart would not help with other problems.
     """
-    stuck = status.silent_s > STUCK_S
+    stuck = status.since_turn_s > STUCK_S
     state = "stuck" if stuck else "degraded" if status.problems else "ok"
     warm_up = status.warm_up
     p50, p99 = status.latency.quantile_s(0.5), status.latency.quantile_s(0.99)

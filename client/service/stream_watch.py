@@ -24,6 +24,7 @@ MIN_SILENT_INTERVALS = 20
 REFUSED_LINES = 100
 """The newest lines whose refused share is watched, and refused lines after which a notice is sent."""
 MAX_REFUSED_SHARE = 0.5
+"""Largest share of refused lines that is no problem."""
 MIN_REFUSED_LINES = 10
 """Fewest lines of which a share is computed."""
 REFUSED_S = 60.0
@@ -71,24 +72,27 @@ class StreamWatch:
         self._gaps: deque[float] = deque(maxlen=51)
         """Seconds between newest events, by the clock."""
         self._refused = 0
+        """Number of lines that were refused before the last look."""
         self._lines: deque[tuple[int, int]] = deque()
         """Events and refused lines of the newest looks, together at least `REFUSED_LINES`."""
         self._refusing_since: tuple[Moment, int] | None = None
+        """When the share of refused lines became too large, and the lines refused before; None: it is not."""
         self._open: dict[_Key, float] = {}
         """The time when each state with a notice began, in seconds since 1970."""
         self._problems: dict[_Key, str] = {}
+        """What is wrong now, in words; a notice follows once it has lasted."""
 
     def problems(self) -> list[str]:
         """Return what is wrong with the stream."""
         return list(self._problems.values())
 
-    def look(self, recent: RecentEvents, refused: int, newest: str, now: Moment) -> list[Notice]:
+    def look(self, recent: RecentEvents, refused: int, newest_refusal: str, now: Moment) -> list[Notice]:
         """Look at the events since the last call.
 
         Args:
             recent: The newest events.
             refused: Number of lines refused since the start.
-            newest: Why the newest of them was refused.
+            newest_refusal: Why the newest of them was refused.
             now: The time.
 
         Returns:
@@ -97,7 +101,7 @@ class StreamWatch:
         events = recent.since(self._count)
         new = recent.count - self._count
         notices = self._look_at_stream(new, now)
-        notices += self._look_at_refusals(new, refused - self._refused, newest, now)
+        notices += self._look_at_refusals(new, refused - self._refused, newest_refusal, now)
         if len(events.rows):
             notices += self._look_at_sensors(np.isnan(events.rows), events.times)
             notices += self._look_at_runs(events.rows, events.times)
@@ -119,7 +123,7 @@ class StreamWatch:
         text = f"no event for {_time(silent_s)}{usual}"
         return self._begin(key, self._last_event.time_s, 0, text)
 
-    def _look_at_refusals(self, events: int, refused: int, newest: str, now: Moment) -> list[Notice]:
+    def _look_at_refusals(self, events: int, refused: int, newest_refusal: str, now: Moment) -> list[Notice]:
         key: _Key = ("events_refused", "")
         if not events and not refused:
             return []
@@ -136,7 +140,7 @@ class StreamWatch:
         if self._refusing_since is None:
             self._refusing_since = (now, self._refused)
         since, before = self._refusing_since
-        text = f"{share:.0%} of the last {total} lines were refused; the newest: {newest}"
+        text = f"{share:.0%} of the last {total} lines were refused; the newest: {newest_refusal}"
         self._problems[key] = text
         count = self._refused + refused - before
         if count >= REFUSED_LINES or now.clock_s - since.clock_s >= REFUSED_S:
@@ -148,6 +152,8 @@ class StreamWatch:
         if not missing.any() and not self._missing_run.any():  # the usual case
             self._present += len(missing)
             return notices
+        # Of each feature: the newest events without a value, whether these are all events of this call, and
+        # whether they are the beginning of a run, or an earlier run has ended.
         trailing = np.where(missing.all(axis=0), len(missing), np.argmin(missing[::-1], axis=0))
         whole = trailing == len(missing)
         fresh = (trailing > 0) & ~(whole & (self._missing_run > 0))

@@ -88,7 +88,7 @@ def fitted_fleet_pca(manifest: Manifest, prepared: PreparedRows) -> PrincipalCom
     shape, scoring = manifest.architecture, manifest.settings.scoring
     starts = _chosen(prepared.training_starts)
     own = LagCovariances.of(prepared.rows, starts, shape.window)
-    own = replace(own, count=len(prepared.training_starts))
+    own = replace(own, count=len(prepared.training_starts))  # their weight follows from all windows
     covariance = own.blended_with(manifest.covariances, scoring.prior).of_windows()
     windows = np.nan_to_num(windows_at(prepared.rows, starts, shape.window))
     recency = shape.recency_weights(scoring.decay)

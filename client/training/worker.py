@@ -69,7 +69,7 @@ class ClientWorker:
         self._folder, self._min_rows = folder, min_rows
         self._wanted = 0
         """Normal events that the client needs before it trains."""
-        self._newest = ""
+        self._newest_hash = ""
         """Hash of the newest version that was offered to the detector or waits for it."""
         self._pending: Manifest | None = None
         """The version to personalise and offer next; None: none waits."""
@@ -98,7 +98,7 @@ class ClientWorker:
 
         A client that still learns offers it to its detector as it is. Any other personalises it first.
         """
-        if self._store is None or manifest.hash == self._newest:
+        if self._store is None or manifest.hash == self._newest_hash:
             return
         current = self._store.current()
         if current is not None and current.version == manifest.version:
@@ -106,7 +106,7 @@ class ClientWorker:
         if self._can_train:
             self._remember(manifest)
             return
-        self._newest = manifest.hash
+        self._newest_hash = manifest.hash
         self._store.offer(manifest.pack())
         log.info("version of the fleet offered version=%d rows=%d", manifest.version, self._rows.count)
 
@@ -184,8 +184,8 @@ class ClientWorker:
 
     def _remember(self, manifest: Manifest) -> None:
         """Keep the newest trained version for `offer_version`."""
-        if self._store is not None and manifest.version and manifest.hash != self._newest:
-            self._newest, self._pending = manifest.hash, manifest
+        if self._store is not None and manifest.version and manifest.hash != self._newest_hash:
+            self._newest_hash, self._pending = manifest.hash, manifest
 
     @property
     def _can_train(self) -> bool:

@@ -22,10 +22,10 @@ Rows = NDArray[np.float32]
 
 MAX_CHANGED = 5
 """Largest number of features that one change moves."""
-USEFUL = 0.9
-"""A move has to bring the median score below this share of what it was."""
-USUAL = 1.5
-"""A median score up to this multiple of the usual one needs no further move."""
+MAX_SCORE_LEFT = 0.9
+"""Largest share of the median score that a useful move leaves."""
+MAX_USUAL_RATIO = 1.5
+"""Largest median score, as a multiple of the usual one, that needs no further move."""
 MIN_SPREAD_ROWS = 100
 """Smallest number of rows before and after a change with which a change of a feature's spread is measured."""
 MAX_SAME_SPREAD = 2.0
@@ -35,6 +35,7 @@ MAX_WINDOWS = 512
 _GRID = 33
 """Number of levels that are tried for a feature in each refinement."""
 _REFINEMENTS = 3
+"""Number of grids for a level, each around the best one so far, and finer."""
 _SWEEPS = 3
 """Times that the level of each of several moved features is sought again."""
 _TRIMMED = 0.95
@@ -82,22 +83,24 @@ def adapt(
     for _ in range(MAX_CHANGED):
         squares = _squares(_moved(manifest, moves), windows)
         score = _median_score(manifest, squares)
-        if score <= USUAL * usual:
+        if score <= MAX_USUAL_RATIO * usual:
             break
-        feature = next((i for i in _by_error(manifest, squares) if i not in moves), None)
+        feature = next((i for i in _largest_errors_first(manifest, squares) if i not in moves), None)
         if feature is None:
             break
         factor = _spread_ratio(_present(lasting.rows[:, feature]), _present(before.rows[:, feature]))
         tried = [_best_level(manifest, windows, moves, feature, f) for f in {1.0, factor}]
         best, move = min(tried, key=lambda pair: pair[0])
-        if best > USEFUL * score:
+        if best > MAX_SCORE_LEFT * score:
             break
         moves[feature] = move
     moves = _refined(manifest, windows, moves)
     moved = _moved(manifest, moves)
     squares = _squares(moved, windows)
-    if _median_score(moved, squares) > USUAL * usual:
-        moved = _with_usual_errors(moved, squares, {*moves, *_by_error(moved, squares)[:MAX_CHANGED]})
+    if _median_score(moved, squares) > MAX_USUAL_RATIO * usual:
+        moved = _with_usual_errors(
+            moved, squares, {*moves, *_largest_errors_first(moved, squares)[:MAX_CHANGED]}
+        )
     return AdaptedVersion(moved, moves)
 
 
@@ -183,8 +186,8 @@ def _median_score(manifest: Manifest, squares: Rows) -> float:
     return float(np.median(window_errors(squares, manifest.precision)))
 
 
-def _by_error(manifest: Manifest, squares: Rows) -> list[int]:
-    """Return the positions of the features in the order of their errors in the median window."""
+def _largest_errors_first(manifest: Manifest, squares: Rows) -> list[int]:
+    """Return the positions of all features by their weighted errors in the median window."""
     architecture = manifest.architecture
     weighted = (squares * manifest.precision).reshape(-1, architecture.window, architecture.features)
     errors = np.nan_to_num(np.median(np.nansum(weighted, axis=1), axis=0))

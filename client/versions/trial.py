@@ -43,7 +43,7 @@ class ThresholdRule:
     """Share of normal events that may be above the threshold."""
 
     def start(self, fleet: ScoreHistogram, own: ScoreHistogram) -> tuple[float, float, float]:
-        """Return the first threshold for a version and its bounds, as `starting_threshold` does.
+        """Return the first threshold for a version, its lower and its upper bound (`starting_threshold`).
 
         Args:
             fleet: The version's scores in the fleet.
@@ -126,8 +126,8 @@ def run_trial(
 
 def _ratio(new: NDArray[np.float32], current: NDArray[np.float32]) -> float:
     """Return the ratio of the 95 % quantiles of two sets of scores; 1 if one of them is 0."""
-    above, below = (float(np.quantile(scores, 0.95)) for scores in (new, current))
-    return above / below if above > 0 and below > 0 else 1.0
+    of_new, of_current = (float(np.quantile(scores, 0.95)) for scores in (new, current))
+    return of_new / of_current if of_new > 0 and of_current > 0 else 1.0
 
 
 def buffer_scores(manifest: Manifest, events: BufferedRows) -> NDArray[np.float32]:

@@ -26,7 +26,7 @@ from common.model.scoring import window_starts
 from common.processes.children import lower_priority
 from common.processes.packages import SAFE_PATH, check_packages, python_module
 
-MAX_S = 120.0
+MAX_TRIAL_S = 120.0
 """Seconds after which a trial has failed."""
 
 
@@ -85,7 +85,7 @@ class TrialProcess:
     """A trial in a process of its own, of lower priority."""
 
     def __init__(self, request: TrialRequest) -> None:
-        self._deadline = time.monotonic() + MAX_S
+        self._deadline = time.monotonic() + MAX_TRIAL_S
         self._child = subprocess.Popen(
             python_module("client.versions.trial_process"),
             env={**os.environ, **SAFE_PATH},
@@ -103,14 +103,14 @@ class TrialProcess:
         """Return the result; None while the process is running.
 
         Raises:
-            TrialError: the process failed, or took longer than `MAX_S`.
+            TrialError: the process failed, or took longer than `MAX_TRIAL_S`.
         """
         code = self._child.poll()
         self._output += self._pipe.read() or b""
         if code is None:
             if time.monotonic() < self._deadline:
                 return None
-            raise TrialError(f"its trial took longer than {MAX_S:.0f} s")
+            raise TrialError(f"its trial took longer than {MAX_TRIAL_S:.0f} s")
         if code:
             raise TrialError(f"its trial ended with code {code}; see the log")
         return _unpack(self._output)

@@ -11,8 +11,8 @@ from common.formats.files import write_atomic
 from common.model.manifest import Manifest, ManifestError
 
 SUFFIX = ".safetensors"
-KEEP = 5
-"""Number of accepted versions on disk, and number of refused ones."""
+MAX_KEPT = 5
+"""Accepted versions that are kept on disk, and refused ones that are."""
 
 
 class StoreError(UserError):
@@ -76,7 +76,7 @@ class VersionStore:
         self.current_file = self._versions / f"{number:06d}-{_name(manifest)}{SUFFIX}"
         write_atomic(self.current_file, manifest.pack())
         self._trying.unlink(missing_ok=True)
-        for path in files[KEEP - 1 :]:
+        for path in files[MAX_KEPT - 1 :]:
             if path.name != self.pinned:
                 path.unlink()
 
@@ -169,7 +169,9 @@ class VersionStore:
         stem = name.removesuffix(SUFFIX)
         path.replace(self._refused / f"{stem}{SUFFIX}")
         write_atomic(self._refused / f"{stem}.txt", reason.encode())
-        for old in sorted(self._refused.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)[2 * KEEP :]:
+        for old in sorted(self._refused.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)[
+            2 * MAX_KEPT :
+        ]:
             old.unlink()
 
 

@@ -24,7 +24,7 @@ STATUS = Status(
     alerts=4, incidents=2, open_incidents=("cpu",), flapping=("net",), moved=("temp",),
     evidence=Evidence("1 per day", 180, 60.0), warm_up=Learning(12, 30), drifted=False, swaps=6, refusals=1,
     trainer_restarts=2,
-    trainer_memory_bytes=5 << 20, buffered=800, silent_s=0.1, queues=(SinkQueue("file:x", 1, 2, 3),),
+    trainer_memory_bytes=5 << 20, buffered=800, since_turn_s=0.1, queues=(SinkQueue("file:x", 1, 2, 3),),
     latency=LATENCY, learning=Learning(312, 500, per_s=1.0),
 )  # fmt: skip
 
@@ -79,7 +79,7 @@ def test_health_names_problems_and_fails_only_where_the_loop_is_stuck() -> None:
     code, body = health(replace(STATUS, problems=("trainer ended",)))
     assert (code, json.loads(body)["status"]) == (HTTPStatus.OK, "degraded")
     assert json.loads(body)["problems"] == ["trainer ended"]
-    code, body = health(replace(STATUS, silent_s=STUCK_S + 1))
+    code, body = health(replace(STATUS, since_turn_s=STUCK_S + 1))
     assert (code, json.loads(body)["status"]) == (HTTPStatus.SERVICE_UNAVAILABLE, "stuck")
     code, body = health(replace(STATUS, version=None, threshold=None, score=None, latency=LatencyHistogram()))
     assert code == HTTPStatus.OK

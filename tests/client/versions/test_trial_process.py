@@ -81,7 +81,7 @@ def test_a_process_that_fails_is_a_failed_trial(trial_request: TrialRequest) -> 
 
 
 def test_a_trial_has_a_deadline(trial_request: TrialRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.versions.trial_process.MAX_S", 0.0)
+    monkeypatch.setattr("client.versions.trial_process.MAX_TRIAL_S", 0.0)
     trial = TrialProcess(trial_request)
     with pytest.raises(TrialError, match="took longer"):
         eventually(trial.result)

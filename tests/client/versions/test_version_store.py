@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from client.versions.version_store import KEEP, StoreError, VersionStore
+from client.versions.version_store import MAX_KEPT, StoreError, VersionStore
 from common.model.manifest import ManifestError
 from tests.client.sample_versions import version
 
@@ -99,7 +99,7 @@ def test_the_last_versions_stay_on_disk_also_if_numbers_restart(tmp_path: Path) 
     store = VersionStore(tmp_path)
     accept(store, 7, 8, 9, 1, 2, 3)
     assert current_version(store) == 3
-    assert len(list((tmp_path / "versions").iterdir())) == KEEP
+    assert len(list((tmp_path / "versions").iterdir())) == MAX_KEPT
 
 
 def test_rolling_back_pins_the_version_before(tmp_path: Path) -> None:
