@@ -30,7 +30,7 @@ from server.federation.replies import (
     AdmittedReply,
     Reply,
     SentMessage,
-    described,
+    error_text,
 )
 
 log = logging.getLogger(__name__)
@@ -239,7 +239,7 @@ class ReplyIntake:
             return self.rejected(reply.sent, f"not admitted: {error}", error.kind, state)
         except Exception as error:  # the other clients' replies are still to be handled
             log.exception("reply not handled node=%d", reply.sent.node)
-            return self.rejected(reply.sent, f"not admitted: {described(error)}", "error", state)
+            return self.rejected(reply.sent, f"not admitted: {error_text(error)}", "error", state)
 
     def rejected(self, sent: SentMessage, reason: str, kind: str, state: State) -> Event:
         """Count and record a reply that its client made unusable; return the event that it causes.

@@ -100,9 +100,11 @@ class ClientRecords:
         self._scores: dict[str, ScoreHistogram] = {}
         self._residuals: dict[str, Residuals] = {}
         self._scored_versions: dict[str, int] = {}
+        """The version that each client's newest scores and residuals are of."""
         self._changed_scores: set[str] = set()
         """Clients whose scores changed since the distances were updated."""
         self._direction: Weights | None = None
+        """Smoothed mean direction of the aggregated updates; None before the first."""
         self._used_norms: deque[float] = deque(maxlen=MAX_NORMS)
         """Norms of the newest aggregated updates that were not clipped."""
 

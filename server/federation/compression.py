@@ -130,7 +130,7 @@ class TaskBuilder:
         """Return how a client should encode its reply, and which of its earlier updates were used."""
         client, parameters = description.client, size_of(manifest.architecture.shapes)
         speed = self._records.link_speeds([client]).get(client)
-        codec = supported_spec(up(self._settings, parameters, speed), description.codecs)
+        codec = supported_spec(update_codec(self._settings, parameters, speed), description.codecs)
         keeps = self._settings.down != NONE and set(CODEC_NAMES) <= set(description.codecs)
         scored = self._records.scored_version(client)
         fresh = scored is not None and 0 <= manifest.version - scored < min(SCORES_INTERVAL, max(1, scored))
@@ -144,7 +144,7 @@ class TaskBuilder:
         return TaskOptions(codec, keeps, applied, waiting, wants_scores, wants_covariances)
 
 
-def up(settings: CompressionSettings, parameters: int, bytes_per_s: float | None) -> str:
+def update_codec(settings: CompressionSettings, parameters: int, bytes_per_s: float | None) -> str:
     """Return the codec of a client's updates.
 
     Args:
@@ -157,7 +157,7 @@ def up(settings: CompressionSettings, parameters: int, bytes_per_s: float | None
     return codec_spec(settings.up, settings.up_share, settings.zstd)
 
 
-def down(settings: CompressionSettings, parameters: int, speeds: Collection[float]) -> str:
+def version_codec(settings: CompressionSettings, parameters: int, speeds: Collection[float]) -> str:
     """Return the codec of the next version, which is encoded once for all: the slowest link decides.
 
     Args:

@@ -35,7 +35,7 @@ from server.federation.replies import (
     OutgoingTask,
     Reply,
     SentMessage,
-    described,
+    error_text,
 )
 from server.flower.grid import is_unreadable, last_heartbeats, public_keys, pull_replies, push_inline
 from server.flower.heartbeats import HeartbeatMonitor
@@ -67,11 +67,14 @@ class MessageExchange:
         self._roster = roster
         self._window = window
         self._sent: dict[str, SentMessage] = {}
+        """Messages that have no reply yet, by the id that Flower gave them."""
         self._answered: OrderedDict[str, SentMessage] = OrderedDict()
+        """The newest messages that have one, by id."""
         self._held_hashes: dict[NodeId, str] = {}
         """Known hashes of the versions that clients hold, by node."""
         self._heartbeats = HeartbeatMonitor()
         self._bytes_down = 0
+        """Bytes sent since the last `take_bytes_down`."""
 
     def connected_nodes(self, now: float) -> frozenset[NodeId]:
         """Return the connected nodes that are alive."""
@@ -108,9 +111,13 @@ class MessageExchange:
         self._push(mail)
 
     def send_tasks(self, tasks: Sequence[OutgoingTask], ttl_s: float) -> None:
-        """Send tasks, as changes to clients that hold an earlier version.
+        """Send tasks. A client that holds an earlier version gets the steps from it, not the whole version.
 
         Equal content is packed once.
+
+        Args:
+            tasks: One for each client.
+            ttl_s: Seconds for which the tasks stay valid.
         """
         contents: dict[tuple[int, int, TaskOptions, tuple[int, ...] | None], RecordDict] = {}
         mail = []
@@ -150,12 +157,12 @@ class MessageExchange:
         return sorted(replies, key=lambda reply: isinstance(reply.answer, Description))
 
     def take_bytes_down(self) -> int:
-        """Return the bytes of all tasks that were sent since the last call."""
+        """Return the bytes of all tasks and versions that were sent since the last call."""
         bytes_down, self._bytes_down = self._bytes_down, 0
         return bytes_down
 
     def keep_only(self, numbers: Collection[int]) -> None:
-        """Stop waiting for replies to other tasks than these. Description requests expire by themselves."""
+        """Wait for replies to these tasks only, by number. Description requests expire by themselves."""
         self._sent = {i: s for i, s in self._sent.items() if s.kind is None or s.number in numbers}
 
     def _steps(self, outgoing: OutgoingTask) -> tuple[VersionStep, ...] | None:
@@ -185,7 +192,7 @@ class MessageExchange:
         """Return a reply with the message that it answers; None if nothing waits for it."""
         message_id = message.metadata.reply_to_message_id
         if (answered := self._answered.get(message_id)) is not None:
-            return Reply(answered, None, "a second reply to one message", DUPLICATE, message, 0)
+            return Reply.of_error(answered, "a second reply to one message", DUPLICATE, message)
         sent = self._sent.pop(message_id, None)
         if sent is None:
             return None
@@ -199,20 +206,20 @@ class MessageExchange:
         if message.has_error():
             kind = UNREADABLE if is_unreadable(message) else "failed"
             reason = (message.error.reason or "error without a reason")[:MAX_REASON]
-            return Reply(sent, None, reason, kind, message, 0)
+            return Reply.of_error(sent, reason, kind, message)
         try:
             content = _packed(message.content)
             answer = _unpack(content, sent.kind)
         except Exception as error:  # what a client sent must not end the federation of all
-            return Reply(sent, None, described(error), UNREADABLE, message, 0)
+            return Reply.of_error(sent, error_text(error), UNREADABLE, message)
         if isinstance(answer, VersionMissing):
-            return self._sent_whole(sent, answer, message)
+            return self._send_whole(sent, answer, message)
         owner = None
         if isinstance(answer, Description):
             try:
                 owner = self._owner(sent.node)
             except RosterError as error:
-                return Reply(sent, None, described(error), "roster", message, 0)
+                return Reply.of_error(sent, error_text(error), "roster", message)
             self._held_hashes[sent.node] = answer.held
         elif sent.kept_hash:
             self._held_hashes[sent.node] = sent.kept_hash
@@ -223,12 +230,16 @@ class MessageExchange:
         key = public_keys(self._grid).get(node) if self._roster is not None else None
         return self._roster.owner(key) if self._roster is not None and key else None
 
-    def _sent_whole(self, sent: SentMessage, missing: VersionMissing, message: Message) -> Reply | None:
-        """Send the whole task to a client that could not apply a change; None, since a reply will follow."""
+    def _send_whole(self, sent: SentMessage, missing: VersionMissing, message: Message) -> Reply | None:
+        """Send the whole task to a client that could not apply a change.
+
+        Returns:
+            None, because its reply will follow; an error if it was sent the whole task already.
+        """
         self._held_hashes.pop(sent.node, None)
         if sent.whole_task is None:
             error = f"it cannot read a whole version: {missing.reason}"
-            return Reply(sent, None, error[:MAX_REASON], UNREADABLE, message, 0)
+            return Reply.of_error(sent, error[:MAX_REASON], UNREADABLE, message)
         reason = missing.reason[:MAX_REASON]
         log.warning("sending the whole version client=%r reason=%r", missing.client, reason)
         self._push_tasks([(replace(sent, whole_task=None), _content(WholeVersion.of(sent.whole_task)))])

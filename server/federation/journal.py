@@ -131,10 +131,12 @@ class Journal:
         history = self._history.trouble
         return {**self._troubles, **({"history": history} if history else {})}
 
-    def trouble(self, what: str, reason: str) -> None:
-        """Record that something cannot be written or read, or, without a reason, that it works again.
+    def trouble_changed(self, what: str, reason: str) -> None:
+        """Record that a part cannot be written or read, or that it can again. The run continues meanwhile.
 
-        The run continues meanwhile.
+        Args:
+            what: The part, such as `versions`.
+            reason: Why it cannot be written or read; empty if it can.
         """
         if self._troubles.get(what, "") == reason:
             return
@@ -154,7 +156,7 @@ class Journal:
 
     def damage_found(self, reason: str) -> None:
         """Record which versions could not be read at the start, and which one is used."""
-        self.trouble("damaged versions", reason)
+        self.trouble_changed("damaged versions", reason)
 
     def round_abandoned(self, number: int, version: int, failures: Mapping[str, str]) -> None:
         """Record a round with too few replies.
@@ -234,7 +236,7 @@ class Journal:
         return self._status is not None and self._clock() >= self._status_at + STATUS_INTERVAL_S
 
     def write_status(self, state: State, records: ClientRecords, unseen: Collection[str] = ()) -> None:
-        """Write the status file, if there is one."""
+        """Write the status file, if there is one; `unseen` are the clients of `waiting`."""
         if self._status is not None:
             self._status_at = self._clock()
             status = status_file.run_status(state, records, self._status_at, self._settings, unseen)

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from common.compression.choice import Block
 from common.compression.codec import Feedback
 from common.detectors.choice import USING_COVARIANCES
 from common.model.manifest import Manifest
@@ -19,16 +18,15 @@ from server.coordination.actions import Aggregate, CreateFirstVersion, Publish
 from server.coordination.events import Aggregated, AggregationFailed
 from server.federation.admission import limit_norms
 from server.federation.client_records import ClientRecords
-from server.federation.compression import AppliedUpdates, VersionChain, VersionStep, down
+from server.federation.compression import AppliedUpdates, VersionChain, VersionStep, version_codec
 from server.federation.first_version import first_version
 from server.federation.journal import Journal
 from server.federation.renewal import MAX_RENEWALS, Renewal, carried_over, renewed
 from server.federation.replies import AdmittedReplies, AdmittedReply, typical_error, weighted_error
-from server.federation.selection import Made, Selection
+from server.federation.selection import Draft, Selection
 from server.storage.registry import Registry, SavedVersion
 from server.versions.aggregation import Aggregator, EmptyAggregationError
 from server.versions.canary import Canary
-from server.versions.rescaling import Rescaling
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +36,15 @@ VERSIONS = "versions"
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A version that can be read, and is not published yet."""
+    """The next version, which is sound and waits for `publish`, and what is recorded of its round."""
 
-    manifest: Manifest
-    block: Block | None
-    """The encoded step to it; None if it is not encoded."""
-    change: Rescaling | None
-    """How its features change with its moments; None if these are the newest version's."""
+    draft: Draft
     replies: list[AdmittedReply]
+    """The replies that it was made of."""
     failures: Mapping[str, str]
+    """Why other replies were not used, by client."""
     error: float
+    """The federation's error before it."""
 
 
 class VersionPublisher:
@@ -81,7 +78,7 @@ class VersionPublisher:
         self._canary = Canary()
         self._selection = Selection(records, self._canary)
         self._renewals: list[Renewal] = []
-        """When the fleet's moments were renewed, oldest first."""
+        """The newest renewals of the fleet's moments, oldest first."""
         self._known_moments: dict[str, Moments | None] | None = None
         """The clients' moments that were compared last with the fleet's."""
         self.newest: Manifest | None = None
@@ -156,7 +153,7 @@ class VersionPublisher:
             if not replies:
                 raise EmptyAggregationError("the norm gate rejected every update")
             contributors = {*clients, *(reply.client for reply in replies)}
-            made, left_out = self._made(replies, contributors, descriptions)
+            draft, left_out = self._sound_draft(replies, contributors, descriptions)
         except EmptyAggregationError as error:
             self._journal.aggregation_failed(newest.version + 1, newest.version, str(error), failures)
             return AggregationFailed(str(error))
@@ -169,28 +166,33 @@ class VersionPublisher:
         self._records.record_aggregated((r.update, r.staleness, r.clipped) for r in replies)
         contributors = {*clients, *(reply.client for reply in replies)} - left_out.keys()
         self._known_moments = {d.client: d.moments for d in descriptions if d.client not in left_out}
-        self._candidate = _Candidate(*made, replies, failures, self._mean_error(replies, clients))
+        self._candidate = _Candidate(draft, replies, failures, self._mean_error(replies, clients))
         # Errors in a new unit cannot be compared with earlier ones, and are the first ones again.
         drifted = self._records.has_drifted(contributors) or newest.version in (v for v, _ in self._renewals)
         return Aggregated(self._typical_error(replies, clients), len(replies), drifted, tuple(left_out))
 
-    def _made(
+    def _sound_draft(
         self,
         replies: list[AdmittedReply],
         contributors: Collection[str],
         descriptions: Collection[Description],
-    ) -> tuple[Made, dict[str, str]]:
+    ) -> tuple[Draft, dict[str, str]]:
         """Return the next version, and who was left out of it, with the reason.
+
+        Args:
+            replies: The updates.
+            contributors: The clients whose scores, residuals and moments may be used.
+            descriptions: Those of the connected clients.
 
         Raises:
             EmptyAggregationError: no sound version can be made without one of the clients either.
         """
         memory, feedback = self._aggregator.memory(), self.chain.feedback
 
-        def make(updates_of: Collection[str], statistics_of: Collection[str]) -> Made:
+        def make(updates_of: Collection[str], statistics_of: Collection[str]) -> Draft:
             used = [reply for reply in replies if reply.client in updates_of]
             known = [d for d in descriptions if d.client in statistics_of]
-            return self._made_of(used, statistics_of, known)
+            return self._draft(used, statistics_of, known)
 
         def undo() -> None:
             self._aggregator.restore(memory)
@@ -198,27 +200,27 @@ class VersionPublisher:
 
         newest, updates = self._newest(), {reply.client for reply in replies}
         try:
-            made = make(updates, contributors)
-            self._canary.check(newest, made[0])
+            draft = make(updates, contributors)
+            self._canary.check(newest, draft.manifest)
         except Exception as error:  # it follows from what the clients sent
             undo()
-            return self._selection.made(error, newest, updates, set(contributors), make, undo)
-        return made, {}
+            return self._selection.sound_draft(error, newest, updates, set(contributors), make, undo)
+        return draft, {}
 
-    def _made_of(
+    def _draft(
         self,
         replies: list[AdmittedReply],
         contributors: Collection[str],
         descriptions: Collection[Description],
-    ) -> Made:
-        """Return the next version of these updates, and of these clients' scores and moments."""
+    ) -> Draft:
+        """Return the next version of these updates, and of these clients' scores and moments, unchecked."""
         newest = self._newest()
         largest = self._records.largest_rows(contributors)
         updates = [reply.weighted(largest) for reply in replies]
         weights = self._aggregator.aggregate(newest.version + 1, newest.weights, updates)
         with self._journal.timed_encoding():
             speeds = self._records.link_speeds(contributors).values()
-            codec = down(self._settings.compression, size_of(newest.architecture.shapes), speeds)
+            codec = version_codec(self._settings.compression, size_of(newest.architecture.shapes), speeds)
             weights, block = self.chain.encoded(newest, weights, codec)
         manifest = replace(
             newest,
@@ -233,11 +235,12 @@ class VersionPublisher:
                 # What changes but the weights is sent with the whole version.
                 manifest, block = replace(manifest, covariances=covariances), None
         if self._known_moments == {d.client: d.moments for d in descriptions}:
-            return manifest, block, None
+            return Draft(manifest, block, None)
         if (result := renewed(manifest, descriptions)) is None:
-            return manifest, block, None
+            return Draft(manifest, block, None)
+        manifest, change = result
         self.chain.feedback = Feedback()
-        return result[0], None, result[1]
+        return Draft(manifest, None, change)
 
     def publish(self, action: Publish) -> None:
         """Write the version that was made; it becomes the newest.
@@ -248,16 +251,16 @@ class VersionPublisher:
         newest, candidate = self._newest(), self._candidate
         assert candidate is not None  # noqa: S101  the coordinator publishes what was aggregated
         self._candidate = None
-        manifest = candidate.manifest
+        manifest, block, change = candidate.draft
         for reply in candidate.replies:
             self.applied.add(reply.client, reply.update.serial)
-        if candidate.change is not None:
-            self._aggregator.rescale(candidate.change, manifest.architecture.window)
-        self._write(manifest, action.progress, self.chain.extend(newest, manifest, candidate.block))
+        if change is not None:
+            self._aggregator.rescale(change, manifest.architecture.window)
+        self._write(manifest, action.progress, self.chain.extend(newest, manifest, block))
         self.newest = manifest
-        if candidate.change is not None:
-            self._renewals = [*self._renewals, (manifest.version, candidate.change)][-MAX_RENEWALS:]
-            self._records.rescale(candidate.change, manifest.architecture.window)
+        if change is not None:
+            self._renewals = [*self._renewals, (manifest.version, change)][-MAX_RENEWALS:]
+            self._records.rescale(change, manifest.architecture.window)
             self._journal.moments_renewed(manifest.version)
         self._journal.round_closed(
             "train", action.version, action.version, candidate.replies, candidate.failures, candidate.error
@@ -266,7 +269,7 @@ class VersionPublisher:
     def write_again(self) -> None:
         """Write the newest version if an earlier attempt failed."""
         self._registry.save_again()
-        self._journal.trouble(VERSIONS, self._registry.trouble)
+        self._journal.trouble_changed(VERSIONS, self._registry.trouble)
 
     def _newest(self) -> Manifest:
         assert self.newest is not None  # noqa: S101  updates are of a version
@@ -294,5 +297,5 @@ class VersionPublisher:
         progress = {**progress, "serials": self.applied.to_json()}
         packed = step.pack() if step is not None else None
         self._registry.save(SavedVersion(manifest, progress, memory, packed))
-        self._journal.trouble(VERSIONS, self._registry.trouble)
+        self._journal.trouble_changed(VERSIONS, self._registry.trouble)
         self.chain.keep_from(manifest.version - self._settings.server.keep_versions)

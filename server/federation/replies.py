@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 from flwr.app import Message
@@ -26,7 +27,7 @@ MAX_REASON = 300
 """Longest description of an error, in characters."""
 
 
-def described(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return an exception in one line of at most `MAX_REASON` characters."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
@@ -60,6 +61,7 @@ class SentMessage:
     kept_hash: str = ""
     """Hash of the version, if the client is to keep it."""
     ttl_s: float = 0.0
+    """Seconds for which a task stays valid."""
     whole_task: Task | None = None
     """The whole task, where it was sent as a change: for a client that cannot apply the change."""
 
@@ -77,9 +79,21 @@ class Reply:
     """One word under which the error is counted: failed, protocol, roster or duplicate; empty without one."""
     message: Message
     bytes_up: int
-    """Size of the content."""
+    """Size of the content; 0 for an error."""
     owner: str | None = None
     """For a description: the client that the node's key is registered for, where keys are checked."""
+
+    @classmethod
+    def of_error(cls, sent: SentMessage, error: str, kind: str, message: Message) -> Self:
+        """Return a reply without an answer.
+
+        Args:
+            sent: The message that it answers.
+            error: What is wrong.
+            kind: One word under which the error is counted.
+            message: The reply as Flower carries it.
+        """
+        return cls(sent, None, error, kind, message, 0)
 
     @property
     def codec(self) -> str | None:
@@ -98,6 +112,7 @@ class AdmittedReply:
     traffic: Traffic = field(default_factory=Traffic)
     """The client's traffic since its previous reply."""
     staleness: int = 0
+    """Versions that were made since the one that the update starts from; set when it is aggregated."""
     factor: float = 1.0
     """Scales the update's difference in the aggregation."""
     clipped: bool = False
@@ -177,7 +192,7 @@ class AdmittedReplies:
         return self._updates.pop(number, None)
 
     def keep_only(self, numbers: Collection[int]) -> None:
-        """Remove updates of other tasks than these, for which nothing waits any more."""
+        """Keep the updates of these tasks only: nothing waits for those of other tasks any more."""
         if len(self._updates) > len(numbers):
             self._updates = {n: reply for n, reply in self._updates.items() if n in numbers}
 

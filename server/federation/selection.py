@@ -17,11 +17,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from common.compression.choice import Block
 from common.model.manifest import Manifest
 from server.federation.client_records import ClientRecords
-from server.federation.replies import described
+from server.federation.replies import error_text
 from server.versions.aggregation import EmptyAggregationError
 from server.versions.canary import BlindVersionError, Canary, read_back
 from server.versions.rescaling import Rescaling
@@ -34,10 +35,18 @@ MAX_TRIES = 64
 MAX_HELD_BACK = 3
 """Most blind versions in a row that are held back; meanwhile, clients measure the newest version."""
 
-Made = tuple[Manifest, Block | None, Rescaling | None]
-"""A version, the encoded step to it, and how its features change with its moments."""
 
-Make = Callable[[Collection[str], Collection[str]], Made]
+class Draft(NamedTuple):
+    """A version that is made and not published."""
+
+    manifest: Manifest
+    block: Block | None
+    """The encoded step to it; None if it is not encoded."""
+    change: Rescaling | None
+    """How its features change with its moments; None if these are the newest version's."""
+
+
+MakeDraft = Callable[[Collection[str], Collection[str]], Draft]
 """Makes a version of the updates of the first clients, and of the scores and moments of the second ones."""
 
 
@@ -52,6 +61,7 @@ class _Choice:
     reference: Manifest | None
     """The version to compare with; None: the new version only has to be readable."""
     at_fault: set[str]
+    """The clients that are left out."""
 
 
 class Selection:
@@ -68,21 +78,21 @@ class Selection:
         self._held_back: tuple[int, int] = (0, 0)
         """A version, and how many blind versions that follow it were held back."""
 
-    def made(
+    def sound_draft(
         self,
         problem: Exception,
         newest: Manifest,
         updates: set[str],
         contributors: set[str],
-        make: Make,
+        make: MakeDraft,
         undo: Callable[[], None],
-    ) -> tuple[Made, dict[str, str]]:
+    ) -> tuple[Draft, dict[str, str]]:
         """Return a sound version, and who was left out of it, with the reason.
 
         Args:
             problem: What is wrong with the version of all contributions.
             newest: The newest version.
-            updates: The clients that have sent updates.
+            updates: Names of the clients that have sent updates.
             contributors: These and the connected clients.
             make: Makes a version.
             undo: Takes back what `make` has changed.
@@ -90,16 +100,16 @@ class Selection:
         Raises:
             EmptyAggregationError: no sound version can be made without one of the clients either.
         """
-        reason = str(problem) if isinstance(problem, EmptyAggregationError) else described(problem)
+        reason = str(problem) if isinstance(problem, EmptyAggregationError) else error_text(problem)
         log.error("version cannot be published reason=%s", reason)
         is_blind = isinstance(problem, BlindVersionError)
         for choice in self._choices(newest, updates, contributors, is_blind):
-            made = self._tried(choice, make, undo) if choice.updates else None
+            draft = self._tried(choice, make, undo) if choice.updates else None
             if choice.reference is not newest:  # further versions are compared with the one that follows
                 self._canary.forget()
-            if made is not None:
+            if draft is not None:
                 why = f"not used: with it, no version can be published: {reason}"
-                return made, dict.fromkeys(sorted(choice.at_fault), why)
+                return draft, dict.fromkeys(sorted(choice.at_fault), why)
         self._held_back = newest.version, self._blind_after(newest) + is_blind
         raise EmptyAggregationError(reason)
 
@@ -108,18 +118,18 @@ class Selection:
         version, count = self._held_back
         return count if version == newest.version else 0
 
-    def _tried(self, choice: _Choice, make: Make, undo: Callable[[], None]) -> Made | None:
+    def _tried(self, choice: _Choice, make: MakeDraft, undo: Callable[[], None]) -> Draft | None:
         """Return the version of a choice; None if it is not sound either."""
         try:
-            made = make(choice.updates, choice.statistics)
+            draft = make(choice.updates, choice.statistics)
             if choice.reference is None:
-                read_back(made[0])
+                read_back(draft.manifest)
             else:
-                self._canary.check(choice.reference, made[0])
+                self._canary.check(choice.reference, draft.manifest)
         except Exception:  # any error here follows from what the clients sent
             undo()
             return None
-        return made
+        return draft
 
     def _choices(
         self, newest: Manifest, updates: set[str], contributors: set[str], is_blind: bool

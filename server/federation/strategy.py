@@ -44,7 +44,7 @@ from server.federation.compression import TaskBuilder
 from server.federation.exchange import MessageExchange
 from server.federation.journal import Journal
 from server.federation.publisher import VersionPublisher
-from server.federation.replies import AdmittedReplies, OutgoingTask, SentMessage, described
+from server.federation.replies import AdmittedReplies, OutgoingTask, SentMessage, error_text
 from server.flower.grid import PollTimer
 from server.storage.history import History
 from server.storage.registry import Registry
@@ -204,7 +204,7 @@ class FlockStrategy(Strategy):
             log.exception("event not handled node=%d", event.node)
             kind: Kind | None = None if isinstance(event, Described) else "train"
             sent = SentMessage(event.node, event.number, kind)
-            return self._step(self._intake.rejected(sent, described(error), "error", self._state))
+            return self._step(self._intake.rejected(sent, error_text(error), "error", self._state))
         return actions
 
     def _take(self, action: Action, outbox: _Outbox) -> Event | None:
@@ -251,7 +251,7 @@ class FlockStrategy(Strategy):
             except Exception as error:  # the task follows from the client's description
                 log.exception("task not made node=%d", order.node)
                 sent = SentMessage(order.node, order.number, action.kind)
-                outbox.failed.append(self._intake.rejected(sent, described(error), "error", self._state))
+                outbox.failed.append(self._intake.rejected(sent, error_text(error), "error", self._state))
             else:
                 outbox.tasks.append(OutgoingTask(order.node, order.number, action.kind, task, description))
 

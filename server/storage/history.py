@@ -29,7 +29,7 @@ RETRY_S = 5.0
 MAX_PENDING = 10_000
 """Records kept in memory while the database cannot be written; if there are more, the oldest are lost."""
 MAX_ROWS = 100_000
-"""Rounds, replies, notes and notices, of each, that are kept in the database; older ones are deleted."""
+"""Rows that are kept of each table: rounds, replies, notes and notices; older ones are deleted."""
 PRUNE_S = 600.0
 """Time between two deletions of old rows."""
 DAY_S = 86400.0
@@ -158,14 +158,14 @@ class History:
         return True
 
     def last_note(self) -> tuple[str, str] | None:
-        """Return kind and text of the newest note."""
+        """Return kind and text of the newest note; None if there is none."""
         with self._session() as connection:
             newest = sa.select(NOTES).order_by(NOTES.c.rowid.desc()).limit(1)
             row = connection.execute(newest).one_or_none()
         return (row.kind, row.text) if row else None
 
     def newest_round(self) -> dict[str, Any] | None:
-        """Return the newest round, without its replies."""
+        """Return the newest round, without its replies; None if there is none."""
         rounds = self.newest_rounds(1)
         return rounds[0] if rounds else None
 

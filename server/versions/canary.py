@@ -104,8 +104,8 @@ def _measured(manifest: Manifest) -> _Reference:
 
 def _comparable(before: Manifest, now: Manifest) -> bool:
     """Return whether a version can be the reference: not too old, of these features, of about this scale."""
-    is_new = 0 <= now.version - before.version < MAX_AGE
-    return is_new and before.schema == now.schema and _about_the_same(before.scaler, now.scaler)
+    is_recent = 0 <= now.version - before.version < MAX_AGE
+    return is_recent and before.schema == now.schema and _about_the_same(before.scaler, now.scaler)
 
 
 def _about_the_same(before: Scaler, now: Scaler) -> bool:

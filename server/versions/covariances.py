@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.model.lag_covariances import LagCovariances, SentCovariances
-from server.versions.influence import CLIP, MIN_CLIP, largest_mass, located, usual_range
+from server.versions.influence import CLIP, MIN_CLIP, largest_mass, near_median, usual_range
 
 GROWN = 2
 """A client sends its covariances again when it has this many times as many rows as when it sent them."""
@@ -87,7 +87,7 @@ def merged_covariances(covariances: Mapping[str, SentCovariances]) -> LagCovaria
     spreads = np.sqrt(np.where(variances > 0, np.clip(variances, low, high), 0.0))
     lags = []
     for lag in range(parts[0].window):
-        correlations = located(np.stack([part.correlations_at(lag) for part in parts]), MIN_CORRELATION)
+        correlations = near_median(np.stack([part.correlations_at(lag) for part in parts]), MIN_CORRELATION)
         lags.append(np.einsum("n,ni,nj,nij->ij", masses, spreads, spreads, correlations))
     values = (np.stack(lags) / masses.sum()).astype(np.float32)
     return LagCovariances(counted_windows(covariances), values)

@@ -91,7 +91,7 @@ def usual_range(values: Floats, limit: float = LIMIT, least: float = MIN_LOG) ->
 
 
 def out_of_line(scores: Mapping[str, ScoreHistogram]) -> set[str]:
-    """Return the clients whose scores are unusual beside the others', because of a fault or a lie.
+    """Return the clients whose scores are unusual beside the others', because of a fault or an attack.
 
     Args:
         scores: Histograms that are not empty, by client.
@@ -209,10 +209,10 @@ def merged_moments(parts: Sequence[Moments]) -> Moments:
     withins = column([p.within / np.maximum(p.counts, 1) for p in parts])
     magnitude = np.maximum(_median(np.maximum(np.abs(lows), np.abs(highs))), 1.0)
     spread, extent = np.sqrt(_median(variances)), _median(highs - lows)
-    variances, withins = (_spreads(np.sqrt(v), magnitude) ** 2 for v in (variances, withins))
+    variances, withins = (_clipped(np.sqrt(v), magnitude) ** 2 for v in (variances, withins))
     steps = column([p.steps for p in parts])
-    steps = np.where(steps > 0, np.maximum(_spreads(steps, magnitude), _usual_spreads(steps)[0]), steps)
-    means, lows, highs = located(means, spread), located(lows, extent), located(highs, extent)
+    steps = np.where(steps > 0, np.maximum(_clipped(steps, magnitude), _usual_spreads(steps)[0]), steps)
+    means, lows, highs = near_median(means, spread), near_median(lows, extent), near_median(highs, extent)
     mass = largest_mass([p.count for p in parts])
     bounded = []
     for i, part in enumerate(parts):
@@ -237,8 +237,8 @@ def _median(values: Floats) -> Floats:
     return median
 
 
-def _spreads(values: Floats, magnitude: Floats) -> Floats:
-    """Return spreads, none of them larger than is usual.
+def _clipped(values: Floats, magnitude: Floats) -> Floats:
+    """Return spreads, none of them larger than the largest usual one.
 
     A feature that does not vary on most clients has no usual spread. Then `MAX_SPREAD_RATIO` times its
     magnitude is the limit.
@@ -253,7 +253,7 @@ def _usual_spreads(values: Floats) -> tuple[Floats, Floats]:
     return usual_range(np.where(values > 0, values, np.nan), CLIP, MIN_CLIP / 2)
 
 
-def located(values: Floats, scale: Floats | float) -> Floats:
+def near_median(values: Floats, scale: Floats | float) -> Floats:
     """Return values, clients on the first axis, each at most `LIMIT` deviations from the median client's.
 
     Args:

@@ -19,7 +19,14 @@ from common.protocol.messages import Description, Traffic, VersionMissing
 from common.protocol.wire import pack
 from common.settings import Codec, CompressionSettings, Settings
 from server.federation.client_records import ClientRecords
-from server.federation.compression import MAX_REPORTED, AppliedUpdates, TaskBuilder, VersionStep, down, up
+from server.federation.compression import (
+    MAX_REPORTED,
+    AppliedUpdates,
+    TaskBuilder,
+    VersionStep,
+    update_codec,
+    version_codec,
+)
 from server.federation.replies import AdmittedReplies
 from tests.common.sample_chains import chain
 from tests.server.replies import admitted, update
@@ -45,20 +52,20 @@ def test_settings_name_every_codec_and_no_other() -> None:
 def test_settings_become_a_codec_that_exists(name: str) -> None:
     for zstd in (True, False):
         settings = CompressionSettings.model_validate({"up": name, "down": name, "zstd": zstd})
-        assert find_codec(up(settings, 1000, None))
-        assert find_codec(down(settings, 1000, []))
+        assert find_codec(update_codec(settings, 1000, None))
+        assert find_codec(version_codec(settings, 1000, []))
 
 
 def test_each_direction_has_its_own_parameters() -> None:
     settings = CompressionSettings(up="topk", up_share=0.5, down="ternary", down_share=0.25, zstd=False)
-    assert (up(settings, 1, None), down(settings, 1, [])) == ("topk:0.5", "ternary:0.25")
+    assert (update_codec(settings, 1, None), version_codec(settings, 1, [])) == ("topk:0.5", "ternary:0.25")
 
 
 def test_auto_goes_by_each_link_up_and_by_the_slowest_down() -> None:
     settings = CompressionSettings(up="auto", down="auto", zstd=False)
-    assert [up(settings, 26_000, s) for s in (1e9, 1e4)] == ["none", "ternary:0.08"]
-    assert down(settings, 26_000, [1e9, 1e9]) == "none"
-    assert down(settings, 26_000, [1e9, 1e4]) == "ternary:0.2"
+    assert [update_codec(settings, 26_000, s) for s in (1e9, 1e4)] == ["none", "ternary:0.08"]
+    assert version_codec(settings, 26_000, [1e9, 1e9]) == "none"
+    assert version_codec(settings, 26_000, [1e9, 1e4]) == "ternary:0.2"
 
 
 def test_only_who_can_follow_changes_is_asked_to_keep_a_version() -> None:

@@ -145,8 +145,8 @@ def test_a_damaged_version_is_named_and_the_one_before_it_is_used(desk: Desk, tm
     again.resume()
     assert again.newest is not None
     assert again.newest.version == 0
-    said = desk.journal.troubles["damaged versions"]
-    assert "version 0 is used; damaged: v000001.safetensors" in said
+    problem = desk.journal.troubles["damaged versions"]
+    assert "version 0 is used; damaged: v000001.safetensors" in problem
 
 
 def test_a_publisher_resumes_with_the_applied_updates(desk: Desk) -> None:
