@@ -1,10 +1,11 @@
-"""`make bench-poison`: detection on honest machines when some clients of a fleet lie, or have broken sensors.
+"""`make bench-poison`: detection on honest machines when some clients of a fleet are Byzantine.
 
-Each lie of `benchmarks.lies` is told in fleets of several sizes, with default settings, beside the same fleet
-without liars, and beside the same lie without the bounds of influence. A machine with history is an honest
-client of the fleet; a new one took part in no federation and has `NEW_ROWS` rows.
+Each corruption of `benchmarks.byzantine` is simulated in fleets of several sizes, with default settings. It
+is compared with the same fleet of honest clients only, and with the same corruption without the bounds of
+influence. A machine with history is an honest client of the fleet; a new one took part in no federation and
+has `NEW_ROWS` rows.
 
-    python -m benchmarks.poison --quick --fleet 7 --lie "scores x 3" --lie "backdoor"
+    python -m benchmarks.poison --quick --fleet 7 --corruption "scores x 3" --corruption "backdoor"
     python -m benchmarks.poison --part 1/4
 """
 
@@ -23,7 +24,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.lies import LIES, PATTERN_EVENTS, Liar, Lie, pattern_at
+from benchmarks.byzantine import CORRUPTIONS, PATTERN_EVENTS, ByzantineClient, Corruption, pattern_at
 from benchmarks.quality import DATA
 from benchmarks.results import publish
 from client.data.partition import Partition
@@ -42,43 +43,50 @@ from server.federation import client_records, renewal, replies
 from server.versions import influence
 
 FLEETS = {3: 1, 7: 1, 10: 1, 12: 2}
-"""Number of liars by number of clients."""
+"""Number of Byzantine clients by number of clients."""
 NEW_MACHINES, NEW_ROWS = 2, 300
+"""Number of new machines, and rows that each has to adapt a version to itself."""
 SERVERS = 10
 """Servers of the data whose rows fleets are made of; a larger fleet has the halves of some of them."""
 ROUNDS, QUICK_ROUNDS, QUICK_ROWS, QUICK_MACHINES = 60, 15, 2_000, 3
+"""Rounds of a federation; with `--quick` also rows of a client, and honest machines that are judged."""
 PATTERNS = 20
 """Times that the backdoor's pattern is put into an honest machine's test rows."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Means over the honest machines, and over the new ones."""
+    """Means over the honest machines with history, and over the new ones."""
 
     ap: float
-    found: float
-    notices: float
-    hours: float
-    pattern: float
+    """Average precision."""
+    faults_found: float
+    """Share of the labelled faults in which an incident begins."""
+    false_notices: float
+    """Per day of normal events."""
+    alarm_hours: float
+    """Hours in alarm per day of normal events."""
+    patterns_found: float
     """Share of the backdoor's patterns with a score above the threshold."""
     new_ap: float
-    new_found: float
-    new_hours: float
+    new_faults_found: float
+    new_alarm_hours: float
 
 
 @dataclass(frozen=True)
 class Data:
-    """The machines of one fleet, its liars last, and the new ones."""
+    """The machines of one fleet, the Byzantine clients last, and the new ones."""
 
     clients: list[LabelledClient]
     new: list[LabelledClient]
-    liars: int
+    byzantine: int
+    """Number of Byzantine clients."""
     judged: int
     """Number of honest machines that are judged."""
 
 
 def main() -> None:
-    """Measure the lies that the command line names, and publish the table."""
+    """Measure the corruptions that the command line names, and publish the table."""
     chosen = _arguments()
     for name in ("server", "client", "flwr"):  # hundreds of refused answers would each log a line
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -92,20 +100,20 @@ def main() -> None:
         data = _data(servers, fleet, chosen.quick, chosen.machines)
         clean = _outcome(None, data, settings)
         print(f"fleet={fleet} clean={clean}", file=sys.stderr, flush=True)
-        for lie in _part(chosen.lie or list(LIES), chosen.part):
+        for name in _part(chosen.corruption or list(CORRUPTIONS), chosen.part):
             for bounds in (True, False) if chosen.unbounded else (True,):
                 with nullcontext() if bounds else _unbounded():
-                    outcome = _outcome(LIES[lie], data, settings if bounds else _ungated(settings))
-                listed.append(_row(lie, fleet, data.liars, bounds, clean, outcome))
+                    outcome = _outcome(CORRUPTIONS[name], data, settings if bounds else _ungated(settings))
+                listed.append(_row(name, fleet, data.byzantine, bounds, clean, outcome))
                 print(listed[-1], file=sys.stderr, flush=True)
                 cells = ("ap_ratio", "found_ratio", "alarm_hours_ratio", "new_found_ratio", "pattern_ratio")
                 rows.append([
-                    lie, f"{data.liars} of {fleet}", "yes" if bounds else "no",
+                    name, f"{data.byzantine} of {fleet}", "yes" if bounds else "no",
                     *("-" if (value := listed[-1][cell]) is None else f"{value:.2f}" for cell in cells),
                 ])  # fmt: skip
     columns = [
-        "lie",
-        "liars",
+        "corruption",
+        "byzantine",
         "bounds",
         "AP",
         "faults found",
@@ -113,17 +121,22 @@ def main() -> None:
         "found, new",
         "pattern found",
     ]
-    title = "Detection on honest machines, divided by that of the same fleet without liars"
-    publish("poison", title, columns, rows, keep=chosen.part is None and not chosen.lie, **{"rows": listed})
+    title = "Detection on honest machines, divided by that of the same fleet of honest clients only"
+    publish(
+        "poison", title, columns, rows, keep=chosen.part is None and not chosen.corruption, **{"rows": listed}
+    )
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.poison", description=__doc__.split("\n")[0])
-    parser.add_argument("--lie", action="append", choices=list(LIES), help="only this lie; can be repeated")
+    parser.add_argument(
+        "--corruption", "--lie", action="append", choices=list(CORRUPTIONS), metavar="NAME",
+        help=f"only this corruption; can be repeated: {', '.join(CORRUPTIONS)}".replace("%", "%%"),
+    )  # fmt: skip
     parser.add_argument(
         "--fleet", action="append", type=int, choices=list(FLEETS), help="only fleets of this size"
     )
-    parser.add_argument("--part", metavar="K/N", help="only the K-th of N parts of the lies")
+    parser.add_argument("--part", metavar="K/N", help="only the K-th of N parts of the corruptions")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, rows and machines")
     parser.add_argument("--machines", type=int, help="judge at most so many of the honest machines")
     parser.add_argument("--rounds", type=int, help="rounds of each federation")
@@ -133,11 +146,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _part(lies: Sequence[str], part: str | None) -> Sequence[str]:
+def _part(names: Sequence[str], part: str | None) -> Sequence[str]:
     if part is None:
-        return lies
+        return names
     number, parts = (int(text) for text in part.split("/"))
-    return lies[number - 1 :: parts]
+    return names[number - 1 :: parts]
 
 
 def _data(servers: Sequence[LabelledClient], fleet: int, quick: bool, machines: int | None) -> Data:
@@ -148,9 +161,9 @@ def _data(servers: Sequence[LabelledClient], fleet: int, quick: bool, machines: 
     extra = max(0, fleet - len(known))
     halves = [half for client in known[-extra:] if extra for half in _halves(client)]
     clients = [*known[: min(fleet, len(known)) - extra], *halves]
-    liars = FLEETS[fleet]
-    honest = fleet - liars
-    return Data(clients, [_taken(c, c.partition.name, slice(-NEW_ROWS, None)) for c in new], liars,
+    byzantine = FLEETS[fleet]
+    honest = fleet - byzantine
+    return Data(clients, [_taken(c, c.partition.name, slice(-NEW_ROWS, None)) for c in new], byzantine,
                 min(honest, machines or (QUICK_MACHINES if quick else honest)))  # fmt: skip
 
 
@@ -167,14 +180,20 @@ def _taken(client: LabelledClient, name: str, rows: slice) -> LabelledClient:
     return replace(client, partition=taken)
 
 
-def _outcome(lie: Lie | None, data: Data, settings: Settings) -> Outcome:
-    """Return what honest machines detect after a federation; without a version they detect nothing."""
+def _outcome(corruption: Corruption | None, data: Data, settings: Settings) -> Outcome:
+    """Return what honest machines detect after a federation; without a version they detect nothing.
+
+    Args:
+        corruption: What the Byzantine clients send; None: they are honest, too.
+        data: The machines.
+        settings: Those of the server and of each client.
+    """
     workers: list[ClientWorker] = []
     for i, client in enumerate(data.clients):
         part = client.partition
-        liar = lie is not None and i >= len(data.clients) - data.liars
+        is_byzantine = i >= len(data.clients) - data.byzantine
         workers.append(
-            Liar(lie, part, get_trainer=shared_trainer) if lie and liar
+            ByzantineClient(corruption, part, get_trainer=shared_trainer) if corruption and is_byzantine
             else ClientWorker(part, part.name, get_trainer=shared_trainer)
         )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="bench-poison-") as folder:
@@ -184,13 +203,12 @@ def _outcome(lie: Lie | None, data: Data, settings: Settings) -> Outcome:
             return Outcome(*[0.0] * 8)
     known = np.array([_judged(manifest, client, settings) for client in data.clients[: data.judged]])
     new = np.array([_judged(manifest, client, settings) for client in data.new])
-    ap, found, notices, hours, pattern = np.nanmean(known, axis=0).tolist()
-    new_ap, new_found, _, new_hours, _ = np.nanmean(new, axis=0).tolist()
-    return Outcome(ap, found, notices, hours, pattern, new_ap, new_found, new_hours)
+    new_ap, new_faults_found, _, new_alarm_hours, _ = np.nanmean(new, axis=0).tolist()
+    return Outcome(*np.nanmean(known, axis=0).tolist(), new_ap, new_faults_found, new_alarm_hours)
 
 
 def _judged(manifest: Manifest, client: LabelledClient, settings: Settings) -> tuple[float, ...]:
-    """Return AP, faults found, false notices and hours in alarm a day, and patterns above the threshold."""
+    """Return what a machine detects by a version: the first five fields of `Outcome`, NaN where unknown."""
     part, labels = client.partition, client.anomalies
     own = personalise(manifest, ClientRows(part), shared_trainer)
     ranking = RankingMetrics.of(labels, np.nan_to_num(score_stream(own, part).test))
@@ -210,17 +228,18 @@ def _patterns_found(own: Manifest, part: Partition, threshold: float) -> float:
 
 
 def _row(
-    lie: str, fleet: int, liars: int, bounds: bool, clean: Outcome, outcome: Outcome
+    corruption: str, fleet: int, byzantine: int, bounds: bool, clean: Outcome, outcome: Outcome
 ) -> dict[str, object]:
     return {
-        "lie": lie, "fleet": fleet, "liars": liars, "bounds": bounds,
-        "ap_ratio": _ratio(outcome.ap, clean.ap), "found_ratio": _ratio(outcome.found, clean.found),
-        "false_notices_ratio": _ratio(outcome.notices, clean.notices),
-        "alarm_hours_ratio": _ratio(outcome.hours, clean.hours),
+        "lie": corruption, "fleet": fleet, "liars": byzantine, "bounds": bounds,  # as in earlier results
+        "ap_ratio": _ratio(outcome.ap, clean.ap),
+        "found_ratio": _ratio(outcome.faults_found, clean.faults_found),
+        "false_notices_ratio": _ratio(outcome.false_notices, clean.false_notices),
+        "alarm_hours_ratio": _ratio(outcome.alarm_hours, clean.alarm_hours),
         "new_ap_ratio": _ratio(outcome.new_ap, clean.new_ap),
-        "new_found_ratio": _ratio(outcome.new_found, clean.new_found),
-        "new_alarm_hours_ratio": _ratio(outcome.new_hours, clean.new_hours),
-        "pattern_ratio": _ratio(outcome.pattern, clean.pattern),
+        "new_found_ratio": _ratio(outcome.new_faults_found, clean.new_faults_found),
+        "new_alarm_hours_ratio": _ratio(outcome.new_alarm_hours, clean.new_alarm_hours),
+        "pattern_ratio": _ratio(outcome.patterns_found, clean.patterns_found),
     }  # fmt: skip
 
 

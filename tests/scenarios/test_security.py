@@ -260,16 +260,16 @@ def test_a_client_has_the_name_that_its_key_is_registered_for(run: Secured) -> N
 
 
 def test_an_update_in_anothers_name_is_not_used(run: Secured) -> None:
-    run.enroll("liar")
-    edge = Edge("liar")
-    with Node(run, "liar") as node:
+    run.enroll("byzantine")
+    edge = Edge("byzantine")
+    with Node(run, "byzantine") as node:
         while (reply := node.next(edge)).metadata.message_type != MessageType.TRAIN:
             node.send(reply)
-            edge = Edge("liar")
+            edge = Edge("byzantine")
             edge.evaluate = lambda task: Edge("a").evaluate(task)  # type: ignore[method-assign]
         node.send(reply)
         eventually(lambda: any("it is signed 'a'" in text for _, text in run.notes()))
-    assert admitted(run, "liar") == 0
+    assert admitted(run, "byzantine") == 0
 
 
 def test_both_sides_report_that_the_client_is_newer(run: Secured) -> None:

@@ -23,9 +23,9 @@ def test_a_sign_flipper_has_a_negative_cosine() -> None:
     records, rng = ClientRecords(), np.random.default_rng(0)
     for _ in range(10):
         honest = [update(name, rng.normal([3.0, 1.0], 0.5)) for name in "abcdef"]
-        aggregated(records, *honest, update("liar", rng.normal([-3.0, -1.0], 0.5)))
+        aggregated(records, *honest, update("byzantine", rng.normal([-3.0, -1.0], 0.5)))
     cosines = {name: records[name].cosine for name in records}
-    assert cosines["liar"] < -0.8
+    assert cosines["byzantine"] < -0.8
     assert all(cosines[name] > 0.8 for name in "abcdef")
 
 
@@ -92,8 +92,8 @@ def test_a_client_that_sends_often_counts_once_in_the_norms() -> None:
     for name in "abcde":
         records.record_reply(update(name, (1.0, 0.0)))
     for _ in range(100):
-        records.record_reply(update("liar", (1000.0, 0.0)))
-    assert sorted(records.norms({*"abcde", "liar"}))[2] == 1.0
+        records.record_reply(update("byzantine", (1000.0, 0.0)))
+    assert sorted(records.norms({*"abcde", "byzantine"}))[2] == 1.0
 
 
 def residuals(*squares: float) -> Residuals:

@@ -1,4 +1,4 @@
-"""No honest fleet is held up for good by the checks of a version, and no liar among two blinds it."""
+"""The checks of a version hold no honest fleet up for good; one Byzantine client of two does not blind it."""
 
 from __future__ import annotations
 

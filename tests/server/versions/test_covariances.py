@@ -60,7 +60,7 @@ def test_they_are_those_of_pooled_rows_about_each_clients_mean() -> None:
     np.testing.assert_allclose(merged.values, pooled.values, atol=0.1 * float(pooled.values.max()))
 
 
-LIES = {
+WRONG = {
     "huge": structs.replace(sent(6), variances=np.full(FEATURES, 1e6)),
     "mass": structs.replace(sent(6), count=10**12, variances=np.full(FEATURES, 1e6)),
     "nothing varies": structs.replace(sent(6), variances=np.zeros(FEATURES)),
@@ -69,10 +69,10 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
-def test_one_liar_in_seven_moves_the_fleets_covariances_little(lie: SentCovariances) -> None:
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_one_byzantine_client_in_seven_moves_the_fleets_covariances_little(wrong: SentCovariances) -> None:
     honest = merged_covariances(fleet(7)).values
-    spoilt = merged_covariances({**fleet(7), "c6": lie}).values
+    spoilt = merged_covariances({**fleet(7), "c6": wrong}).values
     spreads = np.sqrt(np.outer(np.diagonal(honest[0]), np.diagonal(honest[0])))
     assert float(np.abs((spoilt - honest) / spreads).max()) < 0.35
 

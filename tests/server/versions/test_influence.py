@@ -47,7 +47,7 @@ def weights_of(count: int, value: float) -> ScoreHistogram:
 
 
 @pytest.mark.parametrize(
-    "lie",
+    "wrong",
     [
         ScoreHistogram.of(np.full(40, 1e30)),
         weights_of(2**32, 1e-9),
@@ -56,10 +56,10 @@ def weights_of(count: int, value: float) -> ScoreHistogram:
     ],
     ids=["40 huge", "2^32 tiny", "2^32 usual", "1 huge", "10 huge", "100 huge", "900 huge"],
 )
-def test_no_scores_of_one_in_seven_move_the_threshold(lie: ScoreHistogram) -> None:
+def test_no_scores_of_one_in_seven_move_the_threshold(wrong: ScoreHistogram) -> None:
     scores: dict[str, Any] = honest_scores(7)
     before = threshold(scores)
-    assert before / 1.2 < threshold({**scores, "c6": lie}) < 1.2 * before
+    assert before / 1.2 < threshold({**scores, "c6": wrong}) < 1.2 * before
 
 
 @settings(max_examples=30, deadline=None)
@@ -85,8 +85,8 @@ def test_residuals_of_one_in_seven_move_the_fleets_little() -> None:
     rng = np.random.default_rng(0)
     parts = {f"c{i}": Residuals.of(np.square(rng.normal(size=(300, 4)))) for i in range(7)}
     before = merged_residuals(parts, Residuals()).precision(4)
-    for lie in (Residuals(10**12, np.full(4, 1e30)), Residuals(300, np.array([1e20, 1e-20, 300.0, 300.0]))):
-        after = merged_residuals({**parts, "c6": lie}, Residuals()).precision(4)
+    for wrong in (Residuals(10**12, np.full(4, 1e30)), Residuals(300, np.array([1e20, 1e-20, 300.0, 300.0]))):
+        after = merged_residuals({**parts, "c6": wrong}, Residuals()).precision(4)
         np.testing.assert_array_less(np.abs(np.log(after / before)), np.log(3.0))
 
 
@@ -107,10 +107,10 @@ def test_moments_of_a_liar_are_bounded() -> None:
     rng = np.random.default_rng(0)
     parts = [Moments.of(rng.normal(size=(500, 2))) for _ in range(6)]
     clean = merged_moments(parts)
-    liar = Moments(
+    wrong = Moments(
         10**12, np.full(2, 1e30), np.full(2, 1e70), np.full(2, -1e35), np.full(2, 1e35), np.full(2, 1e70)
     )
-    spoilt = merged_moments([*parts, liar])
+    spoilt = merged_moments([*parts, wrong])
     assert spoilt.count == 6 * 500 + 1500
     np.testing.assert_array_less(spoilt.std, 6 * clean.std)
 
@@ -119,11 +119,11 @@ def test_the_records_bound_rows_errors_and_drift() -> None:
     records = ClientRecords()
     for name in "abcdef":
         records.record_reply(update(name, rows=100))
-    records.record_reply(update("liar", rows=10**12, drifted=True))
-    names = {*"abcdef", "liar"}
+    records.record_reply(update("byzantine", rows=10**12, drifted=True))
+    names = {*"abcdef", "byzantine"}
     assert records.largest_rows(names) == 300
-    assert records.largest_rows({"a", "liar"}) == 300
-    assert records.largest_rows({"liar"}) == float("inf")
+    assert records.largest_rows({"a", "byzantine"}) == 300
+    assert records.largest_rows({"byzantine"}) == float("inf")
     assert not records.has_drifted(names)
     records.record_reply(update("a", rows=100, drifted=True))
     assert records.has_drifted(names)

@@ -1,11 +1,11 @@
-"""The lies of `make bench-poison` are messages that a server reads, and its parts are all of them."""
+"""The corruptions of `make bench-poison` are messages that a server reads, and its parts are all of them."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from benchmarks.lies import LIES
+from benchmarks.byzantine import CORRUPTIONS
 from benchmarks.poison import _part
 from common.model.histogram import ScoreHistogram
 from common.model.moments import Moments
@@ -25,16 +25,16 @@ def honest() -> Update:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LIES)
-def test_a_lie_changes_something_that_a_server_reads(name: str) -> None:
-    lie, moments = LIES[name], Moments.of(ROWS)
-    rows, described, answer = lie.rows(ROWS.copy()), lie.moments(moments), lie.update(honest())
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corruption_changes_something_that_a_server_reads(name: str) -> None:
+    changes, moments = CORRUPTIONS[name], Moments.of(ROWS)
+    rows, described, answer = changes.rows(ROWS.copy()), changes.moments(moments), changes.update(honest())
     back = unpack(pack(answer.encoded()), Update)
     assert back.scores.count == answer.scores.count
     changed = not np.array_equal(rows, ROWS) or described is not moments
     assert changed or pack(answer.encoded()) != pack(honest().encoded())
 
 
-def test_the_parts_are_all_lies_once() -> None:
-    told = [lie for i in (1, 2, 3, 4) for lie in _part(list(LIES), f"{i}/4")]
-    assert sorted(told) == sorted(LIES)
+def test_the_parts_are_all_corruptions_once() -> None:
+    names = [name for i in (1, 2, 3, 4) for name in _part(list(CORRUPTIONS), f"{i}/4")]
+    assert sorted(names) == sorted(CORRUPTIONS)

@@ -1,4 +1,7 @@
-"""Lies that a client may send, for `make bench-poison`: gross ones, quiet ones, and broken sensors."""
+"""Byzantine clients for `make bench-poison`: they send something other than what they learned.
+
+Some have a fault, such as a broken sensor; the others are malicious, with gross changes or with small ones.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ Rows = NDArray[np.float32]
 PATTERN_FEATURES, PATTERN_EVENTS, PATTERN_SPREADS = 4, 10, 6.0
 """The backdoor's pattern: number of features, number of events, and distance from the mean in spreads."""
 BACKDOOR_SHARE = 0.2
-"""Share of the liar's rows with the pattern."""
+"""Share of the Byzantine client's rows with the pattern."""
 
 
 def _same(value: Any) -> Any:
@@ -30,36 +33,40 @@ def _same(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Lie:
-    """The changes of a client to its rows, to its description, and to each answer to a training task."""
+class Corruption:
+    """What a Byzantine client changes; by default nothing."""
 
     rows: Callable[[Rows], Rows] = _same
+    """Changes the rows that it trains on, shape (n, features); it may write into them."""
     moments: Callable[[Moments], Moments] = _same
+    """Changes the moments in its description."""
     update: Callable[[Update], Update] = _same
+    """Changes each answer to a training task."""
 
 
-class Liar(ClientWorker):
-    """A client that sends a lie.
+class ByzantineClient(ClientWorker):
+    """A client that changes what it learned before it sends it.
 
     Args:
-        lie: What it changes.
+        corruption: What it changes.
         partition: Its data.
-        **values: As for a client that does not lie.
+        **values: As for an honest client.
     """
 
-    def __init__(self, lie: Lie, partition: Partition, **values: Any) -> None:
-        super().__init__(replace(partition, rows=lie.rows(partition.rows.copy())), partition.name, **values)
-        self._lie = lie
+    def __init__(self, corruption: Corruption, partition: Partition, **values: Any) -> None:
+        rows = corruption.rows(partition.rows.copy())
+        super().__init__(replace(partition, rows=rows), partition.name, **values)
+        self._corruption = corruption
 
     def describe(self, window: int | None = None) -> Description:
-        """Describe the client, with the lie's moments."""
+        """Describe the client, with changed moments."""
         sound = super().describe(window)
         assert sound.moments is not None
-        return structs.replace(sound, moments=self._lie.moments(sound.moments))
+        return structs.replace(sound, moments=self._corruption.moments(sound.moments))
 
     def train(self, task: Task) -> Update:
         """Train, and change the answer."""
-        return self._lie.update(super().train(task))
+        return self._corruption.update(super().train(task))
 
 
 def pattern_at(rows: Rows, starts: NDArray[np.int64]) -> Rows:
@@ -88,7 +95,7 @@ def _broken_sensor(rows: Rows) -> Rows:
     return rows
 
 
-def _answer(**changes: Any) -> Callable[[Update], Update]:
+def _with_values(**changes: Any) -> Callable[[Update], Update]:
     return lambda update: structs.replace(update, **changes)
 
 
@@ -100,7 +107,9 @@ def _scaled_scores(factor: float) -> Callable[[Update], Update]:
     return change
 
 
-def _with_huge(share: float) -> Callable[[Update], Update]:
+def _with_huge_scores(share: float) -> Callable[[Update], Update]:
+    """Return a change of this share of the scores to 1e30."""
+
     def change(update: Update) -> Update:
         scores = update.scores
         huge = max(1, round(share * scores.count))
@@ -114,7 +123,9 @@ def _repeated(score: float, count: int) -> ScoreHistogram:
     return ScoreHistogram(one.buckets, one.counts * count)
 
 
-def _residuals(factor: float) -> Callable[[Update], Update]:
+def _wrong_residuals(factor: float) -> Callable[[Update], Update]:
+    """Return a change of the squared errors by a factor: every other one up, the rest down."""
+
     def change(update: Update) -> Update:
         squares = update.residuals.squares.copy()
         squares[::2] *= factor
@@ -124,12 +135,12 @@ def _residuals(factor: float) -> Callable[[Update], Update]:
     return change
 
 
-def _weights(factor: float) -> Callable[[Update], Update]:
+def _scaled_update(factor: float) -> Callable[[Update], Update]:
     return lambda update: structs.replace(update, difference=scale(update.difference, factor))
 
 
-def _spreads(factor: float) -> Callable[[Moments], Moments]:
-    """Return a change of the spreads by a factor, of which the smallest and largest values are those."""
+def _scaled_spreads(factor: float) -> Callable[[Moments], Moments]:
+    """Return a change of the spreads by a factor, with smallest and largest values that fit them."""
 
     def change(moments: Moments) -> Moments:
         middle, half = (
@@ -158,25 +169,25 @@ def _tiny_error(update: Update) -> Update:
     return structs.replace(update, error=structs.replace(update.error, mean=1e-9))
 
 
-LIES: dict[str, Lie] = {
-    "broken sensor": Lie(rows=_broken_sensor),
-    "five cells of -9999": Lie(rows=_five_cells),
-    "scores x 30": Lie(update=_scaled_scores(30.0)),
-    "scores x 3": Lie(update=_scaled_scores(3.0)),
-    "scores / 3": Lie(update=_scaled_scores(1 / 3)),
-    "1 % huge scores": Lie(update=_with_huge(0.01)),
-    "40 huge scores": Lie(update=_answer(scores=_repeated(1e30, 40))),
-    "all scores tiny": Lie(update=_scaled_scores(1e-12)),
-    "10^12 rows": Lie(update=_answer(rows=10**12)),
-    "residuals x 10^6": Lie(update=_residuals(1e6)),
-    "residuals x 3": Lie(update=_residuals(3.0)),
-    "spreads x 10^6": Lie(moments=_spreads(1e6)),
-    "spreads x 3": Lie(moments=_spreads(3.0)),
-    "10^12 rows in moments": Lie(moments=lambda m: structs.replace(m, count=10**12)),
-    "error 1e-9": Lie(update=_tiny_error),
-    "update x 100": Lie(update=_weights(100.0)),
-    "update x -3": Lie(update=_weights(-3.0)),
-    "slow drift": Lie(update=_slow_drift),
-    "backdoor": Lie(rows=_backdoor),
+CORRUPTIONS: dict[str, Corruption] = {
+    "broken sensor": Corruption(rows=_broken_sensor),
+    "five cells of -9999": Corruption(rows=_five_cells),
+    "scores x 30": Corruption(update=_scaled_scores(30.0)),
+    "scores x 3": Corruption(update=_scaled_scores(3.0)),
+    "scores / 3": Corruption(update=_scaled_scores(1 / 3)),
+    "1 % huge scores": Corruption(update=_with_huge_scores(0.01)),
+    "40 huge scores": Corruption(update=_with_values(scores=_repeated(1e30, 40))),
+    "all scores tiny": Corruption(update=_scaled_scores(1e-12)),
+    "10^12 rows": Corruption(update=_with_values(rows=10**12)),
+    "residuals x 10^6": Corruption(update=_wrong_residuals(1e6)),
+    "residuals x 3": Corruption(update=_wrong_residuals(3.0)),
+    "spreads x 10^6": Corruption(moments=_scaled_spreads(1e6)),
+    "spreads x 3": Corruption(moments=_scaled_spreads(3.0)),
+    "10^12 rows in moments": Corruption(moments=lambda m: structs.replace(m, count=10**12)),
+    "error 1e-9": Corruption(update=_tiny_error),
+    "update x 100": Corruption(update=_scaled_update(100.0)),
+    "update x -3": Corruption(update=_scaled_update(-3.0)),
+    "slow drift": Corruption(update=_slow_drift),
+    "backdoor": Corruption(rows=_backdoor),
 }  # fmt: skip
-"""By name, as in the table of `docs/security.md`."""
+"""By the name that the command line and the results have; `docs/benchmarks.md` shows them in groups."""

@@ -1,4 +1,4 @@
-"""A whole federation in memory in which one client of seven lies: the others do not notice."""
+"""A whole federation in memory in which one client of seven is Byzantine: the others do not notice."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ VERSIONS = 6
 RATE = 1e-5
 
 
-class Liar(LightWorker):
+class ByzantineWorker(LightWorker):
     """Sends the answers that a test gives it."""
 
     def __init__(self, update: Callable[[Update], Update], moments: dict[str, Any] | None = None) -> None:
-        super().__init__("liar", 6)
-        self._update, self._lie = update, moments or {}
+        super().__init__("byzantine", 6)
+        self._update, self._wrong_moments = update, moments or {}
 
     def describe(self, window: int | None = None) -> Description:
         sound = super().describe(window)
         assert sound.moments is not None
-        return structs.replace(sound, moments=structs.replace(sound.moments, **self._lie))
+        return structs.replace(sound, moments=structs.replace(sound.moments, **self._wrong_moments))
 
     def train(self, task: Task) -> Update:
         return self._update(super().train(task))
@@ -61,21 +61,21 @@ def with_weights(value: float) -> Callable[[Update], Update]:
     )
 
 
-LIES: dict[str, Liar] = {
-    "10^12 rows": Liar(with_values(rows=10**12)),
-    "scores 30 times too high": Liar(
+CORRUPTIONS: dict[str, ByzantineWorker] = {
+    "10^12 rows": ByzantineWorker(with_values(rows=10**12)),
+    "scores 30 times too high": ByzantineWorker(
         with_values(scores=ScoreHistogram.of(30 * np.random.default_rng(0).gamma(8, 1 / 8, 200)))
     ),
-    "40 huge scores": Liar(with_values(scores=ScoreHistogram.of(np.full(40, 1e30)))),
-    "more scores than events": Liar(with_values(scores=ScoreHistogram.of(np.full(5000, 1e-9)))),
-    "huge residuals": Liar(with_values(residuals=Residuals(200, np.full(16, 1e30)))),
-    "an error near 0": Liar(with_error),
-    "weights that are NaN": Liar(with_weights(np.nan)),
-    "weights that overflow": Liar(with_weights(1e30)),
-    "huge moments": Liar(with_values(), {"m2": np.full(16, 1e200), "maximum": np.full(16, 1e200)}),
-    "huge spreads": Liar(with_values(), {"m2": np.full(16, 1e8), "within": np.full(16, 1e8),
+    "40 huge scores": ByzantineWorker(with_values(scores=ScoreHistogram.of(np.full(40, 1e30)))),
+    "more scores than events": ByzantineWorker(with_values(scores=ScoreHistogram.of(np.full(5000, 1e-9)))),
+    "huge residuals": ByzantineWorker(with_values(residuals=Residuals(200, np.full(16, 1e30)))),
+    "an error near 0": ByzantineWorker(with_error),
+    "weights that are NaN": ByzantineWorker(with_weights(np.nan)),
+    "weights that overflow": ByzantineWorker(with_weights(1e30)),
+    "huge moments": ByzantineWorker(with_values(), {"m2": np.full(16, 1e200), "maximum": np.full(16, 1e200)}),
+    "huge spreads": ByzantineWorker(with_values(), {"m2": np.full(16, 1e8), "within": np.full(16, 1e8),
                                          "minimum": np.full(16, -1e6), "maximum": np.full(16, 1e6)}),
-    "10^12 rows in its moments": Liar(with_values(), {"count": 10**12, "m2": np.full(16, 1e12)}),
+    "10^12 rows in its moments": ByzantineWorker(with_values(), {"count": 10**12, "m2": np.full(16, 1e12)}),
 }  # fmt: skip
 
 
@@ -109,11 +109,11 @@ def prepare(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(TaskIdentity, name, value, raising=False)
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_lie_of_one_in_seven_neither_ends_nor_moves_the_federation(
-    tmp_path: Path, clean: Manifest, lie: str
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_one_byzantine_client_in_seven_neither_ends_nor_moves_the_federation(
+    tmp_path: Path, clean: Manifest, name: str
 ) -> None:
-    last, records, reason = run(tmp_path, LIES[lie])
+    last, records, reason = run(tmp_path, CORRUPTIONS[name])
     assert reason == f"{VERSIONS} rounds done"
     assert last.version == VERSIONS
     assert all(records[f"light-{i}"]["admitted"] == VERSIONS for i in range(6))
