@@ -64,9 +64,9 @@ def _add_client(subparsers: Any) -> None:
         "flockwatch client rollback --name edge-7                        # uses the previous model version\n"
         "flockwatch client rollback --name edge-7 --to newest            # undoes that\n"
         "flockwatch client accept --name edge-7                          # the open incidents are normal",
-        "With --source, the client scores each event of a stream by the newest model version, and trains on\n"
-        "the normal events. With --data alone it only trains, on the rows of a file. It connects when the\n"
-        "features of its stream are known, and trains when it has enough normal events (`client.min_rows`).",
+        "With --data alone, the client only trains, on the rows of a file. With --source, it scores each\n"
+        "event of a stream by the newest model version, and trains on the normal events: it connects when\n"
+        "the features are known, and trains when it has enough normal events (`client.min_rows`).",
     )  # fmt: skip
     client.add_argument(
         "action", nargs="?", choices=["rollback", "accept"],
@@ -152,7 +152,7 @@ def _add_client(subparsers: Any) -> None:
         "flockwatch inspect runs/server/versions/v000060.safetensors\nflockwatch inspect machine-1.csv",
     )  # fmt: skip
     inspect.add_argument(
-        "manifest", type=Path, metavar="FILE", help="a model version (.safetensors) or a data file"
+        "file", type=Path, metavar="FILE", help="a model version (.safetensors) or a data file"
     )
 
 
@@ -182,7 +182,7 @@ def _add_keys(subparsers: Any) -> None:
         type=int,
         default=365,
         metavar="N",
-        help="lifetime of the server's certificate (default: 365)",
+        help="lifetime of the server's certificate in days (default: 365)",
     )
     certs.add_argument(
         "--renew", action="store_true", help="replace the server's certificate and key; the CA stays"
@@ -193,6 +193,8 @@ def _add_keys(subparsers: Any) -> None:
         "register the public key of a client with the server; without arguments, list all keys",
         "flockwatch enroll edge-7 certs/clients/edge-7.pub\n"
         "flockwatch enroll                              # lists all clients and keys",
+        "If `server.alerts_token` is set, the token with which the client posts notices to the server is\n"
+        "printed, too; with a NAME alone, only the token.",
     )  # fmt: skip
     enroll.add_argument("client", nargs="?", metavar="NAME", help="name of the client")
     enroll.add_argument("public_key", nargs="?", type=Path, metavar="FILE", help="its public key, NAME.pub")

@@ -116,11 +116,9 @@ def inspect(settings: Settings, options: argparse.Namespace) -> int:
     from client.data.files.names import SUFFIXES
     from flockwatch.inspection import data_description, description
 
-    if options.manifest.name.endswith(SUFFIXES):
-        print(printable(data_description(options.manifest, settings.data), keep_lines=True))
-        return 0
-
-    print(printable(description(options.manifest), keep_lines=True))
+    is_data = options.file.name.endswith(SUFFIXES)
+    text = data_description(options.file, settings.data) if is_data else description(options.file)
+    print(printable(text, keep_lines=True))
     return 0
 
 
