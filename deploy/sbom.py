@@ -20,16 +20,16 @@ PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 def components(lock: str) -> list[dict[str, Any]]:
     r"""Return the packages of a lock file, in its order, each with the hashes of its files.
 
-    >>> found = components("a-b==1.2 \\\n    --hash=sha256:" + "0" * 64)
-    >>> found[0]["purl"], len(found[0]["hashes"])
+    >>> listed = components("a-b==1.2 \\\n    --hash=sha256:" + "0" * 64)
+    >>> listed[0]["purl"], len(listed[0]["hashes"])
     ('pkg:pypi/a-b@1.2', 1)
     """
-    found: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     for line in lock.splitlines():
         if match := _PINNED.match(line):
             name, version = match["name"].lower().replace("_", "-"), match["version"]
             purl = f"pkg:pypi/{name}@{version}"
-            found.append(
+            listed.append(
                 {
                     "type": "library",
                     "name": name,
@@ -40,8 +40,8 @@ def components(lock: str) -> list[dict[str, Any]]:
                 }
             )
         for digest in _HASH.findall(line):
-            found[-1]["hashes"].append({"alg": "SHA-256", "content": digest})
-    return found
+            listed[-1]["hashes"].append({"alg": "SHA-256", "content": digest})
+    return listed
 
 
 def document(lock: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from benchmarks.watch.judging import (
     open_hours,
     other_notices,
     shift_answer,
-    silent_told_s,
+    silence_notice_s,
     summary,
 )
 from benchmarks.watch.replay import INTERVAL_S, START_S, Machine, Pace, recordings, replay
@@ -162,15 +162,15 @@ def changed(folder: Path, scale: Scale) -> tuple[Rows, dict[str, Any]]:
     shift, silence = machines[pairs["shift"][1]], machines[pairs["silent"][1]]
     answer = shift_answer(shift.notices(), pairs["shift"][2], _test_from_s(shift))
     figures: dict[str, Any] = {
-        "shift_told": answer.told, "shift_regimes": answer.regimes, "shift_adapted_s": answer.adapted_s,
-        "silent_told_s": silent_told_s(
+        "shift_told": answer.beginnings, "shift_regimes": answer.regimes, "shift_adapted_s": answer.adapted_s,
+        "silent_told_s": silence_notice_s(
             silence.notices(), pairs["silent"][2], _test_from_s(silence), INTERVAL_S
         ),
     }  # fmt: skip
     for kind, (source_name, copy_name, feature) in pairs.items():
         without, with_change = judged[source_name], judged[copy_name]
         figures[f"{kind}_faults_lost"] = len(lost(without, with_change, feature))
-        figures[f"{kind}_faults_found"] = [len(without.found), len(with_change.found), without.faults]
+        figures[f"{kind}_faults_found"] = [len(without.detected), len(with_change.detected), without.faults]
         figures[f"{kind}_later_false"] = [round(j.later_false, 3) for j in (without, with_change)]
         figures[f"{kind}_alarm_hours"] = [round(j.alarm_hours, 3) for j in (without, with_change)]
         figures[f"{kind}_refused"] = sum(machines[copy_name].health.get("refused", {}).values())
@@ -257,7 +257,7 @@ def _shown(machine: Machine, judgement: Judgement) -> dict[str, Any]:
         "version": machine.health.get("version"),
         "first_day_false": round(judgement.first_day_false, 2),
         "later_false": round(judgement.later_false, 2), "alarm_hours": round(judgement.alarm_hours, 2),
-        "faults": judgement.faults, "found": len(judgement.found), "inside": judgement.inside,
+        "faults": judgement.faults, "found": len(judgement.detected), "inside": judgement.inside,
         "problems": machine.health.get("problems", []),
     }  # fmt: skip
 

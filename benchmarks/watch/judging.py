@@ -69,7 +69,7 @@ class Judgement:
     """Hours in alarm on normal events, per day of normal events."""
     faults: int
     """Labelled faults; those before the first verdict count, and are not found."""
-    found: dict[int, tuple[str | None, ...]] = field(default_factory=dict)
+    detected: dict[int, tuple[str | None, ...]] = field(default_factory=dict)
     """Faults in which an incident of its own begins: its number, and the causes of these incidents."""
     inside: int = 0
     """Faults without an incident of their own that lie in one that was open before."""
@@ -170,7 +170,7 @@ def open_hours(looks: Sequence[tuple[int, bool]], timeline: Timeline, first: int
 def summary(judgements: Sequence[Judgement]) -> dict[str, float | None]:
     """Return the figures of a fleet: the median and the worst machine, and the share of all faults found."""
     faults = sum(j.faults for j in judgements)
-    found = sum(len(j.found) for j in judgements)
+    detected = sum(len(j.detected) for j in judgements)
     figures: dict[str, float | None] = {}
     for name, key in (
         ("first_day_false", "day1_false"), ("later_false", "later_false"), ("alarm_hours", "alarm_hours"),
@@ -178,7 +178,7 @@ def summary(judgements: Sequence[Judgement]) -> dict[str, float | None]:
         values = [float(getattr(j, name)) for j in judgements]
         figures[f"{key}_median"] = round(statistics.median(values), 3) if values else None
         figures[f"{key}_worst"] = round(max(values), 3) if values else None
-    figures["faults_found"] = round(found / faults, 3) if faults else None
+    figures["faults_found"] = round(detected / faults, 3) if faults else None
     return figures
 
 
@@ -194,8 +194,8 @@ def lost(without: Judgement, with_change: Judgement, changed: str) -> list[int]:
     """
     return [
         number
-        for number, causes in without.found.items()
-        if any(cause != changed for cause in causes) and number not in with_change.found
+        for number, causes in without.detected.items()
+        if any(cause != changed for cause in causes) and number not in with_change.detected
     ]
 
 
@@ -203,7 +203,7 @@ def lost(without: Judgement, with_change: Judgement, changed: str) -> list[int]:
 class ShiftAnswer:
     """The notices about a lasting shift of one feature."""
 
-    told: int
+    beginnings: int
     """Notices of its beginning: incidents that the feature leads, until its values count as normal."""
     regimes: int
     """Notices of a changed regime in that time."""
@@ -223,13 +223,13 @@ def shift_answer(notices: Sequence[Notice], changed: str, at_s: float) -> ShiftA
     adapted_s = min((n["ended"] for n in later if n["kind"] == "adapted"), default=None)
     before_adapted = [n for n in later if adapted_s is None or n["started"] <= adapted_s]
     return ShiftAnswer(
-        told=sum(n["kind"] in (*STARTS, "flapping") for n in before_adapted),
+        beginnings=sum(n["kind"] in (*STARTS, "flapping") for n in before_adapted),
         regimes=sum(n["kind"] == "regime_changed" for n in before_adapted),
         adapted_s=None if adapted_s is None else adapted_s - at_s,
     )
 
 
-def silent_told_s(notices: Sequence[Notice], feature: str, at_s: float, interval_s: float) -> float | None:
+def silence_notice_s(notices: Sequence[Notice], feature: str, at_s: float, interval_s: float) -> float | None:
     """Return the seconds from a sensor's silence to the notice that names it; None without one.
 
     Args:

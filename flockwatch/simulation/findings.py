@@ -38,7 +38,7 @@ class Findings:
     """Events with a score above the threshold."""
     faults: int | None = None
     """Labelled faults; None without labels."""
-    found: int | None = None
+    faults_found: int | None = None
     """Faults in which an incident begins; None without labels."""
 
     @classmethod
@@ -82,7 +82,7 @@ class Findings:
             partition.name, training, tested=True, threshold=float(replay.thresholds[-1]),
             events=len(replay.alerts), above=int(replay.alerts.sum()),
             faults=None if faults is None else len(faults),
-            found=None if faults is None else len(own_incidents),
+            faults_found=None if faults is None else len(own_incidents),
         )  # fmt: skip
 
 
@@ -94,8 +94,11 @@ def summary(findings: Sequence[Findings]) -> list[str]:
         line = f"{above} of {events} test rows above the live threshold"
         labelled = [f for f in tested if f.faults is not None]
         if labelled:
-            found, faults = sum(f.found or 0 for f in labelled), sum(f.faults or 0 for f in labelled)
-            line += f", {found} of {faults} labelled faults found"
+            detected, faults = (
+                sum(f.faults_found or 0 for f in labelled),
+                sum(f.faults or 0 for f in labelled),
+            )
+            line += f", {detected} of {faults} labelled faults found"
         return [line]
     counted = [f for f in findings if f.threshold is not None]
     if counted:

@@ -53,7 +53,7 @@ def report(
             "events_scored": f.events,
             "above_threshold": f.above,
             "faults": f.faults,
-            "faults_found": f.found,
+            "faults_found": f.faults_found,
             **{model: _quality(compared.get(f.client), model) for model in MODELS},
         }
         for f in findings
@@ -77,7 +77,7 @@ def report(
             "events_scored": sum(f.events for f in findings),
             "above_threshold": sum(f.above for f in findings),
             "faults": sum(f.faults or 0 for f in findings),
-            "faults_found": sum(f.found or 0 for f in findings),
+            "faults_found": sum(f.faults_found or 0 for f in findings),
             **{model: _mean_quality([c[model] for c in clients]) for model in MODELS},
         },
         "clients": clients,

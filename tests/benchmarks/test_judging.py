@@ -15,7 +15,7 @@ from benchmarks.watch.judging import (
     open_hours,
     other_notices,
     shift_answer,
-    silent_told_s,
+    silence_notice_s,
     summary,
 )
 
@@ -41,13 +41,13 @@ def notice(
 
 
 def test_an_incident_lasts_from_its_first_alert_to_its_last() -> None:
-    told = [
+    notices = [
         notice("incident_started", 3, id="x"),
         notice("incident_started", 20, id="y", cause="b"),
         notice("incident_ended", 3, 7, id="x"),
         notice("adapted", 20, 44, id="y", cause="b"),
     ]
-    assert incidents(told, timeline(100)) == [
+    assert incidents(notices, timeline(100)) == [
         Incident(slice(3, 8), "a"),
         Incident(slice(20, 45), "b"),
     ]
@@ -58,13 +58,13 @@ def test_an_incident_without_an_end_lasts_to_the_end_of_the_stream() -> None:
 
 
 def test_a_notice_that_is_sent_twice_is_one_incident() -> None:
-    told = [notice("incident_started", 3), notice("incident_started", 3), notice("incident_ended", 3, 4)]
-    assert incidents(told, timeline(10)) == [Incident(slice(3, 5), "a")]
+    notices = [notice("incident_started", 3), notice("incident_started", 3), notice("incident_ended", 3, 4)]
+    assert incidents(notices, timeline(10)) == [Incident(slice(3, 5), "a")]
 
 
 def test_false_notices_are_counted_per_day_within_the_first_day_and_after_it() -> None:
-    found = [Incident(slice(at, at + 1)) for at in (12, 20, 40)]
-    result = judge(found, [60], timeline(10 + 24 + 48), 10)
+    reported = [Incident(slice(at, at + 1)) for at in (12, 20, 40)]
+    result = judge(reported, [60], timeline(10 + 24 + 48), 10)
     assert result.first_day_false == 2
     assert result.later_false == 1  # one incident and one other notice in two days
 
@@ -87,31 +87,31 @@ def test_overlapping_incidents_count_their_time_in_alarm_once() -> None:
 
 def test_an_incident_that_never_ends_finds_no_fault_and_costs_all_its_time() -> None:
     result = judge([Incident(slice(0, 48))], [], timeline(48, slice(10, 12), slice(30, 32)), 0)
-    assert (result.faults, len(result.found), result.inside) == (2, 0, 2)
+    assert (result.faults, len(result.detected), result.inside) == (2, 0, 2)
     assert result.alarm_hours == 24
 
 
 def test_a_fault_is_found_by_an_incident_that_begins_in_it() -> None:
     faults = slice(10, 14), slice(20, 24), slice(30, 34)
-    found = [Incident(slice(9, 11), "a"), Incident(slice(12, 13), "b"), Incident(slice(23, 40), "c")]
-    result = judge(found, [], timeline(48, *faults), 0)
-    assert result.found == {0: ("b",), 1: ("c",)}
+    reported = [Incident(slice(9, 11), "a"), Incident(slice(12, 13), "b"), Incident(slice(23, 40), "c")]
+    result = judge(reported, [], timeline(48, *faults), 0)
+    assert result.detected == {0: ("b",), 1: ("c",)}
     assert result.inside == 1
 
 
 def test_a_fault_before_the_first_verdict_is_not_found() -> None:
     result = judge([Incident(slice(30, 32))], [], timeline(48, slice(2, 4), slice(30, 32)), 10)
-    assert (result.faults, list(result.found)) == (2, [1])
+    assert (result.faults, list(result.detected)) == (2, [1])
 
 
 def test_a_notice_that_a_silence_is_over_asks_for_no_attention() -> None:
-    told = [
+    notices = [
         notice("regime_changed", 2),
         notice("sensor_silent", 5, cause=None),
         notice("sensor_silent", 5, 8, cause=None),
         notice("adapted", 2, 9),
     ]
-    assert other_notices(told, timeline(24)) == [2, 5]
+    assert other_notices(notices, timeline(24)) == [2, 5]
 
 
 def test_open_incidents_are_sampled_on_normal_time() -> None:
@@ -137,7 +137,7 @@ def test_a_fault_is_lost_if_another_feature_had_found_it() -> None:
 
 
 def test_a_shift_is_reported_by_incidents_of_its_feature_and_adapted_at_the_end_of_one() -> None:
-    told = [
+    notices = [
         notice("incident_started", 2),
         notice("incident_started", 12),
         notice("incident_started", 14, cause="b"),
@@ -146,19 +146,19 @@ def test_a_shift_is_reported_by_incidents_of_its_feature_and_adapted_at_the_end_
         notice("incident_started", 40),
         notice("regime_changed", 40),
     ]
-    answer = shift_answer(told, "a", START + 12 * HOUR)
-    assert (answer.told, answer.regimes, answer.adapted_s) == (1, 1, 24 * HOUR)
-    assert shift_answer(told, "b", START + 12 * HOUR).adapted_s is None
+    answer = shift_answer(notices, "a", START + 12 * HOUR)
+    assert (answer.beginnings, answer.regimes, answer.adapted_s) == (1, 1, 24 * HOUR)
+    assert shift_answer(notices, "b", START + 12 * HOUR).adapted_s is None
 
 
 def test_a_silent_sensor_is_reported_by_the_notice_that_names_it() -> None:
-    told = [
+    notices = [
         notice("sensor_silent", 3, cause=None, events=5, text="'b' has had no value in the last 5 events"),
         notice("sensor_silent", 12, cause=None, events=2, text="'c' has had no value in the last 2 events"),
         notice("sensor_silent", 3, 20, cause=None, text="'d' has values again"),
     ]
-    assert silent_told_s(told, "c", START + 12 * HOUR, HOUR) == 2 * HOUR
-    assert silent_told_s(told, "d", START, HOUR) is None
+    assert silence_notice_s(notices, "c", START + 12 * HOUR, HOUR) == 2 * HOUR
+    assert silence_notice_s(notices, "d", START, HOUR) is None
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -50,7 +50,7 @@ def test_test_rows_are_counted_at_the_live_threshold_and_training_rows_are_not(
 ) -> None:
     found = Findings.of(version, machine, SETTINGS, 300.0, TrainerCache())
     assert (found.training, found.tested, found.events) == (720, True, 400)
-    assert (found.faults, found.found) == (2, 2)
+    assert (found.faults, found.faults_found) == (2, 2)
     assert 12 <= found.above < 60
     # Training rows that look like faults are not counted.
     rows = machine.rows.copy()
@@ -82,7 +82,7 @@ def test_with_a_fixed_threshold_and_no_test_rows_all_rows_are_counted(
 
 def test_test_rows_without_labels_have_no_faults(machine: Partition, version: Manifest) -> None:
     found = Findings.of(version, replace(machine, test_labels=None), SETTINGS, 300.0, TrainerCache())
-    assert (found.faults, found.found) == (None, None)
+    assert (found.faults, found.faults_found) == (None, None)
     assert summary([found]) == [f"{found.above} of 400 test rows above the live threshold"]
 
 
