@@ -35,9 +35,9 @@ def test_a_rival_tells_a_fault_after_its_warm_up(baseline: baselines.Baseline) -
     rows = (causes @ rng.normal(size=(2, 4)) + 0.1 * rng.normal(size=(600, 4))).astype(np.float32)
     rows[500:505] += np.array([25, -25, 25, -25], np.float32)
     recording = Recording("m", ("a", "b", "c", "d"), rows, np.zeros(600, np.bool_), 0)
-    found = replay_rival(baseline, recording, 120, SETTINGS, DAY_S / 50)
-    assert all(incident.span.start >= 120 for incident in found)
-    assert any(500 <= incident.span.start < 505 for incident in found)
+    result = replay_rival(baseline, recording, 120, SETTINGS, DAY_S / 50)
+    assert all(incident.span.start >= 120 for incident in result)
+    assert any(500 <= incident.span.start < 505 for incident in result)
 
 
 def test_a_rival_does_not_learn_from_a_short_incident_but_from_a_lasting_change() -> None:
@@ -51,8 +51,8 @@ def test_a_rival_does_not_learn_from_a_short_incident_but_from_a_lasting_change(
     rows = np.random.default_rng(2).uniform(-1, 1, (1000, 1)).astype(np.float32)
     rows[300:303] = 1000.0
     recording = Recording("m", ("a",), rows, np.zeros(1000, np.bool_), 0)
-    found = replay_rival(values, recording, 100, SETTINGS, DAY_S / 50)
-    assert any(i.span.start == 300 for i in found)
+    result = replay_rival(values, recording, 100, SETTINGS, DAY_S / 50)
+    assert any(i.span.start == 300 for i in result)
     assert max(seen) < 3
     rows[300:] = rows[300:] % 1 + 1000.0
     (lasting,) = (

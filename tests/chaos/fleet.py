@@ -106,12 +106,12 @@ class Chaos:
                 return f"{name} paused"
 
     def _damage(self, folder: Path) -> str:
-        found = [
+        result = [
             path
             for path in files(folder)
             if not any(part in NEVER_DAMAGED for part in path.relative_to(folder).parts)
         ]
-        chosen = self._draw.sample(found, min(len(found), self._draw.choice((1, 2, 5))))
+        chosen = self._draw.sample(result, min(len(result), self._draw.choice((1, 2, 5))))
         return ", ".join(f"{path.name} {damage(path, self._draw)}" for path in chosen)
 
     def _answers(self) -> None:

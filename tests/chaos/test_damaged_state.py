@@ -66,8 +66,8 @@ def damaged(sound: Path, folder: Path, seed: int, within: str = "") -> list[str]
     draw = random.Random(seed)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(sound, folder)
-    found = files(folder / within)
-    chosen = draw.sample(found, min(len(found), draw.choice((1, 1, 3, len(found)))))
+    result = files(folder / within)
+    chosen = draw.sample(result, min(len(result), draw.choice((1, 1, 3, len(result)))))
     return [f"{path.relative_to(folder)}: {damage(path, draw)}" for path in chosen]
 
 

@@ -51,5 +51,5 @@ def version(
     weights = {n: w * np.float32(scale) for n, w in architecture.initial_weights(seed).items()}
     moments = Moments.of(rows(2000))
     made = Manifest(number, SCHEMA, architecture, weights, moments, VersionSettings.of(given))
-    found = version_scores(made, Scaler.of(moments).apply(rows(4000, seed=9)))
-    return replace(made, scores=ScoreHistogram.of(found), personalised=True)
+    result = version_scores(made, Scaler.of(moments).apply(rows(4000, seed=9)))
+    return replace(made, scores=ScoreHistogram.of(result), personalised=True)

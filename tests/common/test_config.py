@@ -324,10 +324,10 @@ def test_a_key_with_dots_in_a_file_is_unknown_as_it_stands(tmp_path: Path, key: 
     assert error_of(path).startswith(f"{path}: unknown key '{key}'; ")
 
 
-@pytest.mark.parametrize(("content", "found"), [("- model\n", "list"), ("model", "str"), ("3", "int")])
-def test_a_file_without_sections_is_refused(tmp_path: Path, content: str, found: str) -> None:
+@pytest.mark.parametrize(("content", "kind"), [("- model\n", "list"), ("model", "str"), ("3", "int")])
+def test_a_file_without_sections_is_refused(tmp_path: Path, content: str, kind: str) -> None:
     path = written(tmp_path, content)
-    assert error_of(path) == f"{path}: expected sections such as 'model:', found {found}"
+    assert error_of(path) == f"{path}: expected sections such as 'model:', found {kind}"
 
 
 def test_a_value_in_place_of_a_section_is_refused(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def tab(scheme: str = "light") -> Iterator[Tab]:
         page = browser.new_page(viewport=DESK, color_scheme=scheme)  # type: ignore[arg-type]
         page.set_default_timeout(PATIENCE_MS)
         opened = Tab(page)
-        page.on("console", lambda said: opened.errors.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda line: opened.errors.append(line.text) if line.type == "error" else None)
         page.on("pageerror", lambda error: opened.errors.append(str(error)))
         try:
             yield opened

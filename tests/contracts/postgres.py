@@ -20,10 +20,10 @@ PROGRAMS = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), Pa
 
 
 def _program(name: str) -> str:
-    found = shutil.which(name, path=os.pathsep.join([*map(str, PROGRAMS), os.environ.get("PATH", "")]))
-    if found is None:
+    path = shutil.which(name, path=os.pathsep.join([*map(str, PROGRAMS), os.environ.get("PATH", "")]))
+    if path is None:
         pytest.skip(f"PostgreSQL's {name} is not installed: apt-get install postgresql")
-    return found
+    return path
 
 
 class Postgres:
@@ -81,10 +81,10 @@ class Postgres:
         shutil.rmtree(self.folder)
 
     def _run(self, *command: str) -> None:
-        with (self.folder / "said").open("w+") as said:
+        with (self.folder / "output").open("w+") as output:
             done = subprocess.run(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False,
+                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False,
                 timeout=60, env={**os.environ, "LC_ALL": "C"}, **self._as,
             )  # fmt: skip
-            said.seek(0)
-            assert done.returncode == 0, f"{' '.join(command)}: {said.read()}"
+            output.seek(0)
+            assert done.returncode == 0, f"{' '.join(command)}: {output.read()}"

@@ -201,14 +201,14 @@ def joined(given: list[bytes], newline: bytes = b"\n") -> bytes:
 
 def take(source: Source, count: int) -> list[bytes]:
     """The next `count` events, as reads give them."""
-    found: list[bytes] = []
+    result: list[bytes] = []
     deadline = time.monotonic() + PATIENCE_S
-    while len(found) < count:
-        assert time.monotonic() < deadline, f"{len(found)} of {count} events came"
+    while len(result) < count:
+        assert time.monotonic() < deadline, f"{len(result)} of {count} events came"
         events = source.read(0.05)
         assert len(events) <= MAX_BATCH_EVENTS
-        found += events
-    return found
+        result += events
+    return result
 
 
 def test_events_come_once_and_in_their_order(stream: Stream) -> None:
@@ -257,9 +257,9 @@ def test_a_line_too_long_is_cut_off_and_those_after_it_are_whole(stream: Stream)
     stream.feed(b"x" * (3 << 20) + b"\n" + joined(after))
     source = source or stream.open()
     try:
-        found = take(source, 4)
-        assert len(found[0]) == MAX_LINE_BYTES + 1
-        assert found[1:] == after
+        result = take(source, 4)
+        assert len(result[0]) == MAX_LINE_BYTES + 1
+        assert result[1:] == after
     finally:
         source.close()
 
@@ -272,17 +272,17 @@ def test_a_source_continues_where_its_last_reader_stopped(stream: Stream) -> Non
     source = stream.open()
     if not isinstance(stream, File):
         stream.feed(joined(given))
-    found = take(source, 1)
+    result = take(source, 1)
     position = json.loads(json.dumps(source.position()))
     source.close()
     source = stream.open(position)
     try:
         if isinstance(stream, Mqtt):
             # A broker sends again what was not acknowledged: at least once, and nothing is missing.
-            while set(found) != set(given):
-                found += take(source, 1)
+            while set(result) != set(given):
+                result += take(source, 1)
         else:
-            assert found + take(source, 600 - len(found)) == given
+            assert result + take(source, 600 - len(result)) == given
     finally:
         source.close()
 
@@ -315,15 +315,15 @@ def test_a_broker_that_stops_and_starts_loses_nothing(tmp_path: Path) -> None:
     source = stream.open()
     try:
         stream.feed(joined(lines(0, 30)))
-        found = set(take(source, 30))
+        result = set(take(source, 30))
         stream.broker.stop()
         eventually(lambda: source.problem is not None)
         assert f"broker 127.0.0.1:{stream.broker.port}: not connected" in str(source.problem)
         stream.broker.start()
         eventually(lambda: stream.publisher.is_connected())
         stream.feed(joined(lines(30, 30)))
-        while found != set(lines(0, 60)):
-            found |= set(take(source, 1))
+        while result != set(lines(0, 60)):
+            result |= set(take(source, 1))
         assert source.problem is None
     finally:
         source.close()
@@ -345,15 +345,15 @@ def test_a_broker_that_is_not_there_is_a_problem_and_no_error(tmp_path: Path) ->
 def test_an_mqtt_address_says_all_that_a_broker_needs(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_text("x")
-    found = BrokerAddress.at(Address.parse(f"mqtts://us%40er:p%3Aw@h/a/%23?ca={ca}&client_id=c"), "source")
-    assert (found.host, found.port, found.topic, found.user, found.password) == (
+    result = BrokerAddress.at(Address.parse(f"mqtts://us%40er:p%3Aw@h/a/%23?ca={ca}&client_id=c"), "source")
+    assert (result.host, result.port, result.topic, result.user, result.password) == (
         "h",
         8883,
         "a/#",
         "us@er",
         "p:w",
     )
-    assert (found.tls, found.ca, found.client_id) == (True, ca, "c")
+    assert (result.tls, result.ca, result.client_id) == (True, ca, "c")
     assert BrokerAddress.at(Address.parse("mqtt://h:1/t"), "sink").client_id.startswith("flockwatch-sink-")
     ids = [BrokerAddress.at(Address.parse("mqtt://h:1/t", f"press-{n}"), "source").client_id for n in (1, 2)]
     assert ids == ["flockwatch-source-press-1", "flockwatch-source-press-2"], (
@@ -367,15 +367,15 @@ def test_many_may_send_at_once_over_tcp_and_one_that_fails_disturbs_none() -> No
         senders = [socket.create_connection(("127.0.0.1", source.port)) for _ in range(5)]
         for number, sender in enumerate(senders):
             sender.sendall(joined(lines(number * 10, 5)) + b'{"number": ')
-        found = take(source, 25)
+        result = take(source, 25)
         senders[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
         senders[0].close()  # with a reset: its half line ends there
         for number, sender in enumerate(senders[1:], 1):
             sender.sendall(b"%d}\n" % (number * 10 + 5))
-        found += take(source, 5)
+        result += take(source, 5)
         for number in range(1, 5):
-            assert [line for line in found if line in lines(number * 10, 6)] == lines(number * 10, 6)
-        assert found.count(b'{"number": ') == 1
+            assert [line for line in result if line in lines(number * 10, 6)] == lines(number * 10, 6)
+        assert result.count(b'{"number": ') == 1
     finally:
         for sender in senders:
             sender.close()

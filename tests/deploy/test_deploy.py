@@ -57,17 +57,17 @@ def composed(*arguments: str) -> dict[str, Any]:
     done = run(
         binary, "--project-directory", ROOT, "--profile", "*", *arguments, "config", "--format", "json"
     )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def names(families: Any) -> set[str]:
     """Return the names that Prometheus gives to metrics."""
-    found: set[str] = set()
+    result: set[str] = set()
     for family in families:
         assert isinstance(family, Metric)
-        found.add(f"{family.name}_total" if family.type == "counter" else family.name)
-    return found
+        result.add(f"{family.name}_total" if family.type == "counter" else family.name)
+    return result
 
 
 def exposed() -> set[str]:
@@ -77,7 +77,7 @@ def exposed() -> set[str]:
         alerts=1, incidents=1, open_incidents=(), flapping=(), moved=(),
         evidence=edge_status.Evidence("1 per day", 10, 60.0),
         warm_up=None, drifted=False, swaps=1, refusals=0, trainer_restarts=0,
-        trainer_memory_bytes=1, buffered=1, silent_s=0.0, queues=(SinkQueue("stdout:", 0, 1, 0),),
+        trainer_memory_bytes=1, buffered=1, since_turn_s=0.0, queues=(SinkQueue("stdout:", 0, 1, 0),),
         learning=Learning(312, 500, per_s=1.0),
     )  # fmt: skip
     client = {
@@ -136,11 +136,11 @@ def test_every_service_has_limits_and_a_health_check_and_cannot_become_root() ->
 
 
 def test_only_the_operators_network_is_external_and_ports_are_local() -> None:
-    found = composed()
-    assert {name for name, n in found["networks"].items() if not n.get("internal")} == {"operator"}
-    on_it = {name for name, s in found["services"].items() if "operator" in (s.get("networks") or {})}
+    result = composed()
+    assert {name for name, n in result["networks"].items() if not n.get("internal")} == {"operator"}
+    on_it = {name for name, s in result["services"].items() if "operator" in (s.get("networks") or {})}
     assert on_it == {"server", "prometheus", "grafana"}
-    ports = [port for service in found["services"].values() for port in service.get("ports", [])]
+    ports = [port for service in result["services"].values() for port in service.get("ports", [])]
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
 
 
@@ -218,8 +218,8 @@ def test_rules_dashboard_and_guide_name_existing_metrics_and_the_guide_names_all
 
 
 def test_the_guide_has_a_row_for_each_alert_rule() -> None:
-    told = re.findall(r"^\| ([A-Z][A-Za-z]+) \|", OPERATE.partition("## Alert rules")[2], re.MULTILINE)
-    assert told == [rule["alert"] for rule in rules()]
+    documented = re.findall(r"^\| ([A-Z][A-Za-z]+) \|", OPERATE.partition("## Alert rules")[2], re.MULTILINE)
+    assert documented == [rule["alert"] for rule in rules()]
 
 
 # systemd, and the guide.

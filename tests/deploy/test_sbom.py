@@ -28,5 +28,5 @@ def test_names_are_those_of_the_index() -> None:
     assert spec is not None and spec.loader is not None
     sbom = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sbom)
-    (found,) = sbom.components("Typing_Extensions[all]==4.1 ; python_version < '3.12'")
-    assert found["purl"] == "pkg:pypi/typing-extensions@4.1"
+    (result,) = sbom.components("Typing_Extensions[all]==4.1 ; python_version < '3.12'")
+    assert result["purl"] == "pkg:pypi/typing-extensions@4.1"

@@ -41,8 +41,8 @@ def local(runs: Path, *flags: str) -> dict[str, Any]:
     command = [*python_module("flockwatch"), "local", "--data", str(DATA), "--runs", str(runs)]
     command += [*plain, *flags]
     subprocess.run(command, check=True, timeout=800, capture_output=True)
-    (found,) = runs.glob("*/report.json")
-    return json.loads(found.read_text())
+    (result,) = runs.glob("*/report.json")
+    return json.loads(result.read_text())
 
 
 def test_twelve_processes_train_to_the_end_and_every_one_answers(report: dict[str, Any]) -> None:
@@ -54,10 +54,10 @@ def test_twelve_processes_train_to_the_end_and_every_one_answers(report: dict[st
 @pytest.mark.parametrize("way", PLAIN_KERAS)
 def test_detection_is_as_good_as_plain_keras(report: dict[str, Any], way: str) -> None:
     auroc, average_precision = PLAIN_KERAS[way]
-    found = report["totals"][way]
-    assert found["auroc"] == pytest.approx(auroc, abs=0.02)
+    result = report["totals"][way]
+    assert result["auroc"] == pytest.approx(auroc, abs=0.02)
     # The floor of each feature's spread is not part of plain Keras, and adds about 0.03.
-    assert average_precision - 0.03 < found["average_precision"] < average_precision + 0.06
+    assert average_precision - 0.03 < result["average_precision"] < average_precision + 0.06
 
 
 def test_chance_is_far_behind(report: dict[str, Any]) -> None:

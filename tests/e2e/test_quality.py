@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if not DATA.is_dir():
         pytest.skip(f"no real data: {DATA} does not exist; FLOCKWATCH_DATA can name the folder above it")
     runs = tmp_path_factory.mktemp("runs")
@@ -38,25 +38,25 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     [("local_only", 0.779, 0.315), ("local_fleet_scaler", 0.812, 0.390), ("pooled", 0.795, 0.359)],
 )
 def test_autoencoders_without_a_federation_are_as_good_as_plain_keras(
-    row: str, auroc: float, average_precision: float, found: dict[str, Any]
+    row: str, auroc: float, average_precision: float, result: dict[str, Any]
 ) -> None:
-    assert found["rows"][row]["auroc"]["mean"] == pytest.approx(auroc, abs=0.02)
-    assert found["rows"][row]["average_precision"]["mean"] == pytest.approx(average_precision, abs=0.03)
+    assert result["rows"][row]["auroc"]["mean"] == pytest.approx(auroc, abs=0.02)
+    assert result["rows"][row]["average_precision"]["mean"] == pytest.approx(average_precision, abs=0.03)
 
 
-def test_chance_is_what_the_labels_say(found: dict[str, Any]) -> None:
-    share = found["labelled_rows"] / found["test_rows"]
+def test_chance_is_what_the_labels_say(result: dict[str, Any]) -> None:
+    share = result["labelled_rows"] / result["test_rows"]
     for row in ("random", "always"):
-        assert found["rows"][row]["average_precision"]["mean"] == pytest.approx(share, abs=0.01)
-        assert found["rows"][row]["auroc"]["mean"] == pytest.approx(0.5, abs=0.03)
+        assert result["rows"][row]["average_precision"]["mean"] == pytest.approx(share, abs=0.01)
+        assert result["rows"][row]["auroc"]["mean"] == pytest.approx(0.5, abs=0.03)
 
 
-def test_the_federation_is_ahead_of_each_alone_and_of_all_data_in_one_place(found: dict[str, Any]) -> None:
-    federated = found["rows"]["federated"]
+def test_the_federation_is_ahead_of_each_alone_and_of_all_data_in_one_place(result: dict[str, Any]) -> None:
+    federated = result["rows"]["federated"]
     assert federated["average_precision"]["mean"] > 0.41
     for row in ("local_only", "local_fleet_scaler", "pooled"):
         for figure in ("auroc", "average_precision"):
-            assert federated[figure]["mean"] > found["rows"][row][figure]["mean"], (row, figure)
+            assert federated[figure]["mean"] > result["rows"][row][figure]["mean"], (row, figure)
     assert federated["false_notices_per_day"]["median"] <= 2
     assert federated["alarm_hours_per_day"]["median"] <= 2
-    assert federated["faults_found"]["mean"] > found["rows"]["random"]["faults_found"]["mean"]
+    assert federated["faults_found"]["mean"] > result["rows"]["random"]["faults_found"]["mean"]

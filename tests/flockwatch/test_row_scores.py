@@ -32,10 +32,10 @@ WINDOW, JUMP = 5, 150
 @pytest.fixture(scope="module")
 def machine() -> Partition:
     """A machine of which one feature jumps in the test rows."""
-    found = telemetry.fleet(1, 200, 0, seed=3)[0]
-    rows = found.rows.copy()
+    result = telemetry.fleet(1, 200, 0, seed=3)[0]
+    rows = result.rows.copy()
     rows[JUMP] += np.eye(rows.shape[1], dtype=np.float32)[2] * 40 * rows.std(axis=0)
-    return replace(found, rows=rows)
+    return replace(result, rows=rows)
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,13 @@ def files(machine: Partition, own_version: Manifest, tmp_path: Path) -> list[str
 def test_a_row_has_the_live_score_the_threshold_and_its_causes(
     machine: Partition, own_version: Manifest
 ) -> None:
-    found = list(score_rows(own_version, machine, Settings(), 60.0))
+    result = list(score_rows(own_version, machine, Settings(), 60.0))
     expected = score_stream(own_version, machine).training
-    assert [r.row for r in found] == list(range(1, 201))
-    assert all(r.score is None and not r.anomaly and not r.causes for r in found[: WINDOW - 1])
-    np.testing.assert_allclose([r.score for r in found[WINDOW - 1 :]], expected[WINDOW - 1 :], rtol=1e-4)
-    assert all(r.anomaly == (r.score > r.threshold) for r in found[WINDOW - 1 :])
-    jump = found[JUMP]
+    assert [r.row for r in result] == list(range(1, 201))
+    assert all(r.score is None and not r.anomaly and not r.causes for r in result[: WINDOW - 1])
+    np.testing.assert_allclose([r.score for r in result[WINDOW - 1 :]], expected[WINDOW - 1 :], rtol=1e-4)
+    assert all(r.anomaly == (r.score > r.threshold) for r in result[WINDOW - 1 :])
+    jump = result[JUMP]
     assert jump.anomaly
     assert jump.causes[0].feature == machine.schema.features[2]
     assert jump.causes[0].value == pytest.approx(float(machine.rows[JUMP, 2]))

@@ -126,10 +126,10 @@ class FakeSuperLink:
 
     def runtime_pull_messages(self, body: bytes) -> Any:
         wanted = set(PullAppMessagesRequest.FromString(body).message_ids)
-        found = [pair for pair in self.to_server if pair[0].metadata.reply_to_message_id in wanted]
-        self.to_server = [pair for pair in self.to_server if pair not in found]
+        result = [pair for pair in self.to_server if pair[0].metadata.reply_to_message_id in wanted]
+        self.to_server = [pair for pair in self.to_server if pair not in result]
         return PullAppMessagesResponse(
-            messages_list=[proto for proto, _ in found], message_object_trees=[tree for _, tree in found]
+            messages_list=[proto for proto, _ in result], message_object_trees=[tree for _, tree in result]
         )
 
     def fleet_push_object(self, body: bytes) -> Any:
@@ -171,6 +171,6 @@ def question(value: bytes = b"question", node: int = NODE_ID) -> Message:
 
 
 def received(connection: FleetConnection) -> tuple[Message, bool]:
-    found = connection.receive()
-    assert found is not None
-    return found
+    result = connection.receive()
+    assert result is not None
+    return result

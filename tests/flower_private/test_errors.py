@@ -14,7 +14,7 @@ from tests.flower_private.fake_superlink import RUN_ID, FakeSuperLink, content, 
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "said"),
+    ("status", "kind", "message"),
     [
         (401, UnknownNodeError, "does not know"),
         (403, RunEndedError, ""),
@@ -30,7 +30,7 @@ from tests.flower_private.fake_superlink import RUN_ID, FakeSuperLink, content, 
     ],
 )
 def test_each_http_status_raises_its_exception(
-    superlink: FakeSuperLink, connection: FleetConnection, status: int, kind: type[Exception], said: str
+    superlink: FakeSuperLink, connection: FleetConnection, status: int, kind: type[Exception], message: str
 ) -> None:
     for name in ("pull-messages", "send-node-heartbeat", "get-run", "register-node", "push-messages"):
         superlink.answers[f"/v1/fleet/{name}"] = (status, b"because")
@@ -49,7 +49,7 @@ def test_each_http_status_raises_its_exception(
         with pytest.raises(kind) as caught:
             call()
         assert type(caught.value) is kind
-        assert said in str(caught.value)
+        assert message in str(caught.value)
 
 
 def test_a_long_answer_is_cut_in_the_error(superlink: FakeSuperLink, connection: FleetConnection) -> None:

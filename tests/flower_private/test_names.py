@@ -37,14 +37,14 @@ PRIVATE = [
 
 
 def names_used() -> list[tuple[str, str]]:
-    found = {
+    result = {
         (node.module, alias.name)
         for path in PRIVATE
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "flwr"
         for alias in node.names
     }
-    return sorted(found)
+    return sorted(result)
 
 
 @pytest.mark.parametrize(("module", "name"), names_used())

@@ -125,11 +125,11 @@ def test_a_message_whose_content_is_gone_does_not_block_the_next(
     values = []
     for _ in range(5):
         try:
-            found = connection.receive()
+            result = connection.receive()
         except (UnreachableError, RunEndedError, RequestRefusedError):
             continue
-        if found is not None:
-            values.append(value_of(found[0]))
+        if result is not None:
+            values.append(value_of(result[0]))
     assert values == [b"next"]
 
 

@@ -70,12 +70,12 @@ class Recorder:
 
 def opened(heard: bytes) -> bytes:
     """Return the content of compressed messages."""
-    found = []
+    result = []
     for start in (match.start() for match in re.finditer(re.escape(MAGIC), heard)):
         with suppress(zstandard.ZstdError):
-            found.append(zstandard.ZstdDecompressor().decompressobj().decompress(heard[start:]))
-    assert len(found) > 10
-    return b"".join(found)
+            result.append(zstandard.ZstdDecompressor().decompressobj().decompress(heard[start:]))
+    assert len(result) > 10
+    return b"".join(result)
 
 
 def forms(row: np.ndarray) -> list[bytes]:

@@ -213,10 +213,10 @@ def test_a_broker_that_stops_and_starts_costs_no_event_and_no_alert(
     broker = Broker(tmp_path / "broker")
     place = f"mqtt://127.0.0.1:{broker.port}"
     one = machine(source=f"{place}/plant/7?client_id=edge", sinks=(f"{place}/alerts?client_id=edge-alerts",))
-    told: list[bytes] = []
+    payloads: list[bytes] = []
     listener = mqtt.Client(CallbackAPIVersion.VERSION2, "listener", clean_session=False)
     listener.on_connect = lambda client, *_: client.subscribe("alerts", qos=1)
-    listener.on_message = lambda _c, _d, message: told.append(message.payload)
+    listener.on_message = lambda _c, _d, message: payloads.append(message.payload)
     listener.reconnect_delay_set(1, 1)
     listener.connect("127.0.0.1", broker.port)
     listener.loop_start()
@@ -240,8 +240,8 @@ def test_a_broker_that_stops_and_starts_costs_no_event_and_no_alert(
         publish(one.events(8, fault=True))
         publish(one.events(60))
         one.expect_incidents(1)
-        eventually(lambda: len(told) == 2)
-        assert [json.loads(notice) for notice in told] == one.notices()
+        eventually(lambda: len(payloads) == 2)
+        assert [json.loads(notice) for notice in payloads] == one.notices()
     finally:
         listener.disconnect()
         listener.loop_stop()

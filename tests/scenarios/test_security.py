@@ -373,14 +373,14 @@ except OSError as error:
     print("superlink", error)
 """
     command = [*network.command_prefix(network.client_side), sys.executable, "-c", asked]
-    said = subprocess.run(
+    replies = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=PATIENCE_S
     ).stdout.splitlines()
-    assert len(said) == 5
-    assert all("403" in line and "clients may only use the Fleet API" in line for line in said[:3])
-    assert "403" in said[3]
-    assert "has no client key" in said[3]
-    assert "Connection refused" in said[4]
+    assert len(replies) == 5
+    assert all("403" in line and "clients may only use the Fleet API" in line for line in replies[:3])
+    assert "403" in replies[3]
+    assert "has no client key" in replies[3]
+    assert "Connection refused" in replies[4]
 
 
 def asked(run: Secured, path: str, headers: dict[str, str] | None = None) -> httpx.Response:

@@ -44,8 +44,8 @@ def test_a_run_is_seen_as_it_goes(
     fleet = federation({"federation.max_rounds": "100000", **status})
     edges = []
     for name in ("edge-1", "edge-2"):
-        told = f"http://edge:{edge_token(TOKEN, name)}@127.0.0.1:{port}/alerts"
-        edges.append(Machine(tmp_path, processes, name, fleet.address, sinks=(told,)))
+        sink = f"http://edge:{edge_token(TOKEN, name)}@127.0.0.1:{port}/alerts"
+        edges.append(Machine(tmp_path, processes, name, fleet.address, sinks=(sink,)))
     fleet.start_server()
     eventually(lambda: fleet.log("run") or "superlink ready" in fleet.log("server"))
     with tab() as opened:

@@ -72,8 +72,8 @@ def test_learning_is_shown_everywhere_and_a_client_that_learns_detects_with_the_
         return shown
 
     def client(name: str) -> dict[str, Any]:
-        found: dict[str, Any] = status()["clients"].get(name, {})
-        return found
+        result: dict[str, Any] = status()["clients"].get(name, {})
+        return result
 
     one = machine("one", 200)
     one.feed(60)

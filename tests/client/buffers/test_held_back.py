@@ -20,11 +20,11 @@ def write(recent: RecentEvents, flags: list[int]) -> None:
 
 
 def joined(parts: list[ReleasedEvents | None]) -> tuple[list[float], list[bool], list[bool]]:
-    found = [part for part in parts if part is not None]
+    result = [part for part in parts if part is not None]
     return (
-        [row for part in found for row in part.rows[:, 0].tolist()],
-        [flag for part in found for flag in part.normal.tolist()],
-        [flag for part in found for flag in part.breaks.tolist()],
+        [row for part in result for row in part.rows[:, 0].tolist()],
+        [flag for part in result for flag in part.normal.tolist()],
+        [flag for part in result for flag in part.breaks.tolist()],
     )
 
 

@@ -19,14 +19,14 @@ def write(recent: RecentEvents, events: int) -> None:
 def test_a_stretch_is_what_was_written_and_is_still_there(events: int, start: int) -> None:
     recent = RecentEvents(2, size=600)
     write(recent, events)
-    found = recent.since(start)
+    result = recent.since(start)
     first = max(0, start, events + MAX_BATCH_EVENTS - 600 if events + MAX_BATCH_EVENTS > 600 else 0)
     expected = list(range(first, events))
-    assert found.scores.tolist() == found.times.tolist() == found.versions.tolist() == expected
-    assert found.rows.tolist() == [[n, n] for n in expected]
-    assert found.flags.tolist() == [n % 2 for n in expected]
+    assert result.scores.tolist() == result.times.tolist() == result.versions.tolist() == expected
+    assert result.rows.tolist() == [[n, n] for n in expected]
+    assert result.flags.tolist() == [n % 2 for n in expected]
     if expected:
-        assert found.start == first
+        assert result.start == first
 
 
 @given(st.integers(0, 1500), st.integers(0, 50))
@@ -39,9 +39,9 @@ def test_the_last_rows_are_the_newest(events: int, n: int) -> None:
 def test_a_stretch_is_a_copy() -> None:
     recent = RecentEvents(1, size=600)
     write(recent, 5)
-    found = recent.since(0)
+    result = recent.since(0)
     write(recent, 600)
-    assert found.rows[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert result.rows[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_interval_is_known_after_a_few_events_and_is_that_of_the_newest() -> None:

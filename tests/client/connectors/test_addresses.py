@@ -17,8 +17,8 @@ from client.connectors.sources import SOURCES, open_source
     ],
 )
 def test_an_address_is_parsed(text: str, scheme: str, place: str, options: dict[str, str]) -> None:
-    found = Address.parse(text)
-    assert (found.scheme, found.place, found.options) == (scheme, place, options)
+    result = Address.parse(text)
+    assert (result.scheme, result.place, result.options) == (scheme, place, options)
 
 
 def test_a_password_is_never_shown() -> None:

@@ -199,12 +199,12 @@ class TestAfterARestart:
         outbox = Outbox(open_sink(f"file:{out}"), spool)
         assert eventually(lambda: outbox.waiting == 0)
         outbox.close(20)
-        found = [json.loads(line)["n"] for line in out.read_bytes().splitlines()]
-        repeated = [number for number, before in zip(found[1:], found, strict=False) if number == before]
+        result = [json.loads(line)["n"] for line in out.read_bytes().splitlines()]
+        repeated = [number for number, before in zip(result[1:], result, strict=False) if number == before]
         assert len(repeated) <= 1
-        assert sorted(set(found)) == list(range(1, found[-1] + 1))
-        assert found == sorted(found)
-        assert found[-1] >= 200
+        assert sorted(set(result)) == list(range(1, result[-1] + 1))
+        assert result == sorted(result)
+        assert result[-1] >= 200
 
     @staticmethod
     def kill_after_its_first_line(program: str, *arguments: Path) -> None:

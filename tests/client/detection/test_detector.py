@@ -22,10 +22,10 @@ def detector(**live: object) -> Detector:
 
 
 def feed(of: Detector, events: list[bytes], size: int, now: float = 5.0) -> list[Verdict]:
-    found = []
+    result = []
     for start in range(0, len(events), size):
-        found += of.step(events[start : start + size], now).verdicts
-    return found
+        result += of.step(events[start : start + size], now).verdicts
+    return result
 
 
 @pytest.mark.parametrize("size", [1, 3, 64, 256])
@@ -34,13 +34,13 @@ def test_every_event_gets_the_score_of_the_window_it_ends(size: int, window: int
     manifest, events = version(window=window), rows(700)
     under_test = detector()
     under_test.activate(manifest, threshold=1e9)
-    found = feed(under_test, lines(events), size)
+    result = feed(under_test, lines(events), size)
     expected = version_scores(manifest, Scaler.of(manifest.moments).apply(events))
-    assert [v.time for v in found] == [1e9 + 60.0 * i for i in range(700)]
-    assert all(math.isnan(v.score) for v in found[: window - 1])
-    np.testing.assert_allclose([v.score for v in found[window - 1 :]], expected, rtol=1e-3)
-    assert {v.version for v in found} == {1}
-    assert not any(v.anomaly for v in found)
+    assert [v.time for v in result] == [1e9 + 60.0 * i for i in range(700)]
+    assert all(math.isnan(v.score) for v in result[: window - 1])
+    np.testing.assert_allclose([v.score for v in result[window - 1 :]], expected, rtol=1e-3)
+    assert {v.version for v in result} == {1}
+    assert not any(v.anomaly for v in result)
 
 
 @settings(deadline=None, max_examples=30)
@@ -50,16 +50,16 @@ def test_swaps_lose_no_event_and_no_window(window: int, sizes: list[int], data: 
     events = rows(sum(sizes))
     scaled = Scaler.of(versions[0].moments).apply(events)
     expected = {v.version: version_scores(v, scaled) for v in versions}
-    under_test, found = detector(), []
+    under_test, result = detector(), []
     under_test.activate(versions[0], 1e9)
     waiting = lines(events)
     for size in sizes:
         if data.draw(st.booleans()):
             under_test.activate(data.draw(st.sampled_from(versions)), 1e9)
-        found += under_test.step(waiting[:size], 0.0).verdicts
+        result += under_test.step(waiting[:size], 0.0).verdicts
         waiting = waiting[size:]
-    assert [v.time for v in found] == [1e9 + 60.0 * i for i in range(len(events))]
-    for i, verdict in enumerate(found):
+    assert [v.time for v in result] == [1e9 + 60.0 * i for i in range(len(events))]
+    for i, verdict in enumerate(result):
         if i >= window - 1:
             assert verdict.score == pytest.approx(expected[verdict.version][i - window + 1], rel=1e-3)
         else:
@@ -88,10 +88,10 @@ def test_ten_swaps_from_another_thread_in_a_million_events_lose_none() -> None:
             swapping.release()
         if number % 350 == 174 and number > 174:  # at any of the steps before, but not later
             assert swapped.acquire(timeout=60)
-        found = under_test.step(batch, 0.0).verdicts
-        assert len(found) == 256
-        assert len({v.version for v in found}) == 1
-        used = found[0].version
+        result = under_test.step(batch, 0.0).verdicts
+        assert len(result) == 256
+        assert len({v.version for v in result}) == 1
+        used = result[0].version
         counts[used] = counts.get(used, 0) + 256
         if not order or order[-1] != used:
             order.append(used)
@@ -103,8 +103,8 @@ def test_ten_swaps_from_another_thread_in_a_million_events_lose_none() -> None:
 
 def test_without_a_version_events_are_kept_and_not_scored() -> None:
     under_test = detector()
-    found = feed(under_test, lines(rows(10)), 1)
-    assert all(math.isnan(v.score) and v.version == 0 and not v.anomaly for v in found)
+    result = feed(under_test, lines(rows(10)), 1)
+    assert all(math.isnan(v.score) and v.version == 0 and not v.anomaly for v in result)
     np.testing.assert_allclose(under_test.recent.last(10), rows(10), rtol=1e-6)
     under_test.activate(version(), 1e9)
     assert feed(under_test, lines(rows(1)), 1)[0].version == 1

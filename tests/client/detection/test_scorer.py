@@ -46,34 +46,34 @@ def expected(of: Manifest, rows: NDArray[np.float32], clip: float | None = None)
 def test_event_by_event_is_what_all_rows_together_give(activation: str, window: int) -> None:
     version = manifest(window, activation=activation, output_activation=activation)
     scorer = Scorer(version)
-    found = [scorer.score_one(row) for row in ROWS]
-    assert np.isnan(found[: window - 1]).all()
-    np.testing.assert_allclose(found[window - 1 :], expected(version, ROWS), rtol=1e-4)
+    result = [scorer.score_one(row) for row in ROWS]
+    assert np.isnan(result[: window - 1]).all()
+    np.testing.assert_allclose(result[window - 1 :], expected(version, ROWS), rtol=1e-4)
 
 
 @settings(deadline=None)
 @given(st.sampled_from([1, 2, 5]), st.lists(st.integers(1, 60), min_size=1, max_size=8))
 def test_however_events_are_grouped_the_scores_are_the_same(window: int, sizes: list[int]) -> None:
     version = manifest(window)
-    scorer, found, at = Scorer(version), [], 0
+    scorer, result, at = Scorer(version), [], 0
     for size in sizes:
         rows = ROWS[at : at + size]
-        found.extend(
+        result.extend(
             [scorer.score_one(row) for row in rows] if size % 2 else scorer.score_many(rows).tolist()
         )
         at += len(rows)
-    assert np.isnan(found[: min(window - 1, at)]).all()
-    np.testing.assert_allclose(found[window - 1 :], expected(version, ROWS[:at]), rtol=1e-4)
+    assert np.isnan(result[: min(window - 1, at)]).all()
+    np.testing.assert_allclose(result[window - 1 :], expected(version, ROWS[:at]), rtol=1e-4)
 
 
 def test_a_long_stream_does_not_run_out_of_room() -> None:
     version = manifest(3)
     scorer = Scorer(version)
     rows = np.tile(ROWS, (_CAPACITY // 100, 1))[: 2 * _CAPACITY + 10]
-    found = [scorer.score_one(row) for row in rows[:_CAPACITY]]
+    result = [scorer.score_one(row) for row in rows[:_CAPACITY]]
     for start in range(_CAPACITY, len(rows), 256):
-        found.extend(scorer.score_many(rows[start : start + 256]).tolist())
-    np.testing.assert_allclose(found[2:], expected(version, rows), rtol=1e-4)
+        result.extend(scorer.score_many(rows[start : start + 256]).tolist())
+    np.testing.assert_allclose(result[2:], expected(version, rows), rtol=1e-4)
 
 
 def test_inputs_are_clipped_if_the_version_clips() -> None:
@@ -105,9 +105,9 @@ def test_an_event_far_off_scores_the_largest_and_spoils_only_its_windows(value: 
         one = Scorer(version)
         singly = np.array([one.score_one(row) for row in wild], np.float32)
         together = Scorer(version).score_many(wild)
-    for found in (singly, together):
-        assert (found[2:4] == np.float32(MAX_SCORE)).all()
-        np.testing.assert_allclose(found[[1, 4, 5]], expected(version, ROWS[:6])[[0, 3, 4]], rtol=1e-4)
+    for result in (singly, together):
+        assert (result[2:4] == np.float32(MAX_SCORE)).all()
+        np.testing.assert_allclose(result[[1, 4, 5]], expected(version, ROWS[:6])[[0, 3, 4]], rtol=1e-4)
     with np.errstate(over="ignore", invalid="ignore"):
         why = one.explain(wild[1:3])
     assert why.share.argmax() == 1

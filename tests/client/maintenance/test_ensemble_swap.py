@@ -20,11 +20,11 @@ def ensemble(number: int) -> Manifest:
     """A version with detectors of a machine's own rows."""
     normal = rows(2000, seed=11)
     made = replace(zero_version(), version=number)
-    found = with_own_detectors(
+    result = with_own_detectors(
         made, ClientRows(Partition("edge", SCHEMA, normal, normal[:0], None)).prepare(made)
     )
-    assert found.ensemble is not None
-    return found
+    assert result.ensemble is not None
+    return result
 
 
 def machine_with(folder: Path, version: Manifest) -> Machine:

@@ -99,8 +99,8 @@ def test_a_fault_within_the_warm_up_is_reported_when_it_comes_again(tmp_path: Pa
     for start in (40, 300):
         events[start : start + 8, 1] += 400
     machine.feed(events)
-    told = [n.started for n in machine.notices if n.kind == "incident_started"]
-    assert any(1e9 + 60 * 300 <= time < 1e9 + 60 * 308 for time in told)
+    received = [n.started for n in machine.notices if n.kind == "incident_started"]
+    assert any(1e9 + 60 * 300 <= time < 1e9 + 60 * 308 for time in received)
 
 
 def test_after_a_restart_the_rows_on_disk_warm_up_at_once(tmp_path: Path) -> None:

@@ -152,8 +152,8 @@ def test_a_sensor_that_goes_silent_costs_no_event_and_is_reported(tmp_path: Path
     under_test = process(tmp_path, f"file:{path}", fixed=True)
     assert under_test.run() == 0
     assert under_test.status().events == 600 and under_test.status().refused == {}
-    (told,) = [notice for notice in notices(tmp_path) if notice["kind"] == "sensor_silent"]
-    assert "'b' has had no value" in told["text"]
+    (received,) = [notice for notice in notices(tmp_path) if notice["kind"] == "sensor_silent"]
+    assert "'b' has had no value" in received["text"]
     assert any("'b' has had no value" in problem for problem in under_test.status().problems)
 
 
@@ -165,10 +165,10 @@ def test_a_silence_within_a_recording_is_reported_with_its_end(tmp_path: Path) -
     path.write_text("".join(json.dumps(event) + "\n" for event in table))
     under_test = process(tmp_path, f"file:{path}", fixed=True)
     assert under_test.run() == 0
-    told = [notice for notice in notices(tmp_path) if notice["kind"] == "sensor_silent"]
-    assert [notice["ended"] is None for notice in told] == [True, False]
-    assert len({notice["id"] for notice in told}) == 1
-    assert (told[1]["events"], told[1]["ended"]) == (600, table[1200]["ts"])
+    received = [notice for notice in notices(tmp_path) if notice["kind"] == "sensor_silent"]
+    assert [notice["ended"] is None for notice in received] == [True, False]
+    assert len({notice["id"] for notice in received}) == 1
+    assert (received[1]["events"], received[1]["ended"]) == (600, table[1200]["ts"])
 
 
 @pytest.mark.parametrize("fixed", [True, False])

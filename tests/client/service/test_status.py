@@ -44,7 +44,7 @@ def test_prometheus_reads_the_current_state() -> None:
         caught.value.close()
     finally:
         server.close()
-    found = {
+    result = {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
@@ -64,8 +64,8 @@ def test_prometheus_reads_the_current_state() -> None:
         ("flockwatch_latency_seconds_count",): 100, ("flockwatch_latency_seconds_bucket", "+Inf"): 100,
         ("flockwatch_latency_seconds_bucket", repr(2**14 / 1e9)): 90,
     }  # fmt: skip
-    assert {key: found.get(key) for key in expected} == expected
-    assert found[("flockwatch_latency_seconds_sum",)] == pytest.approx(90 * 12e-6 + 10 * 900e-6)
+    assert {key: result.get(key) for key in expected} == expected
+    assert result[("flockwatch_latency_seconds_sum",)] == pytest.approx(90 * 12e-6 + 10 * 900e-6)
     assert (body["status"], body["version"], body["refused"]) == ("ok", 7, {"not_json": 3})
     assert body["latency_us"] == {"p50": pytest.approx(12.288), "p99": pytest.approx(917.504)}
     assert body["evidence"] == "1 per day needs 2 days of events, has 3 hours"
@@ -106,9 +106,9 @@ def test_a_quantile_of_the_latency_is_off_by_a_quarter_at_most(
     for ns, events in samples:
         latency.add(ns, events)
     exact = times[min(len(times) - 1, max(0, -int(-rank * len(times) // 1) - 1))]
-    found = latency.quantile_s(rank)
-    assert found is not None
-    assert exact <= found * 1e9 <= max(1, 1.25 * exact)
+    result = latency.quantile_s(rank)
+    assert result is not None
+    assert exact <= result * 1e9 <= max(1, 1.25 * exact)
 
 
 def test_the_health_says_how_far_a_client_has_come_towards_training() -> None:

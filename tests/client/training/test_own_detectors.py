@@ -129,8 +129,8 @@ def test_a_file_holds_the_same_version() -> None:
 def test_events_in_another_order_of_features_have_the_same_scores() -> None:
     own = personal()
     turned = own.aligned(Schema(("b", "a")))
-    found = buffer_scores(turned, BufferedRows(ROWS[:, ::-1], FOLLOWS))
-    np.testing.assert_allclose(found, buffer_scores(own, BufferedRows(ROWS, FOLLOWS)), rtol=1e-3, atol=1e-3)
+    result = buffer_scores(turned, BufferedRows(ROWS[:, ::-1], FOLLOWS))
+    np.testing.assert_allclose(result, buffer_scores(own, BufferedRows(ROWS, FOLLOWS)), rtol=1e-3, atol=1e-3)
 
 
 def test_the_stream_has_the_scores_of_the_file() -> None:

@@ -48,8 +48,8 @@ def test_a_personalised_version_has_the_clients_mean_and_the_fleets_spread() -> 
 def test_own_rows_score_one_on_average_under_a_personalised_version() -> None:
     own = personalised(personal_version(prior=1, decay=1.0))
     scaled = Scaler.chosen(ScalingSettings(), own.moments, own.moments).apply(ROWS[:90])
-    found = scores(own.architecture, own.weights, scaled, None, own.precision)
-    assert found.mean() == pytest.approx(1, rel=0.05)
+    result = scores(own.architecture, own.weights, scaled, None, own.precision)
+    assert result.mean() == pytest.approx(1, rel=0.05)
 
 
 def test_a_version_stays_the_same_if_the_settings_ask_for_no_personalisation() -> None:

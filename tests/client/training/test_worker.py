@@ -158,9 +158,9 @@ def test_residuals_are_sent_as_sums_over_windows_and_no_row_is_sent() -> None:
     given = Task(personal_version())
     for answer in (worker().evaluate(given), worker().train(given)):
         scaler = Scaler.chosen(ScalingSettings(), given.manifest.moments, Moments.of(ROWS))
-        found = score_windows(given.manifest.architecture, given.manifest.weights, scaler.apply(ROWS[90:]))
+        result = score_windows(given.manifest.architecture, given.manifest.weights, scaler.apply(ROWS[90:]))
         assert answer.residuals.count == 8
-        np.testing.assert_allclose(answer.residuals.squares, found.residuals.squares, rtol=1e-4)
+        np.testing.assert_allclose(answer.residuals.squares, result.residuals.squares, rtol=1e-4)
         packed, scaled = pack(answer), scaler.apply(ROWS)
         for row in [*ROWS, *scaled]:
             assert row.tobytes() not in packed and row.astype(float).tobytes() not in packed

@@ -142,9 +142,9 @@ def test_a_version_to_keep_is_held_over_a_restart_and_changed(tmp_path: Path) ->
     state = CompressionState(tmp_path)
     assert state.held_hash == made[0].hash
     change = pack(VersionChange.of(Task(made[-1], options=TaskOptions(keep=True)), tuple(steps)))
-    found = state.unpack_task(change, "a")
-    assert isinstance(found, Task)
-    assert found.manifest.hash == state.held_hash == made[-1].hash
+    result = state.unpack_task(change, "a")
+    assert isinstance(result, Task)
+    assert result.manifest.hash == state.held_hash == made[-1].hash
     assert state.traffic(Traffic(sent_bytes=5)).sent_bytes == 5
 
 

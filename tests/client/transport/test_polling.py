@@ -9,7 +9,7 @@ from client.transport.polling import MAX_WAIT_S, MIN_WAIT_S, PollSchedule
 
 def polls(gap_s: float, rounds: int) -> list[int]:
     """Number of polls that each of some rounds takes, with messages `gap_s` after the last reply."""
-    now, found = 0.0, []
+    now, result = 0.0, []
     schedule = PollSchedule(now)
     for _ in range(rounds):
         due, count = now + gap_s, 0
@@ -18,8 +18,8 @@ def polls(gap_s: float, rounds: int) -> list[int]:
             count += 1
         schedule.message_received(now)
         schedule.message_replied(now)
-        found.append(count)
-    return found
+        result.append(count)
+    return result
 
 
 @pytest.mark.parametrize("gap_s", [0.05, 0.2, 1.0, 5.0, 30.0])

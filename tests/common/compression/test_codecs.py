@@ -103,5 +103,5 @@ def test_who_lacks_a_codec_is_given_one_that_it_has(spec: str, has: list[str], e
 
 
 def test_the_automatic_choice_grows_stricter_as_links_grow_slower() -> None:
-    found = [automatic_spec(26_000, speed, 0.08, True) for speed in (1e8, 1.5e6, 1e4, None)]
-    assert found == ["none", "int8+zstd", "ternary:0.08", "ternary:0.08"]
+    result = [automatic_spec(26_000, speed, 0.08, True) for speed in (1e8, 1.5e6, 1e4, None)]
+    assert result == ["none", "int8+zstd", "ternary:0.08", "ternary:0.08"]

@@ -140,8 +140,8 @@ def test_the_usual_score_is_about_one(name: str) -> None:
 def test_the_state_of_inputs_in_another_order_gives_the_same_scores(name: str) -> None:
     detector, order = fit(name, NORMAL, FEATURES, RECENCY, 1000), np.arange(INPUTS)[::-1]
     turned = MEMBERS[name].restored(detector.state.take(order), INPUTS, FEATURES)
-    found = turned.score_many(np.ascontiguousarray(NORMAL[:, order]))
-    np.testing.assert_allclose(found, detector.score_many(NORMAL), rtol=1e-3, atol=1e-4)
+    result = turned.score_many(np.ascontiguousarray(NORMAL[:, order]))
+    np.testing.assert_allclose(result, detector.score_many(NORMAL), rtol=1e-3, atol=1e-4)
 
 
 @each_own

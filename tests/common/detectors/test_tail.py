@@ -13,15 +13,15 @@ SCORES = st.lists(st.floats(0, 1e6, width=32), min_size=2, max_size=300)
 
 def test_surprisals_of_normal_scores_are_exponential_for_any_distribution() -> None:
     scores = np.exp(RNG.standard_normal(20_000)).astype(np.float32)
-    found = CalibratedTail.of(scores[:10_000]).surprisals(scores[10_000:])
-    assert np.quantile(found, (0.5, 0.9, 0.99)).tolist() == pytest.approx(np.log([2, 10, 100]), rel=0.1)
+    result = CalibratedTail.of(scores[:10_000]).surprisals(scores[10_000:])
+    assert np.quantile(result, (0.5, 0.9, 0.99)).tolist() == pytest.approx(np.log([2, 10, 100]), rel=0.1)
 
 
 @given(SCORES)
 def test_a_higher_score_never_has_a_lower_surprisal(scores: list[float]) -> None:
     tail = CalibratedTail.of(np.array(scores, np.float32))
-    found = tail.surprisals(np.sort(np.array([0, *scores, 2e6], np.float32)))
-    assert np.isfinite(found).all() and (np.diff(found) >= -1e-5).all()
+    result = tail.surprisals(np.sort(np.array([0, *scores, 2e6], np.float32)))
+    assert np.isfinite(result).all() and (np.diff(result) >= -1e-5).all()
 
 
 @given(SCORES, st.floats(0, 2e6, width=32))

@@ -39,8 +39,8 @@ def equal(a: dict[str, NDArray[Any]], b: dict[str, NDArray[Any]]) -> bool:
 @settings(deadline=None)
 @given(FIELDS, ARRAYS)
 def test_what_was_packed_comes_back(fields: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-    found, back = unpack(pack(fields, arrays))
-    assert found == fields
+    result, back = unpack(pack(fields, arrays))
+    assert result == fields
     assert equal(back, arrays)
 
 
@@ -160,7 +160,7 @@ def test_sound_fields_become_the_dataclass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"name": 3}, "'name': .*string"),
         ({"name": None}, "'name': .*string"),
@@ -172,8 +172,8 @@ def test_sound_fields_become_the_dataclass() -> None:
         ({"inner": [0.5]}, "'inner': "),
     ],
 )
-def test_a_field_of_another_type_is_refused_by_name(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(BundleError, match=said):
+def test_a_field_of_another_type_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
         as_dataclass(Outer, {**SOUND, **changes})
 
 

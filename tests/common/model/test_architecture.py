@@ -24,12 +24,12 @@ ARCHITECTURES = st.builds(
 
 @given(ARCHITECTURES)
 def test_every_layer_takes_what_the_layer_before_gives(architecture: Architecture) -> None:
-    widths, found = architecture.widths, architecture.shapes
+    widths, result = architecture.widths, architecture.shapes
     assert widths[0] == widths[-1] == architecture.inputs == architecture.window * architecture.features
-    assert len(architecture.activations) == len(widths) - 1 == len(found) // 2
+    assert len(architecture.activations) == len(widths) - 1 == len(result) // 2
     for layer in range(len(widths) - 1):
-        assert found[f"dense_{layer}/kernel"] == (widths[layer], widths[layer + 1])
-        assert found[f"dense_{layer}/bias"] == (widths[layer + 1],)
+        assert result[f"dense_{layer}/kernel"] == (widths[layer], widths[layer + 1])
+        assert result[f"dense_{layer}/bias"] == (widths[layer + 1],)
 
 
 @given(ARCHITECTURES)

@@ -32,10 +32,10 @@ def level_sketch(levels: list[list[float]]) -> bytes:
 
 def test_scores_are_counted_by_their_level() -> None:
     assert _histogram(raw_sketch([1.0, 2.0])).count == 2
-    found = _histogram(level_sketch([[1.0, 2.0], [3.0], [4.0, 5.0]]))
-    assert found.count == 2 + 2 + 8
-    assert found.quantile(0.0) == pytest.approx(1.0, rel=0.01)
-    assert found.quantile(1.0) == pytest.approx(5.0, rel=0.01)
+    result = _histogram(level_sketch([[1.0, 2.0], [3.0], [4.0, 5.0]]))
+    assert result.count == 2 + 2 + 8
+    assert result.quantile(0.0) == pytest.approx(1.0, rel=0.01)
+    assert result.quantile(1.0) == pytest.approx(5.0, rel=0.01)
     assert _histogram(struct.pack("<BBBBHBB", 2, 1, 17, 4 | 8, 32, 0, 0)).count == 0
 
 

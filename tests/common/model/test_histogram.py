@@ -81,8 +81,8 @@ def test_an_infinite_or_negative_score_is_refused(value: float, problem: str) ->
 
 
 def test_an_event_without_a_score_is_left_out() -> None:
-    found = ScoreHistogram.of(np.array([np.nan, 1.0, np.nan, 2.0]))
-    assert (found.count, found.quantile(0.0)) == (2, pytest.approx(1.0, rel=RELATIVE_ERROR))
+    result = ScoreHistogram.of(np.array([np.nan, 1.0, np.nan, 2.0]))
+    assert (result.count, result.quantile(0.0)) == (2, pytest.approx(1.0, rel=RELATIVE_ERROR))
     assert ScoreHistogram.of(np.full(3, np.nan)).count == 0
 
 
@@ -104,9 +104,9 @@ def test_damaged_bytes_are_refused_or_still_a_valid_histogram(packed: bytes, dat
         if content:
             content[position] = data.draw(st.sampled_from([0, 1, 255]) | st.integers(0, 255))
     with suppress(HistogramError):
-        found = ScoreHistogram.unpack(bytes(content))
-        found = found.merge(found).merge(ScoreHistogram.of(np.arange(300.0)))
-        assert np.isfinite(found.quantile(0.99))
+        result = ScoreHistogram.unpack(bytes(content))
+        result = result.merge(result).merge(ScoreHistogram.of(np.arange(300.0)))
+        assert np.isfinite(result.quantile(0.99))
 
 
 @pytest.mark.parametrize(

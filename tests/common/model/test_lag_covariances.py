@@ -41,16 +41,16 @@ def covariances(of: np.ndarray | None = None) -> LagCovariances:
 def test_they_are_those_of_whole_windows() -> None:
     of = rows()
     whole = np.cov(windows_at(of, starts(of), WINDOW).T.astype(np.float64), bias=True)
-    found = covariances(of).of_windows()
-    assert found.shape == whole.shape == (FEATURES * WINDOW, FEATURES * WINDOW)
-    np.testing.assert_allclose(found, whole, atol=5e-3 * whole.max())
-    np.testing.assert_array_equal(found, found.T)
+    result = covariances(of).of_windows()
+    assert result.shape == whole.shape == (FEATURES * WINDOW, FEATURES * WINDOW)
+    np.testing.assert_allclose(result, whole, atol=5e-3 * whole.max())
+    np.testing.assert_array_equal(result, result.T)
 
 
 def test_windows_of_one_event_have_exactly_the_covariance_of_the_rows() -> None:
     of = rows(500)
-    found = LagCovariances.of(of, np.arange(500, dtype=np.int32), 1).of_windows()
-    np.testing.assert_allclose(found, np.cov(of.T.astype(np.float64), bias=True), rtol=1e-5, atol=1e-6)
+    result = LagCovariances.of(of, np.arange(500, dtype=np.int32), 1).of_windows()
+    np.testing.assert_allclose(result, np.cov(of.T.astype(np.float64), bias=True), rtol=1e-5, atol=1e-6)
 
 
 def test_no_window_reaches_over_a_break() -> None:
@@ -68,19 +68,19 @@ def test_a_missing_value_counts_as_the_mean() -> None:
     of = rows()
     of[::50, 1] = np.nan
     of[:, 2] = np.nan
-    found = covariances(of).values
-    assert np.isfinite(found).all() and (found[:, 2] == 0).all() and (found[:, :, 2] == 0).all()
-    np.testing.assert_allclose(found[0, :2, :2], covariances().values[0, :2, :2], rtol=0.1, atol=0.1)
+    result = covariances(of).values
+    assert np.isfinite(result).all() and (result[:, 2] == 0).all() and (result[:, :, 2] == 0).all()
+    np.testing.assert_allclose(result[0, :2, :2], covariances().values[0, :2, :2], rtol=0.1, atol=0.1)
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 10**6), st.integers(1, 5000))
 def test_a_clients_own_weigh_as_scoring_prior_says(own: int, prior: int) -> None:
     one, fleet = covariances(rows(50, 1)), covariances(rows(50, 2))
-    found = replace(one, count=own).blended_with(fleet, prior)
+    result = replace(one, count=own).blended_with(fleet, prior)
     share = own / (own + prior)
     expected = share * one.values + (1 - share) * fleet.values
-    np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result.values, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_they_are_sent_in_one_byte_each() -> None:

@@ -250,12 +250,12 @@ def test_a_damaged_byte_anywhere_is_refused_or_harmless(flip: int) -> None:
         damaged = bytearray(PACKED)
         damaged[place] ^= flip
         try:
-            found = Manifest.unpack(bytes(damaged))
+            result = Manifest.unpack(bytes(damaged))
         except ManifestError:
             continue
         except Exception as error:
             pytest.fail(f"byte {place} ^ {flip:#x}: {type(error).__name__}: {error}")
-        assert json.dumps(contents(found), sort_keys=True) == expected, f"byte {place} ^ {flip:#x}"
+        assert json.dumps(contents(result), sort_keys=True) == expected, f"byte {place} ^ {flip:#x}"
 
 
 def test_a_manifest_cut_short_anywhere_is_refused() -> None:
@@ -271,8 +271,8 @@ def test_a_version_aligned_to_another_order_is_the_same_function() -> None:
     rows = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     order = [2, 0, 1]
     straight = scores(given.architecture, given.weights, Scaler.of(given.moments).apply(rows))
-    found = scores(turned.architecture, turned.weights, Scaler.of(turned.moments).apply(rows[:, order]))
-    np.testing.assert_allclose(found, straight, rtol=1e-4)
+    result = scores(turned.architecture, turned.weights, Scaler.of(turned.moments).apply(rows[:, order]))
+    np.testing.assert_allclose(result, straight, rtol=1e-4)
     assert turned.aligned(given.schema).hash == given.hash
     assert given.aligned(given.schema) is given
     with pytest.raises(SchemaError, match="'x'"):

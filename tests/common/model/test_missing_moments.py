@@ -69,7 +69,7 @@ def test_taken_features_have_the_moments_of_their_columns(rows: Rows, columns: l
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"present": np.array([5.0, 1.0])}, "'present' is more than the 2 rows"),
         ({"present": np.array([-1.0, 1.0])}, "'present' is negative"),
@@ -78,9 +78,9 @@ def test_taken_features_have_the_moments_of_their_columns(rows: Rows, columns: l
         ({"step": np.array([-1.0, 1.0])}, "'step' is negative"),
     ],
 )
-def test_impossible_moments_are_refused(changes: dict[str, Any], said: str) -> None:
+def test_impossible_moments_are_refused(changes: dict[str, Any], message: str) -> None:
     sound = Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]]))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         msgspec.structs.replace(sound, **changes)
 
 

@@ -69,7 +69,7 @@ def test_merging_no_parts_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"count": 0}, "moments of 0 rows"),
         ({"mean": np.array([np.nan, 0.0])}, "'mean' is not 2 finite values"),
@@ -79,9 +79,9 @@ def test_merging_no_parts_is_an_error() -> None:
         ({"m2": np.array([-1.0, 0.0])}, "'m2' is negative"),
     ],
 )
-def test_impossible_moments_are_refused(changes: dict[str, Any], said: str) -> None:
+def test_impossible_moments_are_refused(changes: dict[str, Any], message: str) -> None:
     sound = Moments.of(np.array([[1.0, 2.0], [3.0, 5.0]]))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         replace(sound, **changes)
 
 

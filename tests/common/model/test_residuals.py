@@ -25,8 +25,8 @@ def test_merging_parts_is_computing_on_the_whole(squares: np.ndarray, cuts: list
 
 @given(SQUARES)
 def test_what_is_packed_comes_back(squares: np.ndarray) -> None:
-    found = Residuals.unpacked(Residuals.of(squares).packed())
-    assert same(found, Residuals.of(squares))
+    result = Residuals.unpacked(Residuals.of(squares).packed())
+    assert same(result, Residuals.of(squares))
     assert same(Residuals.unpacked(Residuals().packed()), Residuals())
 
 

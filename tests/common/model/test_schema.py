@@ -37,7 +37,7 @@ def test_the_hash_is_the_same_in_every_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "difference"),
     [
         (["cpu"], "missing 'memory', 'disk'"),
         (["cpu", "memory", "disk", "fan"], "extra 'fan'"),
@@ -45,10 +45,10 @@ def test_the_hash_is_the_same_in_every_process() -> None:
         ([], "missing 'cpu', 'memory', 'disk'"),
     ],
 )
-def test_columns_that_do_not_fit_are_named(columns: list[str], said: str) -> None:
+def test_columns_that_do_not_fit_are_named(columns: list[str], difference: str) -> None:
     with pytest.raises(SchemaError) as caught:
         Schema(("cpu", "memory", "disk")).align(columns)
-    assert str(caught.value) == f"columns differ from the federation's 3 features: {said}"
+    assert str(caught.value) == f"columns differ from the federation's 3 features: {difference}"
 
 
 def test_a_schema_without_features_is_refused() -> None:

@@ -36,12 +36,12 @@ def plain_output(architecture: Architecture, weights: Weights, values: list[floa
 
 
 def plain_scores(architecture: Architecture, weights: Weights, rows: Floats) -> list[float]:
-    found = []
+    result = []
     for end in range(architecture.window, len(rows) + 1):
         window = [v for row in rows[end - architecture.window : end].tolist() for v in row]
         output = plain_output(architecture, weights, window)
-        found.append(sum((o - v) ** 2 for o, v in zip(output, window, strict=True)) / len(window))
-    return found
+        result.append(sum((o - v) ** 2 for o, v in zip(output, window, strict=True)) / len(window))
+    return result
 
 
 def drawn(architecture: Architecture, seed: int) -> Weights:
@@ -70,10 +70,10 @@ def test_scores_equal_a_computation_row_by_row(
     shape = (data.draw(st.integers(0, 8)), architecture.features)
     rows = data.draw(hnp.arrays(np.float32, shape, elements=FLOATS))
     weights = drawn(architecture, seed)
-    found = scores(architecture, weights, rows)
-    assert found.dtype == np.float32
-    assert found.shape == (max(0, len(rows) - architecture.window + 1),)
-    assert found.tolist() == pytest.approx(plain_scores(architecture, weights, rows), rel=1e-3, abs=1e-3)
+    result = scores(architecture, weights, rows)
+    assert result.dtype == np.float32
+    assert result.shape == (max(0, len(rows) - architecture.window + 1),)
+    assert result.tolist() == pytest.approx(plain_scores(architecture, weights, rows), rel=1e-3, abs=1e-3)
 
 
 def test_more_rows_than_a_block_are_scored_like_few() -> None:
@@ -81,12 +81,12 @@ def test_more_rows_than_a_block_are_scored_like_few() -> None:
     weights = drawn(architecture, 0)
     for count in (BLOCK, BLOCK + 1, BLOCK + 2, BLOCK + 3, 2 * BLOCK + 5):
         rows = np.random.default_rng(count).normal(size=(count, 1)).astype(np.float32)
-        found = scores(architecture, weights, rows)
-        assert len(found) == count - 2
+        result = scores(architecture, weights, rows)
+        assert len(result) == count - 2
         near = [*range(5), *range(BLOCK - 5, min(BLOCK + 5, count - 2)), *range(count - 7, count - 2)]
         for i in near:
             expected = scores(architecture, weights, rows[i : i + 3])
-            assert found[i] == pytest.approx(expected[0], rel=1e-5)
+            assert result[i] == pytest.approx(expected[0], rel=1e-5)
 
 
 def test_a_perfect_model_scores_zero() -> None:
@@ -120,9 +120,9 @@ def test_extreme_inputs_bring_no_warning_and_no_nan(activation: Activation, size
 )
 def test_windows_are_flattened_oldest_first(rows: Floats, data: st.DataObject) -> None:
     window = data.draw(st.integers(1, len(rows)))
-    found = windows(rows, window)
-    assert found.shape == (len(rows) - window + 1, window * rows.shape[1])
-    for i, flat in enumerate(found):
+    result = windows(rows, window)
+    assert result.shape == (len(rows) - window + 1, window * rows.shape[1])
+    for i, flat in enumerate(result):
         assert flat.tolist() == rows[i : i + window].ravel().tolist()
 
 
@@ -135,10 +135,10 @@ def test_a_summary_is_that_of_the_errors(errors: Floats) -> None:
     assert summary.count == len(errors)
     assert summary.mean == pytest.approx(math.fsum(ordered) / len(ordered))
     assert summary.max == ordered[-1]
-    for share, found in ((0.5, summary.p50), (0.95, summary.p95), (0.99, summary.p99)):
+    for share, result in ((0.5, summary.p50), (0.95, summary.p95), (0.99, summary.p99)):
         position = share * (len(ordered) - 1)
         low, high = ordered[math.floor(position)], ordered[math.ceil(position)]
-        assert found == pytest.approx(low + (high - low) * (position % 1), rel=1e-5)
+        assert result == pytest.approx(low + (high - low) * (position % 1), rel=1e-5)
     assert {type(v) for v in astuple(summary)} == {int, float}
 
 

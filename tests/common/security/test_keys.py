@@ -51,10 +51,12 @@ def test_a_public_key_is_read_from_its_line_and_from_pem(tmp_path: Path) -> None
 def test_the_fingerprint_equals_that_of_ssh_keygen(tmp_path: Path) -> None:
     file = written(tmp_path / "k.pub", f"{public_key_line(KEY.public_key())} edge-7\n".encode())
     try:
-        said = subprocess.run(["ssh-keygen", "-lf", file], capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(
+            ["ssh-keygen", "-lf", file], capture_output=True, text=True, check=True
+        ).stdout
     except FileNotFoundError:
         pytest.skip("ssh-keygen is not installed")
-    assert fingerprint(KEY.public_key()) in said
+    assert fingerprint(KEY.public_key()) in output
 
 
 OTHER_KINDS = {

@@ -62,13 +62,13 @@ def test_every_method_has_every_metric_and_a_spread(figures: dict[str, Any]) -> 
     assert list(figures["rows"]) == list(METHODS)
     assert (figures["clients"], figures["seeds"], figures["rounds"]) == (4, [0, 1], [15, 15])
     assert figures["interval_s"] == [60.0]  # from the files' own times
-    for row, found in figures["rows"].items():
+    for row, result in figures["rows"].items():
         for name in ("auroc", "average_precision", "vus_pr", "best_f1", "f1", "faults_found"):
-            assert 0 <= found[name]["worst"] <= found[name]["median"] <= 1
-            assert found[name]["spread"] is not None
+            assert 0 <= result[name]["worst"] <= result[name]["median"] <= 1
+            assert result[name]["spread"] is not None
         for name in ("false_notices_per_day", "alarm_hours_per_day"):
-            assert 0 <= found[name]["median"] <= found[name]["worst"]
-        assert (found["alarm_hours_per_day"]["mean"] == 24) == (row == "always")
+            assert 0 <= result[name]["median"] <= result[name]["worst"]
+        assert (result["alarm_hours_per_day"]["mean"] == 24) == (row == "always")
     assert figures["rows"]["distance"]["auroc"]["spread"] == 0
     assert figures["rows"]["random"]["auroc"]["spread"] > 0
     assert figures["rows"]["federated"]["auroc"]["mean"] > figures["rows"]["random"]["auroc"]["mean"] + 0.03
@@ -146,10 +146,10 @@ def test_a_margin_is_the_lead_over_the_best_other_method_averaged_over_seeds() -
         "pooled": {0: results(0.4), 1: results(0.65)},
         "local_only": {0: results(0.6), 1: results(0.1)},
     }
-    found = margins(runs, ["pooled", "local_only"])["auroc"]
-    assert found["over"] == "pooled"
-    assert found["mean"] == pytest.approx(0.075)
-    assert found["spread"] == pytest.approx(np.std([0.1, 0.05], ddof=1))
+    result = margins(runs, ["pooled", "local_only"])["auroc"]
+    assert result["over"] == "pooled"
+    assert result["mean"] == pytest.approx(0.075)
+    assert result["spread"] == pytest.approx(np.std([0.1, 0.05], ddof=1))
 
 
 # Wrong data is refused before any job runs.

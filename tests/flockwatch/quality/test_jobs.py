@@ -43,15 +43,15 @@ MINUTE_S = 60.0
 def fleet() -> list[LabelledClient]:
     """Machines with faults that can hardly be missed."""
     rng = np.random.default_rng(0)
-    parts, found = telemetry.fleet(3, 400, 700, seed=1), []
+    parts, outcome = telemetry.fleet(3, 400, 700, seed=1), []
     spread = np.concatenate([part.rows for part in parts]).std(axis=0)
     for part in parts:
         test = part.test_rows.copy()
         signs = rng.choice([-6, 6], test.shape)
         faults = (part.rows.mean(axis=0) + signs * spread).astype(np.float32)
         test[part.test_labels == 1] = faults[part.test_labels == 1]
-        found.append(LabelledClient(replace(part, test_rows=test), MINUTE_S))
-    return found
+        outcome.append(LabelledClient(replace(part, test_rows=test), MINUTE_S))
+    return outcome
 
 
 def run_one(method: str, fleet: list[LabelledClient], **job: int) -> JobResult:
@@ -61,14 +61,14 @@ def run_one(method: str, fleet: list[LabelledClient], **job: int) -> JobResult:
 def with_other_test_rows(fleet: list[LabelledClient]) -> list[LabelledClient]:
     """The same training rows; test rows in another order from event 100 on, and inverted labels."""
     rng = np.random.default_rng(0)
-    found = []
+    outcome = []
     for client in fleet:
         part = client.partition
         order = np.concatenate([np.arange(100), 100 + rng.permutation(len(part.test_rows) - 100)])
         assert part.test_labels is not None
         changed = replace(part, test_rows=part.test_rows[order], test_labels=1 - part.test_labels)
-        found.append(replace(client, partition=changed))
-    return found
+        outcome.append(replace(client, partition=changed))
+    return outcome
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -17,11 +17,11 @@ def flags(text: str) -> np.ndarray:
 def test_ranking_by_hand() -> None:
     labels = flags("..x.x")
     scores = np.array([0.1, 0.7, 0.9, 0.2, 0.4])
-    found = RankingMetrics.of(labels, scores)
-    assert found is not None
-    assert found.auroc == pytest.approx(5 / 6)  # of 2 x 3 pairs, only 0.4 against 0.7 is wrong
-    assert found.average_precision == pytest.approx((1 + 2 / 3) / 2)
-    assert found.best_f1 == pytest.approx(0.8)  # both found with one false
+    result = RankingMetrics.of(labels, scores)
+    assert result is not None
+    assert result.auroc == pytest.approx(5 / 6)  # of 2 x 3 pairs, only 0.4 against 0.7 is wrong
+    assert result.average_precision == pytest.approx((1 + 2 / 3) / 2)
+    assert result.best_f1 == pytest.approx(0.8)  # both found with one false
 
 
 @pytest.mark.parametrize("labels", ["....", "xxxx"])
@@ -33,71 +33,71 @@ def test_alert_metrics_by_hand() -> None:
     labels = flags("...xxxx....xx...xx..")
     alerts = flags(".x...x.....x..xx....")
     incidents = [range(1, 2), range(5, 6), range(11, 12), range(14, 16)]
-    found = AlertMetrics.of(labels, alerts, incidents, interval_s=DAY / 6)
+    result = AlertMetrics.of(labels, alerts, incidents, interval_s=DAY / 6)
     # Hits are events 5 and 11, of 5 alerts and 8 labelled events: no alert is counted for its neighbours.
-    assert found.f1 == pytest.approx(2 * 2 / (5 + 8))
+    assert result.f1 == pytest.approx(2 * 2 / (5 + 8))
     # Two incidents begin outside faults, in 12 normal events, which are two days; they last three events.
-    assert found.false_notices_per_day == pytest.approx(2 / 2)
-    assert found.false_notices_per_1000 == pytest.approx(1000 * 2 / 12)
-    assert found.alarm_hours_per_day == pytest.approx(24 * 3 / 12)
-    assert found.alarm_events_per_1000 == pytest.approx(1000 * 3 / 12)
-    assert found.faults_found == pytest.approx(2 / 3)
-    assert found.faults_in_open_incident == 0
-    assert found.delay_s == pytest.approx((2 + 0) / 2 * DAY / 6)
+    assert result.false_notices_per_day == pytest.approx(2 / 2)
+    assert result.false_notices_per_1000 == pytest.approx(1000 * 2 / 12)
+    assert result.alarm_hours_per_day == pytest.approx(24 * 3 / 12)
+    assert result.alarm_events_per_1000 == pytest.approx(1000 * 3 / 12)
+    assert result.faults_found == pytest.approx(2 / 3)
+    assert result.faults_in_open_incident == 0
+    assert result.delay_s == pytest.approx((2 + 0) / 2 * DAY / 6)
 
 
 def test_an_incident_that_begins_before_a_fault_is_false_and_does_not_find_it() -> None:
-    found = AlertMetrics.of(flags("....xx"), flags("..x.x."), [range(2, 5)], 60.0)
-    assert found.false_notices_per_1000 == 1000 / 4
-    assert found.alarm_events_per_1000 == 1000 * 2 / 4
-    assert (found.faults_found, found.faults_in_open_incident, found.delay_s) == (0.0, 1.0, None)
+    result = AlertMetrics.of(flags("....xx"), flags("..x.x."), [range(2, 5)], 60.0)
+    assert result.false_notices_per_1000 == 1000 / 4
+    assert result.alarm_events_per_1000 == 1000 * 2 / 4
+    assert (result.faults_found, result.faults_in_open_incident, result.delay_s) == (0.0, 1.0, None)
 
 
 def test_an_incident_that_begins_in_a_fault_is_not_false_but_its_unlabelled_time_is_alarm() -> None:
-    found = AlertMetrics.of(flags("..xx...."), flags("...xxxxx"), [range(3, 8)], DAY / 6)
-    assert found.false_notices_per_day == 0
-    assert found.alarm_hours_per_day == pytest.approx(24 * 4 / 6)
-    assert (found.faults_found, found.faults_in_open_incident) == (1.0, 0.0)
+    result = AlertMetrics.of(flags("..xx...."), flags("...xxxxx"), [range(3, 8)], DAY / 6)
+    assert result.false_notices_per_day == 0
+    assert result.alarm_hours_per_day == pytest.approx(24 * 4 / 6)
+    assert (result.faults_found, result.faults_in_open_incident) == (1.0, 0.0)
 
 
 def test_a_score_above_the_threshold_nearly_always_has_many_hours_in_alarm_and_few_incidents_of_its_own() -> (
     None
 ):
     labels = flags("x.........xx........xx........xx....")
-    found = AlertMetrics.of(labels, flags("x" * 36), [range(36)], DAY / 29)
-    assert found.false_notices_per_day == 0  # it begins in the first fault
-    assert found.alarm_hours_per_day == pytest.approx(24)
-    assert (found.faults_found, found.faults_in_open_incident) == (1 / 4, 3 / 4)
+    result = AlertMetrics.of(labels, flags("x" * 36), [range(36)], DAY / 29)
+    assert result.false_notices_per_day == 0  # it begins in the first fault
+    assert result.alarm_hours_per_day == pytest.approx(24)
+    assert (result.faults_found, result.faults_in_open_incident) == (1 / 4, 3 / 4)
 
 
 def test_an_incident_from_before_the_first_event_is_alarm_and_neither_false_nor_a_find() -> None:
-    found = AlertMetrics.of(flags("xx..xx.."), flags("x..x...."), [range(-5, 4)], DAY)
-    assert (found.false_notices_per_1000, found.alarm_events_per_1000) == (0.0, 500.0)
-    assert (found.faults_found, found.faults_in_open_incident) == (0.0, 0.5)
+    result = AlertMetrics.of(flags("xx..xx.."), flags("x..x...."), [range(-5, 4)], DAY)
+    assert (result.false_notices_per_1000, result.alarm_events_per_1000) == (0.0, 500.0)
+    assert (result.faults_found, result.faults_in_open_incident) == (0.0, 0.5)
 
 
 def test_a_second_incident_beside_an_open_one_finds_a_fault() -> None:
-    found = AlertMetrics.of(flags("....xx"), flags(".xxxxx"), [range(1, 6), range(5, 6)], 60.0)
-    assert (found.faults_found, found.faults_in_open_incident) == (1.0, 0.0)
-    assert found.alarm_events_per_1000 == 1000 * 3 / 4  # hours are not counted twice
-    assert found.delay_s == 60.0
+    result = AlertMetrics.of(flags("....xx"), flags(".xxxxx"), [range(1, 6), range(5, 6)], 60.0)
+    assert (result.faults_found, result.faults_in_open_incident) == (1.0, 0.0)
+    assert result.alarm_events_per_1000 == 1000 * 3 / 4  # hours are not counted twice
+    assert result.delay_s == 60.0
 
 
 def test_without_a_time_between_events_there_are_no_figures_in_days_or_hours() -> None:
-    found = AlertMetrics.of(flags("..xx.."), flags(".xx..."), [range(1, 2), range(2, 3)], None)
-    assert (found.false_notices_per_day, found.alarm_hours_per_day, found.delay_s) == (None, None, None)
-    assert (found.false_notices_per_1000, found.alarm_events_per_1000) == (250.0, 250.0)
+    result = AlertMetrics.of(flags("..xx.."), flags(".xx..."), [range(1, 2), range(2, 3)], None)
+    assert (result.false_notices_per_day, result.alarm_hours_per_day, result.delay_s) == (None, None, None)
+    assert (result.false_notices_per_1000, result.alarm_events_per_1000) == (250.0, 250.0)
 
 
 def test_a_client_without_anomalies_has_alarms_and_nothing_else() -> None:
-    found = AlertMetrics.of(flags("......"), flags("..x..."), [range(2, 3)], DAY)
+    result = AlertMetrics.of(flags("......"), flags("..x..."), [range(2, 3)], DAY)
     per_1000 = pytest.approx(1000 / 6)
-    assert found == AlertMetrics(None, pytest.approx(1 / 6), 4.0, per_1000, per_1000, None, None, None)
+    assert result == AlertMetrics(None, pytest.approx(1 / 6), 4.0, per_1000, per_1000, None, None, None)
 
 
 def test_no_alert_finds_nothing_and_has_no_delay() -> None:
-    found = AlertMetrics.of(flags("..xx"), flags("...."), [], DAY)
-    assert found == AlertMetrics(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None)
+    result = AlertMetrics.of(flags("..xx"), flags("...."), [], DAY)
+    assert result == AlertMetrics(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None)
 
 
 def test_the_lower_values_are_better_of_known_metrics() -> None:

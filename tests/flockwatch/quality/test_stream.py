@@ -55,13 +55,13 @@ def test_a_stream_is_scored_under_the_clients_scaling_from_its_first_window_on(
     by: str, machine: Partition
 ) -> None:
     manifest = version(machine, by)
-    found = score_stream(personalise(manifest, ClientRows(machine), TrainerCache()), machine)
+    result = score_stream(personalise(manifest, ClientRows(machine), TrainerCache()), machine)
     scaler = Scaler.of(manifest.moments if by == "fleet" else Moments.of(machine.rows))
     rows = scaler.apply(np.concatenate([machine.rows, machine.test_rows]))
     by_hand = scores(manifest.architecture, manifest.weights, rows)
-    assert (len(found.training), len(found.test)) == (1200, 800)
-    assert np.isnan(found.training[:4]).all()
-    np.testing.assert_allclose(np.concatenate([found.training[4:], found.test]), by_hand, rtol=1e-4)
+    assert (len(result.training), len(result.test)) == (1200, 800)
+    assert np.isnan(result.training[:4]).all()
+    np.testing.assert_allclose(np.concatenate([result.training[4:], result.test]), by_hand, rtol=1e-4)
 
 
 def test_a_replay_of_scores_gives_the_same_alerts_as_the_detector_on_the_rows(
@@ -89,29 +89,33 @@ def test_a_replay_of_scores_gives_the_same_alerts_as_the_detector_on_the_rows(
         verdicts += detector.step(lines[start : start + STEP], 0.0).verdicts
         maintenance.tick(save=False)
 
-    found = replay_scores(score_stream(manifest, machine), settings, MINUTE_S)
+    result = replay_scores(score_stream(manifest, machine), settings, MINUTE_S)
     live = np.array([v.anomaly for v in verdicts[1200:]])
     assert live.any()
-    np.testing.assert_array_equal(found.alerts, live)
-    np.testing.assert_allclose(found.thresholds, thresholds[-800:], rtol=1e-4)
-    assert len({round(float(t), 6) for t in found.thresholds}) > 3  # it moved with the stream
+    np.testing.assert_array_equal(result.alerts, live)
+    np.testing.assert_allclose(result.thresholds, thresholds[-800:], rtol=1e-4)
+    assert len({round(float(t), 6) for t in result.thresholds}) > 3  # it moved with the stream
 
 
 def test_incidents_are_numbered_by_test_events() -> None:
     rng = np.random.default_rng(0)
     training, test = rng.random(3000, np.float32), rng.random(500, np.float32) / 2
     test[100:103] = test[300] = 1e4
-    found = replay_scores(StreamScores(training, test, ScoreHistogram.of(rng.random(500))), Settings(), 300.0)
-    assert [(span.start, span.stop) for span in found.incidents] == [(100, 103), (300, 301)]
-    assert np.flatnonzero(found.alerts).tolist() == [100, 101, 102, 300]
+    result = replay_scores(
+        StreamScores(training, test, ScoreHistogram.of(rng.random(500))), Settings(), 300.0
+    )
+    assert [(span.start, span.stop) for span in result.incidents] == [(100, 103), (300, 301)]
+    assert np.flatnonzero(result.alerts).tolist() == [100, 101, 102, 300]
 
 
 def test_incidents_that_are_open_before_the_first_and_after_the_last_event() -> None:
     rng = np.random.default_rng(0)
     training, test = rng.random(3000, np.float32), rng.random(500, np.float32) / 2
     training[-2:] = test[:5] = test[400:450] = test[498] = 1e4
-    found = replay_scores(StreamScores(training, test, ScoreHistogram.of(rng.random(500))), Settings(), 300.0)
-    assert (found.incidents[0], found.incidents[-1]) == (range(-2, 5), range(498, 500))
+    result = replay_scores(
+        StreamScores(training, test, ScoreHistogram.of(rng.random(500))), Settings(), 300.0
+    )
+    assert (result.incidents[0], result.incidents[-1]) == (range(-2, 5), range(498, 500))
 
 
 def test_a_fixed_threshold_is_used_as_it_is() -> None:
@@ -119,36 +123,36 @@ def test_a_fixed_threshold_is_used_as_it_is() -> None:
     stream = StreamScores(
         rng.random(500, np.float32), rng.random(200, np.float32), ScoreHistogram.of(rng.random(100))
     )
-    found = replay_scores(stream, Settings().with_values(threshold={"value": 0.75}), 60.0)
-    np.testing.assert_allclose(found.thresholds, 0.75)
-    np.testing.assert_array_equal(found.alerts, stream.test > 0.75)
+    result = replay_scores(stream, Settings().with_values(threshold={"value": 0.75}), 60.0)
+    np.testing.assert_allclose(result.thresholds, 0.75)
+    np.testing.assert_array_equal(result.alerts, stream.test > 0.75)
 
 
 def test_rows_are_replayed_as_the_live_detector_scores_them(machine: Partition) -> None:
     settings = Settings().with_values(threshold={"budget": "4 per day"})
     manifest = personalise(version(machine), ClientRows(machine), TrainerCache())
-    found = replay_rows(manifest, machine, settings, MINUTE_S)
+    result = replay_rows(manifest, machine, settings, MINUTE_S)
     stream = score_stream(manifest, machine)
     # A score is above the threshold of its moment, which is known at the start of each block.
     first_of_block = (np.arange(800) + 1200) % STEP == 0
-    above = stream.test > found.thresholds
-    np.testing.assert_array_equal(found.alerts[first_of_block], above[first_of_block])
-    assert found.alerts.any()
-    assert all(found.alerts[max(span.start, 0) : span.stop].any() for span in found.incidents)
+    above = stream.test > result.thresholds
+    np.testing.assert_array_equal(result.alerts[first_of_block], above[first_of_block])
+    assert result.alerts.any()
+    assert all(result.alerts[max(span.start, 0) : span.stop].any() for span in result.incidents)
 
 
 def test_rows_without_any_value_are_no_events(machine: Partition) -> None:
     manifest = personalise(version(machine), ClientRows(machine), TrainerCache())
     test = machine.test_rows.copy()
     test[200:220] = np.nan
-    found = replay_rows(manifest, replace(machine, test_rows=test), Settings(), MINUTE_S)
-    assert not found.alerts[200:220].any()
-    assert np.isnan(found.thresholds[200:220]).all()
-    assert len(found.alerts) == 800
+    result = replay_rows(manifest, replace(machine, test_rows=test), Settings(), MINUTE_S)
+    assert not result.alerts[200:220].any()
+    assert np.isnan(result.thresholds[200:220]).all()
+    assert len(result.alerts) == 800
 
 
 def test_the_time_column_of_the_settings_is_used(machine: Partition) -> None:
     manifest = personalise(version(machine), ClientRows(machine), TrainerCache())
     names = [Settings(), Settings().with_values(data={"timestamp": "when"})]
-    found = [replay_rows(manifest, machine, settings, MINUTE_S).incidents for settings in names]
-    assert found[0] == found[1] != []
+    result = [replay_rows(manifest, machine, settings, MINUTE_S).incidents for settings in names]
+    assert result[0] == result[1] != []

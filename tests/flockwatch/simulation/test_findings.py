@@ -48,42 +48,42 @@ def version(machine: Partition) -> Manifest:
 def test_test_rows_are_counted_at_the_live_threshold_and_training_rows_are_not(
     machine: Partition, version: Manifest
 ) -> None:
-    found = Findings.of(version, machine, SETTINGS, 300.0, TrainerCache())
-    assert (found.training, found.tested, found.events) == (720, True, 400)
-    assert (found.faults, found.faults_found) == (2, 2)
-    assert 12 <= found.above < 60
+    result = Findings.of(version, machine, SETTINGS, 300.0, TrainerCache())
+    assert (result.training, result.tested, result.events) == (720, True, 400)
+    assert (result.faults, result.faults_found) == (2, 2)
+    assert 12 <= result.above < 60
     # Training rows that look like faults are not counted.
     rows = machine.rows.copy()
     rows[400:406] += 40 * rows.std(axis=0)
     again = Findings.of(version, replace(machine, rows=rows), SETTINGS, 300.0, TrainerCache())
-    assert again.above <= found.above
-    assert summary([found]) == [
-        f"{found.above} of 400 test rows above the live threshold, 2 of 2 labelled faults found"
+    assert again.above <= result.above
+    assert summary([result]) == [
+        f"{result.above} of 400 test rows above the live threshold, 2 of 2 labelled faults found"
     ]
 
 
 def test_without_test_rows_nothing_is_counted(machine: Partition, version: Manifest) -> None:
-    found = Findings.of(version, _without_test_rows(machine), SETTINGS, 300.0, TrainerCache())
-    assert (found.threshold, found.events, found.above) == (None, 0, 0)
-    assert summary([found]) == []
+    result = Findings.of(version, _without_test_rows(machine), SETTINGS, 300.0, TrainerCache())
+    assert (result.threshold, result.events, result.above) == (None, 0, 0)
+    assert summary([result]) == []
 
 
 def test_with_a_fixed_threshold_and_no_test_rows_all_rows_are_counted(
     machine: Partition, version: Manifest
 ) -> None:
     fixed = SETTINGS.with_values(threshold={"value": 1.0})
-    found = Findings.of(version, _without_test_rows(machine), fixed, None, TrainerCache())
-    assert (found.threshold, found.events) == (1.0, 796)
-    assert 0 < found.above < 796
-    assert summary([found, found]) == [
-        f"Anomalies detected: {2 * found.above}", "Scored: 1592 events. Threshold: 1.",
+    result = Findings.of(version, _without_test_rows(machine), fixed, None, TrainerCache())
+    assert (result.threshold, result.events) == (1.0, 796)
+    assert 0 < result.above < 796
+    assert summary([result, result]) == [
+        f"Anomalies detected: {2 * result.above}", "Scored: 1592 events. Threshold: 1.",
     ]  # fmt: skip
 
 
 def test_test_rows_without_labels_have_no_faults(machine: Partition, version: Manifest) -> None:
-    found = Findings.of(version, replace(machine, test_labels=None), SETTINGS, 300.0, TrainerCache())
-    assert (found.faults, found.faults_found) == (None, None)
-    assert summary([found]) == [f"{found.above} of 400 test rows above the live threshold"]
+    result = Findings.of(version, replace(machine, test_labels=None), SETTINGS, 300.0, TrainerCache())
+    assert (result.faults, result.faults_found) == (None, None)
+    assert summary([result]) == [f"{result.above} of 400 test rows above the live threshold"]
 
 
 def _without_test_rows(machine: Partition) -> Partition:

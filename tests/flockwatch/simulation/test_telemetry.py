@@ -31,9 +31,9 @@ class TestFleet:
             assert recording.faults.shape == (2000,)
 
     def test_is_the_partitions_of_record(self, recordings: list[Recording]) -> None:
-        for found, recording in zip(fleet(3, seed=42), recordings, strict=True):
-            np.testing.assert_array_equal(found.rows, recording.partition.rows)
-            np.testing.assert_array_equal(found.test_rows, recording.partition.test_rows)
+        for result, recording in zip(fleet(3, seed=42), recordings, strict=True):
+            np.testing.assert_array_equal(result.rows, recording.partition.rows)
+            np.testing.assert_array_equal(result.test_rows, recording.partition.test_rows)
 
     def test_another_seed_is_another_fleet(self, recordings: list[Recording]) -> None:
         assert not np.array_equal(fleet(1, seed=43)[0].rows, recordings[0].partition.rows)
@@ -140,11 +140,11 @@ class TestWrite:
             "machine-3.parquet",
         ]
         for path, recording in zip(paths, recordings, strict=True):
-            found, part = read_partition(path, DataSettings()), recording.partition
-            assert (found.name, found.schema) == (part.name, part.schema)
-            np.testing.assert_array_equal(found.rows, part.rows)
-            np.testing.assert_array_equal(found.test_rows, part.test_rows)
-            np.testing.assert_array_equal(found.test_labels, part.test_labels)
+            result, part = read_partition(path, DataSettings()), recording.partition
+            assert (result.name, result.schema) == (part.name, part.schema)
+            np.testing.assert_array_equal(result.rows, part.rows)
+            np.testing.assert_array_equal(result.test_rows, part.test_rows)
+            np.testing.assert_array_equal(result.test_labels, part.test_labels)
 
     def test_time_and_faults(self, tmp_path: Path, recordings: list[Recording]) -> None:
         table = pyarrow.parquet.read_table(write(recordings[:1], tmp_path)[0])

@@ -24,8 +24,8 @@ def test_enrolment_and_revocation_are_recorded(tmp_path: Path) -> None:
     roster.enroll("edge-7", key)  # is registered already
     roster.revoke("edge-7")
     roster.revoke("edge-7")
-    found = [(line["event"], line["client"], line["detail"]) for line in lines(tmp_path)]
-    assert found == [("enrolled", "edge-7", entry.fingerprint), ("revoked", "edge-7", entry.fingerprint)]
+    result = [(line["event"], line["client"], line["detail"]) for line in lines(tmp_path)]
+    assert result == [("enrolled", "edge-7", entry.fingerprint), ("revoked", "edge-7", entry.fingerprint)]
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
 
 

@@ -35,11 +35,11 @@ def streaming(names: str, **rules: Any) -> Run:
 
 def done(run: Run, *nodes: int, **how: Any) -> list[Any]:
     """Let clients answer their newest tasks, one after another."""
-    found = []
+    result = []
     for node in nodes:
         run.now += SECONDS_EACH
-        found += run.do(answered(run, node, **how))
-    return found
+        result += run.do(answered(run, node, **how))
+    return result
 
 
 def answered(run: Run, node: int, drifted: bool = False) -> Any:

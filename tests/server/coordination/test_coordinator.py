@@ -110,7 +110,7 @@ class Run:
 
     def do(self, *events: Event) -> list[Any]:
         """Return the actions for the events, without those that write versions (see `published`)."""
-        found: list[Any] = []
+        result: list[Any] = []
         for event in events:
             self.state, actions = step(self.state, event, self.now, self.rules)
             for action in actions:
@@ -124,19 +124,19 @@ class Run:
                         self.aggregations.append(action)
                     case CreateFirstVersion() | Publish():
                         self.published.append(action)
-            found += [brief(a) for a in actions if not isinstance(a, CreateFirstVersion | Publish)]
+            result += [brief(a) for a in actions if not isinstance(a, CreateFirstVersion | Publish)]
             if any(isinstance(action, Aggregate) for action in actions):
-                found += self.do(Aggregated(next(self.errors), len(self.aggregations[-1].shares)))
-        return found
+                result += self.do(Aggregated(next(self.errors), len(self.aggregations[-1].shares)))
+        return result
 
     def join(self, *names: str, features: tuple[str, ...] = FEATURES) -> list[Any]:
         """Let clients connect and describe themselves; client `a` is node 1, `b` node 2, and so on."""
-        found: list[Any] = []
+        result: list[Any] = []
         for name in names:
             node = ord(name) - ord("a") + 1
-            found += self.do(NodesConnected(frozenset({*self.state.clients, node})))
-            found += self.describe(node, name, f"instance of {name}", features)
-        return found
+            result += self.do(NodesConnected(frozenset({*self.state.clients, node})))
+            result += self.describe(node, name, f"instance of {name}", features)
+        return result
 
     def describe(
         self, node: int, name: str, instance: str, features: tuple[str, ...], drifted: bool = False
@@ -183,8 +183,8 @@ def gathered(names: str, **rules: Any) -> Run:
 
 def only(kind: type[Any], actions: Iterable[Action]) -> Any:
     """Return the one action of this kind."""
-    (found,) = [action for action in actions if isinstance(action, kind)]
-    return found
+    (result,) = [action for action in actions if isinstance(action, kind)]
+    return result
 
 
 def of_kind(kind: type[Any], actions: Iterable[Action]) -> list[Any]:
@@ -730,14 +730,14 @@ def test_a_sample_that_failed_is_not_drawn_for_ever() -> None:
 
 def finished(run: Run) -> list[Action]:
     """Let all clients answer until the run stops, and return the actions."""
-    found: list[Action] = []
+    result: list[Action] = []
     for _ in range(1000):
         actions = run.after(0.1)
         if run.state.round is not None:
             actions += run.answer(*run.state.round.awaited)
-        found += actions
+        result += actions
         if run.state.stopped is not None:
-            return found
+            return result
     pytest.fail("the run does not end")
 
 

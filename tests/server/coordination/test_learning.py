@@ -21,19 +21,19 @@ WANTED = 500
 def learn(run: Run, name: str, rows: int, instance: str | None = None, node: int | None = None) -> list[Any]:
     """Let a client connect, if it has not, and describe itself as one that has so many events."""
     node = node or ord(name) - ord("a") + 1
-    found = run.do(NodesConnected(frozenset({*run.state.clients, node})))
-    told = description(name, instance or f"instance of {name}", FEATURES, rows=rows, wanted=WANTED)
-    return found + run.do(Described(node, run.requests.get(node, 0), told))
+    result = run.do(NodesConnected(frozenset({*run.state.clients, node})))
+    described = description(name, instance or f"instance of {name}", FEATURES, rows=rows, wanted=WANTED)
+    return result + run.do(Described(node, run.requests.get(node, 0), described))
 
 
 def requests(run: Run) -> list[RequestDescription]:
     """Return the description requests that are due now."""
     run.state, actions = step(run.state, Tick(), run.now, run.rules)
-    found = [action for action in actions if isinstance(action, RequestDescription)]
-    run.requests |= {action.node: action.number for action in found}
+    result = [action for action in actions if isinstance(action, RequestDescription)]
+    run.requests |= {action.node: action.number for action in result}
     orders = [order for action in actions if isinstance(action, SendTasks) for order in action.orders]
     run.sent |= {(order.node, run.state.version + 1): order.number for order in orders}
-    return found
+    return result
 
 
 @pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
@@ -153,9 +153,9 @@ def test_a_client_that_reconnects_while_it_learns_replaces_itself_and_a_stranger
 
 def test_the_features_of_a_client_that_learns_are_checked() -> None:
     run = serving_two()
-    told = description("c", "i", ("other",), rows=1, wanted=WANTED)
+    described = description("c", "i", ("other",), rows=1, wanted=WANTED)
     run.do(NodesConnected(frozenset({1, 2, 3})))
-    run.do(Described(3, run.requests[3], told))
+    run.do(Described(3, run.requests[3], described))
     assert run.state.clients[3].status == "refused"
 
 

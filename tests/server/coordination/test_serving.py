@@ -77,8 +77,8 @@ def test_the_longer_interval_counts_while_converged() -> None:
 
 def test_a_new_client_begins_a_round_at_once_and_training_continues_until_it_has_converged_again() -> None:
     run = converged()
-    found = run.join("c")
-    assert Sent("train", (1, 2, 3)) in found
+    result = run.join("c")
+    assert Sent("train", (1, 2, 3)) in result
     assert Sent("train", (1, 2, 3)) in run.answer(1, 2, 3)
     assert not run.state.has_converged(2)
     run.answer(1, 2, 3)
@@ -93,8 +93,8 @@ def test_twice_as_many_rows_begin_a_round_at_once() -> None:
     for rows, woken in ((trained + 1, False), (2 * trained, True)):
         run.after(REFRESH_S)
         grown = description("a", "instance of a", FEATURES, rows=rows)
-        found = decisions(run.do(Described(1, run.requests[1], grown)))
-        assert found == ([Sent("train", (1, 2))] if woken else [])
+        result = decisions(run.do(Described(1, run.requests[1], grown)))
+        assert result == ([Sent("train", (1, 2))] if woken else [])
     run.answer(1, 2)
     assert decisions(run.after(PACE_S - 1)) == []
 
@@ -116,8 +116,8 @@ def test_a_known_client_that_reconnects_does_not_wake_a_converged_federation() -
 
 def test_after_a_restart_known_clients_are_still_known() -> None:
     again = Run(saved(converged()), max_rounds=None, patience=2)
-    found = decisions([*again.join("a"), *again.join("b")])
-    assert found == [Sent("train", (1, 2))]
+    result = decisions([*again.join("a"), *again.join("b")])
+    assert result == [Sent("train", (1, 2))]
     again.errors = iter([1.0])
     again.answer(1, 2)
     assert again.state.has_converged(2)
@@ -146,11 +146,11 @@ def test_a_round_that_never_gets_its_quorum_is_given_up_and_another_follows() ->
     run = serving(quorum=1.0, deadline_s=20, wait_s=50)
     run.join("a", "b")
     run.answer(1)
-    found = run.after(60)
-    assert Abandoned(1, {"b": "no reply in 50 s"}) in found
+    result = run.after(60)
+    assert Abandoned(1, {"b": "no reply in 50 s"}) in result
     assert run.state.stopped is None
     number = run.requests[2]
-    assert Asked(2) in found
+    assert Asked(2) in result
     run.do(Described(2, number, description("b", "instance of b", FEATURES)))
     assert Sent("train", (1, 2)) in run.after(5)
     assert Aggregating((1, 2), {}) in run.answer(1, 2)

@@ -79,7 +79,7 @@ def test_a_sound_answer_is_admitted(answer: Update | Evaluation) -> None:
 
 @pytest.mark.parametrize("make", [update, evaluation])
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"version": 2}, "about version 2, not 3"),
         ({"version": 4}, "about version 4, not 3"),
@@ -90,9 +90,9 @@ def test_a_sound_answer_is_admitted(answer: Update | Evaluation) -> None:
     ids=str,
 )
 def test_an_answer_that_cannot_be_is_refused_with_the_reason(
-    make: Any, changes: dict[str, Any], said: str
+    make: Any, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(AdmissionError, match=said):
+    with pytest.raises(AdmissionError, match=message):
         admit(make(**changes), 3, asked())
 
 

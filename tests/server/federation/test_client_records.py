@@ -107,8 +107,8 @@ def test_merged_residuals_are_those_that_the_clients_sent_last() -> None:
     records.record_reply(update("gone", scores=[1.0], residuals=residuals(9.0, 9.0)))
     records.record_reply(update("a", scores=[1.0], residuals=residuals(3.0, 4.0)))
     records.record_reply(update("a"))  # was not asked for them
-    found = records.merged_residuals(["a", "b"], Residuals())
-    assert (found.count, found.squares.tolist()) == (2, [13.0, 24.0])
+    result = records.merged_residuals(["a", "b"], Residuals())
+    assert (result.count, result.squares.tolist()) == (2, [13.0, 24.0])
 
 
 def test_after_a_restart_the_last_versions_residuals_stand_in_for_those_that_are_missing() -> None:

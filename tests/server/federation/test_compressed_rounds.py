@@ -85,8 +85,8 @@ def versions(folder: Path) -> list[Manifest]:
 
 
 def contents(messages: list[Message], kind: str) -> list[bytes]:
-    found = [m.content[RECORD][CONTENT] for m in messages if m.metadata.message_type == kind]
-    return [content for content in found if isinstance(content, bytes)]
+    result = [m.content[RECORD][CONTENT] for m in messages if m.metadata.message_type == kind]
+    return [content for content in result if isinstance(content, bytes)]
 
 
 def names(grid: MemoryGrid) -> list[str]:
@@ -113,9 +113,9 @@ def test_clients_hold_exactly_the_servers_versions_under_every_codec(
         assert edge.tasks
         assert all(task.manifest.hash == made[task.manifest.version] for task in edge.tasks)
     # After the first version only changes are sent, unless several together are longer than the whole.
-    told = names(grid)
-    assert told.count("WholeVersion") == len(fleet)
-    assert set(told[len(fleet) + 1 :]) >= {"VersionChange"}
+    received = names(grid)
+    assert received.count("WholeVersion") == len(fleet)
+    assert set(received[len(fleet) + 1 :]) >= {"VersionChange"}
 
 
 @pytest.mark.parametrize(

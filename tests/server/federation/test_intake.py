@@ -155,17 +155,17 @@ def test_the_moments_of_any_rows_are_admitted(rows: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "text"),
     [
         ({"scores": np.arange(3.0)}, "3 scores of 1 held-out events"),
         ({"residuals": Residuals(2, np.ones(1))}, "2 windows of 1"),
     ],
 )
-def test_counts_that_do_not_fit_each_other_are_refused(desk: Desk, changes: Any, said: str) -> None:
+def test_counts_that_do_not_fit_each_other_are_refused(desk: Desk, changes: Any, text: str) -> None:
     event = desk.event(trained(**changes))
     assert isinstance(event, TaskFailed)
     assert event.fault
-    assert said in event.reason
+    assert text in event.reason
 
 
 def test_whatever_goes_wrong_with_a_reply_is_its_clients_fault(

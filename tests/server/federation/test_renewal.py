@@ -91,8 +91,8 @@ def test_the_memory_of_the_strategy_goes_to_the_new_scale_before_it_is_written(d
     next_version(desk, 1, WIDE)
     np.testing.assert_array_equal(desk.registry.memory(1)["m_t/dense_0/kernel"], before["dense_0/kernel"])
     next_version(desk, 2, FLEET)
-    found = desk.registry.memory(2)["m_t/dense_0/kernel"]
-    np.testing.assert_allclose(found, before["dense_0/kernel"] / [[4.0], [1.0]], rtol=1e-3)
+    result = desk.registry.memory(2)["m_t/dense_0/kernel"]
+    np.testing.assert_allclose(result, before["dense_0/kernel"] / [[4.0], [1.0]], rtol=1e-3)
 
 
 def test_the_same_clients_keep_the_version_in_the_chain(desk: Desk) -> None:

@@ -104,12 +104,12 @@ def test_the_fleets_moments_are_those_of_all_rows_together(tmp_path: Path) -> No
     parts = [partition("a", 100, 1), partition("b", 300, 5), partition("c", 50, 9)]
     run(tmp_path, settings(federation={"min_clients": 3}), *parts)
     whole = Moments.of(np.concatenate([p.rows for p in parts]))
-    found = versions(tmp_path)[0].moments
-    assert found.count == 450
-    np.testing.assert_allclose(found.mean, whole.mean, rtol=1e-6)
-    np.testing.assert_allclose(found.variance, whole.variance, rtol=1e-6)
-    np.testing.assert_allclose(found.minimum, whole.minimum)
-    np.testing.assert_allclose(found.maximum, whole.maximum)
+    result = versions(tmp_path)[0].moments
+    assert result.count == 450
+    np.testing.assert_allclose(result.mean, whole.mean, rtol=1e-6)
+    np.testing.assert_allclose(result.variance, whole.variance, rtol=1e-6)
+    np.testing.assert_allclose(result.minimum, whole.minimum)
+    np.testing.assert_allclose(result.maximum, whole.maximum)
 
 
 def test_the_error_of_a_version_is_weighted_by_rows_and_measured_before_training(tmp_path: Path) -> None:
@@ -231,9 +231,9 @@ class RepeatingGrid(MemoryGrid):
         self._again: list[Message] = []
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        found = list(super().pull_messages(message_ids))
-        again, self._again = self._again, list(found)
-        return [*found, *again]
+        result = list(super().pull_messages(message_ids))
+        again, self._again = self._again, list(result)
+        return [*result, *again]
 
 
 @pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])

@@ -69,8 +69,8 @@ def test_the_status_has_each_clients_state_and_reason(folder: Path) -> None:
 
 
 def test_the_status_has_clients_that_learn_and_registered_ones_that_never_came(tmp_path: Path) -> None:
-    told = description("a", "i", ("cpu",), rows=312, wanted=500)
-    learns = ConnectedClient("learning", 0.0, told, learned_from=(300, 88.0), described_at=100.0)
+    described = description("a", "i", ("cpu",), rows=312, wanted=500)
+    learns = ConnectedClient("learning", 0.0, described, learned_from=(300, 88.0), described_at=100.0)
     records = ClientRecords({"b": {"admitted": 1}})
     records.note_seen(["a", "b"])
     shown = status_file.run_status(

@@ -209,8 +209,8 @@ def test_skipped_versions_are_known(tmp_path: Path) -> None:
     damage(tmp_path / "v000001.safetensors", "cut")
     registry = Registry(tmp_path, 10)
     registry.latest()
-    (said,) = registry.damaged
-    assert said.startswith("v000001.safetensors: ")
+    (message,) = registry.damaged
+    assert message.startswith("v000001.safetensors: ")
 
 
 def test_a_version_that_is_not_on_disk_is_written_once_the_disk_can_be_written(

@@ -54,8 +54,8 @@ def test_a_network_that_returns_its_input_is_blind() -> None:
 def test_a_feature_that_no_longer_counts_is_named() -> None:
     errors = np.tile([1.0, 1.0, 1e9], 4)
     blind = replace(fleet_version(2), residuals=Residuals(1, errors))
-    found = version_scores(blind, Scaler.of(blind.moments).apply(rows(4000, seed=9)))
-    blind = replace(blind, scores=ScoreHistogram.of(found))
+    result = version_scores(blind, Scaler.of(blind.moments).apply(rows(4000, seed=9)))
+    blind = replace(blind, scores=ScoreHistogram.of(result))
     with pytest.raises(BlindVersionError, match="of 'c'"):
         Canary().check(fleet_version(1), blind)
 

@@ -71,9 +71,9 @@ def test_honest_clients_of_similar_size_are_not_changed(clients: int, seed: int,
     residuals = {f"c{i}": Residuals.of(np.square(r - 4)) for i, r in enumerate(rows)}
     merged = merged_scores(scores, ScoreHistogram.empty())
     assert merged.count == sum(s.count for s in scores.values())
-    found, plain = merged_residuals(residuals, Residuals()), Residuals.merge_all(residuals.values())
-    assert found.count == plain.count
-    np.testing.assert_allclose(found.squares, plain.squares, rtol=1e-9)
+    result, plain = merged_residuals(residuals, Residuals()), Residuals.merge_all(residuals.values())
+    assert result.count == plain.count
+    np.testing.assert_allclose(result.squares, plain.squares, rtol=1e-9)
     moments, whole = merged_moments([Moments.of(r) for r in rows]), Moments.of(np.concatenate(rows))
     assert moments.count == whole.count
     for name in ("mean", "minimum", "maximum"):

@@ -45,8 +45,8 @@ def scores(manifest: Manifest) -> np.ndarray:
 
 def with_residuals(manifest: Manifest) -> Manifest:
     scaler = Scaler.chosen(manifest.settings.scaling, manifest.moments, Moments.of(ROWS))
-    found = score_windows(manifest.architecture, manifest.weights, scaler.apply(ROWS.astype(np.float32)))
-    return replace(manifest, residuals=found.residuals)
+    result = score_windows(manifest.architecture, manifest.weights, scaler.apply(ROWS.astype(np.float32)))
+    return replace(manifest, residuals=result.residuals)
 
 
 OTHER = Moments.of(ROWS * [2.0, 0.5, 1.0] + [1.0, 0.0, 0.0])
@@ -55,9 +55,9 @@ OTHER = Moments.of(ROWS * [2.0, 0.5, 1.0] + [1.0, 0.0, 0.0])
 @pytest.mark.parametrize("by", ["shared", "fleet"])
 def test_a_rescaled_version_gives_the_same_scores(by: str) -> None:
     given = with_residuals(version(by))
-    found = rescaled(given, OTHER)
-    assert found is not None
-    again, change = found
+    result = rescaled(given, OTHER)
+    assert result is not None
+    again, change = result
     assert again.moments is OTHER
     assert change.ratio[0] == pytest.approx(0.5, rel=0.01)
     np.testing.assert_allclose(again.residuals.squares, with_residuals(again).residuals.squares, rtol=1e-3)
@@ -83,9 +83,9 @@ def test_an_update_of_the_version_before_goes_the_same_way(by: str) -> None:
     before, trained = weights(1), weights(2)
     expected = change.of_weights(trained, WINDOW)
     update = change.of_difference(subtract(trained, before), WINDOW)
-    found = add(change.of_weights(before, WINDOW), update)
+    result = add(change.of_weights(before, WINDOW), update)
     for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, atol=1e-5)
+        np.testing.assert_allclose(result[name], array, atol=1e-5)
 
 
 def test_without_residuals_there_are_none() -> None:
@@ -105,6 +105,6 @@ def test_covariances_of_the_fleet_follow_its_scale() -> None:
         )
         for moments in (Moments.of(ROWS), OTHER)
     )
-    found = rescaled(replace(version("shared"), covariances=before), OTHER)
-    assert found is not None and found[0].covariances is not None
-    np.testing.assert_allclose(found[0].covariances.values, after.values, rtol=1e-3, atol=1e-4)
+    result = rescaled(replace(version("shared"), covariances=before), OTHER)
+    assert result is not None and result[0].covariances is not None
+    np.testing.assert_allclose(result[0].covariances.values, after.values, rtol=1e-3, atol=1e-4)

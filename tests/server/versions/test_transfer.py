@@ -42,7 +42,7 @@ def test_weights_of_a_feature_that_the_other_fleet_lacks_are_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "changes", "names", "said"),
+    ("features", "changes", "names", "message"),
     [
         (("cpu",), {"window": 3}, {}, "has window 2, this fleet's has 3"),
         (("cpu",), {"hidden": (4, 4)}, {}, r"has hidden \(4, 2, 4\), this fleet's has \(4, 4\)"),
@@ -58,8 +58,8 @@ def test_weights_of_a_feature_that_the_other_fleet_lacks_are_drawn() -> None:
     ],
 )
 def test_a_model_that_cannot_be_a_start_is_named(
-    features: tuple[str, ...], changes: dict[str, Any], names: dict[str, str], said: str
+    features: tuple[str, ...], changes: dict[str, Any], names: dict[str, str], message: str
 ) -> None:
     shape = Architecture(**{"features": len(features), "window": 2, "hidden": (4, 2, 4), **changes})
-    with pytest.raises(TransferError, match=said):
+    with pytest.raises(TransferError, match=message):
         transfer_weights(source(), Schema(features), shape, names, seed=1)

@@ -219,22 +219,22 @@ def far(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))
         port: int = holder.getsockname()[1]
-        found: Far
+        result: Far
         if kind == "file":
-            found = FarFile(tmp_path)
+            result = FarFile(tmp_path)
         elif kind == "stdout":
-            found = FarPipe(tmp_path)
+            result = FarPipe(tmp_path)
         elif kind.startswith("http"):
             monkeypatch.setenv("SSL_CERT_FILE", str(certificate or ""))
-            found = FarServer(port, certificate)
+            result = FarServer(port, certificate)
         else:
-            found = FarBroker(tmp_path, port, certificate)
+            result = FarBroker(tmp_path, port, certificate)
         try:
-            found.up()
-            yield found
+            result.up()
+            yield result
         finally:
-            found.sink.close()
-            found.down()
+            result.sink.close()
+            result.down()
 
 
 def test_notices_arrive_whole_and_once_and_in_order(far: Far) -> None:

@@ -75,10 +75,10 @@ def sink(fake: Fake, options: str = "", timeout_s: float = LONG_S) -> MqttSink:
 @pytest.mark.parametrize(("options", "flags"), [("", 0b0010), ("?retain=true", 0b0011)])
 def test_quality_of_service_and_retain(fakes: list[Fake], options: str, flags: int) -> None:
     fakes.append(Fake(answer=0, acknowledges=True))
-    found = sink(fakes[0], options)
-    found.deliver(b'{"n":1}')
-    found.deliver(b'{"n":2}')
-    found.close()
+    result = sink(fakes[0], options)
+    result.deliver(b'{"n":1}')
+    result.deliver(b'{"n":2}')
+    result.close()
     assert fakes[0].ended.acquire(timeout=20)
     assert fakes[0].types() == [CONNECT, PUBLISH, PUBLISH, DISCONNECT]
     for _, found_flags, content in fakes[0].packets[1:3]:
@@ -88,10 +88,10 @@ def test_quality_of_service_and_retain(fakes: list[Fake], options: str, flags: i
 
 def test_a_message_without_an_answer_is_sent_once_an_attempt(fakes: list[Fake]) -> None:
     fakes.append(Fake(answer=0, acknowledges=False))
-    found = sink(fakes[0], timeout_s=SHORT_S)
+    result = sink(fakes[0], timeout_s=SHORT_S)
     for attempt in (1, 2):
         with pytest.raises(OSError, match=f"broker 127.0.0.1:{fakes[0].port}: no answer"):
-            found.deliver(b"{}")
+            result.deliver(b"{}")
         assert fakes[0].ended.acquire(timeout=20)
         assert fakes[0].types() == [CONNECT, PUBLISH, DISCONNECT] * attempt
 
@@ -114,7 +114,7 @@ def test_a_broker_that_refuses_the_password(fakes: list[Fake]) -> None:
 
 def test_the_client_id_is_the_one_in_the_address(fakes: list[Fake]) -> None:
     fakes.append(Fake(answer=0, acknowledges=True))
-    found = sink(fakes[0], "?client_id=edge-7")
-    found.deliver(b"{}")
-    found.close()
+    result = sink(fakes[0], "?client_id=edge-7")
+    result.deliver(b"{}")
+    result.close()
     assert b"edge-7" in fakes[0].packets[0][2]

@@ -59,13 +59,13 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    found = Server()
-    thread = threading.Thread(target=found.http.serve_forever, args=(0.01,))
+    result = Server()
+    thread = threading.Thread(target=result.http.serve_forever, args=(0.01,))
     thread.start()
-    yield found
-    found.http.shutdown()
+    yield result
+    result.http.shutdown()
     thread.join()
-    found.http.server_close()
+    result.http.server_close()
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])

@@ -43,17 +43,17 @@ def refusal(path: Path, settings: DataSettings = SETTINGS) -> str:
 class TestWhatIsRead:
     @pytest.mark.parametrize("name", ["edge.csv", "edge.csv.gz"])
     def test_csv(self, tmp_path: Path, name: str) -> None:
-        found = read_partition(csv(tmp_path, "cpu,memory\n1,2\n3,4.5\n", name), SETTINGS)
-        assert found.name == "edge"
-        assert found.schema == Schema(("cpu", "memory"))
-        assert found.rows.dtype == np.float32
-        assert found.rows.tolist() == [[1, 2], [3, 4.5]]
-        assert found.test_rows.shape == (0, 2)
-        assert found.test_labels is None
+        outcome = read_partition(csv(tmp_path, "cpu,memory\n1,2\n3,4.5\n", name), SETTINGS)
+        assert outcome.name == "edge"
+        assert outcome.schema == Schema(("cpu", "memory"))
+        assert outcome.rows.dtype == np.float32
+        assert outcome.rows.tolist() == [[1, 2], [3, 4.5]]
+        assert outcome.test_rows.shape == (0, 2)
+        assert outcome.test_labels is None
 
     def test_parquet_in_row_order(self, tmp_path: Path) -> None:
-        found = read_partition(parquet(tmp_path, cpu=[3.0, 1.0, 2.0]), SETTINGS)
-        assert found.rows.tolist() == [[3], [1], [2]]
+        outcome = read_partition(parquet(tmp_path, cpu=[3.0, 1.0, 2.0]), SETTINGS)
+        assert outcome.rows.tolist() == [[3], [1], [2]]
 
     def test_a_given_name(self, tmp_path: Path) -> None:
         assert read_partition(csv(tmp_path, "cpu\n1\n"), SETTINGS, "other").name == "other"
@@ -64,9 +64,9 @@ class TestWhatIsRead:
         ids=["byte order mark", "windows", "spaces", "signs and points"],
     )
     def test_csv_as_programs_write_it(self, tmp_path: Path, text: str) -> None:
-        found = read_partition(csv(tmp_path, text), SETTINGS)
-        assert found.schema.features == ("cpu", "memory")
-        assert found.rows.tolist() == [[1, 2]]
+        outcome = read_partition(csv(tmp_path, text), SETTINGS)
+        assert outcome.schema.features == ("cpu", "memory")
+        assert outcome.rows.tolist() == [[1, 2]]
 
     @pytest.mark.parametrize(
         ("values", "expected"),
@@ -99,16 +99,16 @@ class TestFeatures:
 
     def test_roles_can_be_renamed(self, tmp_path: Path) -> None:
         path = csv(tmp_path, "when,cpu,bad,part\n1,5,0,0\n2,6,1,1\n")
-        found = read_partition(path, DataSettings(timestamp="when", label="bad", split="part"))
-        assert found.schema.features == ("cpu",)
-        assert found.test_rows.tolist() == [[6]]
-        assert found.test_labels is not None and found.test_labels.tolist() == [1]
+        outcome = read_partition(path, DataSettings(timestamp="when", label="bad", split="part"))
+        assert outcome.schema.features == ("cpu",)
+        assert outcome.test_rows.tolist() == [[6]]
+        assert outcome.test_labels is not None and outcome.test_labels.tolist() == [1]
 
     def test_a_list_sets_which_and_in_what_order(self, tmp_path: Path) -> None:
         path = csv(tmp_path, "cpu,_hidden,memory\n1,2,3\n")
-        found = read_partition(path, DataSettings(features=("memory", "_hidden")))
-        assert found.schema.features == ("memory", "_hidden")
-        assert found.rows.tolist() == [[3, 2]]
+        outcome = read_partition(path, DataSettings(features=("memory", "_hidden")))
+        assert outcome.schema.features == ("memory", "_hidden")
+        assert outcome.rows.tolist() == [[3, 2]]
 
     def test_text_outside_the_list_does_not_matter(self, tmp_path: Path) -> None:
         path = csv(tmp_path, "cpu,memory\n1,x\n2,3\n")
@@ -126,22 +126,22 @@ class TestSplitAndLabels:
     )
     def test_only_test_rows_keep_labels(self, tmp_path: Path, split: str, label: str) -> None:
         lines = [f"{i},{s},{x}" for i, (s, x) in enumerate(zip(split.split(), label.split(), strict=True))]
-        found = read_partition(csv(tmp_path, "\n".join(["cpu,split,label", *lines])), SETTINGS)
-        assert found.rows.tolist() == [[0]]
-        assert found.test_rows.tolist() == [[1], [2]]
-        assert found.test_labels is not None
-        assert found.test_labels.dtype == np.int8
-        assert found.test_labels.tolist() == [0, 1]
+        outcome = read_partition(csv(tmp_path, "\n".join(["cpu,split,label", *lines])), SETTINGS)
+        assert outcome.rows.tolist() == [[0]]
+        assert outcome.test_rows.tolist() == [[1], [2]]
+        assert outcome.test_labels is not None
+        assert outcome.test_labels.dtype == np.int8
+        assert outcome.test_labels.tolist() == [0, 1]
 
     @pytest.mark.parametrize("flags", [[0, 1], [0.0, 1.0], [False, True]], ids=["int", "float", "bool"])
     def test_flags_in_parquet(self, tmp_path: Path, flags: list[Any]) -> None:
-        found = read_partition(parquet(tmp_path, cpu=[5, 6], split=flags, label=flags), SETTINGS)
-        assert found.test_labels is not None and found.test_labels.tolist() == [1]
+        outcome = read_partition(parquet(tmp_path, cpu=[5, 6], split=flags, label=flags), SETTINGS)
+        assert outcome.test_labels is not None and outcome.test_labels.tolist() == [1]
 
     def test_without_split_every_row_trains_and_labels_are_dropped(self, tmp_path: Path) -> None:
-        found = read_partition(csv(tmp_path, "cpu,label\n1,0\n2,1\n"), SETTINGS)
-        assert len(found.rows) == 2
-        assert found.test_labels is None
+        outcome = read_partition(csv(tmp_path, "cpu,label\n1,0\n2,1\n"), SETTINGS)
+        assert len(outcome.rows) == 2
+        assert outcome.test_labels is None
 
     @pytest.mark.parametrize(
         ("text", "parts"),
@@ -192,17 +192,17 @@ class TestMissingCells:
         "values", [[1.0, None], [1.0, float("nan")], [1.0, float("-inf")], [1.0, 1e300], [1, None]]
     )
     def test_parquet(self, tmp_path: Path, values: list[float | None]) -> None:
-        found = read_partition(parquet(tmp_path, cpu=values, memory=[1, 2]), SETTINGS)
-        np.testing.assert_array_equal(found.rows, [[1, 1], [NAN, 2]])
+        outcome = read_partition(parquet(tmp_path, cpu=values, memory=[1, 2]), SETTINGS)
+        np.testing.assert_array_equal(outcome.rows, [[1, 1], [NAN, 2]])
 
     def test_a_column_without_any_value_is_not_a_feature(self, tmp_path: Path) -> None:
-        found = read_partition(parquet(tmp_path, cpu=[1, 2], memory=pa.nulls(2)), SETTINGS)
-        assert found.schema.features == ("cpu",)
-        assert found.columns is not None and found.columns.ignored == {"memory": "empty"}
+        outcome = read_partition(parquet(tmp_path, cpu=[1, 2], memory=pa.nulls(2)), SETTINGS)
+        assert outcome.schema.features == ("cpu",)
+        assert outcome.columns is not None and outcome.columns.ignored == {"memory": "empty"}
 
     def test_a_row_without_any_value_is_skipped(self, tmp_path: Path) -> None:
-        found = read_partition(csv(tmp_path, "ts,cpu\n1,5\n2,\n3,7\nEND OF FILE,\n"), SETTINGS)
-        assert found.rows.tolist() == [[5], [7]]
+        outcome = read_partition(csv(tmp_path, "ts,cpu\n1,5\n2,\n3,7\nEND OF FILE,\n"), SETTINGS)
+        assert outcome.rows.tolist() == [[5], [7]]
 
     def test_a_listed_column_of_another_type(self, tmp_path: Path) -> None:
         path = parquet(tmp_path, cpu=pa.array([1], pa.timestamp("s")), host=["a"])
@@ -249,11 +249,11 @@ class TestTimes:
     def test_interval_and_gaps(self, tmp_path: Path) -> None:
         minutes = [*range(50), *range(100, 150)]
         rows = "".join(f"{1764547200 + 60 * m},{m % 7}\n" for m in minutes)
-        found = read_partition(csv(tmp_path, "Timestamp,cpu\n" + rows), SETTINGS)
-        assert found.interval_s == 60
-        assert np.flatnonzero(found.breaks).tolist() == [0, 50]
-        assert "time: 'Timestamp', every 60 s" in found.description()
-        part = found.take("part", np.arange(40, 60), np.arange(0))
+        outcome = read_partition(csv(tmp_path, "Timestamp,cpu\n" + rows), SETTINGS)
+        assert outcome.interval_s == 60
+        assert np.flatnonzero(outcome.breaks).tolist() == [0, 50]
+        assert "time: 'Timestamp', every 60 s" in outcome.description()
+        part = outcome.take("part", np.arange(40, 60), np.arange(0))
         again = read_partition(write_partition(part, tmp_path / "part.parquet", SETTINGS), SETTINGS)
         assert np.flatnonzero(again.breaks).tolist() == [0, 10]
 
@@ -265,14 +265,14 @@ class TestTimes:
     @pytest.mark.parametrize("column", ["Date", "DateTime", "@timestamp", "_time", "Zeit", "TIME"])
     def test_text_of_times(self, tmp_path: Path, column: str) -> None:
         rows = "".join(f"2025-12-01 00:{i:02}:00,{i % 3}\n" for i in range(20))
-        found = read_partition(csv(tmp_path, f"{column},cpu\n" + rows), SETTINGS)
-        assert (found.interval_s, found.schema.features) == (60, ("cpu",))
+        outcome = read_partition(csv(tmp_path, f"{column},cpu\n" + rows), SETTINGS)
+        assert (outcome.interval_s, outcome.schema.features) == (60, ("cpu",))
 
     @pytest.mark.parametrize("column", ["timestamp", "TIME", "Zeit", "date"])
     def test_epochs(self, tmp_path: Path, column: str) -> None:
         rows = "".join(f"{1764547200000 + 10000 * i},{i % 3}\n" for i in range(20))
-        found = read_partition(csv(tmp_path, f"{column},cpu\n" + rows), SETTINGS)
-        assert (found.interval_s, found.schema.features) == (10, ("cpu",))
+        outcome = read_partition(csv(tmp_path, f"{column},cpu\n" + rows), SETTINGS)
+        assert (outcome.interval_s, outcome.schema.features) == (10, ("cpu",))
 
     def test_types_of_parquet(self, tmp_path: Path) -> None:
         when = pa.array([60 * i * 10**9 for i in range(5)], pa.timestamp("ns", "UTC"))
@@ -280,19 +280,19 @@ class TestTimes:
 
     def test_rows_in_bursts_have_their_mean_interval_and_no_gaps(self, tmp_path: Path) -> None:
         rows = "".join(f"{second - second % 60},{second % 7}\n" for second in range(600))
-        found = read_partition(csv(tmp_path, "ts,cpu\n" + rows), SETTINGS)
-        assert found.interval_s == pytest.approx(540 / 599)
-        assert found.breaks.sum() == 1
+        outcome = read_partition(csv(tmp_path, "ts,cpu\n" + rows), SETTINGS)
+        assert outcome.interval_s == pytest.approx(540 / 599)
+        assert outcome.breaks.sum() == 1
 
 
 class TestColumnsThatCount:
     def test_rows_and_counters(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         lines = [f"{i},{i + 7},{1e9 + 5000 * i},{i % 5}" for i in range(50)]
         path = csv(tmp_path, "\n".join(["Unnamed: 0,number,bytes_total,cpu", *lines]))
-        found = read_partition(path, SETTINGS)
-        assert found.schema.features == ("bytes_total", "cpu")
-        assert found.columns is not None
-        assert found.columns.ignored == {"Unnamed: 0": "no name", "number": "counts the rows"}
+        outcome = read_partition(path, SETTINGS)
+        assert outcome.schema.features == ("bytes_total", "cpu")
+        assert outcome.columns is not None
+        assert outcome.columns.ignored == {"Unnamed: 0": "no name", "number": "counts the rows"}
         assert "only rising, as counters do: 'bytes_total'" in caplog.text
 
     @pytest.mark.parametrize(
@@ -300,8 +300,8 @@ class TestColumnsThatCount:
     )
     def test_row_numbers_with_a_gap_or_from_the_last_row_on(self, tmp_path: Path, numbers: list[int]) -> None:
         lines = [f"{number},{i % 5}" for i, number in enumerate(numbers)]
-        found = read_partition(csv(tmp_path, "\n".join(["row_id,cpu", *lines])), SETTINGS)
-        assert found.schema.features == ("cpu",)
+        outcome = read_partition(csv(tmp_path, "\n".join(["row_id,cpu", *lines])), SETTINGS)
+        assert outcome.schema.features == ("cpu",)
 
 
 class TestLinesThatAreNoRows:
@@ -317,8 +317,8 @@ class TestLinesThatAreNoRows:
         ],
     )
     def test_lines_before_the_header_are_skipped(self, tmp_path: Path, before: str) -> None:
-        found = read_partition(csv(tmp_path, before + "cpu,memory\n" + "1,2\n" * 5), SETTINGS)
-        assert found.schema.features == ("cpu", "memory") and len(found.rows) == 5
+        outcome = read_partition(csv(tmp_path, before + "cpu,memory\n" + "1,2\n" * 5), SETTINGS)
+        assert outcome.schema.features == ("cpu", "memory") and len(outcome.rows) == 5
 
     @pytest.mark.parametrize("line", ['"1,2', '1,"2'])
     def test_a_quote_that_is_not_closed_costs_one_line(
@@ -338,8 +338,8 @@ class TestLinesThatAreNoRows:
     @pytest.mark.parametrize("cell", ["12.5%", '"1,512.3"', "s"])
     def test_one_cell_with_a_unit_counts_as_missing(self, tmp_path: Path, cell: str) -> None:
         path = csv(tmp_path, f"load,temp\n{cell},1\n" + "12.5,1\n" * 200)
-        found = read_partition(path, SETTINGS)
-        assert found.schema.features == ("load", "temp") and np.isnan(found.rows).sum() == 1
+        outcome = read_partition(path, SETTINGS)
+        assert outcome.schema.features == ("load", "temp") and np.isnan(outcome.rows).sum() == 1
 
 
 class TestBadFiles:
@@ -408,9 +408,9 @@ class TestBrokenLines:
         ids=["comments", "cut short", "zeros", "comma", "comma in rows", "comma in header", "index"],
     )
     def test_are_skipped(self, tmp_path: Path, text: str) -> None:
-        found = read_partition(csv(tmp_path, text), SETTINGS)
-        assert found.schema.features == ("cpu", "memory")
-        assert found.rows.tolist() == [[1, 2], [3, 4]]
+        outcome = read_partition(csv(tmp_path, text), SETTINGS)
+        assert outcome.schema.features == ("cpu", "memory")
+        assert outcome.rows.tolist() == [[1, 2], [3, 4]]
 
     def test_few_in_the_middle_are_skipped_with_a_warning(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -431,8 +431,8 @@ class TestFiles:
             ".x.csv",
         ):
             (tmp_path / name).touch()
-        found = [path.name for path in data_files(tmp_path)]
-        assert found == ["server-1.csv.gz", "server-2.parquet", "server-10.csv", "²-old.csv"]
+        outcome = [path.name for path in data_files(tmp_path)]
+        assert outcome == ["server-1.csv.gz", "server-2.parquet", "server-10.csv", "²-old.csv"]
 
     def test_none(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no data file in it"):
@@ -459,11 +459,11 @@ class TestPartition:
         return Partition("edge", Schema(("cpu", "memory")), rows[:1], rows[1:], np.array([0, 1], np.int8))
 
     def test_aligned_puts_the_columns_right(self) -> None:
-        found = self.partition().aligned(Schema(("memory", "cpu")))
-        assert found.schema.features == ("memory", "cpu")
-        assert found.rows.tolist() == [[2, 1]]
-        assert found.test_rows.tolist() == [[4, 3], [6, 5]]
-        assert found.test_labels is not None and found.test_labels.tolist() == [0, 1]
+        outcome = self.partition().aligned(Schema(("memory", "cpu")))
+        assert outcome.schema.features == ("memory", "cpu")
+        assert outcome.rows.tolist() == [[2, 1]]
+        assert outcome.test_rows.tolist() == [[4, 3], [6, 5]]
+        assert outcome.test_labels is not None and outcome.test_labels.tolist() == [0, 1]
 
     def test_aligned_names_the_client_and_the_columns(self) -> None:
         with pytest.raises(SchemaError, match=r"client 'edge'.*missing 'disk'; extra 'memory'"):
@@ -471,11 +471,11 @@ class TestPartition:
 
     def test_write_and_read(self, tmp_path: Path) -> None:
         whole = self.partition()
-        found = read_partition(write_partition(whole, tmp_path / "edge.parquet", SETTINGS), SETTINGS)
-        assert (found.name, found.schema) == (whole.name, whole.schema)
-        np.testing.assert_array_equal(found.rows, whole.rows)
-        np.testing.assert_array_equal(found.test_rows, whole.test_rows)
-        np.testing.assert_array_equal(found.test_labels, whole.test_labels)
+        outcome = read_partition(write_partition(whole, tmp_path / "edge.parquet", SETTINGS), SETTINGS)
+        assert (outcome.name, outcome.schema) == (whole.name, whole.schema)
+        np.testing.assert_array_equal(outcome.rows, whole.rows)
+        np.testing.assert_array_equal(outcome.test_rows, whole.test_rows)
+        np.testing.assert_array_equal(outcome.test_labels, whole.test_labels)
 
 
 class TestReadColumn:

@@ -260,9 +260,9 @@ def test_columns_that_are_never_features_may_be_there() -> None:
 def test_a_time_that_cannot_be_read_costs_no_event() -> None:
     line = {"cpu": 1, "memory": 2, "disk é": 3}
     for time in ("noon", None, True, [1], 1e300, "nan"):
-        values, found = decode(json.dumps({**line, "ts": time}).encode())
+        values, result = decode(json.dumps({**line, "ts": time}).encode())
         assert values == [1, 2, 3]
-        assert found is None
+        assert result is None
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,10 @@ def features(events: Sequence[object], data: DataSettings | None = None) -> tupl
 
 
 def sample(events: Sequence[object], data: DataSettings | None = None) -> StreamSample:
-    found = StreamSample(data or DataSettings())
+    result = StreamSample(data or DataSettings())
     for event in events:
-        found.add(event if isinstance(event, bytes) else json.dumps(event).encode())
-    return found
+        result.add(event if isinstance(event, bytes) else json.dumps(event).encode())
+    return result
 
 
 def test_features_are_the_numbers_and_switches_of_objects() -> None:
@@ -142,8 +142,8 @@ def test_features_are_chosen_again_when_later_events_have_others() -> None:
     under_test = resolver()
     assert under_test.from_stream([b'{"uptime": 1}'] * FIRST_EVENTS)[0] == Schema(("uptime",))
     event = b'{"temp": 1.5, "flow": 2}'
-    found = [under_test.reconsider([event]) for _ in range(100)]
-    assert next(schema for schema in found if schema is not None) == Schema(("temp", "flow"))
+    result = [under_test.reconsider([event]) for _ in range(100)]
+    assert next(schema for schema in result if schema is not None) == Schema(("temp", "flow"))
     assert under_test.columns is not None and under_test.columns.features == ("temp", "flow")
     assert [under_test.reconsider([event]) for _ in range(1000)] == [None] * 1000
 
