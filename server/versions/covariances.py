@@ -44,7 +44,7 @@ class ClientCovariances:
         return not sent_with or rows >= GROWN * sent_with
 
     def grown(self, clients: Collection[str], used: LagCovariances | None) -> LagCovariances | None:
-        """Return the covariances of these clients together; None if they are of hardly more windows.
+        """Return these clients' covariances together; None if they are of hardly more windows than `used`.
 
         Those of a client that has left stay in use, as its part of the weights does.
 
