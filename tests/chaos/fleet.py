@@ -8,7 +8,6 @@ import random
 import signal
 import time
 import urllib.request
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from common.processes.children import Processes
 from server.flower.superlink_process import free_port
 from tests.chaos.damage import damage, files
 from tests.scenarios.fleet import Federation
+from tests.waiting import eventually
 
 CLIENTS = ("a", "b", "c")
 ANSWER_WITHIN_S = 180.0
@@ -122,17 +122,12 @@ class Chaos:
             except OSError:
                 return False
 
-        _wait(answered, "the page does not answer")
+        eventually(answered, ANSWER_WITHIN_S, "an answer of the page", every_s=0.2)
 
     def _grown(self, before: int) -> int:
         """Wait for a version after `before`, or after the newest that was not damaged; return its number."""
         start = min(before, self._fleet.version())
-        _wait(lambda: self._fleet.version() > start, f"no version after {start}")
+        eventually(
+            lambda: self._fleet.version() > start, ANSWER_WITHIN_S, f"a version after {start}", every_s=0.2
+        )
         return self._fleet.version()
-
-
-def _wait(condition: Callable[[], bool], failure: str) -> None:
-    deadline = time.monotonic() + ANSWER_WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline, failure
-        time.sleep(0.2)
