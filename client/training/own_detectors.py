@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.training.client_rows import PreparedRows
-from common.detectors.choice import AUTOENCODER, FAMILIES, FLEET_PCA, OWN_DETECTORS
-from common.detectors.contract import Floats, OwnDetector, WindowDetector
+from common.detectors.choice import AUTOENCODER, FAMILIES, IN_PLACE, OF_COVARIANCES, OWN_DETECTORS
+from common.detectors.contract import CovarianceDetector, Floats, OwnDetector, WindowDetector
 from common.detectors.ensemble import EnsembleState
-from common.detectors.pca import PrincipalComponents
 from common.detectors.tail import CalibratedTail
 from common.model.histogram import ScoreHistogram
 from common.model.lag_covariances import LagCovariances
@@ -28,9 +27,9 @@ def with_own_detectors(manifest: Manifest, prepared: PreparedRows) -> Manifest:
     """Return a version that scores by the detectors of its family (`detector.family`).
 
     They are fitted to the training rows, and the tails of all are those of the held-out rows. Where the
-    version has no covariances of the fleet, principal components are those of the own rows. The version's
-    score histogram becomes that of the scores of the held-out rows. With too few rows the autoencoder scores
-    alone.
+    version has no covariances of the fleet, the detectors that use them are fitted to the own rows alone.
+    The version's score histogram becomes that of the scores of the held-out rows. With too few rows the
+    autoencoder scores alone.
 
     Args:
         manifest: A version that is personalised apart from this.
@@ -59,32 +58,33 @@ def with_own_detectors(manifest: Manifest, prepared: PreparedRows) -> Manifest:
 
 def _members(manifest: Manifest) -> list[str]:
     """Return the names of the detectors that score by a version."""
-    members = list(FAMILIES[manifest.settings.detector.family])
-    if manifest.covariances is None and FLEET_PCA in members:
-        members.remove(FLEET_PCA)
-        members += [] if "pca" in members else ["pca"]
-    return members
+    members = FAMILIES[manifest.settings.detector.family]
+    if manifest.covariances is not None:
+        return list(members)
+    return list(dict.fromkeys(IN_PLACE.get(name, name) for name in members))
 
 
 def _fitted(name: str, manifest: Manifest, prepared: PreparedRows, windows: Floats) -> OwnDetector:
-    if name == FLEET_PCA and (fleet_pca := fitted_fleet_pca(manifest, prepared)) is not None:
-        return fleet_pca
+    if name in OF_COVARIANCES:
+        return fitted_to_fleet(OF_COVARIANCES[name], manifest, prepared)
     shape, scoring = manifest.architecture, manifest.settings.scoring
     recency = shape.recency_weights(scoring.decay)
     return OWN_DETECTORS[name].fit(windows, shape.features, recency, scoring.prior)
 
 
-def fitted_fleet_pca(manifest: Manifest, prepared: PreparedRows) -> PrincipalComponents | None:
-    """Return principal components of the fleet's covariances blended with the client's own.
+def fitted_to_fleet(
+    family: type[CovarianceDetector], manifest: Manifest, prepared: PreparedRows
+) -> CovarianceDetector:
+    """Return a detector of the fleet's covariances blended with the client's own.
 
     The client's own have the weight `n / (n + scoring.prior)` with n windows to train on.
 
     Args:
-        manifest: A version that is scaled for the client; None is returned if it has no covariances.
+        family: The class of the detector.
+        manifest: A version with covariances, scaled for the client.
         prepared: The client's rows, scaled for it.
     """
-    if manifest.covariances is None:
-        return None
+    assert manifest.covariances is not None  # noqa: S101  the caller has checked it
     shape, scoring = manifest.architecture, manifest.settings.scoring
     starts = _chosen(prepared.training_starts)
     own = LagCovariances.of(prepared.rows, starts, shape.window)
@@ -92,7 +92,7 @@ def fitted_fleet_pca(manifest: Manifest, prepared: PreparedRows) -> PrincipalCom
     covariance = own.blended_with(manifest.covariances, scoring.prior).of_windows()
     windows = np.nan_to_num(windows_at(prepared.rows, starts, shape.window))
     recency = shape.recency_weights(scoring.decay)
-    return PrincipalComponents.of_covariance(covariance, windows, shape.features, recency, scoring.prior)
+    return family.of_covariance(covariance, windows, shape.features, recency, scoring.prior)
 
 
 def _chosen(starts: NDArray[np.int32]) -> NDArray[np.int32]:

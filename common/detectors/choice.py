@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from common.detectors.contract import OwnDetector
+from common.detectors.contract import CovarianceDetector, OwnDetector
+from common.detectors.gaussian import Gaussian
 from common.detectors.kmeans import KMeans
 from common.detectors.pca import PrincipalComponents
 from common.settings import DetectorFamily
 
-OWN_DETECTORS: dict[str, type[OwnDetector]] = {"pca": PrincipalComponents, "kmeans": KMeans}
+OWN_DETECTORS: dict[str, type[OwnDetector]] = {
+    "pca": PrincipalComponents, "gaussian": Gaussian, "kmeans": KMeans,
+}  # fmt: skip
 
-FLEET_PCA = "fleet_pca"
-"""Name of the detector by principal components of the fleet's covariances, blended with the machine's own."""
+FLEET_PCA, FLEET_GAUSSIAN = "fleet_pca", "fleet_gaussian"
+"""Names of the detectors by the fleet's covariances, blended with the machine's own."""
 
-MEMBERS: dict[str, type[OwnDetector]] = {FLEET_PCA: PrincipalComponents, **OWN_DETECTORS}
+OF_COVARIANCES: dict[str, type[CovarianceDetector]] = {
+    FLEET_PCA: PrincipalComponents, FLEET_GAUSSIAN: Gaussian,
+}  # fmt: skip
+
+IN_PLACE = {FLEET_PCA: "pca", FLEET_GAUSSIAN: "gaussian"}
+"""The detector of the own rows that scores where a version has no covariances of the fleet."""
+
+MEMBERS: dict[str, type[OwnDetector]] = {**OF_COVARIANCES, **OWN_DETECTORS}
 """The families whose states an ensemble can hold."""
 
 AUTOENCODER = "autoencoder"
@@ -21,10 +31,13 @@ AUTOENCODER = "autoencoder"
 FAMILIES: dict[DetectorFamily, tuple[str, ...]] = {
     "autoencoder": (AUTOENCODER,),
     "pca": (FLEET_PCA,),
+    "gaussian": (FLEET_GAUSSIAN,),
     "kmeans": ("kmeans",),
-    "ensemble": (AUTOENCODER, *OWN_DETECTORS, FLEET_PCA),
+    "ensemble": (AUTOENCODER, "pca", "kmeans", FLEET_PCA),
 }
 """The detectors that score with each `detector.family`."""
 
-USING_COVARIANCES = frozenset(family for family, detectors in FAMILIES.items() if FLEET_PCA in detectors)
+USING_COVARIANCES = frozenset(
+    family for family, detectors in FAMILIES.items() if OF_COVARIANCES.keys() & set(detectors)
+)
 """The families for which clients send covariances."""

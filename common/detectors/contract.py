@@ -17,6 +17,8 @@ FLOOR = 0.01
 """Share of the mean over all inputs that is added to each input's usual error, so that none is near 0."""
 SMALLEST_ERROR = 1e-6
 """Smallest mean squared error, in squared standard deviations: less is rounding."""
+MAX_VALUES = 4_000_000
+"""Values of the windows that a covariance is computed from, at most: 16 MB, and some tenths of a second."""
 
 
 class DetectorStateError(ValueError):
@@ -119,6 +121,33 @@ class OwnDetector(WindowDetector, Protocol):
             DetectorStateError: the arrays are not such a state.
         """
         ...
+
+
+class CovarianceDetector(OwnDetector, Protocol):
+    """A detector that can also be fitted to a covariance, such as that of a whole fleet."""
+
+    @classmethod
+    def of_covariance(
+        cls, covariance: NDArray[np.float64], windows: Floats, features: int, recency: Floats, prior: int
+    ) -> Self:
+        """Fit a detector to a covariance, and its usual window and errors to normal windows.
+
+        Args:
+            covariance: Of the inputs, shape (inputs, inputs), symmetric, of the windows and of as many others
+                as `prior`.
+            windows: As in `fit`, and likewise the other arguments.
+            features: Number of values of an event.
+            recency: Weight of each input.
+            prior: Windows with which the usual error of an input and that of the covariance count the same.
+        """
+        ...
+
+
+def evenly_chosen(windows: Floats) -> Floats:
+    """Return windows of at most `MAX_VALUES` values, evenly chosen; shape (n, inputs)."""
+    most = max(2, MAX_VALUES // windows.shape[1])
+    chosen: Floats = windows[np.unique(np.linspace(0, len(windows) - 1, most).astype(int))]
+    return chosen
 
 
 def newest_missing(inputs: Floats, features: int) -> NDArray[np.bool_]:

@@ -16,18 +16,17 @@ from common.detectors.contract import (
     DetectorStateError,
     Floats,
     blended_precision,
+    evenly_chosen,
     newest_missing,
 )
 
 HELD_VARIANCE = 0.9
 """Share of the variance that the components hold; there are as few as do."""
 MAX_COMPONENTS = 128
-MAX_VALUES = 4_000_000
-"""Values of the windows that components are computed from, at most: 16 MB, and some tenths of a second."""
 
 
 class PrincipalComponents:
-    """A detector by principal components (an `OwnDetector`).
+    """A detector by principal components (an `OwnDetector` that can be fitted to a covariance).
 
     The score is the mean over all dimensions of two parts: the squared errors of reconstruction, each divided
     by its usual size, for the dimensions that the components leave out, and the squared component scores,
@@ -61,7 +60,7 @@ class PrincipalComponents:
     @classmethod
     def fit(cls, windows: Floats, features: int, recency: Floats, prior: int) -> Self:
         """Fit the components to normal windows, evenly chosen if there are many (`OwnDetector.fit`)."""
-        chosen = _chosen(windows)
+        chosen = evenly_chosen(windows)
         mean = chosen.mean(axis=0, dtype=np.float64)
         variances, components = _components(chosen - mean)
         return cls._of_components(variances, components, chosen - mean, mean, features, recency, prior)
@@ -79,7 +78,7 @@ class PrincipalComponents:
             recency: Weight of each input.
             prior: Windows with which the usual error of an input and that of the covariance count the same.
         """
-        chosen = _chosen(windows)
+        chosen = evenly_chosen(windows)
         mean = chosen.mean(axis=0, dtype=np.float64)
         values, vectors = np.linalg.eigh(covariance)
         values = np.maximum(values[::-1], 0)
@@ -195,13 +194,6 @@ class PrincipalComponents:
         if (variances <= 0).any() or (precision < 0).any():
             raise DetectorStateError("a variance is not above 0, or a precision below it")
         return cls(state.array("mean", 1, inputs), components, variances, precision, features)
-
-
-def _chosen(windows: Floats) -> Floats:
-    """Return windows of at most `MAX_VALUES` values, evenly chosen."""
-    most = max(2, MAX_VALUES // windows.shape[1])
-    chosen: Floats = windows[np.unique(np.linspace(0, len(windows) - 1, most).astype(int))]
-    return chosen
 
 
 def _number_of_components(values: NDArray[np.floating], inputs: int) -> int:

@@ -100,6 +100,7 @@ BASELINES: dict[str, Baseline] = {
     "distance": distance,
     "pca": pca,
     "own_pca": own_detector("pca"),
+    "own_gaussian": own_detector("gaussian"),
     "own_kmeans": own_detector("kmeans"),
     "isolation_forest": isolation_forest,
     "one_class_svm": one_class_svm,

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from client.data.partition import Partition
 from client.training.client_rows import ClientRows
-from client.training.own_detectors import fitted_fleet_pca
+from client.training.own_detectors import fitted_to_fleet
 from client.training.personalisation import personalise
 from client.training.worker import ClientWorker
-from common.detectors.choice import FLEET_PCA
+from common.detectors.choice import OF_COVARIANCES
+from common.detectors.contract import CovarianceDetector
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
@@ -56,7 +57,7 @@ TRAINED = ("local_only", "local_fleet_scaler", "pooled")
 """Methods that train the same autoencoder without a federation, for as many epochs as the federation."""
 ENSEMBLE = "ensemble"
 """The version of the federation as a member of an ensemble (`detector.family`), whatever the settings say."""
-OF_VERSION = (FEDERATED, ENSEMBLE, FLEET_PCA)
+OF_VERSION = (FEDERATED, ENSEMBLE, *OF_COVARIANCES)
 """Methods that score by the version of a federation."""
 METHODS = (*baselines.BASELINES, *TRAINED, *OF_VERSION)
 """All methods. Each is a row of the tables."""
@@ -179,23 +180,25 @@ def _federate(parts: Sequence[Partition], settings: Settings) -> Manifest:
 def _versions(
     manifest: Manifest, clients: Sequence[LabelledClient], settings: Settings
 ) -> dict[str, list[ClientResult]]:
-    """Measure a version as the settings say, in an ensemble, and PCA of its covariances alone."""
+    """Measure a version as the settings say, in an ensemble, and the detectors of its covariances alone."""
     ensemble = VersionSettings.of(settings.with_values(detector={"family": "ensemble"}))
     results = {
         FEDERATED: _federated(replace(manifest, settings=VersionSettings.of(settings)), clients, settings),
         ENSEMBLE: _federated(replace(manifest, settings=ensemble), clients, settings),
     }
     if manifest.covariances is not None:  # there are none of very large windows
-        streams = [_score_fleet_pca(manifest, client.partition, settings) for client in clients]
-        results[FLEET_PCA] = _scored(streams, clients, settings, FLEET_PCA)
+        for name, family in OF_COVARIANCES.items():
+            streams = [_score_to_fleet(family, manifest, client.partition, settings) for client in clients]
+            results[name] = _scored(streams, clients, settings, name)
     return results
 
 
-def _score_fleet_pca(manifest: Manifest, part: Partition, settings: Settings) -> StreamScores:
-    """Score a client's stream by PCA of the fleet's covariances, blended with those of the client's rows."""
+def _score_to_fleet(
+    family: type[CovarianceDetector], manifest: Manifest, part: Partition, settings: Settings
+) -> StreamScores:
+    """Score a client's stream by a detector of the fleet's covariances, blended with those of its rows."""
     rows = ClientRows(part)
-    detector = fitted_fleet_pca(manifest, rows.prepare(manifest))
-    assert detector is not None  # noqa: S101  the version has covariances
+    detector = fitted_to_fleet(family, manifest, rows.prepare(manifest))
     scaled = ScaledRows.of(part, rows.scaler(manifest), settings)
     scores = detector.score_many(windows(scaled.rows, settings.model.window))
     training, held_out, test = scaled.split_scores(scores)

@@ -14,6 +14,7 @@ METHOD_NAMES = {
     "distance": "distance from the mean",
     "pca": "PCA",
     "own_pca": "PCA, scored as in flockwatch",
+    "own_gaussian": "Gaussian, scored as in flockwatch",
     "own_kmeans": "k-means, scored as in flockwatch",
     "isolation_forest": "isolation forest",
     "one_class_svm": "one-class SVM",
@@ -23,6 +24,7 @@ METHOD_NAMES = {
     "federated": "federated",
     "ensemble": "federated, in an ensemble",
     "fleet_pca": "federated PCA",
+    "fleet_gaussian": "federated Gaussian",
 }
 
 Metrics = Mapping[str, Mapping[str, float | None]]

@@ -14,7 +14,7 @@ from client.training.own_detectors import MIN_WINDOWS
 from client.training.personalisation import personalise
 from client.training.worker import TrainerCache
 from client.versions.trial import buffer_scores
-from common.detectors.choice import AUTOENCODER, FAMILIES, FLEET_PCA, MEMBERS, OWN_DETECTORS
+from common.detectors.choice import AUTOENCODER, FAMILIES, FLEET_GAUSSIAN, FLEET_PCA, MEMBERS
 from common.detectors.ensemble import EnsembleState
 from common.model.lag_covariances import LagCovariances
 from common.model.manifest import Manifest, ManifestError
@@ -47,7 +47,7 @@ def personal(family: str = "ensemble", rows: np.ndarray = ROWS) -> Manifest:
 def test_a_client_adds_detectors_of_its_own_rows() -> None:
     own = personal()
     assert own.ensemble is not None
-    assert list(own.ensemble.tails) == [AUTOENCODER, *OWN_DETECTORS]
+    assert list(own.ensemble.tails) == [AUTOENCODER, "pca", "kmeans"]
     assert own.personalised and own.hash != personal("autoencoder").hash
 
 
@@ -68,7 +68,7 @@ def test_covariances_of_the_fleet_add_a_detector() -> None:
     ]
     for own in made:
         assert own.ensemble is not None
-        assert list(own.ensemble.tails) == [AUTOENCODER, *OWN_DETECTORS, FLEET_PCA]
+        assert list(own.ensemble.tails) == [AUTOENCODER, "pca", "kmeans", FLEET_PCA]
         assert own.covariances is None
         assert Manifest.unpack(own.pack()).hash == own.hash
     components = [m.ensemble.states[FLEET_PCA].by_input["components"] for m in made if m.ensemble]
@@ -86,6 +86,7 @@ COVARIANCES = LagCovariances.of(ROWS, np.arange(598, dtype=np.int32), 3)
 
 @pytest.mark.parametrize(("family", "covariances", "members"), [
     ("pca", COVARIANCES, [FLEET_PCA]), ("pca", None, ["pca"]), ("kmeans", COVARIANCES, ["kmeans"]),
+    ("gaussian", COVARIANCES, [FLEET_GAUSSIAN]), ("gaussian", None, ["gaussian"]),
 ])  # fmt: skip
 def test_a_machine_scores_by_one_family_in_place_of_the_autoencoder(
     family: str, covariances: LagCovariances | None, members: list[str]

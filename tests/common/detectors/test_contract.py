@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from common.detectors.autoencoder import Autoencoder
-from common.detectors.choice import AUTOENCODER, FLEET_PCA, MEMBERS
+from common.detectors.choice import AUTOENCODER, MEMBERS, OF_COVARIANCES
 from common.detectors.contract import (
     MAX_SCORE,
     DetectorState,
@@ -18,7 +18,6 @@ from common.detectors.contract import (
     WindowDetector,
 )
 from common.detectors.ensemble import Ensemble
-from common.detectors.pca import PrincipalComponents
 from common.detectors.tail import CalibratedTail
 from common.model.weights import Architecture
 
@@ -41,9 +40,9 @@ RECENCY = Architecture(FEATURES, WINDOW).recency_weights(0.8)
 
 
 def fit(name: str, windows: Floats, features: int, recency: Floats, prior: int) -> OwnDetector:
-    if name == FLEET_PCA:
+    if name in OF_COVARIANCES:
         covariance = np.atleast_2d(np.cov(windows.T, bias=True))
-        return PrincipalComponents.of_covariance(covariance, windows, features, recency, prior)
+        return OF_COVARIANCES[name].of_covariance(covariance, windows, features, recency, prior)
     return MEMBERS[name].fit(windows, features, recency, prior)
 
 

@@ -84,7 +84,14 @@ def test_means_are_those_of_the_clients(figures: dict[str, Any]) -> None:
 def test_new_clients_are_all_clients_once(figures: dict[str, Any]) -> None:
     new = figures["new_clients"]
     assert new["training_rows_of_each"] == 100
-    assert set(new["rows"]) == {"local_only", "local_fleet_scaler", "federated", "ensemble", "fleet_pca"}
+    assert set(new["rows"]) == {
+        "local_only",
+        "local_fleet_scaler",
+        "federated",
+        "ensemble",
+        "fleet_pca",
+        "fleet_gaussian",
+    }
     assert new["rows"]["federated"]["auroc"]["mean"] > 0.5
 
 

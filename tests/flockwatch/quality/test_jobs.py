@@ -10,7 +10,7 @@ import pytest
 from client.data.files.csv_text import DataError
 from client.data.partition import Partition
 from client.training.worker import ClientWorker
-from common.detectors.choice import FLEET_PCA
+from common.detectors.choice import OF_COVARIANCES
 from common.protocol.wire import pack
 from common.settings import Settings
 from flockwatch.quality import autoencoders, jobs
@@ -108,7 +108,7 @@ def test_what_reaches_the_server_does_not_depend_on_test_rows_or_labels(fleet: l
         assert described[0] == described[1]
 
 
-WITHOUT_CHANCE = ("pca", "own_pca", "own_kmeans", FLEET_PCA)
+WITHOUT_CHANCE = ("pca", "own_pca", "own_gaussian", "own_kmeans", *OF_COVARIANCES)
 
 
 @pytest.mark.parametrize("method", [*WITHOUT_CHANCE, "local_only", "local_fleet_scaler", FEDERATED, ENSEMBLE])
