@@ -43,8 +43,8 @@ cluster: $(VENV)/.ready  ## tests of the images and the demonstration cluster, o
 soak: $(VENV)/.ready  ## an hour of fuzzed messages, chaos and connections, with growth bounds: make soak MINUTES=10
 	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
-e2e: $(VENV)/.ready  ## long tests on real data
-	$(BIN)/python -m pytest -m e2e
+e2e: $(VENV)/.ready  ## long tests: real data, and fleets in which processes, links and databases fail
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m e2e
 
 bench: bench-rounds bench-memory bench-score bench-swaps bench-budget \
 	bench-stragglers bench-poison bench-strategies bench-load bench-wire bench-gateway bench-quality bench-watch  ## all measurements of docs/benchmarks.md

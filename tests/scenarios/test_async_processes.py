@@ -14,6 +14,8 @@ from tests.scenarios.link import SERVER_SIDE, Network
 from tests.scenarios.secured import Secured
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.e2e
+
 NAMES = ("a", "b", "c")
 VERSIONS = 24
 STREAM = {
@@ -51,9 +53,7 @@ def goes_on(run: Federation, versions: int = 3) -> None:
     eventually(lambda: run.version() >= version + versions)
 
 
-@pytest.mark.parametrize(
-    "victim", [pytest.param("flwr-serverapp", marks=pytest.mark.e2e), "server.flower.superlink", "server"]
-)
+@pytest.mark.parametrize("victim", ["flwr-serverapp", "server.flower.superlink", "server"])
 def test_whatever_part_of_the_server_dies_the_run_ends_with_all_its_versions(federation, victim: str) -> None:
     run = streaming(federation, federation__max_rounds=str(VERSIONS))
     clients = {name: run.processes.pid(name) for name in NAMES}
@@ -138,7 +138,6 @@ def test_a_network_that_is_cut_and_heals_costs_only_the_time_of_the_cut(secured,
     assert run.has_all_versions()
 
 
-@pytest.mark.e2e
 def test_over_a_slow_and_lossy_link_a_client_takes_part_at_its_own_pace(secured, network: Network) -> None:
     run = across(secured, network)
     network.set(delay_s=0.15, loss=0.05)

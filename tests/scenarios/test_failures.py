@@ -1,15 +1,17 @@
-"""Failures: processes die, names clash, schemas differ, and ports are in use."""
+"""Failures: processes die, names clash, and schemas differ."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 
 import psutil
+import pytest
 
 from tests.scenarios.fleet import Federation
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.e2e
 
 ENDLESS = {"federation.max_rounds": "100000", "federation.deadline_s": "1.5", "federation.quorum": "0.5"}
 
@@ -93,12 +95,3 @@ def test_clients_with_other_features_are_refused_with_their_names_and_the_rest_c
     run.start_client(run.rows("c", seed=3))
     run.finish()
     assert {reply["client"] for r in run.rounds() for reply in r["replies"]} == {"a", "b", "c"}
-
-
-def test_a_port_in_use_is_reported_before_anything_starts(federation) -> None:
-    run: Federation = federation()
-    with socket.create_server(("127.0.0.1", run.port)):
-        run.start_server()
-        eventually(lambda: run.processes.exit_code("server") is not None)
-    assert run.processes.exit_code("server") == 1
-    assert f"cannot listen on 127.0.0.1:{run.port}: Address already in use" in run.log("server")

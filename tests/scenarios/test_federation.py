@@ -182,3 +182,12 @@ def test_state_of_a_finished_run_is_gone_on_with_by_the_next(federation, tmp_pat
     assert (first.version, newest.version) == (5, 8)
     versions = [r["version"] for r in longer.rounds() if r["kind"] == "train"]
     assert versions == list(range(1, 9))
+
+
+def test_a_port_in_use_is_reported_before_anything_starts(federation) -> None:
+    run: Federation = federation()
+    with socket.create_server(("127.0.0.1", run.port)):
+        run.start_server()
+        eventually(lambda: run.processes.exit_code("server") is not None)
+    assert run.processes.exit_code("server") == 1
+    assert f"cannot listen on 127.0.0.1:{run.port}: Address already in use" in run.log("server")

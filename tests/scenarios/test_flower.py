@@ -14,6 +14,8 @@ from server.flower.superlink_process import SuperLinkProcess, flower_environment
 from tests.scenarios.fleet import Federation
 from tests.waiting import PATIENCE_S, eventually
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).parents[2]
 FOREIGN_SERVER = """
 import json
@@ -50,7 +52,6 @@ answers = ""
 """
 
 
-@pytest.mark.e2e
 def test_a_stock_supernode_takes_part_beside_a_resident_client(federation) -> None:
     run: Federation = federation({"federation.max_rounds": "2", "federation.deadline_s": "240"})
     run.start_server()
@@ -72,7 +73,6 @@ def test_a_stock_supernode_takes_part_beside_a_resident_client(federation) -> No
     assert all(reply["train_s"] > 0 for r in trained for reply in r["replies"])
 
 
-@pytest.mark.e2e
 def test_flwr_run_submits_the_app_to_a_superlink_that_is_there(federation) -> None:
     run: Federation = federation({"federation.max_rounds": "2", "federation.deadline_s": "240"})
     config = run.folder / "fleet.yaml"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from client.data.files.partitions import read_partition
 from client.training.worker import ClientWorker
@@ -14,6 +15,7 @@ from flockwatch.quality.federation import federate, shared_trainer
 from tests.scenarios.fleet import SMALL, Federation
 
 
+@pytest.mark.e2e
 def test_processes_and_one_process_make_the_same_versions(federation, tmp_path: Path) -> None:
     changes = {"training.seed": "7", "federation.strategy": "fedadam", "federation.min_clients": "3"}
     run: Federation = federation(changes)

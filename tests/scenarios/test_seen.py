@@ -36,6 +36,7 @@ def row_of(page: Page, client: str) -> str:
     return f"#client-table tbody tr:has(th span:text-is('{client}'))"
 
 
+@pytest.mark.e2e
 def test_a_run_is_seen_as_it_goes(
     federation: Callable[..., Federation], processes: Processes, tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from common.processes.children import Processes
 from server.federation import status_file
 from server.flower.superlink_process import free_port
@@ -20,6 +22,7 @@ ENDLESS = {"federation.max_rounds": "null", "model.window": "1", "model.hidden":
 FLAGS = ("--set", "live.incident_margin=8")
 
 
+@pytest.mark.e2e
 def test_a_second_fleet_joins_after_the_first_has_converged(
     tmp_path: Path, processes: Processes, federation: Callable[..., Federation]
 ) -> None:
