@@ -277,12 +277,24 @@ def test_a_time_that_cannot_be_read_costs_no_event() -> None:
         "2023-11-14T22:13:20",
         "2023-11-14T22:13:20Z",
         "2023-11-14 23:13:20+01:00",
+        "2023/11/14 22:13:20",
+        "2023-11-14 22:13:20 UTC",
+        "2023-11-14 23:13:20 +0100",
+        "14.11.2023 22:13:20",
+        "14.11.2023, 22:13:20 GMT",
     ],
 )
 def test_times_are_seconds_since_1970(time: Any) -> None:
     assert parse_seconds(time) == 1_700_000_000
     line = json.dumps({"ts": time, "cpu": 1, "memory": 2, "disk é": 3}).encode()
     assert decode(line)[1] == 1_700_000_000
+
+
+@pytest.mark.parametrize(
+    "text", ["11/14/2023 22:13:20", "14.13.2023", "1.2.2023.4", "noon UTC", "UTC", "14.11.2023 25:00"]
+)
+def test_text_that_is_no_time_or_ambiguous_is_no_time(text: str) -> None:
+    assert parse_seconds(text) is None
 
 
 def test_one_feature_is_enough() -> None:
