@@ -337,7 +337,7 @@ class LiveSettings(Section):
     warm_up: PositiveInt | None = None
     """Events by which a detector first adapts a version of the fleet to its machine, at least one window.
 
-    Before that there are no verdicts. None: 30 events, or one window if that is more.
+    Before that there are no verdicts. None: 25 events, or one window if that is more.
     """
     keep_rows: Annotated[int, Field(ge=100)] = 50_000
     """Normal events in the training buffer on disk, the newest ones. 50,000 of 40 features are 8 MB."""

@@ -8,6 +8,8 @@ MAX_RISE = 4.0
 """Multiple of the upper bound of the evidence up to which incidents may raise the threshold."""
 RISE = 0.2
 """Rise of the logarithm of the threshold with the start of an incident: 22 %."""
+MAX_FIRST_RISE = 0.8
+"""Largest such rise while there is little evidence: a factor of 2.2."""
 CAUSE_RISE = 0.7
 """Further rise of the logarithm for incidents with the same leading feature: a factor of two."""
 CAUSE_FALL = 0.5
@@ -19,15 +21,20 @@ CLEAR_POWER = 1.0
 CAUSE_CLEAR_POWER = 0.5
 """The same exponent for its further rise."""
 
+_ALLOWED = 2.0
+"""Incidents that the budget allows in the time that enough own scores cover."""
+
 
 class AdaptiveThreshold:
     """The score above which an event is abnormal.
 
-    The logarithm of the threshold rises by `RISE` with each incident and falls by `RISE * rate` with each
+    The logarithm of the threshold rises by `rise` with each incident and falls by `rise * rate` with each
     event outside incidents. So it is constant on average if incidents come at the rate of the budget. It
     rises when the scores of normal events become larger, and falls when they become smaller. For incidents
     with the same leading feature it rises further, and falls more slowly, so that a feature that is often
     unusual does not prevent the detection of faults of others.
+
+    While the evidence is short, `rise` is larger than `RISE`, as `first_rise` returns it.
 
     An incident whose peak was far above the threshold is evidence of a fault, and not of a threshold that is
     too low. When it ends, a part of its rise is taken back: `1 - peak ** -CLEAR_POWER`, the peak in multiples
@@ -44,6 +51,7 @@ class AdaptiveThreshold:
         bounds: Lower and upper bound that follow from the evidence, as `starting_threshold` returns them.
         rate: Incidents per event that the budget allows.
         fixed: Whether the threshold never changes.
+        rise: Rise of its logarithm with each incident.
 
     >>> threshold = AdaptiveThreshold(1.0, rate=0.01)
     >>> ends_at = threshold.incident_started("heat")
@@ -60,11 +68,13 @@ class AdaptiveThreshold:
         bounds: tuple[float, float] = (0.0, math.inf),
         rate: float = 0.0,
         fixed: bool = False,
+        rise: float = RISE,
     ) -> None:
         self.value = value
         self.bounds = bounds
         self.rate = rate
         self.fixed = fixed
+        self.rise = rise
         self._risen = False
         self._excess = 0.0
         """Number of recent incidents beyond those that the budget allows."""
@@ -82,15 +92,15 @@ class AdaptiveThreshold:
             feature: The leading feature.
 
         Returns:
-            The threshold of this incident until it ends: the one that it exceeded, raised by `RISE`. Neither
+            The threshold of this incident until it ends: the one that it exceeded, raised by `rise`. Neither
             its further rise nor later incidents change it.
         """
         if self.fixed:
             return self.value
-        ends_at = self.of_cause(feature) * math.exp(RISE)
+        ends_at = self.of_cause(feature) * math.exp(self.rise)
         self._risen = True
         self._excess += 1
-        self.value = max(self.value, min(self.value * math.exp(RISE), MAX_RISE * self.bounds[1]))
+        self.value = max(self.value, min(self.value * math.exp(self.rise), MAX_RISE * self.bounds[1]))
         self._causes[feature] = min(self._causes.get(feature, 0.0) + CAUSE_RISE, MAX_CAUSE_RISE)
         return ends_at
 
@@ -103,7 +113,7 @@ class AdaptiveThreshold:
         """
         if self.fixed or not peak > 1:
             return
-        taken_back = RISE * (1 - peak**-CLEAR_POWER) / (1 + max(self._excess - 1, 0.0))
+        taken_back = self.rise * (1 - peak**-CLEAR_POWER) / (1 + max(self._excess - 1, 0.0))
         self.value = min(self.value, max(self.value * math.exp(-taken_back), self.bounds[0]))
         self._lower(feature, CAUSE_RISE * (1 - peak**-CAUSE_CLEAR_POWER))
 
@@ -119,7 +129,7 @@ class AdaptiveThreshold:
             return
         allowed = self.rate * events
         self._excess = max(0.0, self._excess - allowed)
-        fallen = self.value * math.exp(-RISE * allowed)
+        fallen = self.value * math.exp(-self.rise * allowed)
         if not self._risen:
             fallen = min(fallen, self.bounds[1])
         self.value = min(self.value, max(fallen, self.bounds[0]))
@@ -138,3 +148,25 @@ class AdaptiveThreshold:
             self._causes[feature] = left
         else:
             self._causes.pop(feature, None)
+
+
+def first_rise(scores: int, rate: float) -> float:
+    """Return the rise for each incident while a threshold follows from a number of own scores.
+
+    It falls with the square root of the evidence, to `RISE` when the own scores cover twice the time in
+    which the budget allows one incident. The first threshold is extrapolated from few scores, so that the
+    first incidents say most about it.
+
+    Source: Angelopoulos, Barber and Bates 2024, "Online conformal prediction with decaying step sizes".
+
+    Args:
+        scores: Number of own scores.
+        rate: Incidents per event that the budget allows.
+
+    >>> [round(first_rise(scores, rate=1 / 288), 2) for scores in (0, 144, 288, 576, 10_000)]
+    [0.8, 0.4, 0.28, 0.2, 0.2]
+    """
+    allowed = scores * rate
+    return (
+        RISE if allowed >= _ALLOWED else min(RISE * math.sqrt(_ALLOWED / max(allowed, 1e-9)), MAX_FIRST_RISE)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from client.detection.adaptive_threshold import AdaptiveThreshold
+from client.detection.adaptive_threshold import AdaptiveThreshold, first_rise
 from client.versions.trial import ThresholdRule
 from common.model.histogram import ScoreHistogram
 
@@ -34,10 +34,11 @@ def next_threshold(
     if rule.value is not None:
         return AdaptiveThreshold(rule.value, fixed=True)
     start, lowest, highest = rule.start(fleet, own)
+    rise = first_rise(own.count, rule.rate)
     if before is None or scale is None:
-        return AdaptiveThreshold(start, (lowest, highest), rule.rate)
+        return AdaptiveThreshold(start, (lowest, highest), rule.rate, rise=rise)
     value = min(max(before.value * scale, lowest), highest)
-    return AdaptiveThreshold(value, (lowest, highest), rule.rate).inherit(before)
+    return AdaptiveThreshold(value, (lowest, highest), rule.rate, rise=rise).inherit(before)
 
 
 def extended_threshold(
@@ -60,7 +61,8 @@ def extended_threshold(
     if rule.value is not None:
         return before
     start, lowest, highest = rule.start(fleet, own)
-    return AdaptiveThreshold(max(before.value, start), (lowest, highest), rule.rate).inherit(before)
+    value, rise = max(before.value, start), first_rise(own.count, rule.rate)
+    return AdaptiveThreshold(value, (lowest, highest), rule.rate, rise=rise).inherit(before)
 
 
 def regime_scale(before: ScoreHistogram, after: ScoreHistogram) -> float | None:

@@ -20,6 +20,8 @@ from common.model.moments import Moments
 from common.model.scoring import ScoredWindows, score_windows, window_starts
 from common.robust import MAD_TO_STD, SMALLEST
 
+MIN_ROWS = 25
+"""Usual number of rows from which a version is adapted first."""
 MAX_ROWS = 8192
 """Largest number of rows that an estimate uses, the newest ones: it runs beside the event loop."""
 CLIP = 3.0
@@ -58,7 +60,7 @@ def first_estimate_rows(manifest: Manifest, setting: int | None) -> int:
         setting: `live.warm_up`.
     """
     window = manifest.architecture.window
-    return max(30, window) if setting is None else max(setting, window)
+    return max(MIN_ROWS, window) if setting is None else max(setting, window)
 
 
 def warm_up(fleet: Manifest, events: BufferedRows) -> WarmUp:

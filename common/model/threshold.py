@@ -15,6 +15,10 @@ _MAX_SHAPE = 0.9
 """Largest shape of a fitted tail. At 1 a tail has no mean, and a fit to few scores is unreliable near it."""
 MAX_FLEET_RATIO = 3.0
 """Largest threshold of a client without scores of its own, as a multiple of the fleet's largest score."""
+ENOUGH_SCORES = 200
+"""Number of own scores from which the fleet's do not change the upper bound."""
+FLEET_RANK = 0.99
+"""Quantile of the fleet's scores, times `MAX_FLEET_RATIO`, that is their part of it: not one outlier's."""
 LOWER_BOUND_RATE = 4.0
 """Multiple of the budget's rate at which the own scores' quantile is the lower bound of the threshold.
 
@@ -61,8 +65,10 @@ def starting_threshold(fleet: ScoreHistogram, own: ScoreHistogram, rate: float) 
 
     It is the tail of the fleet's scores at `rate`, limited by the client's own scores: at least their
     quantile at `rate`, and at most the largest one times 1.5, or times `1 + 60 / n` with fewer than 120
-    scores. Without own scores it is at most `MAX_FLEET_RATIO` times the largest score of the fleet. Later it
-    may fall to the quantile of the own scores at `LOWER_BOUND_RATE` times the rate.
+    scores. Without own scores it is at most `MAX_FLEET_RATIO` times the largest score of the fleet. With
+    fewer than `ENOUGH_SCORES` it may lie between the own bound and a multiple of the fleet's scores, as the
+    first hours of a machine do not show what its first day brings. Later the threshold may fall to the
+    quantile of the own scores at `LOWER_BOUND_RATE` times the rate.
 
     Far outside its data an extrapolated tail is unreliable: the largest of `n` scores estimates the score
     that one event in `n` exceeds, and nothing in the scores shows how the distribution continues. Source:
@@ -85,9 +91,17 @@ def starting_threshold(fleet: ScoreHistogram, own: ScoreHistogram, rate: float) 
         tail = max(tail, own.quantile(1 - rate))
         lowest = max(own.quantile(max(1 - LOWER_BOUND_RATE * rate, 0.0)), SMALLEST)
         highest = max(1.5, 1 + 60 / own.count) * max(own.quantile(1.0), SMALLEST)
+        if fleet.count and own.count < ENOUGH_SCORES:
+            share = own.count / ENOUGH_SCORES
+            highest = max(highest, highest**share * _fleet_limit(fleet, FLEET_RANK) ** (1 - share))
     else:
-        lowest, highest = SMALLEST, MAX_FLEET_RATIO * max(fleet.quantile(1.0), SMALLEST)
+        lowest, highest = SMALLEST, _fleet_limit(fleet, 1.0)
     return min(max(tail, lowest), highest), lowest, highest
+
+
+def _fleet_limit(fleet: ScoreHistogram, rank: float) -> float:
+    """Return the largest threshold that the fleet's scores, up to a quantile of theirs, are evidence for."""
+    return MAX_FLEET_RATIO * max(fleet.quantile(rank), SMALLEST)
 
 
 def robust_limit(normal: ScoreHistogram) -> float:

@@ -11,6 +11,7 @@ from client.detection.adaptive_threshold import (
     MAX_RISE,
     RISE,
     AdaptiveThreshold,
+    first_rise,
 )
 
 BOUNDS = (0.5, 20.0)
@@ -33,6 +34,17 @@ def test_incidents_raise_it_and_quiet_lowers_it_within_the_bounds() -> None:
     assert threshold.value == MAX_RISE * BOUNDS[1]
     threshold.quiet(10**6)
     assert threshold.value == BOUNDS[0]
+
+
+def test_with_little_evidence_the_first_incidents_raise_it_more() -> None:
+    young = AdaptiveThreshold(2.0, BOUNDS, rate=0.01, rise=first_rise(50, rate=0.01))
+    old = AdaptiveThreshold(2.0, BOUNDS, rate=0.01, rise=first_rise(5000, rate=0.01))
+    for threshold in (young, old):
+        threshold.incident_started("heat")
+    assert young.value == pytest.approx(2.0 * math.exp(2 * RISE))
+    assert old.value == pytest.approx(2.0 * math.exp(RISE))
+    young.quiet(100)
+    assert young.value == pytest.approx(2.0)  # the budget's rate keeps it where it is, too
 
 
 def test_it_rises_further_for_the_feature_that_leads_the_incidents() -> None:

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from client.detection.adaptive_threshold import MAX_FIRST_RISE
 from client.detection.detector import Detector
 from client.maintenance.thread import DetectorMaintenance
 from client.service.process import DetectorProcess
 from client.service.status import Status, health
 from client.versions.trial_process import InlineTrial
 from client.versions.version_store import VersionStore
+from client.versions.warm_up import MIN_ROWS
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.protocol.alerts import Notice
@@ -70,7 +72,7 @@ def test_the_fleets_version_gives_no_verdict_before_the_warm_up_and_verdicts_fro
 ) -> None:
     machine = Machine(tmp_path, fleet_version(), SETTINGS.with_values(live={"warm_up": warm_up}))
     machine.feed(own_rows(120))
-    first = warm_up or 30
+    first = warm_up or MIN_ROWS
     assert np.isnan(machine.scores[:first]).all()
     assert np.isfinite(machine.scores[first:]).all()
     assert sum(notice.kind == "incident_started" for notice in machine.notices) <= 1
@@ -150,7 +152,7 @@ def test_a_version_of_the_fleet_in_the_store_is_adapted_until_a_personalised_one
 def test_the_first_version_is_used_even_before_there_are_enough_events(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.store.offer(fleet_version(3).pack())
-    machine.feed(own_rows(29))
+    machine.feed(own_rows(MIN_ROWS - 1))
     assert machine.maintenance.versions.refusals == 0
     assert machine.detector.active is None
     machine.feed(own_rows(2, seed=1))
@@ -177,7 +179,7 @@ def test_the_threshold_does_not_fall_at_an_estimate(tmp_path: Path) -> None:
         if machine.detector.active is not None:
             thresholds.append(machine.detector.active.threshold)
     incidents = sum(n.kind == "incident_started" for n in machine.notices)
-    quiet = np.exp(-0.3 * 500 / 1440)
+    quiet = np.exp(-MAX_FIRST_RISE * 500 / 1440)
     assert min(thresholds) >= thresholds[0] * quiet * 0.999
     assert incidents <= 1
 
@@ -197,11 +199,11 @@ def test_a_file_read_at_full_speed_is_warmed_up_by_its_first_events(tmp_path: Pa
     notices = [json.loads(line) for line in (tmp_path / "notices").read_bytes().splitlines()]
     started = [n["started"] for n in notices if n["kind"] == "incident_started"]
     assert any(1e9 + 60 * 400 <= time < 1e9 + 60 * 410 for time in started)
-    assert min(started) >= 1e9 + 60 * 30
+    assert min(started) >= 1e9 + 60 * MIN_ROWS
     detector = process._parts.detector
     assert detector is not None
-    assert np.isnan(detector.recent.scores[:30]).all()
-    assert np.isfinite(detector.recent.scores[30:600]).all()
+    assert np.isnan(detector.recent.scores[:MIN_ROWS]).all()
+    assert np.isfinite(detector.recent.scores[MIN_ROWS:600]).all()
 
 
 def test_health_says_how_far_the_warm_up_is_and_that_the_threshold_is_provisional(tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_health_says_how_far_the_warm_up_is_and_that_the_threshold_is_provisiona
         return process.status()
 
     body = json.loads(health(status_after(12))[1])
-    assert body["warm_up"] == {"events": 12, "wanted": 30}
+    assert body["warm_up"] == {"events": 12, "wanted": 25}
     assert body["version"] is None
     body = json.loads(health(status_after(60))[1])
     assert body["warm_up"] is None

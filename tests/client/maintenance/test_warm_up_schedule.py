@@ -9,7 +9,7 @@ from client.buffers.held_back import HeldBackEvents
 from client.buffers.recent_events import ABNORMAL, NORMAL, RecentEvents
 from client.buffers.training_buffer import BufferedRows
 from client.maintenance.warm_up_schedule import WarmUpSchedule
-from client.versions.warm_up import MAX_ROWS
+from client.versions.warm_up import MAX_ROWS, MIN_ROWS
 from common.model.manifest import Manifest
 from tests.client.sample_versions import rows, version
 
@@ -37,16 +37,16 @@ class Machine:
             self.recent.count += 1
 
 
-def test_the_first_estimate_is_due_after_thirty_events_and_the_next_at_each_doubling() -> None:
+def test_the_first_estimate_is_due_after_a_few_events_and_the_next_at_each_doubling() -> None:
     machine, due = Machine(), []
     machine.schedule.begin(fleet_version())
-    assert machine.schedule.wanted == 30
+    assert machine.schedule.wanted == MIN_ROWS
     for row in rows(500):
         machine.feed(row[None])
         if machine.schedule.estimate(NOTHING) is not None:
             due.append(machine.recent.count)
-    assert due == [30, 60, 120, 240, 480]
-    assert machine.schedule.until_due == 460
+    assert due == [25, 50, 100, 200, 400]
+    assert machine.schedule.until_due == 300
     assert machine.schedule.wanted is None
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from client.buffers.training_buffer import BufferedRows
 from client.versions.trial import buffer_scores
-from client.versions.warm_up import first_estimate_rows, robust_moments, warm_up
+from client.versions.warm_up import MIN_ROWS, first_estimate_rows, robust_moments, warm_up
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.residuals import Residuals
@@ -159,7 +159,7 @@ def test_moments_follow_a_shift_and_lie_within_the_values(values: list[int], by:
 
 
 def test_a_warm_up_has_at_least_a_window_of_rows() -> None:
-    assert first_estimate_rows(fleet_version(), None) == 30
+    assert first_estimate_rows(fleet_version(), None) == MIN_ROWS
     assert first_estimate_rows(version(window=64), None) == 64
     assert first_estimate_rows(fleet_version(), 12) == 12
     assert first_estimate_rows(fleet_version(), 1) == WINDOW
