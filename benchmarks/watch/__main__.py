@@ -2,7 +2,7 @@
 
 Part a: twelve machines (ASD) are replayed live, all from nothing. Ten start together; two come when the fleet
 has a version. Part b: copies of five of them, each with one change that is no fault, beside the originals
-in one fleet. Part c: `host:` on this machine, one client alone and then three, with two stresses.
+in one fleet. Part c: `host:` on this machine, one client alone and a fleet of three, with two stresses.
 
 `--part a` (or `a,c`) runs some parts. `--quick` tries them on three machines, a few days and a quiet minute.
 Parts a and b are compared with labels that no client sees; `benchmarks/watch/replay.py` says how time passes.
@@ -178,8 +178,8 @@ def changed(folder: Path, scale: Scale) -> tuple[Rows, dict[str, Any]]:
 
 
 def host(folder: Path, scale: Scale) -> tuple[Rows, dict[str, Any]]:
-    """Run part c: this machine, watched by one client alone and then by three."""
-    results = [watch_host(folder / str(clients), clients, scale.quiet_s) for clients in (1, 3)]
+    """Run part c: this machine, watched by one client alone and by a fleet of three at the same time."""
+    results = watch_host(folder, (1, 3), scale.quiet_s)
     answers = [result.stresses[stress.name] for result in results for stress in STRESSES]
     figures = {
         "quiet_false": max(max(result.quiet_false) for result in results),

@@ -122,12 +122,13 @@ class HostFleet:
     """A server and clients with the source `host:`, all on this machine.
 
     Args:
-        folder: An empty folder for state, notices and logs.
+        folder: Created, for state, notices and logs.
         clients: Number of clients.
         processes: Starts and ends them.
     """
 
     def __init__(self, folder: Path, clients: int, processes: Processes) -> None:
+        folder.mkdir(parents=True)
         self.folder = folder
         self.names = [f"host-{number}" for number in range(1, clients + 1)]
         self._ports = {name: free_port() for name in self.names}
@@ -160,11 +161,18 @@ class HostFleet:
         features = json.loads((self.folder / name / "schema.json").read_text())
         return buffer.rows[:, features.index(metric)]
 
+    @property
+    def clients(self) -> list[str]:
+        """The clients' processes."""
+        return [self._process(name) for name in self.names]
+
+    def _process(self, name: str) -> str:
+        return f"{name} of {len(self.names)}"
+
     def _start(self, processes: Processes, name: str, arguments: list[str]) -> None:
         environment = flower_environment(self.folder / f"{name}-flower")
-        processes.start(
-            name, [*python_module("flockwatch"), *arguments], self.folder / f"{name}.log", environment
-        )
+        command = [*python_module("flockwatch"), *arguments]
+        processes.start(self._process(name), command, self.folder / f"{name}.log", environment)
 
     def _health(self, name: str) -> dict[str, Any]:
         with suppress(OSError, ValueError):
@@ -177,66 +185,88 @@ class HostFleet:
         return self.folder / f"{name}-notices.jsonl"
 
 
-def watch_host(folder: Path, clients: int, quiet_s: float) -> HostResult:
-    """Run a fleet on this machine from an empty state folder, and stress the machine.
+def watch_host(folder: Path, sizes: Sequence[int], quiet_s: float) -> list[HostResult]:
+    """Run fleets on this machine from an empty state folder, side by side, and stress the machine.
 
     Args:
         folder: An empty folder.
-        clients: Number of clients on this machine.
+        sizes: Number of clients of each fleet.
         quiet_s: Length of the quiet time.
+
+    Returns:
+        The behaviour of each fleet.
     """
-    folder.mkdir(parents=True)
     recorder = Recorder()
+    times: dict[str, tuple[float, float]] = {}
     with Processes(grace_s=30) as processes:
-        fleet = HostFleet(folder, clients, processes)
-        began = time.monotonic()
-        while not (verdicts := fleet.gives_verdicts()) and time.monotonic() < began + VERDICT_LIMIT_S:
-            time.sleep(1)
-        result = HostResult(clients, round(time.monotonic() - began, 1) if verdicts else None)
-        _say(f"{clients} clients: first verdicts after {result.first_verdict_s} s, quiet for {quiet_s:.0f} s")
+        fleets = [HostFleet(folder / str(size), size, processes) for size in sizes]
+        results = [HostResult(size, None) for size in sizes]
+        _await_verdicts(fleets, results)
+        _say(f"first verdicts after {[r.first_verdict_s for r in results]} s, quiet for {quiet_s:.0f} s")
         quiet_from = time.time()
         time.sleep(quiet_s)
-        for name in fleet.names:
-            asking = _asking(fleet.notices(name), quiet_from)
-            result.quiet_false.append(len(asking))
-            result.causes += [leading_cause(notice) or notice["kind"] for notice in asking]
-        times: dict[str, tuple[float, float]] = {}
+        for fleet, result in zip(fleets, results, strict=True):
+            for name in fleet.names:
+                asking = _asking(fleet.notices(name), quiet_from)
+                result.quiet_false.append(len(asking))
+                result.causes += [leading_cause(notice) or notice["kind"] for notice in asking]
+        _say(f"notices in the quiet time: {[r.quiet_false for r in results]}")
         for stress in STRESSES:
             begin = time.time()
-            result.stresses[stress.name] = _stress(stress, fleet, processes)
+            answers = _stress(stress, fleets, folder, processes)
             times[stress.name] = begin, time.time()
-            _say(f"{clients} clients, {stress.name} stress: {result.stresses[stress.name]}")
+            _say(f"{stress.name} stress: {answers}")
+            for result, answer in zip(results, answers, strict=True):
+                result.stresses[stress.name] = answer
             time.sleep(RECOVERY_S)
-        processes.end(fleet.names)
+        processes.end([name for fleet in fleets for name in fleet.clients])
     recorder.stop()
     for stress in STRESSES:
         stressed, normal = recorder.values(stress.metric, *times[stress.name])
-        answers = [learned(fleet.stored(name, stress.metric), normal, stressed) for name in fleet.names]
-        result.stresses[stress.name].learned = None if None in answers else any(answers)
-    return result
+        for fleet, result in zip(fleets, results, strict=True):
+            kept = [learned(fleet.stored(name, stress.metric), normal, stressed) for name in fleet.names]
+            result.stresses[stress.name].learned = None if None in kept else any(kept)
+    return results
 
 
-def _stress(stress: Stress, fleet: HostFleet, processes: Processes) -> StressAnswer:
-    """Stress the machine for `STRESS_S`; note when each client's first notice came, and its first cause."""
-    before = {name: len(fleet.notices(name)) for name in fleet.names}
+def _await_verdicts(fleets: Sequence[HostFleet], results: Sequence[HostResult]) -> None:
+    """Wait until every client of every fleet scores its events, at most `VERDICT_LIMIT_S`."""
     began = time.monotonic()
-    log, command = fleet.folder / f"{stress.name}.log", stress.command(fleet.folder, STRESS_S)
-    processes.start(stress.name, command, log, flower_environment(fleet.folder / "stress"))
-    alerted: dict[str, tuple[float, str | None]] = {}
+    while any(r.first_verdict_s is None for r in results) and time.monotonic() < began + VERDICT_LIMIT_S:
+        for fleet, result in zip(fleets, results, strict=True):
+            if result.first_verdict_s is None and fleet.gives_verdicts():
+                result.first_verdict_s = round(time.monotonic() - began, 1)
+        time.sleep(1)
+
+
+def _stress(
+    stress: Stress, fleets: Sequence[HostFleet], folder: Path, processes: Processes
+) -> list[StressAnswer]:
+    """Stress the machine for `STRESS_S`; note when each client's first notice came, and its first cause."""
+    before = [{name: len(fleet.notices(name)) for name in fleet.names} for fleet in fleets]
+    alerted: list[dict[str, tuple[float, str | None]]] = [{} for _ in fleets]
+    began = time.monotonic()
+    log, command = folder / f"{stress.name}.log", stress.command(folder, STRESS_S)
+    processes.start(stress.name, command, log, flower_environment(folder / "stress"))
     while processes.exit_code(stress.name) is None:
-        for name in fleet.names:
-            if name not in alerted and (asking := _asking(fleet.notices(name)[before[name] :], 0.0)):
-                alerted[name] = time.monotonic() - began, leading_cause(asking[0])
+        for fleet, counts, first in zip(fleets, before, alerted, strict=True):
+            for name in fleet.names:
+                if name not in first and (asking := _asking(fleet.notices(name)[counts[name] :], 0.0)):
+                    first[name] = time.monotonic() - began, leading_cause(asking[0])
         time.sleep(POLL_S)
     failed = processes.exit_code(stress.name)
     processes.end([stress.name])
     if failed:
         raise RuntimeError(f"the {stress.name} stress failed; its log:\n{log.read_text(errors='replace')}")
-    seconds = [time_s for time_s, _ in alerted.values()]
+    return [_answer(stress, first, len(fleet.names)) for fleet, first in zip(fleets, alerted, strict=True)]
+
+
+def _answer(stress: Stress, alerted: dict[str, tuple[float, str | None]], clients: int) -> StressAnswer:
+    """Return the answer of a fleet's clients: when the first notice of each came, and its first cause."""
+    every = len(alerted) == clients
     return StressAnswer(
-        alerted_s=round(max(seconds), 1) if len(seconds) == len(fleet.names) else None,
-        cause_first=len(alerted) == len(fleet.names)
-        and all((cause or "").startswith(stress.prefix) for _, cause in alerted.values()),
+        alerted_s=round(max(seconds for seconds, _ in alerted.values()), 1) if every else None,
+        cause_first=every and all((cause or "").startswith(stress.prefix) for _, cause in alerted.values()),
         learned=None,
     )
 
