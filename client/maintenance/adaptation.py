@@ -15,7 +15,7 @@ from client.detection.detector import Detector
 from client.detection.incidents import Incident
 from client.maintenance.learned_rows import LearnedRows
 from client.maintenance.threshold_tuning import ThresholdTuning
-from client.versions.adapting import AdaptedVersion, adapt, lasting_scores
+from client.versions.regime_change import AdaptedVersion, adapt, lasting_scores
 from client.versions.version_store import VersionStore
 from common.formats.files import write_atomic
 from common.model.manifest import Manifest

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from client.buffers.regime import Move
 from client.buffers.training_buffer import BufferedRows
-from client.versions.adapting import adapt, lasting_scores
+from client.versions.regime_change import adapt, lasting_scores
 from client.versions.trial import buffer_scores
 from common.model.manifest import Manifest
 from common.model.moments import Moments
