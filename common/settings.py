@@ -22,7 +22,7 @@ Strategy = Literal[
     "fedavg", "fedprox", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum", "multikrum"
 ]
 Codec = Literal["none", "int8", "topk", "ternary", "auto"]
-DetectorFamily = Literal["autoencoder", "pca", "gaussian", "kmeans", "ensemble"]
+DetectorFamily = Literal["autoencoder", "pca", "gaussian", "isolation_forest", "kmeans", "ensemble"]
 Activation = Literal["relu", "tanh", "sigmoid", "elu", "linear"]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -68,7 +68,8 @@ class DetectorSettings(Section):
     family: DetectorFamily = "autoencoder"
     """autoencoder: the fleet's model, personalised. pca: principal components of the fleet's covariances,
     blended with the machine's own; each client sends the covariances of its features once. gaussian:
-    Mahalanobis distance by the same covariances. kmeans: distance from the nearest of some centres of the
+    Mahalanobis distance by the same covariances. isolation_forest: random trees in whose leaves all clients
+    count their windows, which each sends once. kmeans: distance from the nearest of some centres of the
     machine's own rows. ensemble: the mean vote of the autoencoder, pca, kmeans and principal components of
     the machine's own rows.
 

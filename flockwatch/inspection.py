@@ -76,8 +76,10 @@ def _detectors(manifest: Manifest) -> str:
         return "the mean vote of " + ", ".join(manifest.ensemble.tails)
     family = manifest.settings.detector.family
     if family != AUTOENCODER:
-        fleet = manifest.covariances
-        more = f" (covariances of {fleet.count} windows)" if fleet is not None else ""
+        sums = {"covariances": manifest.covariances, "leaf counts": manifest.leaf_counts}
+        more = "".join(
+            f" ({name} of {fleet.count} windows)" for name, fleet in sums.items() if fleet is not None
+        )
         return f"the autoencoder; on a client that trains: {', '.join(FAMILIES[family])}{more}"
     return "the autoencoder"
 

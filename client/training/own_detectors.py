@@ -8,12 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.training.client_rows import PreparedRows
-from common.detectors.choice import AUTOENCODER, FAMILIES, IN_PLACE, OF_COVARIANCES, OWN_DETECTORS
-from common.detectors.contract import CovarianceDetector, Floats, OwnDetector, WindowDetector
+from common.detectors.choice import (
+    AUTOENCODER,
+    FAMILIES,
+    FLEET_FOREST,
+    IN_PLACE,
+    OF_COVARIANCES,
+    OWN_DETECTORS,
+)
+from common.detectors.contract import OwnDetector, WindowDetector
 from common.detectors.ensemble import EnsembleState
+from common.detectors.isolation_forest import IsolationForest
 from common.detectors.tail import CalibratedTail
 from common.model.histogram import ScoreHistogram
 from common.model.lag_covariances import LagCovariances
+from common.model.leaf_counts import LeafCounts, trees_of
 from common.model.manifest import Manifest
 from common.model.scoring import version_scores, windows_at
 
@@ -27,7 +36,7 @@ def with_own_detectors(manifest: Manifest, prepared: PreparedRows) -> Manifest:
     """Return a version that scores by the detectors of its family (`detector.family`).
 
     They are fitted to the training rows, and the tails of all are those of the held-out rows. Where the
-    version has no covariances of the fleet, the detectors that use them are fitted to the own rows alone.
+    version has no sums over the fleet, the detectors that use them are fitted to the own rows alone.
     The version's score histogram becomes that of the scores of the held-out rows. With too few rows the
     autoencoder scores alone.
 
@@ -35,10 +44,9 @@ def with_own_detectors(manifest: Manifest, prepared: PreparedRows) -> Manifest:
         manifest: A version that is personalised apart from this.
         prepared: The client's rows, scaled for it.
     """
-    training, held_out = _chosen(prepared.training_starts), _chosen(prepared.held_out_starts)
-    if len(training) < MIN_WINDOWS:
+    held_out = _chosen(prepared.held_out_starts)
+    if len(prepared.training_starts) < MIN_WINDOWS:
         return manifest
-    windows = np.nan_to_num(windows_at(prepared.rows, training, manifest.architecture.window))
     held_out_windows = windows_at(prepared.rows, held_out, manifest.architecture.window)
     states, tails = {}, {}
     for name in _members(manifest):
@@ -46,7 +54,7 @@ def with_own_detectors(manifest: Manifest, prepared: PreparedRows) -> Manifest:
         if name == AUTOENCODER:
             detector = manifest.autoencoder()
         else:
-            own = _fitted(name, manifest, prepared, windows)
+            own = fitted(name, manifest, prepared)
             detector, states[name] = own, own.state
         scores = detector.score_many(held_out_windows)
         if np.isfinite(scores).sum() < MIN_HELD_OUT:
@@ -59,40 +67,41 @@ def with_own_detectors(manifest: Manifest, prepared: PreparedRows) -> Manifest:
 def _members(manifest: Manifest) -> list[str]:
     """Return the names of the detectors that score by a version."""
     members = FAMILIES[manifest.settings.detector.family]
-    if manifest.covariances is not None:
-        return list(members)
-    return list(dict.fromkeys(IN_PLACE.get(name, name) for name in members))
+    present = [name if has_sums_of(name, manifest) else IN_PLACE[name] for name in members]
+    return list(dict.fromkeys(present))
 
 
-def _fitted(name: str, manifest: Manifest, prepared: PreparedRows, windows: Floats) -> OwnDetector:
+def has_sums_of(name: str, manifest: Manifest) -> bool:
+    """Return whether a version has the sums over the fleet that a detector needs, if it needs any."""
     if name in OF_COVARIANCES:
-        return fitted_to_fleet(OF_COVARIANCES[name], manifest, prepared)
-    shape, scoring = manifest.architecture, manifest.settings.scoring
-    recency = shape.recency_weights(scoring.decay)
-    return OWN_DETECTORS[name].fit(windows, shape.features, recency, scoring.prior)
+        return manifest.covariances is not None
+    return name != FLEET_FOREST or manifest.leaf_counts is not None
 
 
-def fitted_to_fleet(
-    family: type[CovarianceDetector], manifest: Manifest, prepared: PreparedRows
-) -> CovarianceDetector:
-    """Return a detector of the fleet's covariances blended with the client's own.
+def fitted(name: str, manifest: Manifest, prepared: PreparedRows) -> OwnDetector:
+    """Return a detector fitted to a client's training rows, and to the fleet's sums if it uses them.
 
-    The client's own have the weight `n / (n + scoring.prior)` with n windows to train on.
+    The client's own have the weight `n / (n + scoring.prior)` in those, with n windows to train on.
 
     Args:
-        family: The class of the detector.
-        manifest: A version with covariances, scaled for the client.
+        name: In `MEMBERS`; the version has the sums that it needs.
+        manifest: A version that is scaled for the client.
         prepared: The client's rows, scaled for it.
     """
-    assert manifest.covariances is not None  # noqa: S101  the caller has checked it
     shape, scoring = manifest.architecture, manifest.settings.scoring
-    starts = _chosen(prepared.training_starts)
-    own = LagCovariances.of(prepared.rows, starts, shape.window)
-    own = replace(own, count=len(prepared.training_starts))  # their weight follows from all windows
-    covariance = own.blended_with(manifest.covariances, scoring.prior).of_windows()
+    recency, starts = shape.recency_weights(scoring.decay), _chosen(prepared.training_starts)
     windows = np.nan_to_num(windows_at(prepared.rows, starts, shape.window))
-    recency = shape.recency_weights(scoring.decay)
-    return family.of_covariance(covariance, windows, shape.features, recency, scoring.prior)
+    if name in OF_COVARIANCES and manifest.covariances is not None:
+        own = LagCovariances.of(prepared.rows, starts, shape.window)
+        own = replace(own, count=len(prepared.training_starts))  # their weight follows from all windows
+        covariance = own.blended_with(manifest.covariances, scoring.prior).of_windows()
+        return OF_COVARIANCES[name].of_covariance(covariance, windows, shape.features, recency, scoring.prior)
+    if name == FLEET_FOREST and manifest.leaf_counts is not None:
+        trees = trees_of(manifest.settings, shape)
+        counts = LeafCounts.of(trees, prepared.rows, prepared.training_starts, shape.window)
+        shares = counts.blended_shares(manifest.leaf_counts, scoring.prior)
+        return IsolationForest.of_shares(trees, shares, windows, shape.features)
+    return OWN_DETECTORS[name].fit(windows, shape.features, recency, scoring.prior)
 
 
 def _chosen(starts: NDArray[np.int32]) -> NDArray[np.int32]:

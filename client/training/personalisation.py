@@ -57,7 +57,7 @@ def personalise(manifest: Manifest, rows: ClientRows, get_trainer: TrainerFactor
     if family != AUTOENCODER:
         with np.errstate(over="ignore", invalid="ignore"):
             manifest = with_own_detectors(manifest, prepared)
-    return replace(manifest, covariances=None)
+    return replace(manifest, covariances=None, leaf_counts=None)
 
 
 def _with_tuned_weights(

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from client.buffers.training_buffer import write_wanted
 from client.data.files.csv_text import DataError
 from client.data.partition import Partition
-from client.training.client_rows import ClientRows, PreparedRows
+from client.training.client_rows import ClientRows
 from client.training.personalisation import TrainerFactory, TrainingUnavailableError, personalise
+from client.training.sums import sent_covariances, sent_leaf_counts
 from client.transport.compression_state import CompressionState
 from client.versions.version_store import VersionStore
 from common.learning import wanted_rows
 from common.model.histogram import ScoreHistogram
-from common.model.lag_covariances import LagCovariances, SentCovariances
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
 from common.model.scoring import ErrorSummary, ScoredWindows
@@ -162,7 +162,8 @@ class ClientWorker:
             loss=loss,
             train_s=time.perf_counter() - started,
             difference=subtract(trained, manifest.weights),
-            covariances=_covariances(prepared, manifest) if task.options.covariances else None,
+            covariances=sent_covariances(prepared, manifest) if task.options.covariances else None,
+            leaf_counts=sent_leaf_counts(prepared, manifest) if task.options.leaf_counts else None,
         )
 
     def offer_version(self) -> None:
@@ -199,11 +200,6 @@ class ClientWorker:
 def _shared_residuals(held_out: ScoredWindows, manifest: Manifest) -> Residuals:
     """Return the sums over windows that the server aggregates; empty if scores do not use them."""
     return held_out.residuals if manifest.settings.scoring.normalise else Residuals()
-
-
-def _covariances(prepared: PreparedRows, manifest: Manifest) -> SentCovariances:
-    window = manifest.architecture.window
-    return SentCovariances.of(LagCovariances.of(prepared.rows, prepared.training_starts, window))
 
 
 class TrainerCache:

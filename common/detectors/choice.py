@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from common.detectors.contract import CovarianceDetector, OwnDetector
 from common.detectors.gaussian import Gaussian
+from common.detectors.isolation_forest import IsolationForest
 from common.detectors.kmeans import KMeans
 from common.detectors.pca import PrincipalComponents
 from common.settings import DetectorFamily
 
 OWN_DETECTORS: dict[str, type[OwnDetector]] = {
-    "pca": PrincipalComponents, "gaussian": Gaussian, "kmeans": KMeans,
+    "pca": PrincipalComponents, "gaussian": Gaussian, "isolation_forest": IsolationForest, "kmeans": KMeans,
 }  # fmt: skip
 
 FLEET_PCA, FLEET_GAUSSIAN = "fleet_pca", "fleet_gaussian"
@@ -19,10 +20,13 @@ OF_COVARIANCES: dict[str, type[CovarianceDetector]] = {
     FLEET_PCA: PrincipalComponents, FLEET_GAUSSIAN: Gaussian,
 }  # fmt: skip
 
-IN_PLACE = {FLEET_PCA: "pca", FLEET_GAUSSIAN: "gaussian"}
-"""The detector of the own rows that scores where a version has no covariances of the fleet."""
+FLEET_FOREST = "fleet_forest"
+"""Name of the isolation forest by the fleet's counts in the leaves, blended with the machine's own."""
 
-MEMBERS: dict[str, type[OwnDetector]] = {**OF_COVARIANCES, **OWN_DETECTORS}
+IN_PLACE = {FLEET_PCA: "pca", FLEET_GAUSSIAN: "gaussian", FLEET_FOREST: "isolation_forest"}
+"""The detectors that follow from sums over the fleet, and those of the own rows that score without them."""
+
+MEMBERS: dict[str, type[OwnDetector]] = {**OF_COVARIANCES, FLEET_FOREST: IsolationForest, **OWN_DETECTORS}
 """The families whose states an ensemble can hold."""
 
 AUTOENCODER = "autoencoder"
@@ -32,6 +36,7 @@ FAMILIES: dict[DetectorFamily, tuple[str, ...]] = {
     "autoencoder": (AUTOENCODER,),
     "pca": (FLEET_PCA,),
     "gaussian": (FLEET_GAUSSIAN,),
+    "isolation_forest": (FLEET_FOREST,),
     "kmeans": ("kmeans",),
     "ensemble": (AUTOENCODER, "pca", "kmeans", FLEET_PCA),
 }
@@ -41,3 +46,8 @@ USING_COVARIANCES = frozenset(
     family for family, detectors in FAMILIES.items() if OF_COVARIANCES.keys() & set(detectors)
 )
 """The families for which clients send covariances."""
+
+USING_LEAF_COUNTS = frozenset(family for family, detectors in FAMILIES.items() if FLEET_FOREST in detectors)
+"""The families for which clients send leaf counts."""
+
+USING_SUMS = USING_COVARIANCES | USING_LEAF_COUNTS

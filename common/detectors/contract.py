@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
@@ -158,6 +158,20 @@ def newest_missing(inputs: Floats, features: int) -> NDArray[np.bool_]:
         features: Number of values of an event.
     """
     return np.asarray(np.isnan(inputs[:, -features:]).all(axis=1))
+
+
+def occluded(score_many: Callable[[Floats], Floats], inputs: Floats) -> Floats:
+    """Return by how much a window's score falls if an input is the usual one, 0; shape (inputs,).
+
+    Args:
+        score_many: Scores windows of shape (n, inputs).
+        inputs: The window, shape (inputs,).
+    """
+    windows = np.repeat(np.nan_to_num(inputs)[None], len(inputs) + 1, axis=0)
+    np.fill_diagonal(windows, 0)
+    scores = score_many(windows)
+    parts: Floats = np.maximum(scores[-1] - scores[:-1], 0)
+    return parts
 
 
 def blended_precision(

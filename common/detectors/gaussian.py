@@ -18,6 +18,9 @@ from common.detectors.contract import (
     evenly_chosen,
 )
 
+ROUNDING = 1 / (127 * 12**0.5)
+"""Standard deviation of the rounding of a correlation of the fleet (`common.model.lag_covariances`)."""
+
 Doubles = NDArray[np.float64]
 
 
@@ -68,16 +71,23 @@ class Gaussian:
             prior: Windows with which the usual error of an input and that of the covariance count the same.
         """
         chosen = evenly_chosen(windows).astype(np.float64)
-        return cls._of(covariance, len(windows) + prior, chosen, features, recency, prior)
+        return cls._of(covariance, len(windows) + prior, chosen, features, recency, prior, ROUNDING)
 
     @classmethod
     def _of(
-        cls, covariance: Doubles, count: int, chosen: Doubles, features: int, recency: Floats, prior: int
+        cls,
+        covariance: Doubles,
+        count: int,
+        chosen: Doubles,
+        features: int,
+        recency: Floats,
+        prior: int,
+        rounding: float = 0.0,
     ) -> Self:
         """Return the detector of a covariance of this many windows, its errors weighted by `chosen`."""
         mean, inputs = chosen.mean(axis=0), chosen.shape[1]
         # Windows overlap: as many of them as a window has events are of the same events.
-        lower = np.linalg.cholesky(shrunk(covariance, count * features / inputs))
+        lower = np.linalg.cholesky(shrunk(covariance, count * features / inputs, rounding))
         sizes = np.diagonal(lower)
         predicting = np.tril(np.linalg.inv(lower / sizes))
         squares = np.square((chosen - mean) @ predicting.T).astype(np.float32)
@@ -155,18 +165,21 @@ class Gaussian:
         return cls(state.array("mean", 1, inputs), whitening, usual, features)
 
 
-def shrunk(covariance: Doubles, count: float) -> Doubles:
+def shrunk(covariance: Doubles, count: float, rounding: float = 0.0) -> Doubles:
     """Return a covariance that is moved towards equal variances, and has no eigenvalue near 0.
 
     The share of equal variances is that of the oracle approximating shrinkage estimator, which grows as the
-    windows become few. The least eigenvalue is `FLOOR` of the mean one: correlations are sent in one byte
-    each, and a smaller one may be rounding.
+    windows become few. The least eigenvalue is `FLOOR` of the mean one, or as large as the largest one of
+    rounding alone: of a symmetric matrix of independent errors that is twice their deviation times the square
+    root of its size.
 
-    Source: Chen, Wiesel, Eldar and Hero 2010, "Shrinkage Algorithms for MMSE Covariance Estimation", eq. 23.
+    Sources: Chen, Wiesel, Eldar and Hero 2010, "Shrinkage Algorithms for MMSE Covariance Estimation",
+    equation 23; Wigner 1958 (the eigenvalues of independent errors).
 
     Args:
         covariance: Symmetric, shape (inputs, inputs).
         count: Number of independent windows that it is of.
+        rounding: Standard deviation of the rounding of its correlations.
 
     >>> shrunk(np.diag([4.0, 1.0, 1.0]), 10**6).round(3).diagonal().tolist()
     [4.0, 1.0, 1.0]
@@ -179,6 +192,6 @@ def shrunk(covariance: Doubles, count: float) -> Doubles:
     unequal = (count + 1 - 2 / inputs) * (squares - square / inputs)
     share = min(1.0, ((1 - 2 / inputs) * squares + square) / unequal) if unequal > 0 else 1.0
     values, vectors = np.linalg.eigh((1 - share) * covariance + share * mean * np.eye(inputs))
-    values = np.maximum(values, max(FLOOR * mean, SMALLEST_ERROR))
+    values = np.maximum(values, max(max(FLOOR, 2 * rounding * inputs**0.5) * mean, SMALLEST_ERROR))
     moved: Doubles = (vectors * values) @ vectors.T
     return moved

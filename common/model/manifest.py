@@ -22,6 +22,7 @@ from common.formats.bundle import Arrays, as_dataclass, pack, unpack
 from common.model import earlier_format
 from common.model.histogram import ScoreHistogram
 from common.model.lag_covariances import LagCovariances
+from common.model.leaf_counts import LeafCounts
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
 from common.model.schema import Schema
@@ -79,6 +80,8 @@ class Manifest:
     has them."""
     covariances: LagCovariances | None = None
     """The fleet's covariances of scaled features, if clients send them. A personalised version has none."""
+    leaf_counts: LeafCounts | None = None
+    """The fleet's windows in the leaves of the trees of its settings, if clients send them; likewise."""
 
     def __post_init__(self) -> None:
         counts = {len(self.schema), self.architecture.features, len(self.moments.mean)}
@@ -173,6 +176,7 @@ class Manifest:
             residuals=self.residuals.take(inputs),
             ensemble=None if self.ensemble is None else self.ensemble.take(inputs),
             covariances=None if self.covariances is None else self.covariances.take(order),
+            leaf_counts=None,  # the trees are of the features in the fleet's order
         )  # fmt: skip
 
     def pack(self) -> bytes:
@@ -208,6 +212,7 @@ class Manifest:
                 personalised=header.personalised,
                 ensemble=EnsembleState.of_arrays(ensemble) if ensemble else None,
                 covariances=_covariances(arrays),
+                leaf_counts=_leaf_counts(arrays),
             )
         except ManifestError:
             raise
@@ -244,6 +249,9 @@ class Manifest:
         if self.covariances is not None:
             named["covariances"] = self.covariances.values
             named["covariances_count"] = np.array(self.covariances.count, np.int64)
+        if self.leaf_counts is not None:
+            named["leaf_counts"] = self.leaf_counts.packed()
+            named["leaf_counts_count"] = np.array(self.leaf_counts.count, np.int64)
         if self.ensemble is not None:
             named |= {f"ensemble/{name}": array for name, array in self.ensemble.arrays().items()}
         return named
@@ -270,6 +278,13 @@ def _covariances(arrays: Arrays) -> LagCovariances | None:
         return None
     count = arrays["covariances_count"].astype(np.int64)
     return LagCovariances(count.item(), arrays["covariances"])
+
+
+def _leaf_counts(arrays: Arrays) -> LeafCounts | None:
+    if "leaf_counts" not in arrays:
+        return None
+    count = arrays["leaf_counts_count"].astype(np.int64)
+    return LeafCounts.unpacked(count.item(), arrays["leaf_counts"])
 
 
 def _named(prefix: str, arrays: Arrays) -> Weights:

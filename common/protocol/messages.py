@@ -39,6 +39,7 @@ from common.compression.choice import NONE, STATELESS_CODECS, Block
 from common.compression.codec import CompressionError
 from common.model.histogram import ScoreHistogram
 from common.model.lag_covariances import SentCovariances
+from common.model.leaf_counts import SentLeafCounts
 from common.model.manifest import Manifest, ManifestError
 from common.model.moments import Moments
 from common.model.residuals import Residuals
@@ -156,6 +157,8 @@ class Update(Evaluation, tag=4, frozen=True, eq=False, kw_only=True):
     """The encoded difference; None before it is encoded and after it was decoded."""
     covariances: SentCovariances | None = None
     """Covariances of the training rows, scaled for the version; None unless the task asked for them."""
+    leaf_counts: SentLeafCounts | None = None
+    """Counts of the training windows in the leaves of the version's trees; None likewise."""
 
     def encoded(self) -> Update:
         """Return the update as it is sent: with a block (exact if there was none), without the difference."""
@@ -196,6 +199,8 @@ class TaskOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """Whether an update contains scores and residuals, which may be far larger than the rest of it."""
     covariances: bool = False
     """Whether an update contains covariances."""
+    leaf_counts: bool = False
+    """Whether an update contains leaf counts."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,6 +101,7 @@ BASELINES: dict[str, Baseline] = {
     "pca": pca,
     "own_pca": own_detector("pca"),
     "own_gaussian": own_detector("gaussian"),
+    "own_isolation_forest": own_detector("isolation_forest"),
     "own_kmeans": own_detector("kmeans"),
     "isolation_forest": isolation_forest,
     "one_class_svm": one_class_svm,

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from client.data.partition import Partition
 from client.training.client_rows import ClientRows
-from client.training.own_detectors import fitted_to_fleet
+from client.training.own_detectors import fitted, has_sums_of
 from client.training.personalisation import personalise
+from client.training.sums import sent_leaf_counts
 from client.training.worker import ClientWorker
-from common.detectors.choice import OF_COVARIANCES
-from common.detectors.contract import CovarianceDetector
+from common.detectors.choice import IN_PLACE
 from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
@@ -48,6 +48,7 @@ from flockwatch.quality.stream import (
     replay_scores,
     score_stream,
 )
+from server.versions.leaf_counts import merged_leaf_counts
 
 if TYPE_CHECKING:
     from client.training.trainer import Trainer
@@ -57,7 +58,7 @@ TRAINED = ("local_only", "local_fleet_scaler", "pooled")
 """Methods that train the same autoencoder without a federation, for as many epochs as the federation."""
 ENSEMBLE = "ensemble"
 """The version of the federation as a member of an ensemble (`detector.family`), whatever the settings say."""
-OF_VERSION = (FEDERATED, ENSEMBLE, *OF_COVARIANCES)
+OF_VERSION = (FEDERATED, ENSEMBLE, *IN_PLACE)
 """Methods that score by the version of a federation."""
 METHODS = (*baselines.BASELINES, *TRAINED, *OF_VERSION)
 """All methods. Each is a row of the tables."""
@@ -170,35 +171,36 @@ def epochs_of(rounds: int, settings: Settings) -> int:
 
 
 def _federate(parts: Sequence[Partition], settings: Settings) -> Manifest:
-    """Return the newest version of a federation, in which clients send what an ensemble needs."""
+    """Return the newest version of a federation, with all sums over its clients that detectors use."""
     settings = settings.with_values(detector={"family": "ensemble"})
     clients = [ClientWorker(part, part.name, get_trainer=shared_trainer) for part in parts]
     with tempfile.TemporaryDirectory(prefix="flockwatch-evaluate-") as folder:
-        return federate(clients, settings, Path(folder))
+        manifest = federate(clients, settings, Path(folder))
+    # An ensemble has no forest. What clients would send for one does not depend on the training.
+    counts = {part.name: sent_leaf_counts(ClientRows(part).prepare(manifest), manifest) for part in parts}
+    return replace(manifest, leaf_counts=merged_leaf_counts(counts))
 
 
 def _versions(
     manifest: Manifest, clients: Sequence[LabelledClient], settings: Settings
 ) -> dict[str, list[ClientResult]]:
-    """Measure a version as the settings say, in an ensemble, and the detectors of its covariances alone."""
+    """Measure a version as the settings say, in an ensemble, and the detectors of its sums alone."""
     ensemble = VersionSettings.of(settings.with_values(detector={"family": "ensemble"}))
     results = {
         FEDERATED: _federated(replace(manifest, settings=VersionSettings.of(settings)), clients, settings),
         ENSEMBLE: _federated(replace(manifest, settings=ensemble), clients, settings),
     }
-    if manifest.covariances is not None:  # there are none of very large windows
-        for name, family in OF_COVARIANCES.items():
-            streams = [_score_to_fleet(family, manifest, client.partition, settings) for client in clients]
+    for name in IN_PLACE:
+        if has_sums_of(name, manifest):  # there are no covariances of very large windows
+            streams = [_score_by_sums(name, manifest, client.partition, settings) for client in clients]
             results[name] = _scored(streams, clients, settings, name)
     return results
 
 
-def _score_to_fleet(
-    family: type[CovarianceDetector], manifest: Manifest, part: Partition, settings: Settings
-) -> StreamScores:
-    """Score a client's stream by a detector of the fleet's covariances, blended with those of its rows."""
+def _score_by_sums(name: str, manifest: Manifest, part: Partition, settings: Settings) -> StreamScores:
+    """Score a client's stream by a detector of sums over the fleet, blended with those of its rows."""
     rows = ClientRows(part)
-    detector = fitted_to_fleet(family, manifest, rows.prepare(manifest))
+    detector = fitted(name, manifest, rows.prepare(manifest))
     scaled = ScaledRows.of(part, rows.scaler(manifest), settings)
     scores = detector.score_many(windows(scaled.rows, settings.model.window))
     training, held_out, test = scaled.split_scores(scores)

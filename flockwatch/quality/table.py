@@ -15,6 +15,7 @@ METHOD_NAMES = {
     "pca": "PCA",
     "own_pca": "PCA, scored as in flockwatch",
     "own_gaussian": "Gaussian, scored as in flockwatch",
+    "own_isolation_forest": "isolation forest, scored as in flockwatch",
     "own_kmeans": "k-means, scored as in flockwatch",
     "isolation_forest": "isolation forest",
     "one_class_svm": "one-class SVM",
@@ -25,6 +26,7 @@ METHOD_NAMES = {
     "ensemble": "federated, in an ensemble",
     "fleet_pca": "federated PCA",
     "fleet_gaussian": "federated Gaussian",
+    "fleet_forest": "federated isolation forest",
 }
 
 Metrics = Mapping[str, Mapping[str, float | None]]

@@ -32,6 +32,7 @@ from server.federation.replies import (
     SentMessage,
     error_text,
 )
+from server.federation.sums import problem_of_sums
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,8 @@ def admit(answer: Update | Evaluation, version: int, newest: Manifest) -> Update
         if (residuals.squares > MAX_ERROR * np.asarray(residuals.counts)).any():
             raise AdmissionError("residuals", f"their mean over {residuals.count} windows is too large")
     if isinstance(answer, Update):
-        _check_covariances(answer, newest)
+        if answer.covariances is not None or answer.leaf_counts is not None:
+            _check_sums(answer, newest)
         expected = newest.architecture.shapes
         try:
             answer = answer.decoded(expected)
@@ -115,22 +117,14 @@ def admit(answer: Update | Evaluation, version: int, newest: Manifest) -> Update
     return answer
 
 
-def _check_covariances(update: Update, newest: Manifest) -> None:
-    """Check the size of an update's covariances; the values are between bounds already.
+def _check_sums(update: Update, newest: Manifest) -> None:
+    """Check the sums of an update.
 
     Raises:
-        AdmissionError: they are of other features or lags, or of more windows than the client has rows.
+        AdmissionError: they are not of the model, or of more windows than the client has rows.
     """
-    sent, shape = update.covariances, newest.architecture
-    if sent is None:
-        return
-    if (sent.window, sent.variances.size) != (shape.window, shape.features):
-        raise AdmissionError(
-            "covariances", f"they are of {sent.variances.size} features at {sent.window} lags, the model has "
-            f"{shape.features} and {shape.window}"
-        )  # fmt: skip
-    if sent.count > update.rows:
-        raise AdmissionError("covariances", f"they count {sent.count} windows of {update.rows} rows")
+    if (problem := problem_of_sums(update, newest)) is not None:
+        raise AdmissionError(*problem)
 
 
 def check_description(description: Description) -> None:

@@ -20,6 +20,7 @@ from common.model.weights import Weights, norm
 from common.protocol.messages import Evaluation, Traffic, Update
 from server.versions.covariances import ClientCovariances
 from server.versions.influence import MIN_CLIENTS, largest_mass, merged_residuals, merged_scores
+from server.versions.leaf_counts import ClientLeafCounts
 from server.versions.rescaling import Rescaling
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,9 @@ class ClientRecords:
     def __init__(self, saved: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self.covariances = ClientCovariances()
         """The covariances that clients have sent."""
+        self.leaf_counts = ClientLeafCounts()
+        """The leaf counts that clients have sent, scaled as in version `_scaled_since` and later ones."""
+        self._scaled_since = 0
         self._records: dict[str, ClientRecord] = {}
         for name, values in (saved or {}).items():
             try:
@@ -137,7 +141,9 @@ class ClientRecords:
         if isinstance(answer, Update):
             changes["norm"] = norm(answer.difference)
             if answer.covariances is not None:
-                self.covariances.record(answer.client, answer.rows, answer.covariances)
+                self.covariances.record(answer.client, answer.version, answer.rows, answer.covariances)
+            if answer.leaf_counts is not None and answer.version >= self._scaled_since:
+                self.leaf_counts.record(answer.client, answer.version, answer.rows, answer.leaf_counts)
         if answer.scores.count or answer.client not in self._scores:
             self._scores[answer.client] = answer.scores
             self._residuals[answer.client] = answer.residuals
@@ -211,31 +217,38 @@ class ClientRecords:
         return [*newest, *earlier]
 
     def forget_model(self) -> None:
-        """Remove what is of a model of other features: scores, residuals, covariances, norms, direction."""
+        """Remove what is of a model of other features: scores, residuals, sums, norms, direction."""
         for client in list(self._scores):
             self.forget_scores(client)
         self.covariances.forget_all()
+        self.leaf_counts.forget_all()
         self._direction = None
         self._used_norms.clear()
         for client in list(self._records):
             self._change(client, norm=None, cosine=None, distance=None, error=None)
 
-    def rescale(self, change: Rescaling, window: int) -> None:
+    def rescale(self, change: Rescaling, window: int, version: int) -> None:
         """Bring the clients' residuals and covariances to the scale of the fleet's new moments.
+
+        Counts cannot be brought to another scale: the clients are asked for new ones.
 
         Args:
             change: How scaled features change.
             window: Events in a window of the model.
+            version: The first version with the new moments.
         """
         for client, residuals in self._residuals.items():
             self._residuals[client] = change.of_residuals(residuals, window)
         self.covariances.rescale(change.ratio)
+        self.leaf_counts.forget_all()
+        self._scaled_since = version
 
     def forget_scores(self, client: str) -> None:
-        """Remove the scores, residuals and covariances of a client, with which no version can be read."""
+        """Remove the scores, residuals and sums of a client, with which no version can be read."""
         self._scores.pop(client, None)
         self._residuals.pop(client, None)
         self.covariances.forget(client)
+        self.leaf_counts.forget(client)
         self._scored_versions.pop(client, None)
         self._changed_scores.discard(client)
 

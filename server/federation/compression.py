@@ -28,16 +28,16 @@ from common.compression.choice import (
     supported_spec,
 )
 from common.compression.codec import Feedback
-from common.detectors.choice import USING_COVARIANCES
+from common.detectors.choice import USING_SUMS
 from common.formats import bundle
 from common.formats.bundle import BundleError
-from common.model.lag_covariances import can_be_sent
 from common.model.manifest import Manifest
 from common.model.weights import Weights, add, is_finite, shapes, size_of, subtract
 from common.protocol.messages import Description, Task, TaskOptions
 from common.settings import CompressionSettings
 from server.federation.client_records import ClientRecords
 from server.federation.replies import AdmittedReplies
+from server.federation.sums import wanted_sums
 
 log = logging.getLogger(__name__)
 
@@ -136,12 +136,10 @@ class TaskBuilder:
         fresh = scored is not None and 0 <= manifest.version - scored < min(SCORES_INTERVAL, max(1, scored))
         wants_scores = codec_name(codec) in STATELESS_CODECS or not fresh
         applied, waiting = self._applied.serials(client), self._replies.waiting(client)
-        wants_covariances = (
-            manifest.settings.detector.family in USING_COVARIANCES
-            and can_be_sent(manifest.architecture.window, manifest.architecture.features)
-            and self._records.covariances.lacks(client, self._records[client].rows or 0)
-        )
-        return TaskOptions(codec, keeps, applied, waiting, wants_scores, wants_covariances)
+        sums = (False, False)
+        if manifest.settings.detector.family in USING_SUMS:
+            sums = wanted_sums(manifest, self._records, client)
+        return TaskOptions(codec, keeps, applied, waiting, wants_scores, *sums)
 
 
 def update_codec(settings: CompressionSettings, parameters: int, bytes_per_s: float | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.compression.codec import Feedback
-from common.detectors.choice import USING_COVARIANCES
+from common.detectors.choice import USING_SUMS
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.weights import size_of
@@ -24,6 +24,7 @@ from server.federation.journal import Journal
 from server.federation.renewal import MAX_RENEWALS, Renewal, carried_over, renewed
 from server.federation.replies import AdmittedReplies, AdmittedReply, typical_error, weighted_error
 from server.federation.selection import Draft, Selection
+from server.federation.sums import with_sums
 from server.storage.registry import Registry, SavedVersion
 from server.versions.aggregation import Aggregator, EmptyAggregationError
 from server.versions.canary import Canary
@@ -229,11 +230,10 @@ class VersionPublisher:
             scores=self._records.merged_scores(contributors, newest.scores),
             residuals=self._records.merged_residuals(contributors, newest.residuals),
         )
-        if newest.settings.detector.family in USING_COVARIANCES:
-            covariances = self._records.covariances.grown(contributors, newest.covariances)
-            if covariances is not None:
-                # What changes but the weights is sent with the whole version.
-                manifest, block = replace(manifest, covariances=covariances), None
+        if newest.settings.detector.family in USING_SUMS:
+            summed = with_sums(manifest, self._records, contributors)
+            # What changes but the weights is sent with the whole version.
+            manifest, block = summed, block if summed is manifest else None
         if self._known_moments == {d.client: d.moments for d in descriptions}:
             return Draft(manifest, block, None)
         if (result := renewed(manifest, descriptions)) is None:
@@ -260,7 +260,7 @@ class VersionPublisher:
         self.newest = manifest
         if change is not None:
             self._renewals = [*self._renewals, (manifest.version, change)][-MAX_RENEWALS:]
-            self._records.rescale(change, manifest.architecture.window)
+            self._records.rescale(change, manifest.architecture.window, manifest.version)
             self._journal.moments_renewed(manifest.version)
         self._journal.round_closed(
             "train", action.version, action.version, candidate.replies, candidate.failures, candidate.error

@@ -131,6 +131,7 @@ def rescaled(manifest: Manifest, moments: Moments) -> tuple[Manifest, Rescaling]
             manifest, moments=moments, weights=change.of_weights(manifest.weights, window),
             residuals=change.of_residuals(manifest.residuals, window),
             covariances=None if manifest.covariances is None else manifest.covariances.rescaled(change.ratio),
+            leaf_counts=None,  # counts cannot be brought to another scale
         ),
         change,
     )  # fmt: skip

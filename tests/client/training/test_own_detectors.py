@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
@@ -14,9 +14,10 @@ from client.training.own_detectors import MIN_WINDOWS
 from client.training.personalisation import personalise
 from client.training.worker import TrainerCache
 from client.versions.trial import buffer_scores
-from common.detectors.choice import AUTOENCODER, FAMILIES, FLEET_GAUSSIAN, FLEET_PCA, MEMBERS
+from common.detectors.choice import AUTOENCODER, FAMILIES, FLEET_FOREST, FLEET_GAUSSIAN, FLEET_PCA, MEMBERS
 from common.detectors.ensemble import EnsembleState
 from common.model.lag_covariances import LagCovariances
+from common.model.leaf_counts import LeafCounts, trees_of
 from common.model.manifest import Manifest, ManifestError
 from common.model.residuals import Residuals
 from common.model.schema import Schema
@@ -81,18 +82,23 @@ def without_trainer(*_: object) -> Trainer:
     raise AssertionError("a family without a network needs no trainer")
 
 
-COVARIANCES = LagCovariances.of(ROWS, np.arange(598, dtype=np.int32), 3)
+STARTS = np.arange(598, dtype=np.int32)
+COVARIANCES = LagCovariances.of(ROWS, STARTS, 3)
+LEAF_COUNTS = LeafCounts.of(trees_of(fleet().settings, fleet().architecture), ROWS, STARTS, 3)
 
 
-@pytest.mark.parametrize(("family", "covariances", "members"), [
-    ("pca", COVARIANCES, [FLEET_PCA]), ("pca", None, ["pca"]), ("kmeans", COVARIANCES, ["kmeans"]),
-    ("gaussian", COVARIANCES, [FLEET_GAUSSIAN]), ("gaussian", None, ["gaussian"]),
+@pytest.mark.parametrize(("family", "sums", "members"), [
+    ("pca", {"covariances": COVARIANCES}, [FLEET_PCA]), ("pca", {}, ["pca"]),
+    ("kmeans", {"covariances": COVARIANCES}, ["kmeans"]),
+    ("gaussian", {"covariances": COVARIANCES}, [FLEET_GAUSSIAN]), ("gaussian", {}, ["gaussian"]),
+    ("isolation_forest", {"leaf_counts": LEAF_COUNTS}, [FLEET_FOREST]),
+    ("isolation_forest", {"covariances": COVARIANCES}, ["isolation_forest"]),
 ])  # fmt: skip
 def test_a_machine_scores_by_one_family_in_place_of_the_autoencoder(
-    family: str, covariances: LagCovariances | None, members: list[str]
+    family: str, sums: dict[str, Any], members: list[str]
 ) -> None:
     settings = fleet(family).settings.values | {"scoring": {"personal_epochs": 3, "prior": 90}}
-    given = replace(fleet(family), covariances=covariances, settings=VersionSettings.parse(settings))
+    given = replace(fleet(family), settings=VersionSettings.parse(settings), **sums)
     own = personalise(given, client_rows(ROWS), without_trainer)
     assert own.ensemble is not None
     assert list(own.ensemble.tails) == list(own.ensemble.states) == members
@@ -102,6 +108,20 @@ def test_a_machine_scores_by_one_family_in_place_of_the_autoencoder(
     window[-1, 1] += 1000
     assert scorer.score_window(window) > max(3 * usual, 5)
     assert scorer.explain(window).share.argmax() == 1
+
+
+def test_counts_of_an_unlike_fleet_make_another_forest() -> None:
+    other = np.random.default_rng(0).standard_normal(ROWS.shape).astype(np.float32)
+    trees = trees_of(fleet().settings, fleet().architecture)
+    made = [
+        personalise(
+            replace(fleet("isolation_forest"), leaf_counts=counts), client_rows(ROWS), without_trainer
+        )
+        for counts in (LEAF_COUNTS, LeafCounts.of(trees, other, STARTS, 3))
+    ]
+    lengths = [m.ensemble.states[FLEET_FOREST].other["lengths"] for m in made if m.ensemble]
+    assert np.abs(lengths[0] - lengths[1]).max() > 1
+    assert all(m.leaf_counts is None for m in made)
 
 
 def test_every_family_in_the_settings_has_detectors() -> None:

@@ -81,6 +81,19 @@ def test_an_update_carries_the_covariances_of_the_training_rows_only_if_they_are
     assert again is not None and again.correlations == sent.correlations
 
 
+def test_an_update_carries_the_leaf_counts_of_the_training_rows_only_if_they_are_asked_for() -> None:
+    given = task()
+    assert worker().train(given).leaf_counts is None
+    asked = Task(given.manifest, options=TaskOptions(leaf_counts=True))
+    sent = worker().train(asked).leaf_counts
+    assert sent is not None
+    assert (sent.count, sent.seed) == (90 - given.manifest.architecture.window + 1, 0)
+    other = ROWS.copy()
+    other[90:] = 1000
+    again = worker(other).train(asked).leaf_counts
+    assert again is not None and again.content == sent.content
+
+
 def test_neither_held_out_nor_test_rows_change_what_is_learned() -> None:
     given = task()
     other = ROWS.copy()

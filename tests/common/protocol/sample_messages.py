@@ -9,9 +9,11 @@ import numpy as np
 
 from common.compression.choice import Block
 from common.compression.zstd import MAGIC, decompress
+from common.detectors.oblivious_trees import LEAVES, TREES
 from common.formats import bundle
 from common.model.histogram import ScoreHistogram
 from common.model.lag_covariances import SentCovariances
+from common.model.leaf_counts import LeafCounts, SentLeafCounts
 from common.model.manifest import Manifest
 from common.model.moments import Moments
 from common.model.residuals import Residuals
@@ -41,7 +43,8 @@ SCORES = ScoreHistogram.of(np.arange(200.0))
 RESIDUALS = Residuals.of(np.array([[4.0, 9.0]]))
 BLOCK = Block("int8", b"some bytes")
 COVARIANCES = SentCovariances(5, np.array([1.0, 2.0]), bytes([127, 3, 3, 127]))
-OPTIONS = TaskOptions("ternary:0.1", True, (3, 4), (5,), False, True)
+LEAF_COUNTS = SentLeafCounts.of(LeafCounts(5, np.eye(TREES, LEAVES, dtype=np.int64) * 5), seed=7)
+OPTIONS = TaskOptions("ternary:0.1", True, (3, 4), (5,), False, True, True)
 MANIFEST = Manifest(
     version=3,
     schema=Schema(("cpu", "memory")),
@@ -58,7 +61,15 @@ MESSAGES: dict[str, Message] = {
     "Describe": Describe("no work"),
     "Description": Description("edge-1", "f00", Schema(("cpu", "memory")), MOMENTS, inline=True),
     "Evaluation": Evaluation(**MEASURED),
-    "Update": Update(**MEASURED, loss=0.125, train_s=1.5, serial=7, block=BLOCK, covariances=COVARIANCES),
+    "Update": Update(
+        **MEASURED,
+        loss=0.125,
+        train_s=1.5,
+        serial=7,
+        block=BLOCK,
+        covariances=COVARIANCES,
+        leaf_counts=LEAF_COUNTS,
+    ),
     "WholeVersion": WholeVersion.of(Task(MANIFEST, 2, OPTIONS)),
     "VersionChange": VersionChange(5, "0" * 64, ((4, BLOCK), (5, BLOCK)), SCORES, RESIDUALS, 2, OPTIONS),
     "VersionMissing": VersionMissing("edge-1", "no version is held"),

@@ -91,6 +91,7 @@ def test_new_clients_are_all_clients_once(figures: dict[str, Any]) -> None:
         "ensemble",
         "fleet_pca",
         "fleet_gaussian",
+        "fleet_forest",
     }
     assert new["rows"]["federated"]["auroc"]["mean"] > 0.5
 

@@ -10,7 +10,7 @@ import pytest
 from client.data.files.csv_text import DataError
 from client.data.partition import Partition
 from client.training.worker import ClientWorker
-from common.detectors.choice import OF_COVARIANCES
+from common.detectors.choice import FLEET_FOREST, OF_COVARIANCES
 from common.protocol.wire import pack
 from common.settings import Settings
 from flockwatch.quality import autoencoders, jobs
@@ -108,10 +108,13 @@ def test_what_reaches_the_server_does_not_depend_on_test_rows_or_labels(fleet: l
         assert described[0] == described[1]
 
 
-WITHOUT_CHANCE = ("pca", "own_pca", "own_gaussian", "own_kmeans", *OF_COVARIANCES)
+WITHOUT_CHANCE = (
+    "pca", "own_pca", "own_gaussian", "own_isolation_forest", "own_kmeans", *OF_COVARIANCES,
+)  # fmt: skip
+WITH_CHANCE = ("local_only", "local_fleet_scaler", FEDERATED, ENSEMBLE, FLEET_FOREST)
 
 
-@pytest.mark.parametrize("method", [*WITHOUT_CHANCE, "local_only", "local_fleet_scaler", FEDERATED, ENSEMBLE])
+@pytest.mark.parametrize("method", [*WITHOUT_CHANCE, *WITH_CHANCE])
 def test_detectors_find_faults_and_seeds_matter_where_they_should(
     method: str, fleet: list[LabelledClient]
 ) -> None:

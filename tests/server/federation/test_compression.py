@@ -28,6 +28,7 @@ from server.federation.compression import (
     version_codec,
 )
 from server.federation.replies import AdmittedReplies
+from tests.common.protocol.sample_messages import LEAF_COUNTS
 from tests.common.sample_chains import chain
 from tests.server.replies import admitted, update
 
@@ -95,6 +96,20 @@ def test_covariances_are_asked_for_once_and_only_by_a_fleet_that_uses_them() -> 
     sent = SentCovariances(5, np.ones(1), bytes(1))
     records.record_reply(update("a", rows=10, covariances=sent))
     assert not builder.options(uses, described(CODEC_NAMES)).covariances
+
+
+def test_leaf_counts_are_asked_for_once_and_only_by_a_fleet_that_uses_them() -> None:
+    records = ClientRecords()
+    builder = TaskBuilder(CompressionSettings(), records, AdmittedReplies(), AppliedUpdates())
+    forest = VersionSettings.of(Settings().with_values(detector={"family": "isolation_forest"}))
+    uses = replace(manifest(), settings=forest)
+    asked = [builder.options(m, described(CODEC_NAMES)) for m in (manifest(), uses)]
+    assert [(options.covariances, options.leaf_counts) for options in asked] == [
+        (False, False),
+        (False, True),
+    ]
+    records.record_reply(update("a", rows=10, leaf_counts=LEAF_COUNTS))
+    assert not builder.options(uses, described(CODEC_NAMES)).leaf_counts
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from msgspec import structs
 from common.model.lag_covariances import LagCovariances, SentCovariances
 from server.federation.admission import AdmissionError, admit
 from server.federation.client_records import ClientRecords
-from server.versions.covariances import MAX_PARTS, counted_windows, merged_covariances
+from server.versions.client_parts import MAX_PARTS, counted_windows
+from server.versions.covariances import merged_covariances
 from server.versions.influence import MAX_MASS
 from server.versions.rescaling import Rescaling
 from tests.server.federation.test_admission import asked, update
@@ -139,6 +140,6 @@ def test_the_newest_of_a_client_count_and_those_of_a_forgotten_client_do_not() -
 def test_they_follow_the_fleets_scale() -> None:
     records = ClientRecords()
     records.record_reply(reply("a", rows=100, covariances=covariances()))
-    records.rescale(Rescaling(np.array([2.0, 1.0]), np.zeros(2)), window=1)
+    records.rescale(Rescaling(np.array([2.0, 1.0]), np.zeros(2)), window=1, version=4)
     merged = records.covariances.grown({"a"}, None)
     assert merged is not None and merged.values[0].tolist() == [[4, 0], [0, 1]]
