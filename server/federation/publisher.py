@@ -271,6 +271,10 @@ class VersionPublisher:
         self._registry.save_again()
         self._journal.trouble_changed(VERSIONS, self._registry.trouble)
 
+    def delete_old_versions(self) -> None:
+        """Delete versions from disk that are no longer kept."""
+        self._registry.delete_old()
+
     def _newest(self) -> Manifest:
         assert self.newest is not None  # noqa: S101  updates are of a version
         return self.newest

@@ -165,6 +165,7 @@ class FlockStrategy(Strategy):
             events = [self._intake.event(reply, self._state, newest) for reply in replies]
             self._handle([event for event in events if event is not None], exchange)
             self._handle([Tick()], exchange)
+            self._publisher.delete_old_versions()  # after the tasks are sent: nobody waits for it
             self._journal.waiting(self._state, self._unseen)
             if self._journal.status_due():
                 self._publisher.write_again()

@@ -53,6 +53,8 @@ class Registry:
         self.trouble = ""
         """The reason why the newest version is not on disk; empty if it is."""
         self._unwritten: SavedVersion | None = None
+        self._written: int | None = None
+        """The version that was written since old ones were deleted; None if there is none."""
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, version: SavedVersion) -> None:
@@ -78,7 +80,7 @@ class Registry:
         After a power failure the step or the progress may be missing. A version without its step is sent
         whole; one without its progress is skipped by `latest`, and no client knows it yet.
 
-        Only versions older than this one are deleted, which has just been read back from its file.
+        Old versions stay until `delete_old`, which takes longer than clients should wait for a version.
 
         Returns:
             The manifest's file.
@@ -100,10 +102,20 @@ class Registry:
         write_atomic(path, manifest.pack())
         if Manifest.unpack(path.read_bytes()).hash != manifest.hash:
             raise ManifestError(f"{path} is not what was written to it")
-        older = [old for old in self._paths() if self._number(old) < manifest.version]
+        self._written = manifest.version
+        return path
+
+    def delete_old(self) -> None:
+        """Delete versions that are no longer kept, if one was written since the last call.
+
+        They are older than the written one, which was read back from its file.
+        """
+        if self._written is None:
+            return
+        older = [old for old in self._paths() if self._number(old) < self._written]
         for old in older[: max(0, len(older) - self._keep + 1)]:
             self._delete(old)
-        return path
+        self._written = None
 
     def memory(self, version: int) -> dict[str, NDArray[Any]]:
         """Return the strategy's arrays at a version; empty if there are none or the file is damaged."""

@@ -38,6 +38,7 @@ def filled(folder: Path, versions: int, keep: int = 10) -> Registry:
     registry = Registry(folder, keep)
     for version in range(versions):
         registry.write(SavedVersion(manifest(version), progress(version)))
+        registry.delete_old()
     return registry
 
 
@@ -78,6 +79,7 @@ def test_versions_are_ordered_by_number(tmp_path: Path, first: int) -> None:
     registry = Registry(tmp_path, 2)
     for version in range(first, first + 4):
         registry.write(SavedVersion(manifest(version), progress(version)))
+        registry.delete_old()
         assert newest(tmp_path) == (manifest(version).hash, progress(version))
 
 
@@ -192,6 +194,7 @@ def test_a_version_is_not_deleted_for_one_that_cannot_be_read(
     )
     with pytest.raises(ManifestError):
         registry.write(SavedVersion(manifest(3), progress(3)))
+    registry.delete_old()
     assert newest(tmp_path) == (manifest(2).hash, progress(2))
 
 
@@ -201,6 +204,7 @@ def test_a_new_start_is_not_deleted_for_the_newer_versions_that_cannot_be_read(t
     for path in tmp_path.glob("*.safetensors"):
         damage(path, "cut")
     registry.write(SavedVersion(manifest(0), progress(0)))
+    registry.delete_old()
     assert newest(tmp_path) == (manifest(0).hash, progress(0))
 
 
