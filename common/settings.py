@@ -22,7 +22,9 @@ Strategy = Literal[
     "fedavg", "fedprox", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum", "multikrum"
 ]
 Codec = Literal["none", "int8", "topk", "ternary", "auto"]
-DetectorFamily = Literal["autoencoder", "pca", "gaussian", "isolation_forest", "kmeans", "ensemble"]
+DetectorFamily = Literal[
+    "autoencoder", "pca", "gaussian", "isolation_forest", "kmeans", "one_class_svm", "ensemble"
+]
 Activation = Literal["relu", "tanh", "sigmoid", "elu", "linear"]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -70,8 +72,9 @@ class DetectorSettings(Section):
     blended with the machine's own; each client sends the covariances of its features once. gaussian:
     Mahalanobis distance by the same covariances. isolation_forest: random trees in whose leaves all clients
     count their windows, which each sends once. kmeans: distance from the nearest of some centres of the
-    machine's own rows. ensemble: the mean vote of the autoencoder, pca, kmeans and principal components of
-    the machine's own rows.
+    machine's own rows. one_class_svm: a one-class support vector machine of the machine's own rows.
+    ensemble: the mean vote of the autoencoder, pca, kmeans and principal components of the machine's own
+    rows.
 
     A machine that does not train scores by the autoencoder. An ensemble is a safeguard where machines
     differ; where they are alike, the autoencoder alone ranks about as well or better (`docs/families.md`).

@@ -6,11 +6,13 @@ from common.detectors.contract import CovarianceDetector, OwnDetector
 from common.detectors.gaussian import Gaussian
 from common.detectors.isolation_forest import IsolationForest
 from common.detectors.kmeans import KMeans
+from common.detectors.one_class_svm import OneClassSvm
 from common.detectors.pca import PrincipalComponents
 from common.settings import DetectorFamily
 
 OWN_DETECTORS: dict[str, type[OwnDetector]] = {
     "pca": PrincipalComponents, "gaussian": Gaussian, "isolation_forest": IsolationForest, "kmeans": KMeans,
+    "one_class_svm": OneClassSvm,
 }  # fmt: skip
 
 FLEET_PCA, FLEET_GAUSSIAN = "fleet_pca", "fleet_gaussian"
@@ -38,6 +40,7 @@ FAMILIES: dict[DetectorFamily, tuple[str, ...]] = {
     "gaussian": (FLEET_GAUSSIAN,),
     "isolation_forest": (FLEET_FOREST,),
     "kmeans": ("kmeans",),
+    "one_class_svm": ("one_class_svm",),
     "ensemble": (AUTOENCODER, "pca", "kmeans", FLEET_PCA),
 }
 """The detectors that score with each `detector.family`."""

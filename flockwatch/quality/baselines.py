@@ -103,6 +103,7 @@ BASELINES: dict[str, Baseline] = {
     "own_gaussian": own_detector("gaussian"),
     "own_isolation_forest": own_detector("isolation_forest"),
     "own_kmeans": own_detector("kmeans"),
+    "own_one_class_svm": own_detector("one_class_svm"),
     "isolation_forest": isolation_forest,
     "one_class_svm": one_class_svm,
 }

@@ -17,6 +17,7 @@ METHOD_NAMES = {
     "own_gaussian": "Gaussian, scored as in flockwatch",
     "own_isolation_forest": "isolation forest, scored as in flockwatch",
     "own_kmeans": "k-means, scored as in flockwatch",
+    "own_one_class_svm": "one-class SVM, scored as in flockwatch",
     "isolation_forest": "isolation forest",
     "one_class_svm": "one-class SVM",
     "local_only": "local-only, own scaler",

@@ -90,6 +90,7 @@ LEAF_COUNTS = LeafCounts.of(trees_of(fleet().settings, fleet().architecture), RO
 @pytest.mark.parametrize(("family", "sums", "members"), [
     ("pca", {"covariances": COVARIANCES}, [FLEET_PCA]), ("pca", {}, ["pca"]),
     ("kmeans", {"covariances": COVARIANCES}, ["kmeans"]),
+    ("one_class_svm", {}, ["one_class_svm"]),
     ("gaussian", {"covariances": COVARIANCES}, [FLEET_GAUSSIAN]), ("gaussian", {}, ["gaussian"]),
     ("isolation_forest", {"leaf_counts": LEAF_COUNTS}, [FLEET_FOREST]),
     ("isolation_forest", {"covariances": COVARIANCES}, ["isolation_forest"]),

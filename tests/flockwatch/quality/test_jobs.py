@@ -109,7 +109,8 @@ def test_what_reaches_the_server_does_not_depend_on_test_rows_or_labels(fleet: l
 
 
 WITHOUT_CHANCE = (
-    "pca", "own_pca", "own_gaussian", "own_isolation_forest", "own_kmeans", *OF_COVARIANCES,
+    "pca", "own_pca", "own_gaussian", "own_isolation_forest", "own_kmeans", "own_one_class_svm",
+    *OF_COVARIANCES,
 )  # fmt: skip
 WITH_CHANCE = ("local_only", "local_fleet_scaler", FEDERATED, ENSEMBLE, FLEET_FOREST)
 
