@@ -3,8 +3,9 @@
 A client follows a file to which its events are appended when they are due. Recorded time passes in three
 steps, so that starting and training cost it no more than on a live machine with an event every five minutes:
 
-1. The first event alone, until the client has joined the server. A fleet's first version needs that, and
-   loading TensorFlow takes longer here, with all trainers on two cores, than the five minutes are replayed.
+1. The first events alone, from which the client chooses the features, until it has joined the server. A
+   fleet's first version needs that, and loading TensorFlow takes longer here, with all trainers on two cores,
+   than the minutes that are replayed.
 2. The first `slow_events` events at `slow_rate`, while the client gets its first verdict and its first day.
 3. The rest at `fast_rate`: 14 events per second are 70 minutes of recorded time in each second.
 
@@ -29,6 +30,7 @@ import numpy as np
 from benchmarks.watch.changes import Recording
 from benchmarks.watch.judging import Timeline
 from client.data.files.partitions import data_files, read_partition
+from client.data.streams.schema import FIRST_EVENTS
 from common.processes.children import Processes
 from common.processes.packages import python_module
 from common.settings import DataSettings
@@ -74,7 +76,7 @@ class Machine:
     recording: Recording
     folder: Path
     late: bool = False
-    """Whether it comes when the fleet has a version, and waits for that with its second event."""
+    """Whether it comes when the fleet has a version, and waits for that with its first events."""
     status_port: int = field(default_factory=free_port)
     started: bool = False
     released_at: float | None = None
@@ -246,7 +248,7 @@ def replay(machines: Sequence[Machine], folder: Path, pace: Pace) -> None:
 
 
 def _start(machine: Machine, processes: Processes, server: str, now: float) -> None:
-    machine.write(1)
+    machine.write(FIRST_EVENTS)
     environment = flower_environment(machine.folder / f"{machine.name}-flower")
     log = machine.folder / f"{machine.name}.log"
     processes.start(machine.name, machine.command(server), log, environment)
@@ -254,14 +256,14 @@ def _start(machine: Machine, processes: Processes, server: str, now: float) -> N
 
 
 def _feed(machine: Machine, state: Path, pace: Pace, now: float) -> None:
-    """Write what is due; nothing beyond the first event before the machine has joined its fleet."""
+    """Write what is due; nothing beyond the first events before the machine has joined its fleet."""
     if machine.released_at is None:
         waited = now - machine.started_at >= JOIN_LIMIT_S
         joined = machine.has_version() if machine.late else machine.name in _joined(state)
         if not joined and not waited:
             return
         machine.released_at = now
-    machine.write(1 + pace.due(now - machine.released_at))
+    machine.write(FIRST_EVENTS + pace.due(now - machine.released_at))
 
 
 def _joined(state: Path) -> set[str]:
