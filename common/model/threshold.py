@@ -19,7 +19,7 @@ ENOUGH_SCORES = 200
 """Number of own scores from which the fleet's do not change the upper bound."""
 FLEET_RANK = 0.99
 """Quantile of the fleet's scores, times `MAX_FLEET_RATIO`, that is their part of it: not one outlier's."""
-LOWER_BOUND_RATE = 4.0
+LOWER_BOUND_RATE = 8.0
 """Multiple of the budget's rate at which the own scores' quantile is the lower bound of the threshold.
 
 An incident is more than one event above the threshold, and old scores hold faults that no version at the time

@@ -105,7 +105,7 @@ def test_a_threshold_is_not_below_the_clients_own_quantile() -> None:
     own = ScoreHistogram.of(10 * LOGNORMAL)
     start, lowest, _ = starting_threshold(ScoreHistogram.of(LOGNORMAL), own, 0.01)
     assert start == pytest.approx(float(np.quantile(10 * LOGNORMAL, 0.99)), rel=0.05)
-    assert lowest == pytest.approx(float(np.quantile(10 * LOGNORMAL, 0.96)), rel=0.05)
+    assert lowest == pytest.approx(float(np.quantile(10 * LOGNORMAL, 0.92)), rel=0.05)
 
 
 def test_without_fleet_scores_the_own_tail_is_used() -> None:
