@@ -181,6 +181,10 @@ class Manifest:
 
     def pack(self) -> bytes:
         """Return the content of the version's file, in the safetensors format."""
+        return self._packed
+
+    @cached_property
+    def _packed(self) -> bytes:
         return pack({**self._fields(), "hash": self.hash}, self._arrays())
 
     @classmethod
