@@ -12,6 +12,7 @@ from benchmarks.watch.changes import Recording
 from benchmarks.watch.replay import Machine, Pace
 from client.data.files.partitions import write_partition
 from client.data.partition import Partition
+from client.data.streams.schema import FIRST_EVENTS
 from common.model.schema import Schema
 from common.settings import DataSettings
 
@@ -34,7 +35,7 @@ def test_events_are_due_slowly_at_first() -> None:
 
 
 def test_events_are_appended_once_with_times_an_interval_apart(machine: Machine) -> None:
-    machine.write(1)
+    machine.write(FIRST_EVENTS)
     machine.write(3)
     machine.write(2)
     machine.write(99)
@@ -42,36 +43,36 @@ def test_events_are_appended_once_with_times_an_interval_apart(machine: Machine)
     assert [machine.timeline.index(event["ts"]) for event in sent(machine)] == list(range(10))
 
 
-def test_a_client_gets_its_second_event_when_it_has_joined(machine: Machine, tmp_path: Path) -> None:
-    machine.write(1)
+def test_a_client_gets_more_events_when_it_has_joined(machine: Machine, tmp_path: Path) -> None:
+    machine.write(FIRST_EVENTS)
     machine.started_at = 100.0
     replay._feed(machine, tmp_path, PACE, 110.0)
-    assert machine.written == 1
+    assert machine.written == FIRST_EVENTS
     (tmp_path / "fleet.json").write_text(json.dumps({"at": 0, "clients": {"m": {}}}))
     for now in (120.0, 121.0, 123.025):
         replay._feed(machine, tmp_path, PACE, now)
-    assert machine.written == 1 + 3 + 2
+    assert machine.written == FIRST_EVENTS + 3 + 2
 
 
-def test_a_late_client_gets_its_second_event_when_it_has_a_version(machine: Machine, tmp_path: Path) -> None:
+def test_a_late_client_gets_more_events_when_it_has_a_version(machine: Machine, tmp_path: Path) -> None:
     machine.late = True
-    machine.write(1)
+    machine.write(FIRST_EVENTS)
     (tmp_path / "fleet.json").write_text(json.dumps({"at": 0, "clients": {"m": {}}}))
     for now in (10.0, 12.0):
         replay._feed(machine, tmp_path, PACE, now)
-    assert machine.written == 1
+    assert machine.written == FIRST_EVENTS
     machine.state.mkdir()
     (machine.state / "candidate.safetensors").touch()
     for now in (20.0, 22.0):
         replay._feed(machine, tmp_path, PACE, now)
-    assert machine.written == 1 + 2
+    assert machine.written == FIRST_EVENTS + 2
 
 
 def test_a_client_that_never_joins_gets_its_events_all_the_same(machine: Machine, tmp_path: Path) -> None:
-    machine.write(1)
+    machine.write(FIRST_EVENTS)
     replay._feed(machine, tmp_path, PACE, replay.JOIN_LIMIT_S)
     replay._feed(machine, tmp_path, PACE, replay.JOIN_LIMIT_S + 1)
-    assert machine.written == 2
+    assert machine.written == FIRST_EVENTS + 1
 
 
 @pytest.mark.parametrize(
