@@ -34,7 +34,7 @@ def _same(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Corruption:
-    """What a Byzantine client changes; by default nothing."""
+    """The changes that a Byzantine client makes to its messages; by default none."""
 
     rows: Callable[[Rows], Rows] = _same
     """Changes the rows that it trains on, shape (n, features); it may write into them."""

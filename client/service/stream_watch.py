@@ -80,7 +80,7 @@ class StreamWatch:
         self._open: dict[_Key, float] = {}
         """The time when each state with a notice began, in seconds since 1970."""
         self._problems: dict[_Key, str] = {}
-        """What is wrong now, in words; a notice follows once it has lasted."""
+        """The present problem in words; a notice follows once it has lasted."""
 
     def problems(self) -> list[str]:
         """Return what is wrong with the stream."""

@@ -1,4 +1,4 @@
-"""What a client sends once for detectors that follow from sums over the fleet."""
+"""A client's parts of sums over the fleet, from which detectors follow; each is sent once."""
 
 from __future__ import annotations
 

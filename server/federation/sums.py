@@ -1,4 +1,4 @@
-"""What clients send once for detectors that follow from sums: who is asked, what is refused, what is used."""
+"""Clients' parts of sums, from which detectors follow: who is asked, what is refused, what is used."""
 
 from __future__ import annotations
 

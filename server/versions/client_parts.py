@@ -1,4 +1,4 @@
-"""What each client has sent once as its part of a sum: the newest of each client counts.
+"""The parts of a sum that clients have sent: the newest of each client counts.
 
 So the sum is the same in whatever order the parts arrive, late or twice. No client counts for more than a few
 times the windows of the median client (`server.versions.influence`).

@@ -1,4 +1,4 @@
-"""What the processes of a scenario did last, for the report of a test that failed."""
+"""The last actions of the processes of a scenario, for the report of a test that failed."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ FEATURES, WINDOW = 4, 3
 
 
 def sent(seed: int, count: int = 500, scale: float = 1.0) -> SentCovariances:
-    """What a client sends; the features of all clients depend on each other in one way."""
+    """Covariances as a client sends them; the features of all clients depend on each other in one way."""
     mixing = np.random.default_rng(0).standard_normal((FEATURES, FEATURES))
     rows = np.random.default_rng(seed).standard_normal((count + WINDOW - 1, FEATURES)) @ mixing
     rows[1:] += rows[:-1]
