@@ -33,7 +33,7 @@ MAX_REQUEST_BYTES = 16 * 2**20
 UNREADABLE = 1001
 """Code of the error in place of a reply that Flower cannot read; Flower's own codes are below 1000."""
 
-MIN_POLL_S, MAX_POLL_S = 0.02, 0.25
+MIN_POLL_S, MAX_POLL_S = 0.01, 0.25
 """Bounds of the wait between two polls."""
 
 POLL_SHARE = 0.05
@@ -194,7 +194,7 @@ class PollTimer:
     (0.05, 0.25)
     >>> timer.received(2, 60.0)
     >>> timer.wait_s(60.0)
-    0.02
+    0.01
     """
 
     def __init__(self, now: float, streaming: bool) -> None:
