@@ -27,6 +27,8 @@ DetectorFamily = Literal[
 ]
 Activation = Literal["relu", "tanh", "sigmoid", "elu", "linear"]
 PositiveInt = Annotated[int, Field(ge=1)]
+MAX_EPOCHS, MAX_BATCH = 1000, 65_536
+"""Bounds of the work and the memory of a training task, which a server decides for all clients."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 FilePath = Annotated[Path, Field(strict=False)]
@@ -104,9 +106,9 @@ class TrainingSettings(Section):
     """Step size of the client's optimiser."""
     loss: Literal["mse", "mae", "huber"] = "mse"
     """The reconstruction error that training minimises: mean squared, mean absolute, or Huber."""
-    epochs: PositiveInt = 1
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = 1
     """Passes over the training rows in each training task. With more, clients diverge further in a round."""
-    batch_size: PositiveInt = 128
+    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 128
     """Windows in one step of the optimiser."""
     proximal_mu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Weight of `mu / 2 * |w - w_start|^2` in the loss, which keeps the weights near the version's. 0: none.
@@ -163,7 +165,7 @@ class ScoringSettings(Section):
 
     The newest event is the one that is scored, so it weighs most. 1: all weigh the same.
     """
-    personal_epochs: Annotated[int, Field(ge=0)] = 5
+    personal_epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] = 5
     """Passes over a client's own rows that tune a version for this client. 0: weights are not tuned."""
     prior: PositiveInt = 1000
     """Windows with which a client's own rows and the fleet count the same.

@@ -31,10 +31,10 @@ from server.monitoring.status_server import StatusServer
 from server.storage.history import History
 from tests.chaos import test_damaged_state as damaged_state
 from tests.chaos.fleet import Chaos
-from tests.fuzz import federation
+from tests.fuzz import client, federation
 
 MESSAGES, STATES, STEPS, CONNECTIONS = 1000, 10, 20, 1000
-"""Mutated messages, damaged states, steps of chaos, and connections in a cycle."""
+"""Mutated messages to each side, damaged states, steps of chaos, and connections in a cycle."""
 MAX_GROWN_BYTES, MAX_GROWN_DESCRIPTORS = 150 << 20, 24
 
 
@@ -43,6 +43,12 @@ def fuzz(folder: Path, seed: int) -> str:
     mode = ("synchronous", "asynchronous")[seed % 2]
     sent = federation.run(folder, MESSAGES, seed, mode)
     return f"{sent.total()} messages, {mode}: {dict(sent)}"
+
+
+def tasks(folder: Path, seed: int) -> str:
+    """Send mutated messages to a client."""
+    answers = client.run(folder, MESSAGES, seed)
+    return f"{MESSAGES} messages: {dict(answers)}"
 
 
 def damage(folder: Path, seed: int) -> str:
@@ -94,7 +100,7 @@ def connections(folder: Path, _: int) -> str:
     return f"{CONNECTIONS} connections"
 
 
-PARTS: tuple[Callable[[Path, int], str], ...] = (fuzz, damage, connections, chaos)
+PARTS: tuple[Callable[[Path, int], str], ...] = (fuzz, tasks, damage, connections, chaos)
 
 
 def main() -> None:

@@ -180,6 +180,11 @@ class ClientWorker:
             self._pending = None
         except (OSError, DataError) as error:
             log.warning("version not offered version=%d reason=%s", manifest.version, error)
+        except Exception as error:  # the version cannot be used here; it must not end the trainer
+            self._pending = None
+            log.error(
+                "version not usable version=%d reason=%s: %s", manifest.version, type(error).__name__, error
+            )
         ended = time.monotonic()
         self._busy_until = ended + (1 / MAX_OFFER_SHARE - 1) * (ended - started)
 

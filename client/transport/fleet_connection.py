@@ -5,6 +5,7 @@ Flower's public API has no such client. This one uses the HTTP client of Flower'
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,6 +50,8 @@ from client.transport.signing import SigningInterceptor
 from client.transport.sockets import Meter, count_bytes
 from common.flower import packing
 from common.flower.stamps import set_message_id
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL_S = 10.0
 """The interval that a node promises: the shortest that SuperLink allows. Heartbeats may be more frequent."""
@@ -138,7 +141,8 @@ class FleetConnection:
     def receive(self) -> tuple[Message, bool] | None:
         """Return the next message with its content, and whether that was inside; None if no message waits.
 
-        The server announces a message once. If fetching its content fails, the next call tries again.
+        The server announces a message once. If fetching its content fails, the next call tries again. A
+        message that cannot be read is dropped.
         """
         before, started = self._meter.own, time.monotonic()
         with translated_errors():
@@ -146,30 +150,36 @@ class FleetConnection:
                 answer = self._client.PullMessages(PullMessagesRequest(node=self._node))
                 if not answer.messages_list:
                     return None
-                self._announced = answer.messages_list[0], answer.message_object_trees[0]
+                self._announced = (
+                    answer.messages_list[0],
+                    next(iter(answer.message_object_trees), ObjectTree()),
+                )
             proto, tree = self._announced
-            message = message_from_proto(proto)
-            inline = packing.has_content(message)
-            if not inline:
-                run_id = message.metadata.run_id
-                try:
-                    message = packing.fetch(
-                        proto,
-                        tree,
-                        make_pull_object_fn_protobuf(self._client.PullObject, self._node, run_id),
-                        make_confirm_message_received_fn_protobuf(
-                            self._client.ConfirmMessageReceived, self._node, run_id
-                        ),
-                    )
-                except (ObjectPullError, httpx.HTTPStatusError) as error:
-                    temporary = isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
-                    if not temporary:  # the content is gone, or the run has ended
-                        self._announced = None
-                    raise
+            try:
+                message, inline = self._fetched(proto, tree)
+            except packing.UNREADABLE as error:  # it would be the same the next time
+                self._announced = None
+                log.error("message dropped: it cannot be read reason=%s: %s", type(error).__name__, error)
+                return None
+            except (ObjectPullError, httpx.HTTPStatusError) as error:
+                temporary = isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
+                if not temporary:  # the content is gone, or the run has ended
+                    self._announced = None
+                raise
         self._announced = None
         self._unanswered = message, time.monotonic()
         self._meter.request(before, time.monotonic() - started)
         return message, inline
+
+    def _fetched(self, proto: ProtoMessage, tree: ObjectTree) -> tuple[Message, bool]:
+        """Return an announced message with its content, and whether that was inside."""
+        message = message_from_proto(proto)
+        if packing.has_content(message):
+            return message, True
+        run_id, client = message.metadata.run_id, self._client
+        pull = make_pull_object_fn_protobuf(client.PullObject, self._node, run_id)
+        confirm = make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, self._node, run_id)
+        return packing.fetch(proto, tree, pull, confirm), False
 
     def send(self, reply: Message, inline: bool, runtime_s: float) -> None:
         """Send a reply.

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from flwr.app import Context, Error, Message, RecordDict
@@ -30,6 +31,7 @@ from client.transport.fleet_connection import HEARTBEAT_INTERVAL_S, FleetConnect
 from client.transport.polling import MIN_HEARTBEAT_S, BusyBackoff, PollSchedule, heartbeat_wait_s
 from client.transport.sockets import Meter
 from common.backoff import retry_interval_s
+from common.display import shortened
 from common.protocol.messages import COUNTED
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,12 @@ APP_ID = "flockwatch/flockwatch"
 
 APP_FAILED, FOREIGN_APP = 1, 2
 """Codes of error replies."""
+
+MAX_RUNS = 64
+"""Runs that are remembered. A server has one at a time, and a new one after each restart."""
+
+MAX_REASON = 1000
+"""Longest reason in an error reply, in characters: it may quote a message of any size."""
 
 
 class ResidentNode:
@@ -183,7 +191,7 @@ class ResidentNode:
             run_id=meta.run_id,
             node_id=connection.node_id,
             node_config=self._traffic(),
-            state=self._states.setdefault(series, RecordDict()),
+            state=self._states.get(series, RecordDict()),
             run_config={},
         )
         try:
@@ -191,7 +199,10 @@ class ResidentNode:
         except Exception as error:
             log.error("message failed run=%s type=%s reason=%s", meta.run_id, meta.message_type, error)
             log.debug("%s", traceback.format_exc())
-            return Message(Error(APP_FAILED, f"{type(error).__name__}: {error}"), reply_to=message)
+            reason = shortened(f"{type(error).__name__}: {error}", MAX_REASON)
+            return Message(Error(APP_FAILED, reason), reply_to=message)
+        if series not in self._states:
+            _forget_oldest(self._states)
         self._states[series] = context.state
         return reply
 
@@ -205,6 +216,7 @@ class ResidentNode:
         while run_id not in self._runs:
             try:
                 run = connection.run(run_id)
+                _forget_oldest(self._runs)
                 self._runs[run_id] = (run.fab_id, run.series_id)
             except UnreachableError as error:
                 if self._stop.is_set():
@@ -228,3 +240,9 @@ class ResidentNode:
             except RequestRefusedError as error:
                 log.error("reply refused run=%s reason=%s", reply.metadata.run_id, error)
                 return
+
+
+def _forget_oldest(known: dict[int, Any]) -> None:
+    """Make room for another entry among at most `MAX_RUNS`."""
+    while len(known) >= MAX_RUNS:
+        del known[next(iter(known))]

@@ -5,7 +5,7 @@ Both score recent normal events, and the same events with synthetic faults.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from client.buffers.training_buffer import BufferedRows
 from common.model.histogram import HistogramError, ScoreHistogram
 from common.model.manifest import Manifest
-from common.model.residuals import Residuals
-from common.model.scoring import version_scores, window_starts
+from common.model.scoring import score_windows, version_scores, window_starts
 from common.model.synthetic_faults import SyntheticFaults
 from common.model.threshold import robust_limit, starting_threshold
 
@@ -113,9 +112,9 @@ def run_trial(
     if len(current_scores) and len(new_scores):
         scale = _ratio(new_scores, current_scores)
         threshold = rule.value if rule.value is not None else max(threshold, scale * current_threshold)
-        # Scores weighted by a version's own residuals are near 1 for good and bad versions alike; plain
-        # errors can be compared.
-        errors = (_mean_error(new, newest), _mean_error(current, newest))
+        # Scores weighted by a version's own residuals are near 1 for good and bad versions alike, and errors
+        # in a version's own scale are small if that is coarse; errors in one scale can be compared.
+        errors = (_mean_error(new, newest, current), _mean_error(current, newest, current))
     rejection = rejection_reason(
         new_scores, threshold, current.version, current_scores, current_threshold, errors
     )
@@ -136,10 +135,21 @@ def buffer_scores(manifest: Manifest, events: BufferedRows) -> NDArray[np.float3
     return version_scores(manifest, rows, window_starts(rows, events.breaks, manifest.architecture.window))
 
 
-def _mean_error(manifest: Manifest, events: BufferedRows) -> float:
-    """Return the mean squared reconstruction error of the unbroken windows, at least one."""
-    plain = replace(manifest, residuals=Residuals(), ensemble=None)
-    return float(buffer_scores(plain, events).mean())
+def _mean_error(manifest: Manifest, events: BufferedRows, unit: Manifest) -> float:
+    """Return the mean squared reconstruction error of the unbroken windows, at least one.
+
+    Args:
+        manifest: The version.
+        events: Normal events.
+        unit: The version whose scaled units the error is in.
+    """
+    shape, scaler = manifest.architecture, manifest.scaler
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratio = np.square(scaler.std / unit.scaler.std, dtype=np.float32)
+        factors = np.tile(ratio, shape.window) * shape.recency_weights(manifest.settings.scoring.decay)
+        rows = scaler.apply(events.rows)
+        starts = window_starts(rows, events.breaks, shape.window)
+        return float(score_windows(shape, manifest.weights, rows, starts, factors).scores.mean())
 
 
 def rejection_reason(
@@ -196,5 +206,7 @@ def blindness(
     seed = new.version
     chosen = np.sort(np.random.default_rng(seed).choice(starts, FAULT_WINDOWS, replace=False))
     faults = SyntheticFaults.of(events.rows[chosen[:, None] + np.arange(window)], seed)
-    lost = faults.lost_by(new, new_threshold, faults.detection_limits(current, current_threshold))
+    limits = faults.detection_limits(current, current_threshold)
+    lost = faults.lost_by(new, new_threshold, limits)
+    lost = lost or faults.clipped_by(new, new_threshold, current, current_threshold)
     return f"it does not find {lost} that version {current.version} finds" if lost else None

@@ -15,8 +15,14 @@ from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
+from google.protobuf.message import DecodeError
 
 from common.flower.stamps import set_message_id
+
+UNREADABLE = (
+    ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, DecodeError,
+)  # fmt: skip
+"""Errors of Flower that mean that a message is damaged."""
 
 FIRST_BACKOFF_S, MAX_FETCH_S = 0.01, 60.0
 """First wait and longest time for the objects of a message, which may arrive after the message."""

@@ -7,12 +7,13 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, ValidationError
+from pydantic import Field, ValidationError
 
+from common.bounds import MAX_COUNT, MAX_TOTAL
 from common.detectors.autoencoder import Autoencoder
 from common.detectors.choice import AUTOENCODER
 from common.detectors.contract import DetectorStateError, OwnDetector, WindowDetector
@@ -45,10 +46,10 @@ class ManifestError(UserError):
 class _ManifestHeader:
     """The fields of a packed manifest."""
 
-    version: NonNegativeInt
+    version: Annotated[int, Field(ge=0, le=MAX_COUNT)]
     features: tuple[str, ...]
     architecture: Architecture
-    count: int
+    count: Annotated[int, Field(ge=1, le=MAX_TOTAL)]
     settings: dict[str, Any]
     hash: str
     personalised: bool
@@ -222,8 +223,9 @@ class Manifest:
             raise
         except KeyError as error:
             raise ManifestError(f"the file is incomplete: {error} is missing") from error
-        except ValueError as error:  # from the bundle, the schema, the moments or the scores
-            raise ManifestError(str(error)) from error
+        except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError) as error:
+            # From the bundle, the schema, the moments or the scores, or from values that do not fit together.
+            raise ManifestError(str(error) or type(error).__name__) from error
         if own_hash and manifest.hash != header.hash:
             raise ManifestError(f"hash is {manifest.hash[:12]}, but the manifest says {header.hash[:12]}")
         return manifest

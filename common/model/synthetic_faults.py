@@ -35,6 +35,8 @@ MAX_LOST_SHARE = 0.5
 """Share of a feature's faults, and of all faults, that a version may lose."""
 LEVEL = 1e-4
 """Probability of refusing, by chance, a version that loses exactly `MAX_LOST_SHARE` of the faults."""
+CLEAR_RATIO = 2.0
+"""Score of a fault that a version clearly finds, as a multiple of its threshold."""
 MAX_FEATURES = 64
 """Largest number of features that are compared, drawn by the seed."""
 MAX_VALUES = 1 << 17
@@ -123,8 +125,27 @@ class SyntheticFaults:
         names = [manifest.schema.features[i] for i in self.features]
         return lost_faults(counted, counted & ~detected, names)
 
+    def clipped_by(
+        self, manifest: Manifest, threshold: float, before: Manifest, before_threshold: float
+    ) -> str | None:
+        """Return which faults of the largest size a new version does not find; None: no evidence of a loss.
+
+        Here scaled values are clipped, as they are in a stream: a version with a finer scale clips nearer to
+        the usual values, and cannot find what the version before clearly finds.
+
+        Args:
+            manifest: The new version, its features in the order of the windows.
+            threshold: The score above which it finds a fault.
+            before: The version before, its features in the same order.
+            before_threshold: The score above which that finds a fault.
+        """
+        sizes = np.full((len(self.features), len(KINDS), len(self.windows)), SIZES[-1])
+        counted = self._detected(before, CLEAR_RATIO * before_threshold, sizes, clip=True)
+        lost = counted & ~self._detected(manifest, threshold, sizes, clip=True)
+        return lost_faults(counted, lost, [manifest.schema.features[i] for i in self.features])
+
     def _detected(
-        self, manifest: Manifest, threshold: float, sizes: NDArray[np.float64]
+        self, manifest: Manifest, threshold: float, sizes: NDArray[np.float64], clip: bool = False
     ) -> NDArray[np.bool_]:
         """Return whether the score of each window with a fault is above the threshold.
 
@@ -132,6 +153,7 @@ class SyntheticFaults:
             manifest: The version.
             threshold: The score above which it finds a fault.
             sizes: Size of each fault, in usual spreads of its feature, shape (features, kinds, windows).
+            clip: Whether scaled values are clipped.
 
         Returns:
             The same shape as `sizes`.
@@ -141,16 +163,19 @@ class SyntheticFaults:
         for first in range(0, len(self.features), step):
             part = slice(first, first + step)
             faulty = self._with_faults(self.features[part], sizes[part])
-            detected[part] = self._above(manifest, threshold, faulty).reshape(sizes[part].shape)
+            detected[part] = self._above(manifest, threshold, faulty, clip).reshape(sizes[part].shape)
         return detected
 
-    def _above(self, manifest: Manifest, threshold: float, windows: Floats) -> NDArray[np.bool_]:
+    def _above(
+        self, manifest: Manifest, threshold: float, windows: Floats, clip: bool = False
+    ) -> NDArray[np.bool_]:
         """Return whether scores are above a threshold, of windows of shape (windows, window, features).
 
-        Scaled values are not clipped, because clipping would make larger sizes equal.
+        Scaled values are clipped only if asked for, because clipping makes larger sizes equal.
         """
         number, window, features = windows.shape
-        rows = replace(manifest.scaler, clip=None).apply(windows.reshape(-1, features))
+        scaler = manifest.scaler if clip else replace(manifest.scaler, clip=None)
+        rows = scaler.apply(windows.reshape(-1, features))
         with np.errstate(over="ignore", invalid="ignore"):
             scores = version_scores(manifest, rows, np.arange(number, dtype=np.int32) * window)
         above: NDArray[np.bool_] = scores > threshold

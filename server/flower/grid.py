@@ -25,6 +25,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 )
 from flwr.superlink.grid.http_grid import HttpGrid
 
+from common.flower import packing
 from common.flower.packing import fetch, has_content, inline
 from common.flower.stamps import set_message_id
 
@@ -106,7 +107,7 @@ def _reply(
     try:
         reply = message_from_proto(proto)
         return reply if has_content(reply) else fetch(proto, tree, pull_object, confirm)
-    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+    except packing.UNREADABLE as error:
         code, reason = UNREADABLE, f"{type(error).__name__}: {error}"
     except Exception as error:  # its objects cannot be fetched; if SuperLink is down, the next call raises
         code, reason = ErrorCode.MESSAGE_UNAVAILABLE, f"{type(error).__name__}: {error}"

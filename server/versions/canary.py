@@ -86,6 +86,9 @@ class Canary:
             self._reference = reference = _measured(newest)
         threshold = tail_quantile(candidate.scores, RATE)
         lost = reference.faults.lost_by(candidate, threshold, reference.limits)
+        if lost is None and not _same_scale(reference.manifest, candidate):
+            before = tail_quantile(reference.manifest.scores, RATE)
+            lost = reference.faults.clipped_by(candidate, threshold, reference.manifest, before)
         if lost is not None:
             number = reference.manifest.version
             raise BlindVersionError(f"it does not find {lost} that version {number} finds")
@@ -106,6 +109,12 @@ def _comparable(before: Manifest, now: Manifest) -> bool:
     """Return whether a version can be the reference: not too old, of these features, of about this scale."""
     is_recent = 0 <= now.version - before.version < MAX_AGE
     return is_recent and before.schema == now.schema and _about_the_same(before.scaler, now.scaler)
+
+
+def _same_scale(before: Manifest, now: Manifest) -> bool:
+    """Return whether two versions scale and clip in the same way."""
+    scalers = before.scaler, now.scaler
+    return scalers[0].clip == scalers[1].clip and np.array_equal(scalers[0].std, scalers[1].std)
 
 
 def _about_the_same(before: Scaler, now: Scaler) -> bool:

@@ -8,11 +8,14 @@ import pytest
 from flwr.app import Error, Message, MessageType
 from flwr.common.constant import ErrorCode
 from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import PULL_INITIAL_BACKOFF
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from client.transport.errors import RequestRefusedError, RunEndedError, UnreachableError
 from client.transport.fleet_connection import FleetConnection
+from common.flower import packing
 from server.flower.grid import pull_replies, push_inline
 from tests.flower_private.fake_superlink import FakeSuperLink, content, question, received, value_of
 
@@ -146,3 +149,44 @@ def test_a_reply_whose_objects_are_gone_is_an_error_and_the_others_arrive(
     assert lost.error.code == ErrorCode.MESSAGE_UNAVAILABLE
     assert lost.metadata.reply_to_message_id == ids[0]
     assert value_of(good) == b"answer"
+
+
+def unreadable(damage: str) -> tuple[ProtoMessage, ObjectTree]:
+    """Return an announced message that Flower cannot read."""
+    asked = question(b"damaged")
+    proto, tree = packing.inline(asked)
+    if damage == "no message type":
+        proto.metadata.message_type = "no.such.type"
+    elif damage == "no record":
+        proto.content.items.add(key="other")
+    elif damage == "no value":
+        proto.content.items[0].config_record.items.add(key="nothing")
+    elif damage == "no object":
+        proto.ClearField("content")
+        return proto, ObjectTree()
+    return proto, tree
+
+
+@pytest.mark.parametrize("damage", ["no message type", "no record", "no value"])
+def test_a_message_that_cannot_be_read_does_not_block_the_next(
+    superlink: FakeSuperLink,
+    connection: FleetConnection,
+    grid: HttpGrid,
+    damage: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    superlink.to_node.append(unreadable(damage))
+    push_inline(grid, [question(b"next")])
+    assert connection.receive() is None
+    assert "message dropped: it cannot be read" in caplog.text
+    assert value_of(received(connection)[0]) == b"next"
+
+
+def test_a_message_whose_objects_are_damaged_does_not_block_the_next(
+    superlink: FakeSuperLink, connection: FleetConnection, grid: HttpGrid
+) -> None:
+    grid.push_messages([question(b"damaged")])
+    superlink.objects = {name: content[:-3] + b"\xff\xff\xff" for name, content in superlink.objects.items()}
+    push_inline(grid, [question(b"next")])
+    assert connection.receive() is None
+    assert value_of(received(connection)[0]) == b"next"

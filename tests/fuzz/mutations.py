@@ -60,25 +60,25 @@ def _field(content: bytes, draw: random.Random) -> bytes:
     """Change one field, in a message that is packed as a sound one."""
     if content.startswith(bytes([PROTOCOL])):
         values = msgspec.msgpack.decode(_plain(content[1:]))
-        return bytes([PROTOCOL]) + _squeezed(msgspec.msgpack.encode(_changed(values, draw)))
+        return bytes([PROTOCOL]) + _squeezed(msgspec.msgpack.encode(changed(values, draw)))
     header, arrays = bundle.unpack(_plain(content))
-    return _squeezed(bundle.pack(_changed(header, draw), arrays))
+    return _squeezed(bundle.pack(changed(header, draw), arrays))
 
 
-def _changed(value: Any, draw: random.Random) -> Any:
+def changed(value: Any, draw: random.Random) -> Any:
     """Return a value with one value in it replaced, removed, repeated, scaled or nested."""
     if isinstance(value, dict) and value and draw.random() < 0.9:
         key = draw.choice(sorted(value))
         if draw.random() < 0.05:
             return {k: v for k, v in value.items() if k != key}
-        return {**value, key: _changed(value[key], draw)}
+        return {**value, key: changed(value[key], draw)}
     if isinstance(value, list) and value and draw.random() < 0.9:
         at, how = draw.randrange(len(value)), draw.random()
         if how < 0.05:
             return value[:at] + value[at + 1 :]
         if how < 0.1:
             return [*value, draw.choice((value[at], None, 1))]
-        return [*value[:at], _changed(value[at], draw), *value[at + 1 :]]
+        return [*value[:at], changed(value[at], draw), *value[at + 1 :]]
     if isinstance(value, bytes) and value and draw.random() < 0.7:
         return draw.choice((_bits, _cut, _longer))(value, draw)
     if isinstance(value, float) and draw.random() < 0.5:

@@ -142,6 +142,27 @@ def test_of_versions_that_come_faster_than_they_can_be_personalised_the_newest_i
     assert last is not None and last.version == 3
 
 
+def test_a_version_that_cannot_be_personalised_is_dropped_and_the_next_one_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def diverge(manifest: Manifest, rows: ClientRows, get_trainer: TrainerFactory) -> Manifest:
+        return replace(manifest, weights={n: a + np.float32(np.nan) for n, a in manifest.weights.items()})
+
+    given, one, store = task(), worker(folder=tmp_path), VersionStore(tmp_path)
+    one.evaluate(given)
+    monkeypatch.setattr("client.training.worker.personalise", diverge)
+    one.offer_version()
+    assert "version not usable version=3 reason=ManifestError: weights of version 3" in caplog.text
+    monkeypatch.undo()
+    one._busy_until = 0.0
+    one.offer_version()
+    assert store.candidate() is None
+    one.evaluate(Task(replace(given.manifest, version=4)))
+    one.offer_version()
+    offered = store.candidate()
+    assert offered is not None and offered.version == 4
+
+
 def test_a_client_with_its_own_scale_gives_it_to_the_detector(tmp_path: Path) -> None:
     given, one = task(scaling={"by": "client"}), worker(folder=tmp_path)
     one.evaluate(given)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from common.model.manifest import Manifest
 from common.model.moments import Scaler
 from common.model.residuals import Residuals
 from common.model.scoring import score_windows, version_scores
-from tests.client.sample_versions import rows, version
+from tests.client.sample_versions import rows, version, with_settings
 
 NORMAL = np.full(500, 1.0, np.float32)
 
@@ -130,6 +131,31 @@ def test_a_worse_version_is_rejected_although_its_own_residuals_make_its_scores_
     limit = ThresholdRule(value=1e9, rate=0.001)
     assert "times that of version 1" in str(run_trial(weighed, normal, limit, live, 1e9).rejection)
     assert run_trial(live, normal, limit, weighed, 1e9).rejection is None
+
+
+def scaled(manifest: Manifest, factor: float) -> Manifest:
+    """The version with a coarser scale, and usual errors that fit it."""
+    moments = manifest.moments
+    coarser = msgspec.structs.replace(moments, m2=moments.m2 * factor**2, step=np.zeros(0))
+    made = with_settings(replace(manifest, moments=coarser), scaling={"by": "fleet", "clip": 10.0})
+    errors = score_windows(made.architecture, made.weights, made.scaler.apply(rows(4000))).residuals
+    return replace(made, residuals=errors)
+
+
+def test_a_version_with_a_coarse_scale_does_not_keep_out_the_next_ones() -> None:
+    rule, events = ThresholdRule(None, 1e-3), normal_events(600)
+    coarse, honest = scaled(version(2), 10.0), scaled(version(3), 1.0)
+    assert run_trial(honest, events, rule, coarse, 10.0, try_faults=True).rejection is None
+    assert run_trial(coarse, events, rule, honest, 10.0).rejection is None
+    worse = scaled(version(4, scale=8.0), 10.0)
+    assert "times that of version 3" in str(run_trial(worse, events, rule, honest, 10.0).rejection)
+
+
+def test_a_version_with_a_scale_so_fine_that_faults_are_clipped_is_refused() -> None:
+    rule, events, honest = ThresholdRule(None, 1e-3), normal_events(600), scaled(version(1), 1.0)
+    fine = scaled(version(2), 0.1)
+    reason = run_trial(fine, events, rule, honest, 10.0, try_faults=True).rejection
+    assert reason is not None and "synthetic faults that version 1 finds" in reason
 
 
 def tried(new: Manifest, fixed: float | None = None) -> str | None:

@@ -181,6 +181,9 @@ def test_another_format_is_named(number: int, problem: str) -> None:
     ("settings", "problem"),
     [
         ({"training": {"epochs": 0}}, "setting 'training.epochs'"),
+        ({"training": {"epochs": 10**9}}, "setting 'training.epochs'"),
+        ({"training": {"batch_size": 10**9}}, "setting 'training.batch_size'"),
+        ({"scoring": {"personal_epochs": 10**9}}, "setting 'scoring.personal_epochs'"),
         ({"scoring": {"novelty": True}}, "setting 'scoring.novelty'"),
         ({"oracle": {}}, "setting 'oracle'"),
         ({"scaling": 3}, "setting 'scaling'"),
@@ -204,6 +207,13 @@ def test_a_field_of_another_kind_is_refused_or_harmless(field: str) -> None:
         except Exception as error:
             pytest.fail(f"{field} = {value!r}: {type(error).__name__}: {error}")
         assert value == FIELDS[field], f"{field} = {value!r} was accepted"
+
+
+@pytest.mark.parametrize("field", ["version", "count"])
+@pytest.mark.parametrize("value", [2**62, 2**63, 10**30])
+def test_a_number_out_of_range_is_refused_before_anything_computes_with_it(field: str, value: int) -> None:
+    with pytest.raises(ManifestError, match=f"'{field}'"):
+        Manifest.unpack(sealed({**FIELDS, field: value}))
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS["architecture"]))

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from common.model.manifest import Manifest
 from common.model.residuals import Residuals
+from common.model.scoring import score_windows
 from common.model.synthetic_faults import (
     KINDS,
     MAX_FEATURES,
@@ -16,7 +18,7 @@ from common.model.synthetic_faults import (
     SyntheticFaults,
     lost_faults,
 )
-from tests.client.sample_versions import rows, version
+from tests.client.sample_versions import rows, version, with_settings
 
 
 def faults(window: int = 1, windows: int = 24) -> SyntheticFaults:
@@ -56,6 +58,23 @@ def test_a_network_that_returns_its_input_has_lost_all_faults() -> None:
 
 def test_a_threshold_out_of_reach_loses_all_faults() -> None:
     assert lost(version(1), version(1), threshold=1e9) is not None
+
+
+def scaled_finer(manifest: Manifest, factor: float, clip: float | None) -> Manifest:
+    """The version with spreads divided by a factor, and usual errors that fit it."""
+    moments = manifest.moments
+    finer = msgspec.structs.replace(moments, m2=moments.m2 / factor**2, step=np.zeros(0))
+    made = with_settings(replace(manifest, moments=finer), scaling={"by": "fleet", "clip": clip})
+    scaled = made.scaler.apply(rows(4000))
+    return replace(made, residuals=score_windows(made.architecture, made.weights, scaled).residuals)
+
+
+def test_a_scale_so_fine_that_faults_are_clipped_has_lost_them() -> None:
+    current, some = scaled_finer(version(1), 1.0, 10.0), faults()
+    for factor, clip, found in ((0.5, 10.0, True), (1.2, 10.0, True), (4.0, None, True), (4.0, 10.0, False)):
+        new = scaled_finer(version(2), factor, clip)
+        assert (some.clipped_by(new, 10.0, current, 10.0) is None) is found, (factor, clip)
+        assert lost(current, new, 10.0) is None, "their size is not what hides them"
 
 
 def test_a_feature_that_does_not_count_in_the_score_is_named() -> None:

@@ -10,9 +10,9 @@ from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.residuals import Residuals
-from common.model.scoring import version_scores
+from common.model.scoring import score_windows, version_scores
 from server.versions.canary import MAX_AGE, MIN_SCORES, BlindVersionError, Canary, _measured
-from tests.client.sample_versions import rows, version
+from tests.client.sample_versions import rows, version, with_settings
 
 
 def fleet_version(number: int, seed: int = 1) -> Manifest:
@@ -109,6 +109,23 @@ def test_moments_that_are_renewed_by_little_do_not_cost_another_measurement() ->
     third = replace(second, version=3, moments=moved(newest, 3.0))
     canary.check(third, third)
     assert canary._reference is not first
+
+
+def finer(version: Manifest, factor: float) -> Manifest:
+    """The version with a scale that is finer by a factor, clipped at the same number, and its scores."""
+    moments = structs.replace(version.moments, m2=version.moments.m2 / factor**2, step=np.zeros(0))
+    made = with_settings(replace(version, moments=moments), scaling={"by": "fleet", "clip": 10.0})
+    scaled = made.scaler.apply(rows(4000, seed=9))
+    usual = score_windows(made.architecture, made.weights, scaled).residuals
+    made = replace(made, residuals=usual)
+    return replace(made, scores=ScoreHistogram.of(version_scores(made, scaled)))
+
+
+def test_a_scale_so_fine_that_faults_are_clipped_is_blindness() -> None:
+    newest = finer(fleet_version(1), 1.0)
+    Canary().check(newest, finer(fleet_version(2), 1.1))
+    with pytest.raises(BlindVersionError, match="that version 1 finds"):
+        Canary().check(newest, finer(fleet_version(2), 6.0))
 
 
 def moved(version: Manifest, spreads: float) -> Moments:
