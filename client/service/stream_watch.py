@@ -17,6 +17,8 @@ from common.settings import LiveSettings
 
 MIN_SILENT_EVENTS = 30
 """Events in a row without a value after which a sensor can be silent."""
+MAX_STEP_SHARE = 0.1
+"""Part of `sensor_silent_s` that the time between two events counts at most: the stream's clock may jump."""
 MIN_PRESENT_SHARE = 0.5
 """A sensor is usually present if it had a value in this share of the events before."""
 MIN_SILENT_INTERVALS = 20
@@ -67,6 +69,10 @@ class StreamWatch:
         """Number of newest events in which it had none."""
         self._missing_since = np.zeros(len(features), np.float64)
         """Time of the first of these, in seconds since 1970."""
+        self._missing_from = np.zeros(len(features), np.float64)
+        """The same in seconds of the stream (`_seconds`)."""
+        self._newest: tuple[float, float] | None = None
+        """Time of the newest event, in seconds since 1970 and in seconds of the stream."""
         self._runs = ValueRuns(len(features))
         self._last_event = now
         self._gaps: deque[float] = deque(maxlen=51)
@@ -103,10 +109,29 @@ class StreamWatch:
         notices = self._look_at_stream(new, now)
         notices += self._look_at_refusals(new, refused - self._refused, newest_refusal, now)
         if len(events.rows):
-            notices += self._look_at_sensors(np.isnan(events.rows), events.times)
-            notices += self._look_at_runs(events.rows, events.times)
+            times = self._seconds(events.times)
+            notices += self._look_at_sensors(np.isnan(events.rows), times)
+            notices += self._look_at_runs(events.rows, times)
         self._count, self._refused = recent.count, refused
         return notices
+
+    def _seconds(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the times of new events also in seconds of the stream, by a clock that does not jump.
+
+        It stands still while the stream's clock goes back, and a step of that counts for a part of
+        `sensor_silent_s` at most.
+
+        Args:
+            times: Seconds since 1970, shape (n,), n at least 1.
+
+        Returns:
+            Shape (n, 2): the times, and the seconds of the stream.
+        """
+        newest, passed_s = self._newest or (float(times[0]), 0.0)
+        most = MAX_STEP_SHARE * self._settings.sensor_silent_s
+        seconds = passed_s + np.cumsum(np.clip(np.diff(times, prepend=newest), 0.0, most))
+        self._newest = float(times[-1]), float(seconds[-1])
+        return np.stack([times, seconds], axis=1)
 
     def _look_at_stream(self, new: int, now: Moment) -> list[Notice]:
         silent_s = now.clock_s - self._last_event.clock_s
@@ -163,12 +188,12 @@ class StreamWatch:
             further = int(np.argmin(missing[:, i]))  # events until the first value
             events = int(self._missing_run[i]) + further
             text = f"'{key[1]}' has values again, after {events} events without"
-            notices += self._end(key, float(times[further]), events, text)
-        self._missing_since[fresh] = times[len(times) - trailing[fresh]]
+            notices += self._end(key, float(times[further, 0]), events, text)
+        self._missing_since[fresh], self._missing_from[fresh] = times[len(times) - trailing[fresh]].T
         self._missing_run = np.where(whole, self._missing_run + len(missing), trailing)
         self._present += (~missing).sum(axis=0)
         long = (self._missing_run >= MIN_SILENT_EVENTS) & (
-            times[-1] - self._missing_since >= self._settings.sensor_silent_s
+            times[-1, 1] - self._missing_from >= self._settings.sensor_silent_s
         )
         before = self._count + len(missing) - self._missing_run
         for i in map(int, np.flatnonzero(long)):
@@ -187,9 +212,9 @@ class StreamWatch:
         }
         notices: list[Notice] = []
         for key in [key for key in self._problems if key[0] == "sensor_stuck" and key not in unusual]:
-            notices += self._end(key, float(times[-1]), len(rows), f"'{key[1]}' changes again")
+            notices += self._end(key, float(times[-1, 0]), len(rows), f"'{key[1]}' changes again")
         for key, run in unusual.items():
-            if times[-1] - run.since >= self._settings.sensor_silent_s:
+            if times[-1, 1] - run.from_s >= self._settings.sensor_silent_s:
                 text = (
                     f"'{key[1]}' has been {run.value:g} in the last {run.events} events; before, it was "
                     f"never the same in more than {run.longest}"
@@ -206,10 +231,15 @@ class StreamWatch:
         return [self._notice(key, started, None, events, text)]
 
     def _end(self, key: _Key, ended: float, events: int, text: str) -> list[Notice]:
-        """Forget a problem, and return the notice that it has ended if there was one that it began."""
+        """Forget a problem, and return the notice that it has ended if there was one that it began.
+
+        A clock that was set back during a problem does not let it end before it began.
+        """
         self._problems.pop(key, None)
         started = self._open.pop(key, None)
-        return [self._notice(key, started, ended, events, text)] if started is not None else []
+        if started is None:
+            return []
+        return [self._notice(key, started, max(started, ended), events, text)]
 
     def _notice(self, key: _Key, started: float, ended: float | None, events: int, text: str) -> Notice:
         content = f"{self._client}/{key[0]}/{key[1]}/{started!r}"

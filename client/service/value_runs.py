@@ -29,6 +29,8 @@ class Run(NamedTuple):
     events: int
     since: float
     """Time of its first event, in seconds since 1970."""
+    from_s: float
+    """The same in seconds of the stream, which do not jump."""
     longest: int
     """Events of the longest run before."""
 
@@ -49,7 +51,8 @@ class ValueRuns:
         """The newest value of each feature; NaN before the first."""
         self._run = np.zeros(features, np.int64)
         """Number of newest events with this value."""
-        self._since = np.zeros(features, np.float64)
+        self._since = np.zeros((features, 2), np.float64)
+        """Of the first of these events, both times that `add` gets."""
         self._longest = np.zeros(features, np.int64)
         self._lowest = np.full(features, np.inf, np.float32)
         self._highest = np.full(features, -np.inf, np.float32)
@@ -59,7 +62,7 @@ class ValueRuns:
 
         Args:
             rows: Shape (n, features), n at least 1; NaN where a value is missing.
-            times: Their times in seconds since 1970, shape (n,).
+            times: Their times in seconds since 1970, and in seconds of the stream: shape (n, 2).
         """
         values = np.ascontiguousarray(np.concatenate([self._last[None], rows]).T)  # a row for each feature
         ended = values[:, 1:] != values[:, :-1]  # also by a missing value, which is equal to none
@@ -80,7 +83,7 @@ class ValueRuns:
         lengths = np.where(ended, number - starts[:, :-1], 0)
         self._longest = np.maximum(self._longest, lengths.max(axis=1))
         newest = starts[:, -1]
-        self._since = np.where(newest >= 0, times[np.maximum(newest, 0)], self._since)
+        self._since = np.where(newest[:, None] >= 0, times[np.maximum(newest, 0)], self._since)
         self._run = len(rows) - newest
 
     def unusual(self) -> list[Run]:
@@ -100,6 +103,6 @@ class ValueRuns:
             & (self._last < self._highest)
         )
         return [
-            Run(i, float(self._last[i]), int(self._run[i]), float(self._since[i]), int(self._longest[i]))
+            Run(i, float(self._last[i]), int(self._run[i]), *self._since[i].tolist(), int(self._longest[i]))
             for i in map(int, np.flatnonzero(chosen))
         ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from client.buffers.recent_events import RecentEvents
 from client.service.stream_watch import Moment, StreamWatch
@@ -17,10 +18,12 @@ class Stream:
     def __init__(self, interval_s: float = 10.0) -> None:
         self.recent = RecentEvents(2)
         self.interval_s, self.now, self.refused = interval_s, 0.0, 0
+        self.events_ahead_s = self.machine_ahead_s = 0.0
+        """By how much the times of events and the machine's clock are wrong."""
         self.watch = StreamWatch("edge", ("temp", "flow"), LiveSettings(), self.moment())
 
     def moment(self) -> Moment:
-        return Moment(1000 + self.now, START + self.now)
+        return Moment(1000 + self.now, START + self.now + self.machine_ahead_s)
 
     def pass_time(self, seconds: float) -> list[Notice]:
         self.now += seconds
@@ -34,7 +37,8 @@ class Stream:
         for _ in range(count):
             self.now += self.interval_s
             slot = self.recent.count % self.recent.size
-            self.recent.rows[slot], self.recent.times[slot] = row, START + self.now
+            self.recent.rows[slot] = row
+            self.recent.times[slot] = START + self.now + self.events_ahead_s
             self.recent.count += 1
             notices += self.look()
         return notices
@@ -187,3 +191,73 @@ def test_a_run_as_long_as_an_earlier_one_is_usual_and_a_missing_value_is_none() 
     assert stream.send(60, 3, i % 5) == []
     assert "sensor_stuck" in {notice.kind for notice in stream.send(40, 3, 9)}
     assert {notice.kind for notice in stream.send(300, NAN, 9)} == {"sensor_silent", "sensor_stuck"}
+
+
+JUMPS = (3600.0, -3600.0, 10 * 365 * 86400.0, -10 * 365 * 86400.0)
+"""Seconds by which a clock is set: by an hour and by ten years, forwards and backwards."""
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+def test_a_jump_of_the_stream_s_clock_neither_makes_a_sensor_silent_nor_hides_that_it_is(jump: float) -> None:
+    stream = Stream(interval_s=0.1)
+    stream.send(100, 1, 2)
+    assert stream.send(100, 1, NAN) == [], "10 s without a value"
+    stream.events_ahead_s = jump
+    assert stream.send(400, 1, NAN) == [], "50 s"
+    (notice,) = stream.send(150, 1, NAN)
+    assert (notice.kind, notice.started) == ("sensor_silent", pytest.approx(START + 10.1))
+    (back,) = stream.send(1, 1, 2)
+    assert back.id == notice.id and back.ended is not None and back.ended >= notice.started
+    assert stream.watch.problems() == []
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+def test_a_jump_of_the_stream_s_clock_neither_makes_a_sensor_stuck_nor_hides_that_it_is(jump: float) -> None:
+    stream = Stream(interval_s=0.1)
+    for i in range(4000):
+        stream.send(1, i % 7, -i)
+    assert stream.send(100, 3, -i) == []
+    stream.events_ahead_s = jump
+    assert kinds(stream.send(400, 3, -i)) == [], "50 s with the same value"
+    (notice,) = stream.send(150, 3, -i)
+    assert (notice.kind, notice.started) == ("sensor_stuck", pytest.approx(START + 400.1))
+    (back,) = stream.send(1, 4, 1)
+    assert back.id == notice.id and back.ended is not None and back.ended >= notice.started
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+def test_a_jump_of_the_machine_s_clock_neither_makes_a_stream_silent_nor_hides_that_it_is(
+    jump: float,
+) -> None:
+    stream = Stream()
+    stream.send(100, 1, 2)
+    stream.machine_ahead_s = stream.events_ahead_s = jump  # events without a timestamp have the machine's
+    assert stream.look() == []
+    assert stream.pass_time(590) == []
+    (notice,) = stream.pass_time(20)
+    assert (notice.kind, notice.started) == ("stream_silent", START + 1000)
+    (back,) = stream.send(1, 1, 2)
+    assert back.id == notice.id and back.ended is not None and back.ended >= notice.started
+    assert stream.send(500, 1, 2) == []
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+def test_a_jump_of_the_machine_s_clock_during_a_silence_ends_it_at_the_next_event(jump: float) -> None:
+    stream = Stream()
+    stream.send(100, 1, 2)
+    assert kinds(stream.pass_time(620)) == [("stream_silent", False)]
+    stream.machine_ahead_s = stream.events_ahead_s = jump
+    assert stream.pass_time(60) == []
+    assert stream.watch.problems() == ["no event for 11 minutes; usually one every 10 s"]
+    (back,) = stream.send(1, 1, 2)
+    assert back.kind == "stream_silent" and back.ended is not None and back.ended >= back.started
+
+
+def test_a_silent_sensor_of_a_clock_that_jumps_to_and_fro_is_reported() -> None:
+    stream = Stream(interval_s=0.1)
+    stream.send(100, 1, 2)
+    notices = []
+    for i in range(80):
+        stream.events_ahead_s = -3600.0 if i % 2 else 0.0
+        notices += stream.send(10, 1, NAN)
+    assert kinds(notices) == [("sensor_silent", False)]

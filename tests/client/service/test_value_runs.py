@@ -16,16 +16,10 @@ def test_batches_give_the_same_runs_as_single_events(batch: int) -> None:
     rows[:, 1] = rng.integers(0, 3, 900)
     rows[rng.random(900) < 0.3, 2] = NAN
     rows[860:, 3] = 0.125
-    times = np.arange(900.0)
+    times = np.stack([1e9 + np.arange(900.0), np.arange(900.0)], axis=1)
     runs = ValueRuns(4)
     for start in range(0, 900, batch):
         runs.add(rows[start : start + batch], times[start : start + batch])
     first, second = runs.unusual()
-    assert (first.feature, first.value, first.events, first.since, first.longest) == (0, 0.25, 300, 600.0, 10)
-    assert (second.feature, second.value, second.events, second.since, second.longest) == (
-        3,
-        0.125,
-        40,
-        860.0,
-        1,
-    )
+    assert first == (0, 0.25, 300, 1e9 + 600, 600, 10)
+    assert second == (3, 0.125, 40, 1e9 + 860, 860, 1)
