@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 TIMEOUT_S = 10.0
-"""Longest time that a delivery may take."""
+"""Timeout of each step of a delivery."""
 
 
 class RefusedError(OSError):

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -114,6 +115,27 @@ def test_the_pause_that_the_receiver_asks_for(
     assert caught.value.after_s == seconds
 
 
+def test_a_date_counts_by_the_clock_of_the_receiver(server: Server) -> None:
+    server.http.RequestHandlerClass.date_time_string = lambda *_: "Thu, 01 Jan 2099 00:00:00 GMT"  # type: ignore[attr-defined]
+    server.status, server.headers = 503, {"Retry-After": "Thu, 01 Jan 2099 00:02:00 GMT"}
+    with pytest.raises(NotYetError) as caught:
+        open_sink(f"http://{server.place}/hook").deliver(b"{}")
+    assert caught.value.after_s == 120
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+def test_a_refusal_with_a_pause_is_a_refusal(server: Server, status: int) -> None:
+    server.status, server.headers = status, {"Retry-After": "5"}
+    with pytest.raises(RefusedError, match=f"answered {status}"):
+        open_sink(f"http://{server.place}/hook").deliver(b"{}")
+
+
+def test_a_redirect_that_is_not_followed_is_named(server: Server) -> None:
+    server.moved = {"/hook": (301, "https://elsewhere.example/hook")}
+    with pytest.raises(OSError, match=r"answered 301 .* https://elsewhere\.example/hook"):
+        open_sink(f"http://{server.place}/hook").deliver(b"{}")
+
+
 @pytest.mark.parametrize("header", ["", "soon", "-5", "1e3"])
 def test_an_unreadable_pause_is_ignored(server: Server, header: str) -> None:
     server.status, server.headers = 429, {"Retry-After": header}
@@ -195,6 +217,85 @@ def test_a_server_that_never_answers() -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
         with pytest.raises(OSError, match=f"webhook {url}: timed out"):
             WebhookSink(url, timeout_s=0.1).deliver(b"{}")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A key and a certificate of this host."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    options = "-x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 2 -subj /CN=127.0.0.1"
+    files = ["-keyout", str(tmp_path / "k.pem"), "-out", str(tmp_path / "c.pem")]
+    subprocess.run(
+        ["openssl", "req", *options.split(), "-addext", "subjectAltName=IP:127.0.0.1", *files],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return tmp_path / "k.pem", tmp_path / "c.pem"
+
+
+ENDLESS = {
+    "status": (b"", b"x"),
+    "interim answers": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "header": (b"HTTP/1.1 500 no\r\nx: ", b"y"),
+    "headers": (b"HTTP/1.1 500 no\r\n", b""),
+}
+"""Answers without an end: a beginning, and what comes again and again after it."""
+
+
+class Trickler:
+    """A server that sends a little again and again, so that no single wait of a client is long."""
+
+    def __init__(self, beginning: bytes, more: bytes, context: ssl.SSLContext | None) -> None:
+        self._beginning, self._more, self._context = beginning, more, context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        accepted, _ = self._listener.accept()
+        if self._context is not None:
+            accepted = self._context.wrap_socket(accepted, server_side=True)
+        with suppress(OSError), accepted:
+            accepted.recv(1 << 16)
+            accepted.sendall(self._beginning)
+            while not self._stop.wait(0.02):
+                accepted.sendall(self._more)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("part", ENDLESS)
+def test_a_server_whose_answer_never_ends(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, part: str, tls: bool
+) -> None:
+    context = None
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate[1], certificate[0])
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[1]))
+    server = Trickler(*ENDLESS[part], context)
+    threads = threading.active_count()
+    try:
+        url = f"http{'s' if tls else ''}://127.0.0.1:{server.port}/hook"
+        with pytest.raises(OSError, match=r"no answer within 0\.3 s|timed out|answered 500"):
+            WebhookSink(url, timeout_s=0.1).deliver(b"{}")
+        assert threading.active_count() == threads
+    finally:
+        server.close()
+
+
+def test_an_accepting_answer_whose_body_never_ends_accepts() -> None:
+    server = Trickler(b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n", b"x", None)
+    try:
+        WebhookSink(f"http://127.0.0.1:{server.port}/hook", timeout_s=0.1).deliver(b"{}")
+    finally:
+        server.close()
 
 
 def test_a_server_that_speaks_no_http() -> None:
