@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, BinaryIO
+
+MAX_CONNECTIONS = 32
+"""For a further connection, the one that has been open for the longest time is closed."""
+MAX_HEAD_BYTES = 32 * 1024
+"""Bytes of a request that are read; its body is not."""
 
 Page = Callable[[], tuple[HTTPStatus, str, bytes]]
 """Returns the status code, the content type and the body; called in a thread of its own for each request."""
@@ -27,6 +36,10 @@ class HttpServer:
         class Handler(BaseHTTPRequestHandler):
             timeout = 10
 
+            def setup(self) -> None:
+                super().setup()
+                self.rfile: Any = _Head(self.rfile)
+
             def do_GET(self) -> None:
                 page = pages.get(self.path.partition("?")[0])
                 if page is None:
@@ -45,8 +58,7 @@ class HttpServer:
             def log_message(self, *arguments: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
+        self._server = _LimitedServer((host, port), Handler)
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, name="status", daemon=True)
         self._thread.start()
@@ -55,3 +67,60 @@ class HttpServer:
         """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _LimitedServer(ThreadingHTTPServer):
+    """A server with a thread for each of at most `MAX_CONNECTIONS` connections."""
+
+    daemon_threads = True
+    request_queue_size = 128  # of the usual 5, a burst of connections costs seconds
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open: OrderedDict[socket.socket, None] = OrderedDict()
+        self._lock = threading.Lock()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection in a thread; first make room for it."""
+        with self._lock:
+            if len(self._open) >= MAX_CONNECTIONS:
+                oldest, _ = self._open.popitem(last=False)
+                with suppress(OSError):  # its thread closes it
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection that has been answered."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a connection that breaks off."""
+
+
+class _Head:
+    """The head of a request, of which `MAX_HEAD_BYTES` are read; the lines after them are empty.
+
+    Args:
+        file: The file of the connection.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._left = file, MAX_HEAD_BYTES
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed."""
+        return self._file.closed
+
+    def readline(self, size: int = -1) -> bytes:
+        """Return the next line, or its first `size` bytes."""
+        line = self._file.readline(self._left if size < 0 else min(size, self._left))
+        self._left -= len(line)
+        return line
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

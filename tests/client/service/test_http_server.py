@@ -1,0 +1,64 @@
+"""The door of a detector for probes: it answers under idle, slow and oversized connections."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http import HTTPStatus
+
+import pytest
+
+from client.service.http_server import MAX_CONNECTIONS, MAX_HEAD_BYTES, HttpServer
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def server() -> Iterator[HttpServer]:
+    opened = HttpServer("127.0.0.1", 0, {"/healthz": lambda: (HTTPStatus.OK, "text/plain", b"well")})
+    yield opened
+    opened.close()
+
+
+def get(server: HttpServer) -> bytes:
+    url = f"http://127.0.0.1:{server.port}/healthz"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        content: bytes = answer.read()
+    return content
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /healthz HTTP/1.1\r\nx: "], ids=["idle", "in a header"])
+def test_a_probe_is_answered_under_more_connections_than_are_allowed(
+    server: HttpServer, begun: bytes
+) -> None:
+    before = most = threading.active_count()
+    with ExitStack() as stack:
+        for number in range(10 * MAX_CONNECTIONS):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+            connection.sendall(begun)
+            if number % 40 == 39:
+                assert get(server) == b"well"
+            most = max(most, threading.active_count())
+        assert most - before <= 2 * MAX_CONNECTIONS, "threads of closed connections end soon, not at once"
+        assert get(server) == b"well"
+    assert eventually(lambda: threading.active_count() <= before)
+
+
+HEADS = [b"GET /" + b"x" * 65_000, b"GET /healthz HTTP/1.1\r\n" + b"x: y\r\n" * 90_000]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=["request line", "headers"])
+def test_a_head_without_an_end_is_not_read_to_its_end(server: HttpServer, head: bytes) -> None:
+    assert len(head) > MAX_HEAD_BYTES
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        received = b""
+        try:
+            connection.sendall(head)
+            while part := connection.recv(1 << 16):
+                received += part
+        except ConnectionError:  # it was closed while this side still sent
+            pass
+    assert len(received) < 1000
+    assert get(server) == b"well"
