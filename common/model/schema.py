@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -13,6 +14,9 @@ import msgspec
 from common.bounds import MAX_FEATURE_NAME, FeatureNames
 from common.display import shortened
 from common.errors import UserError
+
+MAX_NAMED, MAX_SHOWN = 10, 60
+"""Names in an error, and characters of each: the names are a client's, and may be 65,536."""
 
 
 class SchemaError(UserError):
@@ -50,8 +54,8 @@ class Schema(msgspec.Struct, frozen=True, dict=True, array_like=True, forbid_unk
                 f"expected Unicode text of at most {MAX_FEATURE_NAME} characters"
             )
         if len(set(self.features)) < len(self.features):
-            twice = sorted({name for name in self.features if self.features.count(name) > 1})
-            raise SchemaError(f"features named twice: {', '.join(twice)}")
+            twice = sorted(name for name, number in Counter(self.features).items() if number > 1)
+            raise SchemaError(f"features named twice: {_listed(twice)}")
 
     def __len__(self) -> int:
         return len(self.features)
@@ -69,11 +73,13 @@ class Schema(msgspec.Struct, frozen=True, dict=True, array_like=True, forbid_unk
         Raises:
             SchemaError: a feature is missing, or a column is not a feature.
         """
-        missing = [name for name in self.features if name not in columns]
-        extra = [name for name in columns if name not in self.features]
+        position = {name: len(columns) - 1 - i for i, name in enumerate(reversed(columns))}
+        own = frozenset(self.features)
+        missing = [name for name in self.features if name not in position]
+        extra = [name for name in columns if name not in own]
         if missing or extra:
             parts = [
-                f"{word} {', '.join(map(repr, names))}"
+                f"{word} {_listed(names)}"
                 for word, names in (("missing", missing), ("extra", extra))
                 if names
             ]
@@ -82,7 +88,13 @@ class Schema(msgspec.Struct, frozen=True, dict=True, array_like=True, forbid_unk
             raise SchemaError(
                 f"columns differ from the federation's {len(self)} features: {'; '.join(parts)}"
             )
-        return [columns.index(name) for name in self.features]
+        return [position[name] for name in self.features]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names in quotes, shortened, and how many there are more."""
+    shown = ", ".join(repr(shortened(name, MAX_SHOWN)) for name in names[:MAX_NAMED])
+    return shown + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
 
 
 def _form(name: str) -> str:

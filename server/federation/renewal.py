@@ -14,6 +14,7 @@ from msgspec import structs
 
 from common.model.manifest import Manifest
 from common.model.moments import Moments
+from common.model.schema import Schema
 from common.protocol.messages import Description
 from server.federation.replies import AdmittedReply
 from server.versions.influence import merged_moments
@@ -36,8 +37,9 @@ def fleet_moments(features: Sequence[str], descriptions: Iterable[Description]) 
         features: Names of the fleet's features, in the order of the result.
         descriptions: The clients' descriptions, with these features in any order.
     """
+    schema = Schema(tuple(features))
     parts = [
-        d.moments.take([d.schema.features.index(name) for name in features])
+        d.moments.take(schema.align(d.schema.features))
         for d in sorted(descriptions, key=lambda d: d.client)
         if d.moments is not None
     ]

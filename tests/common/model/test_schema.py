@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.bounds import MAX_FEATURES
 from common.model.schema import Schema, SchemaError
 
 NAMES = st.lists(st.text(max_size=8), min_size=1, max_size=12, unique=True)
@@ -57,5 +59,20 @@ def test_a_schema_without_features_is_refused() -> None:
 
 
 def test_features_named_twice_are_refused() -> None:
-    with pytest.raises(SchemaError, match=r"^features named twice: a, b$"):
+    with pytest.raises(SchemaError, match=r"^features named twice: 'a', 'b'$"):
         Schema(("b", "a", "b", "c", "a"))
+
+
+def test_errors_about_many_long_names_are_short_and_quick() -> None:
+    """A client may send so many. Comparing each with each would take minutes."""
+    many = [f"{i}{'x' * 1000}" for i in range(MAX_FEATURES)]
+    others = [f"other {name}" for name in many]
+    started = time.process_time()
+    with pytest.raises(SchemaError) as differ:
+        Schema(tuple(many)).align(others)
+    with pytest.raises(SchemaError) as twice:
+        Schema((*many[: MAX_FEATURES // 2], *many[: MAX_FEATURES // 2]))
+    assert Schema(tuple(many)).align(many[::-1]) == list(range(MAX_FEATURES))[::-1]
+    assert time.process_time() - started < 10
+    assert len(str(differ.value)) < 2000 and "and 65526 more" in str(differ.value)
+    assert len(str(twice.value)) < 1000 and "and 32758 more" in str(twice.value)
