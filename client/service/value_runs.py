@@ -103,6 +103,13 @@ class ValueRuns:
             & (self._last < self._highest)
         )
         return [
-            Run(i, float(self._last[i]), int(self._run[i]), *self._since[i].tolist(), int(self._longest[i]))
+            Run(
+                i,
+                float(self._last[i]),
+                int(self._run[i]),
+                float(self._since[i, 0]),
+                float(self._since[i, 1]),
+                int(self._longest[i]),
+            )  # fmt: skip
             for i in map(int, np.flatnonzero(chosen))
         ]
