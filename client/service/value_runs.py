@@ -102,14 +102,9 @@ class ValueRuns:
             & (self._last > self._lowest)
             & (self._last < self._highest)
         )
-        return [
-            Run(
-                i,
-                float(self._last[i]),
-                int(self._run[i]),
-                float(self._since[i, 0]),
-                float(self._since[i, 1]),
-                int(self._longest[i]),
-            )  # fmt: skip
-            for i in map(int, np.flatnonzero(chosen))
-        ]
+        return [self._newest_run(i) for i in map(int, np.flatnonzero(chosen))]
+
+    def _newest_run(self, feature: int) -> Run:
+        since, from_s = self._since[feature].tolist()
+        events, longest = int(self._run[feature]), int(self._longest[feature])
+        return Run(feature, float(self._last[feature]), events, since, from_s, longest)
