@@ -7,24 +7,29 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from client.buffers.training_buffer import read_schema, write_schema
 from client.data.columns import Content, Kind, choose_columns
 from client.data.files.partitions import read_partition
 from client.data.streams.decoding import Decoder
+from client.data.streams.schema import SchemaResolver
+from client.detection.detector import Detector
 from client.service.status import DetectorStatusServer
 from common.model.manifest import Manifest
 from common.model.moments import Moments
-from common.model.schema import Schema, SchemaError
+from common.model.schema import Schema, SchemaError, is_text
 from common.model.version_settings import VersionSettings
 from common.model.weights import Architecture
 from common.protocol.alerts import Alert, Cause, Notice
-from common.settings import DataSettings, Settings
+from common.settings import DataSettings, LiveSettings, Settings
 from tests.client.service.test_status import STATUS, get
 from tests.names import NAMES, NO_NAMES
 
@@ -111,3 +116,27 @@ def test_names_that_differ_only_in_case_or_form_are_distinguished() -> None:
     with pytest.raises(SchemaError) as caught:
         Schema(("temp\u00e9rature",)).align(["tempe\u0301rature"])
     assert "the same letters" in str(caught.value)
+
+
+ANY_NAME = st.text(st.characters(exclude_categories=[]), max_size=12) | st.sampled_from(NAMES + NO_NAMES)
+"""Any characters, also controls, marks of direction and halves of surrogate pairs."""
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ANY_NAME, min_size=1, max_size=6, unique=True), st.randoms(use_true_random=False))
+def test_any_names_in_a_stream_are_features_or_left_out_with_a_reason(names: list[str], draw: Random) -> None:
+    events = [{"ts": 1e9 + i, **{name: draw.random() for name in names}} for i in range(20)]
+    lines = [json.dumps(event).encode() for event in events]
+    resolver = SchemaResolver(DataSettings(), None, lambda: None, lambda: None)
+    schema, waiting = resolver.from_stream(lines)
+    assert resolver.columns is not None or resolver.problem is not None
+    if schema is None:
+        return
+    assert resolver.columns is not None
+    left_out = {*resolver.columns.ignored, resolver.columns.time}
+    assert {*schema.features} | left_out >= {name for name in names if is_text(name)}
+    detector = Detector("edge", schema, DataSettings(), LiveSettings())
+    outcome = detector.step(waiting, 0.0)
+    assert len(outcome.verdicts) == 20 and not outcome.refused
+    given = [[event[name] for name in schema.features] for event in events]
+    np.testing.assert_allclose(detector.recent.rows[:20], given, rtol=1e-6, atol=1e-30)
