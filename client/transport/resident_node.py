@@ -165,7 +165,7 @@ class ResidentNode:
                 connection.heartbeat()
             except (UnreachableError, AccessDeniedError) as error:
                 log.debug("heartbeat missed reason=%s", error)
-            except (UnknownNodeError, RequestRefusedError):
+            except (UnknownNodeError, RequestRefusedError, RunEndedError):
                 self._must_register.set()
             wait_s = heartbeat_wait_s(time.monotonic() - started, wait_s, HEARTBEAT_INTERVAL_S)
 
