@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from client.connectors.sinks import Sink
-from client.connectors.sinks.contract import NotYetError, RefusedError, reason
+from client.connectors.sinks.contract import AnsweredError, NotYetError, RefusedError, reason
 from common.backoff import retry_interval_s
 from common.formats.files import write_atomic
 
@@ -25,6 +25,8 @@ DAMAGED = "damaged"
 """Folder in the spool for files that are not notices."""
 REFUSED = "refused"
 """Folder in the spool for notices that the sink refuses. They are sent again when the next process starts."""
+SUSPECT_AFTER, SUSPECT_AMONG = 12, 16
+"""Failed attempts after which another notice is tried (a minute), and the oldest notices it is one of."""
 TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of reading that are not errors of the file."""
 
@@ -61,6 +63,8 @@ class Outbox:
         """Number of the next file; None until the spool has been listed."""
         self._failures = self._damaged = self._refused = 0
         self._refusal = ""
+        self._suspect: int | None = None
+        """The oldest notice, if the sink has taken another one since it last failed; None: it has not."""
         self._pause_s = 0.0
         """The pause that the sink has asked for."""
         self._disk_problem: str | None = None
@@ -201,12 +205,15 @@ class Outbox:
             self._set_refused(number, sequence, error)
             return True
         except Exception as error:  # a defect in a sink must not end the thread
-            if self._sink_problem is None:
-                log.warning("notice not delivered reason=%s", error, exc_info=not isinstance(error, OSError))
-            self._sink_problem = reason(error)
-            self._failures += 1
-            self._pause_s = error.after_s if isinstance(error, NotYetError) else 0.0
-            return False
+            if isinstance(error, AnsweredError) and number is not None and number == self._suspect:
+                self._set_refused(number, sequence, error)
+                return True
+            self._note_failure(error)
+            is_suspect = isinstance(error, AnsweredError) and self._failures >= SUSPECT_AFTER
+            if not is_suspect or number is None or not self._takes_another():
+                return False
+            self._suspect = number  # the sink may be well again: it is tried once more
+            return True
         if notice is not None:
             self._sink_problem, self._failures, self._pause_s = None, 0, 0.0
             self.delivered += 1
@@ -215,6 +222,30 @@ class Outbox:
         else:
             self._pop_unwritten(sequence)
         return True
+
+    def _note_failure(self, error: Exception) -> None:
+        if self._sink_problem is None:
+            log.warning("notice not delivered reason=%s", error, exc_info=not isinstance(error, OSError))
+        self._sink_problem = reason(error)
+        self._failures += 1
+        self._suspect = None
+        self._pause_s = error.after_s if isinstance(error, NotYetError) else 0.0
+
+    def _takes_another(self) -> bool:
+        """Try one of the next notices; return whether the sink takes it."""
+        others = [*self._spooled][1:SUSPECT_AMONG]
+        if not others:
+            return False
+        number = others[self._failures % len(others)]
+        try:
+            notice = self._read(self._path(number))
+            if notice is not None:
+                self._sink.deliver(notice)
+                self.delivered += 1
+        except Exception:  # as the oldest one
+            return False
+        self._remove(number)
+        return notice is not None
 
     def _read(self, path: Path) -> bytes | None:
         """Return the notice in a file of the spool; if it is not one, set the file aside and return None."""
@@ -234,7 +265,7 @@ class Outbox:
             (self._folder / DAMAGED).mkdir(exist_ok=True)
             path.replace(self._folder / DAMAGED / path.name)
 
-    def _set_refused(self, number: int | None, sequence: int, error: RefusedError) -> None:
+    def _set_refused(self, number: int | None, sequence: int, error: OSError) -> None:
         """Set the oldest notice aside; it is lost if it is in memory only, or too many are set aside."""
         if not self._refused:
             log.warning("notice refused spool=%s reason=%s", self._folder, error)
@@ -255,7 +286,7 @@ class Outbox:
         with suppress(OSError):
             self._path(number).unlink(missing_ok=True)
         with self._changed:
-            self._spooled.popleft()
+            self._spooled.remove(number)
             self.lost += lost
 
     def _oldest_unwritten(self) -> tuple[int, bytes] | None:

@@ -25,6 +25,10 @@ class NotYetError(OSError):
         self.after_s = after_s
 
 
+class AnsweredError(OSError):
+    """The receiver answers that it does not have the notice, and not whether the notice is the reason."""
+
+
 class Sink(Protocol):
     """Delivers notices, one at a time, in one thread of the outbox (`client.connectors.outbox`).
 
@@ -38,6 +42,8 @@ class Sink(Protocol):
             OSError: the receiver does not have it, or may not have it; the message names the sink.
             RefusedError: the receiver refuses this notice, so the outbox continues with the next one.
             NotYetError: the receiver names the time of the next attempt.
+            AnsweredError: the receiver answers that something is wrong, perhaps with this notice: after many
+                such answers the outbox tries another one.
         """
         ...
 

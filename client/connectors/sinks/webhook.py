@@ -17,7 +17,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import msgspec
 
 from client.connectors.addresses import Address, AddressError
-from client.connectors.sinks.contract import TIMEOUT_S, NotYetError, RefusedError, reason
+from client.connectors.sinks.contract import TIMEOUT_S, AnsweredError, NotYetError, RefusedError, reason
 from common.display import shortened
 
 TRY_AGAIN = (408, 425, 429)
@@ -126,7 +126,7 @@ class WebhookSink:
             raise NotYetError(answer, after_s)
         if response.status in (301, 302, 303) and location is not None:
             answer += f": set the address that it names, {shortened(location, MAX_ANSWER)}"
-        raise OSError(answer)
+        raise AnsweredError(answer)
 
     def close(self) -> None:
         """Do nothing: no connection is open."""

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import client.connectors.outbox
-from client.connectors.outbox import Outbox
+from client.connectors.outbox import SUSPECT_AFTER, Outbox
 from client.connectors.sinks import open_sink
-from client.connectors.sinks.contract import NotYetError, RefusedError
+from client.connectors.sinks.contract import AnsweredError, NotYetError, RefusedError
 from tests.waiting import eventually
 
 LONG_S = 3600.0
@@ -533,6 +533,42 @@ def test_a_notice_that_the_sink_refuses_is_set_aside_and_the_others_are_delivere
     assert eventually(lambda: outbox.delivered == 1), "it is sent again at the next start"
     assert (again.taken, list((tmp_path / "refused").iterdir()), outbox.problem) == ([second], [], None)
     outbox.close(5)
+
+
+class BrokenFor(FakeSink):
+    """Answers that something is wrong to some notices, or to all."""
+
+    def __init__(self, *notices: bytes, all_until: int = 0) -> None:
+        super().__init__()
+        self.notices, self.all_until = notices, all_until
+
+    def deliver(self, notice: bytes) -> None:
+        if self.attempts < self.all_until or notice in self.notices:
+            self.attempts += 1
+            raise AnsweredError("fake: answered 500")
+        super().deliver(notice)
+
+
+def test_notices_that_the_receiver_cannot_process_do_not_hold_up_the_others(
+    opened: Open, spool: Path
+) -> None:
+    sink = BrokenFor(b'{"n":2}', b'{"n":3}', b'{"n":7}')
+    outbox = opened(sink, 0.001)
+    post(outbox, numbered(1, 40))
+    assert eventually(lambda: outbox.waiting == 0)
+    assert sorted(sink.taken) == sorted({*numbered(1, 40)} - {*sink.notices})
+    assert len(sink.taken) == len({*sink.taken}), "none twice"
+    assert outbox.problem is not None and "fake: answered 500; 3 notices refused, set aside" in outbox.problem
+    assert {path.read_bytes() for path in (spool / "refused").iterdir()} == {*sink.notices}
+
+
+def test_a_receiver_that_was_broken_for_all_gets_all_and_none_is_set_aside(opened: Open, spool: Path) -> None:
+    sink = BrokenFor(all_until=5 * SUSPECT_AFTER)
+    outbox = opened(sink, 0.001)
+    post(outbox, numbered(1, 20))
+    assert eventually(lambda: outbox.waiting == 0)
+    assert sorted(sink.taken) == sorted(numbered(1, 20))
+    assert (outbox.problem, list(spool.glob("refused/*"))) == (None, [])
 
 
 def test_refused_notices_are_bounded(tmp_path: Path) -> None:
