@@ -6,11 +6,13 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from common.config import ConfigError, load, save
 from common.formats.files import private_folder, turn_over
 from common.settings import LogSettings, Settings
+from server.access.audit import AuditLog
 from server.access.client_endpoint import ClientEndpoint
 from server.access.roster import Roster
 from server.federation.first_version import transfer_source
@@ -90,6 +92,7 @@ def serve(settings: Settings, stop: threading.Event) -> str:
                 settings.server.alerts_token,
                 settings.server.status_hosts,
                 lambda client: not roster.is_revoked(client),
+                partial(AuditLog(folder).record, "refused"),
             )
             closing.callback(status_server.close)
         closing.callback(superlink.end)

@@ -58,6 +58,10 @@ HEADERS = {
 }
 
 
+Refused = Callable[[str, str, str], None]
+"""Gets the client that a refused notice names, the reason, and the address that it came from."""
+
+
 class StatusServer:
     """Serves the status of a run from construction until it is closed.
 
@@ -68,6 +72,7 @@ class StatusServer:
         token: The secret that the clients' tokens follow from (`edge_token`); None refuses notices.
         admits: Returns whether a client of this name may post notices; an error means that it is not known.
         hosts: Further names of this server; see `_KnownHosts`.
+        refused: Records a notice with a wrong token, or of a client that was revoked.
 
     Raises:
         OSError: the address is in use, or is not an address of this machine.
@@ -81,12 +86,15 @@ class StatusServer:
         token: str | None = None,
         hosts: Iterable[str] = (),
         admits: Callable[[str], bool] = lambda _: True,
+        refused: Refused = lambda client, reason, peer: None,
     ) -> None:
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         self._web = WebServer(
             "status server",
-            _application(status, history, token, frozenset({host, socket.gethostname(), *hosts}), admits),
+            _application(
+                status, history, token, frozenset({host, socket.gethostname(), *hosts}), admits, refused
+            ),
             host,
             int(port),
             END_WITHIN_S,
@@ -105,6 +113,7 @@ def _application(
     token: str | None,
     hosts: frozenset[str],
     admits: Callable[[str], bool],
+    refused: Refused,
 ) -> Starlette:
     """Return the application; see `StatusServer`."""
     limit = alerts.PostLimit()
@@ -156,9 +165,12 @@ def _application(
             return Response(status_code=400)
         except AlertError as error:
             return PlainTextResponse(f"{error}\n", 422)
+        peer = request.client.host if request.client is not None else "unknown"
         if not hmac.compare_digest(presented, edge_token(token, notice.client).encode()):
+            await run_in_threadpool(refused, notice.client, "a notice with a wrong token", peer)
             return unauthorized(f"wrong token: `flockwatch enroll {notice.client}` on the server prints it")
         if not admits(notice.client):
+            await run_in_threadpool(refused, notice.client, "a notice of a revoked client", peer)
             return PlainTextResponse(f"'{notice.client}' was revoked\n", 403)
         if wait_s := limit.wait_s(notice.client, clock()):
             text = f"more than {alerts.MAX_PER_MINUTE} notices in a minute\n"

@@ -47,9 +47,11 @@ class Served:
         self.history = History(where or folder / "history.sqlite")
         self.status = ServerStatus(folder, lambda: True)
         self.revoked: set[str] = set()
+        self.refused: list[tuple[str, ...]] = []
         self.status_server = StatusServer(
-            f"127.0.0.1:{port}", self.status, self.history, token, hosts, self.admits
-        )
+            f"127.0.0.1:{port}", self.status, self.history, token, hosts, self.admits,
+            lambda *refusal: self.refused.append(refusal),
+        )  # fmt: skip
 
     def ask(
         self, path: str, headers: dict[str, str] | None = None, body: Any = None, method: str | None = None
@@ -209,6 +211,8 @@ def test_an_edge_posts_as_itself_only(served: Served) -> None:
     status, text = served.post(packed(client="edge-7", id="2"), own)
     assert (status, text) == (403, "'edge-7' was revoked\n")
     assert served.post(packed(client="edge-8"))[0] == 204
+    wrong, revoked = "a notice with a wrong token", "a notice of a revoked client"
+    assert served.refused == [("edge-8", wrong, "127.0.0.1"), ("edge-7", revoked, "127.0.0.1")]
     assert {i["client"] for i in served.json("/incidents")["incidents"]} == {"edge-7", "edge-8"}
 
 
