@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from contextlib import suppress
 
 import pytest
 from flwr.app import Error, Message, MessageType
 from flwr.common.constant import ErrorCode
-from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import PULL_INITIAL_BACKOFF
 from flwr.superlink.grid.http_grid import HttpGrid
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from client.transport.errors import RequestRefusedError, RunEndedError, UnreachableError
 from client.transport.fleet_connection import FleetConnection
 from common.flower import packing
 from server.flower.grid import pull_replies, push_inline
 from tests.flower_private.fake_superlink import FakeSuperLink, content, question, received, value_of
+from tests.fuzz.mutations import mutated
 
 
 @pytest.mark.parametrize("inline", [True, False], ids=["inline", "by objects"])
@@ -190,3 +195,24 @@ def test_a_message_whose_objects_are_damaged_does_not_block_the_next(
     push_inline(grid, [question(b"next")])
     assert connection.receive() is None
     assert value_of(received(connection)[0]) == b"next"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**64), inlined=st.booleans())
+def test_a_mutated_answer_is_read_dropped_or_an_error_of_the_connection(
+    superlink: FakeSuperLink, connection: FleetConnection, seed: int, inlined: bool
+) -> None:
+    asked = question(b"x" * 40)
+    proto, tree = packing.inline(asked)
+    if not inlined:
+        proto.ClearField("content")
+    sound = PullMessagesResponse(messages_list=[proto], message_object_trees=[tree]).SerializeToString()
+    superlink.answers["/v1/fleet/pull-messages"] = (200, mutated(sound, random.Random(seed), []))
+    try:
+        connection.receive()
+    except (UnreachableError, RequestRefusedError, RunEndedError) as error:
+        assert str(error)
+    superlink.answers["/v1/fleet/pull-messages"] = (200, PullMessagesResponse().SerializeToString())
+    for _ in range(2):  # a content that is missing is asked for once more
+        with suppress(UnreachableError):
+            assert connection.receive() is None
