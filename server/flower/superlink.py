@@ -2,26 +2,33 @@
 
 Its API and its access checks are Flower's. Four things differ, since SuperLink's processor time per request
 limits the size of a fleet: state is in memory; delivered messages and all but the end of a run's log are
-deleted; a request passes only through the middleware of its API; idle connections stay open longer.
+deleted; a request passes only through the middleware of its API; idle connections stay open longer. And for
+safety, a node may push nothing but its own replies.
 """
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import uvicorn
 from flwr.app import Message
+from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
 from flwr.proto.message_pb2 import ObjectTree
-from flwr.server.superlink.linkstate import InMemoryLinkState, LinkStateFactory
+from flwr.server.superlink.linkstate import InMemoryLinkState, LinkState, LinkStateFactory
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.object_store import NoObjectInStoreError, ObjectStoreFactory
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.superlink import main as flower
 from flwr.superlink.cli.flower_superlink import flower_superlink
 from flwr.superlink.federation import FederationManager
+from flwr.superlink.servicer.fleet import fleet_handlers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.processes.packages import check_packages
+
+log = logging.getLogger(__name__)
 
 MIDDLEWARE_PATHS = {
     "flwr.superlink.routers.control": "/v1/control/",
@@ -34,6 +41,12 @@ KEEP_ALIVE_S = 30
 
 MAX_LOG_ENTRIES = 256
 """Entries of a run's log that are kept for `flwr log`; the file `run.log` in the state folder is complete."""
+
+
+MAX_OBJECTS = 16
+"""Objects of a message: flockwatch's app sends the message, its records, and one record."""
+
+_flower_push = fleet_handlers.push_messages
 
 
 class InlineObjectStore(InMemoryObjectStore):
@@ -75,6 +88,38 @@ class LeanLinkState(InMemoryLinkState):
         super().add_task_log(task_id, log_message)
         with self.log_lock:
             del self.task_logs[task_id][:-MAX_LOG_ENTRIES]
+
+
+def push_own_reply(request: PushMessagesRequest, state: LinkState) -> PushMessagesResponse:
+    """Store a node's reply, if it is one; replaces the function of Flower.
+
+    Flower checks that the request is from the node that it names, and nothing of the message in it: a node
+    could send tasks to others as if it was the server, and announce any number of objects.
+
+    Raises:
+        FlowerError: the request has not one message, the message is not a reply of this node, or it has more
+            than `MAX_OBJECTS` objects.
+    """
+    problem = _problem_of_push(request)
+    if problem is not None:
+        log.warning("push refused node=%d reason=%s", request.node.node_id, problem)
+        raise FlowerError(ApiErrorCode.NO_PERMISSIONS, problem)
+    return _flower_push(request, state)
+
+
+def _problem_of_push(request: PushMessagesRequest) -> str | None:
+    if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
+        return "expected one message with one tree of objects"
+    metadata = request.messages_list[0].metadata
+    if metadata.src_node_id != request.node.node_id or not metadata.reply_to_message_id:
+        return "expected a reply of this node"
+    waiting, objects = [request.message_object_trees[0]], 0
+    while waiting:
+        waiting.extend(waiting.pop().children)
+        objects += 1
+        if objects > MAX_OBJECTS:
+            return f"the message has more than {MAX_OBJECTS} objects"
+    return None
 
 
 class PathMiddleware:
@@ -124,6 +169,7 @@ def main() -> None:
     check_packages("server")
     middleware = scoped_middleware()
     flower.get_objectstore_linkstate_factories = state_factories  # type: ignore[attr-defined]
+    fleet_handlers.push_messages = push_own_reply
     flower._get_middleware = lambda: middleware
     uvicorn.run = partial(uvicorn.run, timeout_keep_alive=KEEP_ALIVE_S)
     flower_superlink()

@@ -8,17 +8,25 @@ from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.node_pb2 import Node
 from flwr.supercore.constant import NOOP_FEDERATION_ID
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.config_loader import get_federation_manager
+from flwr.superlink.servicer.fleet import fleet_handlers
 from starlette.middleware import Middleware
 
+from common.flower import packing
 from common.flower.stamps import set_message_id
 from server.flower.superlink import (
     MAX_LOG_ENTRIES,
+    MAX_OBJECTS,
     LeanLinkState,
     PathMiddleware,
+    push_own_reply,
     scoped_middleware,
     state_factories,
 )
@@ -40,6 +48,7 @@ class Fleet:
         self.node = state.create_node("aid", "name", b"key", 10.0)
         assert self.run and self.node
         state.activate_node(self.node, 10.0)
+        monkeypatch.setattr(fleet_handlers, "check_abort", lambda *_: None)  # the run has not started
         for name, value in {"_run_id": self.run, "_node_id": 1, "_task_id": 1}.items():
             monkeypatch.setattr(TaskIdentity, name, value, raising=False)
 
@@ -108,6 +117,64 @@ def test_a_message_with_objects_is_stored_as_in_flower(fleet: Fleet) -> None:
 def test_a_message_that_flower_refuses_is_refused(fleet: Fleet) -> None:
     fleet.state.delete_node("aid", fleet.node)
     assert fleet.push(fleet.task()) == (False, [])
+
+
+class Thief:
+    """A second node of the run, which may sign what it likes as its own."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.state, self.victim = fleet.state, fleet
+        self.node = fleet.state.create_node("aid", "thief", b"other key", 10.0)
+        fleet.state.activate_node(self.node, 10.0)
+
+    def push(self, message: Message, trees: int = 1, objects: int = 1) -> bool:
+        """Push a message; return whether SuperLink took it."""
+        proto, tree = packing.inline(message)
+        if objects > 1:
+            proto.ClearField("content")
+            proto.content.SetInParent()
+            tree.children.extend(ObjectTree(object_id=f"{i:064x}") for i in range(objects - 1))
+        node = Node(node_id=self.node)
+        request = PushMessagesRequest(
+            node=node, messages_list=[proto] * trees, message_object_trees=[tree] * trees
+        )
+        before = len(self.state.message_ins_store), len(self.state.message_res_store)
+        try:
+            push_own_reply(request, self.state)
+        except FlowerError as error:
+            assert error.code == ApiErrorCode.NO_PERMISSIONS
+        return (len(self.state.message_ins_store), len(self.state.message_res_store)) != before
+
+
+def test_a_node_cannot_send_tasks_to_others(fleet: Fleet) -> None:
+    assert not Thief(fleet).push(fleet.task())
+    assert fleet.state.get_message_ins(fleet.node, 1) == []
+
+
+def test_a_node_cannot_answer_for_another(fleet: Fleet) -> None:
+    fleet.push(fleet.task())
+    (task,) = fleet.state.get_message_ins(fleet.node, 1)
+    assert not Thief(fleet).push(fleet.reply(task))
+    assert fleet.push(fleet.reply(task)) == (True, [])
+
+
+@pytest.mark.parametrize(("objects", "taken"), [(1, True), (4, True), (MAX_OBJECTS + 1, False)])
+def test_a_reply_has_few_objects(fleet: Fleet, objects: int, taken: bool) -> None:
+    """The server keeps all objects that it has let a node announce, each of up to the size of an update."""
+    node = Thief(fleet)
+    fleet.node = node.node
+    fleet.push(fleet.task())
+    (task,) = fleet.state.get_message_ins(node.node, 1)
+    assert node.push(fleet.reply(task), objects=objects) is taken
+
+
+@pytest.mark.parametrize("trees", [0, 2])
+def test_a_push_has_one_message(fleet: Fleet, trees: int) -> None:
+    node = Thief(fleet)
+    fleet.node = node.node
+    fleet.push(fleet.task())
+    (task,) = fleet.state.get_message_ins(node.node, 1)
+    assert not node.push(fleet.reply(task), trees=trees)
 
 
 def test_the_newest_entries_of_a_runs_log_are_kept(fleet: Fleet) -> None:

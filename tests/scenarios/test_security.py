@@ -19,12 +19,15 @@ import numpy as np
 import psutil
 import pytest
 from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.proto.fleet_pb2 import PushMessagesRequest
 from msgspec.structs import asdict
 
 from client.app import build
 from client.transport.compression_state import CompressionState
-from client.transport.errors import AccessDeniedError, UnreachableError
+from client.transport.errors import AccessDeniedError, RunEndedError, UnreachableError
 from client.transport.fleet_connection import FleetConnection
+from common.flower import packing
 from common.model.histogram import ScoreHistogram
 from common.model.moments import Moments
 from common.model.schema import Schema
@@ -219,10 +222,12 @@ def test_an_update_that_comes_twice_counts_once_whoever_sends_it(run: Secured) -
             if reply.metadata.message_type == MessageType.TRAIN:
                 sent += 1
                 node.send(reply)
-                thief.send(reply)  # as heard on the wire, had it been in the clear
+                with pytest.raises(RunEndedError):  # 403: it is not the thief's
+                    thief.send(reply)  # as heard on the wire, had it been in the clear
                 eventually(lambda wanted=sent: admitted(run, "r") >= wanted)
-                for one in (node, thief):
-                    one.send(reply)  # and once more, now that it is part of a version
+                node.send(reply)  # and once more, now that it is part of a version
+                with pytest.raises(RunEndedError):
+                    thief.send(reply)
         others = admitted(run, "a")
         eventually(lambda: admitted(run, "a") > others + 2)
     assert admitted(run, "r") == sent
@@ -270,6 +275,23 @@ def test_an_update_in_anothers_name_is_not_used(run: Secured) -> None:
         node.send(reply)
         eventually(lambda: any("it is signed 'a'" in text for _, text in run.notes()))
     assert admitted(run, "byzantine") == 0
+
+
+def test_a_registered_client_cannot_send_a_task_to_another(run: Secured) -> None:
+    """It knows the other's node, which the status page shows, and writes as if it was the server."""
+    run.enroll("forger")
+    victim = int(eventually(lambda: run.clients()["a"]["node"]))
+    with Node(run, "forger") as node:
+        asked, _ = eventually(node.connection.receive)
+        proto, tree = packing.inline(Message(asked.content, reply_to=asked))
+        proto.metadata.src_node_id, proto.metadata.dst_node_id = SUPERLINK_NODE_ID, victim
+        proto.metadata.reply_to_message_id, proto.metadata.message_type = "", MessageType.TRAIN
+        pushed = PushMessagesRequest(
+            node=node.connection._node, messages_list=[proto], message_object_trees=[tree]
+        )
+        with pytest.raises(httpx.HTTPStatusError) as caught:
+            node.connection._client.PushMessages(pushed)
+    assert caught.value.response.status_code == 403
 
 
 def test_both_sides_report_that_the_client_is_newer(run: Secured) -> None:
