@@ -190,9 +190,11 @@ class VersionPublisher:
         """
         memory, feedback = self._aggregator.memory(), self.chain.feedback
 
-        def make(updates_of: Collection[str], statistics_of: Collection[str]) -> Draft:
+        def make(
+            updates_of: Collection[str], statistics_of: Collection[str], left_out: Collection[str]
+        ) -> Draft:
             used = [reply for reply in replies if reply.client in updates_of]
-            known = [d for d in descriptions if d.client in statistics_of]
+            known = [d for d in descriptions if d.client not in left_out]
             return self._draft(used, statistics_of, known)
 
         def undo() -> None:
@@ -201,7 +203,7 @@ class VersionPublisher:
 
         newest, updates = self._newest(), {reply.client for reply in replies}
         try:
-            draft = make(updates, contributors)
+            draft = make(updates, contributors, ())
             self._canary.check(newest, draft.manifest)
         except Exception as error:  # it follows from what the clients sent
             undo()
@@ -214,7 +216,7 @@ class VersionPublisher:
         contributors: Collection[str],
         descriptions: Collection[Description],
     ) -> Draft:
-        """Return the next version of these updates, and of these clients' scores and moments, unchecked."""
+        """Return the next version of these updates, these clients' scores and these moments, unchecked."""
         newest = self._newest()
         largest = self._records.largest_rows(contributors)
         updates = [reply.weighted(largest) for reply in replies]

@@ -46,8 +46,9 @@ class Draft(NamedTuple):
     """How its features change with its moments; None if these are the newest version's."""
 
 
-MakeDraft = Callable[[Collection[str], Collection[str]], Draft]
-"""Makes a version of the updates of the first clients, and of the scores and moments of the second ones."""
+MakeDraft = Callable[[Collection[str], Collection[str], Collection[str]], Draft]
+"""Makes a version of the updates of the first clients, the scores and errors of the second ones, and the
+moments of all but the third ones."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class _Choice:
     updates: set[str]
     """The clients whose updates are used."""
     statistics: set[str]
-    """The clients whose scores, residuals and moments are used."""
+    """The clients whose scores and residuals are used."""
     reference: Manifest | None
     """The version to compare with; None: the new version only has to be readable."""
     at_fault: set[str]
-    """The clients that are left out."""
+    """The clients that are left out, with their moments."""
 
 
 class Selection:
@@ -121,7 +122,7 @@ class Selection:
     def _tried(self, choice: _Choice, make: MakeDraft, undo: Callable[[], None]) -> Draft | None:
         """Return the version of a choice; None if it is not sound either."""
         try:
-            draft = make(choice.updates, choice.statistics)
+            draft = make(choice.updates, choice.statistics, choice.at_fault)
             if choice.reference is None:
                 read_back(draft.manifest)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from common.model.manifest import Manifest
-from server.coordination.actions import Aggregate, Publish
+from common.protocol.messages import Description
+from server.coordination.actions import Aggregate, CreateFirstVersion, Publish
 from server.coordination.events import Aggregated, AggregationFailed
 from server.federation.selection import MAX_HELD_BACK
-from tests.server.federation.test_publisher import Desk
+from tests.server.federation.test_publisher import FEATURES, Desk
+from tests.server.federation.test_renewal import ROWS, with_moments
 
 FLEETS = ("a", "ab", "abc")
 WORSE = 100.0
@@ -44,6 +46,7 @@ def aggregated(
     measured: int | None = None,
     size: float = 0.01,
     fleet: str = "",
+    described: Sequence[Description] = (),
 ) -> Aggregated | AggregationFailed:
     """Aggregate an update of each client, and publish the version.
 
@@ -54,13 +57,14 @@ def aggregated(
         measured: The version that the scores are of; None: the newest.
         size: Of each value of their differences.
         fleet: The connected clients; empty: the same.
+        described: Their descriptions.
     """
     version = newest(desk).version if measured is None else measured
     shares = tuple(
         desk.update(name, 100 * newest(desk).version + i, size, version=version, scores=usual(i, scale))
         for i, name in enumerate(names, 1)
     )
-    event = desk.publisher.aggregate(Aggregate(shares, ()), set(fleet or names))
+    event = desk.publisher.aggregate(Aggregate(shares, ()), set(fleet or names), described)
     if isinstance(event, Aggregated):
         desk.publisher.publish(Publish(newest(desk).version + 1, {}))
     return event
@@ -93,6 +97,18 @@ def test_of_two_clients_one_that_answers_alone_does_not_blind_the_fleet(desk: De
     events = [aggregated(desk, "b", WORSE, fleet="ab") for _ in range(MAX_HELD_BACK + 1)]
     assert [isinstance(event, Aggregated) for event in events] == [False] * MAX_HELD_BACK + [True]
     assert newest(desk).scores.quantile(1.0) < WORSE / 10
+
+
+def test_a_version_without_the_scores_of_a_client_has_its_moments(desk: Desk) -> None:
+    described = [with_moments("a"), with_moments("b", ROWS * [4.0, 1.0])]
+    desk.publisher.create_first(CreateFirstVersion(0, FEATURES, (1, 2), {}), described)
+    before = newest(desk).moments
+    aggregated(desk, "ab", fleet="ab", described=described)
+    for _ in range(MAX_HELD_BACK + 1):
+        event = aggregated(desk, "b", WORSE, fleet="ab", described=described)
+    assert isinstance(event, Aggregated)
+    assert newest(desk).moments.count == before.count == 2 * len(ROWS)
+    np.testing.assert_array_equal(newest(desk).moments.within, before.within)
 
 
 def test_of_two_clients_one_that_blinds_the_version_is_left_out(desk: Desk) -> None:
