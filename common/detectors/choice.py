@@ -25,7 +25,11 @@ OF_COVARIANCES: dict[str, type[CovarianceDetector]] = {
 FLEET_FOREST = "fleet_forest"
 """Name of the isolation forest by the fleet's counts in the leaves, blended with the machine's own."""
 
-IN_PLACE = {FLEET_PCA: "pca", FLEET_GAUSSIAN: "gaussian", FLEET_FOREST: "isolation_forest"}
+IN_PLACE: dict[str, DetectorFamily] = {
+    FLEET_PCA: "pca",
+    FLEET_GAUSSIAN: "gaussian",
+    FLEET_FOREST: "isolation_forest",
+}
 """The detectors that follow from sums over the fleet, and those of the own rows that score without them."""
 
 MEMBERS: dict[str, type[OwnDetector]] = {**OF_COVARIANCES, FLEET_FOREST: IsolationForest, **OWN_DETECTORS}

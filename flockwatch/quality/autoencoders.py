@@ -121,4 +121,7 @@ def score_clients(clients: Sequence[ScaledRows], trainer: Trainer, weights: Weig
     """Score every client's stream by one model; all share the histogram of all clients' held-out scores."""
     parts = [c.split_scores(scores(trainer.architecture, weights, c.rows)) for c in clients]
     fleet = ScoreHistogram.merge_all(ScoreHistogram.of(held_out) for _, held_out, _ in parts)
-    return [StreamScores(training, test, fleet) for training, _, test in parts]
+    return [
+        StreamScores(training, test, fleet, client.rows)
+        for client, (training, _, test) in zip(clients, parts, strict=True)
+    ]

@@ -125,4 +125,4 @@ def score_client(baseline: Baseline, client: ScaledRows, settings: Settings, see
     score = baseline(np.nan_to_num(windows(client.training, window)), settings, seed)
     window_scores = score(np.nan_to_num(windows(client.rows, window))).astype(np.float32)
     training, held_out, test = client.split_scores(window_scores)
-    return StreamScores(training, test, ScoreHistogram.of(held_out))
+    return StreamScores(training, test, ScoreHistogram.of(held_out), client.rows)

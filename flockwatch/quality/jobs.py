@@ -17,18 +17,16 @@ from numpy.typing import NDArray
 
 from client.data.partition import Partition
 from client.training.client_rows import ClientRows
-from client.training.own_detectors import fitted, has_sums_of
+from client.training.own_detectors import has_sums_of
 from client.training.personalisation import personalise
 from client.training.sums import sent_leaf_counts
 from client.training.worker import ClientWorker
 from common.detectors.choice import IN_PLACE
-from common.model.histogram import ScoreHistogram
 from common.model.manifest import Manifest
 from common.model.moments import Scaler
-from common.model.scoring import windows
 from common.model.version_settings import VersionSettings
 from common.model.weights import Architecture
-from common.settings import Settings
+from common.settings import DetectorFamily, Settings
 from flockwatch.quality import baselines
 from flockwatch.quality.autoencoders import (
     ScaledRows,
@@ -184,27 +182,15 @@ def _federate(parts: Sequence[Partition], settings: Settings) -> Manifest:
 def _versions(
     manifest: Manifest, clients: Sequence[LabelledClient], settings: Settings
 ) -> dict[str, list[ClientResult]]:
-    """Measure a version as the settings say, in an ensemble, and the detectors of its sums alone."""
-    ensemble = VersionSettings.of(settings.with_values(detector={"family": "ensemble"}))
-    results = {
-        FEDERATED: _federated(replace(manifest, settings=VersionSettings.of(settings)), clients, settings),
-        ENSEMBLE: _federated(replace(manifest, settings=ensemble), clients, settings),
-    }
-    for name in IN_PLACE:
-        if has_sums_of(name, manifest):  # there are no covariances of very large windows
-            streams = [_score_by_sums(name, manifest, client.partition, settings) for client in clients]
-            results[name] = _scored(streams, clients, settings, name)
+    """Measure a version as the settings say, in an ensemble, and with each family of sums over the fleet."""
+    families: dict[str, DetectorFamily] = {FEDERATED: settings.detector.family, ENSEMBLE: "ensemble"}
+    # There are no covariances of very large windows.
+    families |= {name: family for name, family in IN_PLACE.items() if has_sums_of(name, manifest)}
+    results = {}
+    for method, family in families.items():
+        of_family = VersionSettings.of(settings.with_values(detector={"family": family}))
+        results[method] = _federated(replace(manifest, settings=of_family), clients, settings)
     return results
-
-
-def _score_by_sums(name: str, manifest: Manifest, part: Partition, settings: Settings) -> StreamScores:
-    """Score a client's stream by a detector of sums over the fleet, blended with those of its rows."""
-    rows = ClientRows(part)
-    detector = fitted(name, manifest, rows.prepare(manifest))
-    scaled = ScaledRows.of(part, rows.scaler(manifest), settings)
-    scores = detector.score_many(windows(scaled.rows, settings.model.window))
-    training, held_out, test = scaled.split_scores(scores)
-    return StreamScores(training, test, ScoreHistogram.of(held_out))
 
 
 def _federated(

@@ -25,7 +25,6 @@ Floats = NDArray[np.float32]
 
 STEP = 64
 """Events between two maintenance ticks: a machine with an event every five minutes ticks after each one."""
-_SCHEMA = Schema(("root_of_score",))
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +37,11 @@ class StreamScores:
     """Shape (test rows,)."""
     normal: ScoreHistogram
     """Scores of the held-out rows of all clients that the model was trained on."""
+    distances: Floats | None = None
+    """How far each value of an event is from its usual one, which divides the event's score among features.
+
+    Shape (training and test rows, features), NaN for a missing value. None: scores have one cause.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,17 +98,22 @@ def replay_scores(stream: StreamScores, settings: Settings, interval_s: float | 
     """Pass scores through the live detector, whose maintenance keeps the threshold.
 
     So the incidents of every method come from the same code as in production. The detector's version
-    reconstructs every event as 0 and each event has one value, the square root of a score: the score of the
-    detector, the squared error, is the given score.
+    reconstructs every event as 0, and the squares of an event's values have the given score as their mean:
+    the score of the detector, the mean squared error, is this score. With `distances` the squares are in
+    proportion to those of the distances, so that incidents have causes, as in production.
 
     Args:
         stream: Scores of the training and test events, not negative; NaN for events without a score.
         settings: Sections `data`, `threshold` and `live` count.
         interval_s: Time between two events; None: it is not known.
     """
-    scores = np.concatenate([stream.training, stream.test]).astype(np.float64)
-    manifest = _square_version(stream.normal, settings)
-    return _replay(manifest, np.sqrt(scores)[:, None], len(stream.training), settings, interval_s)
+    scores = np.concatenate([stream.training, stream.test]).astype(np.float64)[:, None]
+    parts = np.ones_like(scores) if stream.distances is None else np.nan_to_num(stream.distances) ** 2.0
+    parts[~parts.any(axis=1)] = 1.0
+    features = parts.shape[1]
+    rows = np.sqrt(scores * features * parts / parts.sum(axis=1, keepdims=True))
+    manifest = _square_version(stream.normal, features, settings)
+    return _replay(manifest, rows, len(stream.training), settings, interval_s)
 
 
 def replay_always(stream: StreamScores, settings: Settings, interval_s: float | None) -> Replay:
@@ -167,11 +176,12 @@ def _incidents(notices: Sequence[Notice], events: int, interval_s: float) -> lis
     return list(spans.values())
 
 
-def _square_version(normal: ScoreHistogram, settings: Settings) -> Manifest:
-    """Return a version that scores an event by the square of its one value."""
-    architecture = Architecture(features=1, window=1, hidden=(1,))
+def _square_version(normal: ScoreHistogram, features: int, settings: Settings) -> Manifest:
+    """Return a version that scores an event by the mean of the squares of its values."""
+    architecture = Architecture(features, window=1, hidden=(1,))
     nothing = {name: np.zeros(shape, np.float32) for name, shape in architecture.shapes.items()}
     plain = VersionSettings.of(settings.with_values(scaling={"by": "none", "clip": None}))
-    one = Moments.of(np.zeros((1, 1), np.float32))
-    version = Manifest(1, _SCHEMA, architecture, nothing, one, plain)
+    one = Moments.of(np.zeros((1, features), np.float32))
+    schema = Schema(tuple(f"part_{i}" for i in range(features)))
+    version = Manifest(1, schema, architecture, nothing, one, plain)
     return replace(version, scores=normal, personalised=True)

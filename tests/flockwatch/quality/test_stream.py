@@ -108,6 +108,33 @@ def test_incidents_are_numbered_by_test_events() -> None:
     assert np.flatnonzero(result.alerts).tolist() == [100, 101, 102, 300]
 
 
+def test_scores_are_divided_by_distances_so_that_each_feature_is_a_cause_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    training, test = rng.random(3000, np.float32), rng.random(500, np.float32) / 2
+    distances = rng.random((3500, 8), np.float32)
+    faults = range(20, 500, 60)
+    for feature, first in enumerate(faults):
+        test[first : first + 3] = 12.0
+        distances[3000 + first : 3000 + first + 3, feature] = 10.0
+    stream = StreamScores(training, test, ScoreHistogram.of(rng.random(500)))
+    one_cause = replay_scores(stream, Settings(), 300.0)
+    result = replay_scores(replace(stream, distances=distances), Settings(), 300.0)
+    assert [span.start for span in result.incidents] == list(faults)
+    assert len(one_cause.incidents) < len(faults)
+
+
+def test_a_score_is_the_same_whatever_its_causes_and_missing_values_are() -> None:
+    rng = np.random.default_rng(0)
+    stream = StreamScores(
+        rng.random(500, np.float32), rng.random(200, np.float32), ScoreHistogram.of(rng.random(100))
+    )
+    distances = rng.standard_normal((700, 3)).astype(np.float32)
+    distances[::5, 1], distances[::7] = np.nan, 0.0
+    settings = Settings().with_values(threshold={"value": 0.75})
+    result = replay_scores(replace(stream, distances=distances), settings, 60.0)
+    np.testing.assert_array_equal(result.alerts, stream.test > 0.75)
+
+
 def test_incidents_that_are_open_before_the_first_and_after_the_last_event() -> None:
     rng = np.random.default_rng(0)
     training, test = rng.random(3000, np.float32), rng.random(500, np.float32) / 2
