@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.detection import stream
 from client.detection.detector import Detector
+from common.detectors.choice import FAMILIES
 from common.model.manifest import Manifest
 
 Classifier = Callable[[bytes], bool]
@@ -34,7 +36,11 @@ QUANTILE = 0.995
 VERSIONS: dict[str, Callable[[], Manifest]] = {
     "flockwatch": lambda: stream.version(1),
     "flockwatch, window 10": lambda: stream.version(1, window=10),
-    "flockwatch, window 10, ensemble": lambda: stream.ensemble_version(1, window=10),
+    **{
+        f"flockwatch, window 10, {family}": partial(stream.family_version, family, 10)
+        for family in FAMILIES
+        if family != "autoencoder"
+    },
 }
 """Versions that flockwatch's detector is timed with."""
 

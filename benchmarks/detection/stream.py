@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import msgspec
@@ -13,13 +14,15 @@ from client.data.partition import Partition
 from client.training.client_rows import ClientRows
 from client.training.own_detectors import with_own_detectors
 from common.model.histogram import ScoreHistogram
+from common.model.lag_covariances import LagCovariances
+from common.model.leaf_counts import LeafCounts, trees_of
 from common.model.manifest import Manifest
 from common.model.moments import Moments, Scaler
 from common.model.schema import Schema
 from common.model.scoring import scores
 from common.model.version_settings import VersionSettings
 from common.model.weights import Architecture
-from common.settings import Settings
+from common.settings import DetectorFamily, Settings
 
 SETTINGS = Settings().with_values(model={"window": 1, "hidden": (64, 16, 64)})
 SCHEMA = Schema(tuple(f"metric_{i:02d}" for i in range(job.FEATURES)))
@@ -62,8 +65,17 @@ def version(number: int, seed: int = 0, window: int = 1) -> Manifest:
     )
 
 
-def ensemble_version(number: int, window: int) -> Manifest:
-    """Return the same version with detectors of the training rows beside it (`detector.family`)."""
-    rows, alone = training_rows(), version(number, window=window)
-    client = Partition("bench", SCHEMA, rows, rows[:0], None)
-    return with_own_detectors(alone, ClientRows(client).prepare(alone))
+def family_version(family: DetectorFamily, window: int) -> Manifest:
+    """Return the same version with the detectors of a family, whose fleet has the training rows alone."""
+    rows = training_rows()
+    settings = VersionSettings.of(SETTINGS.with_values(model={"window": window}, detector={"family": family}))
+    plain = replace(version(1, window=window), settings=settings)
+    prepared = ClientRows(Partition("bench", SCHEMA, rows, rows[:0], None)).prepare(plain)
+    summed = replace(
+        plain,
+        covariances=LagCovariances.of(prepared.rows, prepared.training_starts, window),
+        leaf_counts=LeafCounts.of(
+            trees_of(settings, plain.architecture), prepared.rows, prepared.training_starts, window
+        ),
+    )
+    return replace(with_own_detectors(summed, prepared), covariances=None, leaf_counts=None)
