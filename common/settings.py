@@ -75,11 +75,11 @@ class DetectorSettings(Section):
     Mahalanobis distance by the same covariances. isolation_forest: random trees in whose leaves all clients
     count their windows, which each sends once. kmeans: distance from the nearest of some centres of the
     machine's own rows. one_class_svm: a one-class support vector machine of the machine's own rows.
-    ensemble: the mean vote of the autoencoder, pca, kmeans and principal components of the machine's own
-    rows.
+    ensemble: the mean vote of pca, isolation_forest and kmeans.
 
     A machine that does not train scores by the autoencoder. An ensemble is a safeguard where machines
-    differ; where they are alike, the autoencoder alone ranks about as well or better (`docs/families.md`).
+    differ or faults are slow; where machines are alike, the autoencoder alone ranks about as well or better
+    (`docs/families.md`).
     But for the autoencoder's, scores are surprisals: 0.7 is usual, and 1 more is 2.7 times as rare.
     """
 

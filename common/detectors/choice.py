@@ -45,7 +45,7 @@ FAMILIES: dict[DetectorFamily, tuple[str, ...]] = {
     "isolation_forest": (FLEET_FOREST,),
     "kmeans": ("kmeans",),
     "one_class_svm": ("one_class_svm",),
-    "ensemble": (AUTOENCODER, "pca", "kmeans", FLEET_PCA),
+    "ensemble": (FLEET_PCA, FLEET_FOREST, "kmeans"),
 }
 """The detectors that score with each `detector.family`."""
 

@@ -19,7 +19,6 @@ from client.data.partition import Partition
 from client.training.client_rows import ClientRows
 from client.training.own_detectors import has_sums_of
 from client.training.personalisation import personalise
-from client.training.sums import sent_leaf_counts
 from client.training.worker import ClientWorker
 from common.detectors.choice import IN_PLACE
 from common.model.manifest import Manifest
@@ -46,7 +45,6 @@ from flockwatch.quality.stream import (
     replay_scores,
     score_stream,
 )
-from server.versions.leaf_counts import merged_leaf_counts
 
 if TYPE_CHECKING:
     from client.training.trainer import Trainer
@@ -169,14 +167,14 @@ def epochs_of(rounds: int, settings: Settings) -> int:
 
 
 def _federate(parts: Sequence[Partition], settings: Settings) -> Manifest:
-    """Return the newest version of a federation, with all sums over its clients that detectors use."""
+    """Return the newest version of a federation, with all sums over its clients that detectors use.
+
+    These are those of an ensemble, whatever the settings say.
+    """
     settings = settings.with_values(detector={"family": "ensemble"})
     clients = [ClientWorker(part, part.name, get_trainer=shared_trainer) for part in parts]
     with tempfile.TemporaryDirectory(prefix="flockwatch-evaluate-") as folder:
-        manifest = federate(clients, settings, Path(folder))
-    # An ensemble has no forest. What clients would send for one does not depend on the training.
-    counts = {part.name: sent_leaf_counts(ClientRows(part).prepare(manifest), manifest) for part in parts}
-    return replace(manifest, leaf_counts=merged_leaf_counts(counts))
+        return federate(clients, settings, Path(folder))
 
 
 def _versions(

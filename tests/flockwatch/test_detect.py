@@ -184,14 +184,14 @@ def test_inspect_names_the_detectors_of_a_version(capsys: pytest.CaptureFixture[
     fleet = version(7, detector={"family": "ensemble"})
     Path("v7.safetensors").write_bytes(fleet.pack())
     assert main(["inspect", "v7.safetensors"]) == 0
-    assert "on a client that trains: autoencoder, pca, kmeans, fleet_pca" in capsys.readouterr().out
+    assert "on a client that trains: fleet_pca, fleet_forest, kmeans" in capsys.readouterr().out
     normal = rows(500)
     own = with_own_detectors(
         fleet, ClientRows(Partition("edge", SCHEMA, normal, normal[:0], None)).prepare(fleet)
     )
     Path("v7.safetensors").write_bytes(own.pack())
     assert main(["inspect", "v7.safetensors"]) == 0
-    assert "\ndetectors     the mean vote of autoencoder, kmeans, pca\n" in capsys.readouterr().out
+    assert "\ndetectors     the mean vote of isolation_forest, kmeans, pca\n" in capsys.readouterr().out
 
 
 def test_a_file_of_an_earlier_release_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

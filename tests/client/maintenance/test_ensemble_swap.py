@@ -11,7 +11,9 @@ from client.buffers.training_buffer import read_buffer
 from client.data.partition import Partition
 from client.training.client_rows import ClientRows
 from client.training.own_detectors import with_own_detectors
+from common.detectors.choice import FAMILIES
 from common.model.manifest import Manifest
+from common.model.version_settings import VersionSettings
 from tests.client.maintenance.test_adaptation import DAY, Machine, kinds, leading, shifted, zero_version
 from tests.client.sample_versions import SCHEMA, rows
 
@@ -19,11 +21,12 @@ from tests.client.sample_versions import SCHEMA, rows
 def ensemble(number: int) -> Manifest:
     """A version with detectors of a machine's own rows."""
     normal = rows(2000, seed=11)
-    made = replace(zero_version(), version=number)
+    settings = zero_version().settings.values | {"detector": {"family": "ensemble"}}
+    made = replace(zero_version(), version=number, settings=VersionSettings.parse(settings))
     result = with_own_detectors(
         made, ClientRows(Partition("edge", SCHEMA, normal, normal[:0], None)).prepare(made)
     )
-    assert result.ensemble is not None
+    assert result.ensemble is not None and len(result.ensemble.tails) == len(FAMILIES["ensemble"])
     return result
 
 

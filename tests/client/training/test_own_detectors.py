@@ -1,4 +1,4 @@
-"""`detector.family: ensemble`: detectors of a client's own rows score beside the fleet's autoencoder."""
+"""`detector.family`: detectors of sums over the fleet and of a client's own rows score in its place."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def personal(family: str = "ensemble", rows: np.ndarray = ROWS) -> Manifest:
 def test_a_client_adds_detectors_of_its_own_rows() -> None:
     own = personal()
     assert own.ensemble is not None
-    assert list(own.ensemble.tails) == [AUTOENCODER, "pca", "kmeans"]
+    assert list(own.ensemble.tails) == ["pca", "isolation_forest", "kmeans"]
     assert own.personalised and own.hash != personal("autoencoder").hash
 
 
@@ -57,7 +57,7 @@ def test_the_autoencoder_alone_is_the_default() -> None:
     assert version().settings.detector.family == "autoencoder"
 
 
-def test_covariances_of_the_fleet_add_a_detector() -> None:
+def test_covariances_of_the_fleet_replace_the_own() -> None:
     starts = np.arange(598, dtype=np.int32)
     like, unlike = (
         LagCovariances.of(rows.astype(np.float32), starts, 3)
@@ -69,7 +69,7 @@ def test_covariances_of_the_fleet_add_a_detector() -> None:
     ]
     for own in made:
         assert own.ensemble is not None
-        assert list(own.ensemble.tails) == [AUTOENCODER, "pca", "kmeans", FLEET_PCA]
+        assert list(own.ensemble.tails) == [FLEET_PCA, "isolation_forest", "kmeans"]
         assert own.covariances is None
         assert Manifest.unpack(own.pack()).hash == own.hash
     components = [m.ensemble.states[FLEET_PCA].by_input["components"] for m in made if m.ensemble]
@@ -94,6 +94,8 @@ LEAF_COUNTS = LeafCounts.of(trees_of(fleet().settings, fleet().architecture), RO
     ("gaussian", {"covariances": COVARIANCES}, [FLEET_GAUSSIAN]), ("gaussian", {}, ["gaussian"]),
     ("isolation_forest", {"leaf_counts": LEAF_COUNTS}, [FLEET_FOREST]),
     ("isolation_forest", {"covariances": COVARIANCES}, ["isolation_forest"]),
+    ("ensemble", {"covariances": COVARIANCES, "leaf_counts": LEAF_COUNTS},
+     [FLEET_PCA, FLEET_FOREST, "kmeans"]),
 ])  # fmt: skip
 def test_a_machine_scores_by_one_family_in_place_of_the_autoencoder(
     family: str, sums: dict[str, Any], members: list[str]
