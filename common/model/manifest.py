@@ -203,14 +203,16 @@ class Manifest:
             elif number != FORMAT:
                 raise ManifestError(_format_problem(number))
             header = as_dataclass(_ManifestHeader, fields)
-            more = {name: arrays[key] for name in _MORE_MOMENTS if (key := f"moments/{name}") in arrays}
+            more = {n: _float64(arrays, f"moments/{n}") for n in _MORE_MOMENTS if f"moments/{n}" in arrays}
             ensemble = _named("ensemble/", arrays)
             manifest = cls(
                 version=header.version,
                 schema=Schema(header.features),
                 architecture=header.architecture,
                 weights=_named("weights/", arrays),
-                moments=Moments(header.count, *(arrays[f"moments/{name}"] for name in _MOMENTS), **more),
+                moments=Moments(
+                    header.count, *(_float64(arrays, f"moments/{name}") for name in _MOMENTS), **more
+                ),
                 settings=_settings(header.settings),
                 scores=ScoreHistogram.unpack(arrays["scores"].tobytes()),
                 residuals=Residuals.unpacked(arrays["residuals"], arrays.get("residuals_present")),
@@ -277,6 +279,14 @@ def _settings(values: dict[str, Any]) -> VersionSettings:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
         raise ManifestError(f"setting '{key}' cannot be read by this program: {problem['msg']}") from None
+
+
+def _float64(arrays: Arrays, name: str) -> NDArray[np.float64]:
+    """Return an array of numbers of this type; raises ManifestError for one of another type."""
+    array = arrays[name]
+    if array.dtype != np.float64:
+        raise ManifestError(f"'{name}' has numbers of the type {array.dtype}, expected float64")
+    return array
 
 
 def _covariances(arrays: Arrays) -> LagCovariances | None:

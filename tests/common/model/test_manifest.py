@@ -158,6 +158,13 @@ def test_a_manifest_without_one_of_its_arrays_is_refused(name: str) -> None:
         Manifest.unpack(sealed(FIELDS, {n: a for n, a in ARRAYS.items() if n != name}))
 
 
+@pytest.mark.parametrize("name", [name for name in sorted(ARRAYS) if name.startswith("moments/")])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, np.bool_])
+def test_moments_of_another_type_are_refused(name: str, kind: Any) -> None:
+    with pytest.raises(ManifestError, match=f"'{name}' has numbers of the type {np.dtype(kind)}"):
+        Manifest.unpack(sealed(FIELDS, {**ARRAYS, name: ARRAYS[name].astype(kind)}))
+
+
 def test_the_mark_of_a_personalised_version_is_part_of_its_hash() -> None:
     assert not Manifest.unpack(PACKED).personalised
     own = manifest(personalised=True)
