@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -32,8 +33,14 @@ START_TIMEOUT_S = 60.0
 MAX_REFUSALS = 5
 """Consecutive times that a running SuperLink may refuse the run before the server gives up."""
 
+CLOCK_WAIT_S = 5.0
+"""Wait before another try while the clock is that wrong."""
+
 MAX_FRUITLESS_STARTS = 5
 """Consecutive times that the ServerApp may die soon and without a new version before the server gives up."""
+
+EARLIEST_S = 1_740_700_800
+"""28 February 2025, in seconds since 1970: Flower takes no message that was made before."""
 
 STEADY_S = 600.0
 """A ServerApp that dies after a longer time does not count for `MAX_FRUITLESS_STARTS`."""
@@ -161,15 +168,34 @@ def _supervise(
         if stop.is_set() or lease.ended is not None:
             break
         version, steady = _newest_version(folder), time.monotonic() - submitted > STEADY_S
-        fruitless, newest = (0 if steady or version != newest else fruitless + 1), version
+        clock = clock_problem(time.time())
+        useful = steady or version != newest or clock  # a clock that is wrong after the start will be set
+        fruitless, newest = (0 if useful else fruitless + 1), version
         if fruitless >= MAX_FRUITLESS_STARTS:
             raise SuperLinkError(
                 f"the ServerApp died {fruitless} times without a new model version; see {folder}/run.log"
             )
-        log.warning("run died and is resubmitted newest=%s", version or "none")
+        log.warning("run died and is resubmitted newest=%s%s", version or "none", clock)
         status.restarts += 1
-        stop.wait(fruitless)
+        stop.wait(CLOCK_WAIT_S if clock else fruitless)
     return lease.ended or "stopped by a signal"
+
+
+def clock_problem(now: float) -> str:
+    """Return why Flower can send no message now, for a log line; empty if this machine's clock may be right.
+
+    Args:
+        now: Seconds since 1970, by this machine's clock.
+
+    >>> clock_problem(0.0)
+    " reason=this machine's clock says 1970-01-01, and Flower takes no message from before 2025-02-28: set it"
+    """
+    if now >= EARLIEST_S:
+        return ""
+    says, first = (f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}" for seconds in (now, EARLIEST_S))
+    return (
+        f" reason=this machine's clock says {says}, and Flower takes no message from before {first}: set it"
+    )
 
 
 def _wait_for_end(
