@@ -1,4 +1,4 @@
-"""Seeded chaos for a fleet of real processes: kills, pauses, and damage to state while a process is down."""
+"""Seeded chaos for a fleet of real processes: kills, pauses, clocks, and damage to state that nobody uses."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import psutil
 
 from common.processes.children import Processes
 from server.flower.superlink_process import free_port
+from tests.chaos.clock import COMPILER, JUMPS_S, ProcessClock
 from tests.chaos.damage import damage, files
 from tests.scenarios.fleet import Federation
 from tests.waiting import eventually
@@ -42,6 +43,9 @@ class Chaos:
         self._status = free_port()
         self._fleet.flags["server"] = ["--status", f"127.0.0.1:{self._status}"]
         self._data = {name: self._fleet.rows(name, seed=i) for i, name in enumerate(CLIENTS)}
+        names = ("server", *CLIENTS) if COMPILER is not None else ()
+        self._clocks = {name: ProcessClock(folder, name) for name in names}
+        self._fleet.command_prefixes = {name: clock.prefix for name, clock in self._clocks.items()}
         self._fleet.start_server()
         for data in self._data.values():
             self._fleet.start_client(data)
@@ -54,9 +58,11 @@ class Chaos:
         Raises:
             AssertionError: the page does not answer, or no new version is made.
         """
-        kind = self._draw.choice(
-            ("client", "client", "server", "family", "part", "pause", "client state", "state")
-        )
+        kinds = ("client", "client", "server", "family", "part", "pause", "client state", "state", "clock")
+        return self.step_of(self._draw.choice(kinds))
+
+    def step_of(self, kind: str) -> str:
+        """Let a thing of a kind happen; as `step`."""
         what = self._do(kind)
         self._answers()
         self.newest = self._grown(self.newest)
@@ -97,6 +103,12 @@ class Chaos:
                     chosen.kill()
                     return f"killed {name}"
                 return "nothing"
+            case "clock":
+                if not self._clocks:
+                    return "nothing: no compiler"
+                name = draw.choice(sorted(self._clocks))
+                self._clocks[name].set(draw.choice((0, *JUMPS_S)))
+                return f"clock of {name} {self._clocks[name].ahead_s:+d} s"
             case _:
                 name = draw.choice(("server", *CLIENTS))
                 pid = fleet.processes.pid(name)
