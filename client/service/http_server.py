@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -15,6 +17,8 @@ MAX_CONNECTIONS = 32
 """For a further connection, the one that has been open for the longest time is closed."""
 MAX_HEAD_BYTES = 32 * 1024
 """Bytes of a request that are read; its body is not."""
+
+log = logging.getLogger(__name__)
 
 Page = Callable[[], tuple[HTTPStatus, str, bytes]]
 """Returns the status code, the content type and the body; called in a thread of its own for each request."""
@@ -97,7 +101,9 @@ class _LimitedServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a connection that breaks off."""
+        """Log a defect in a page, and say nothing of a connection that breaks off."""
+        if not isinstance(error := sys.exc_info()[1], OSError):
+            log.error("page failed reason=%s", error, exc_info=error)
 
 
 class _Head:

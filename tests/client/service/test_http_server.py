@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -15,9 +16,14 @@ from client.service.http_server import MAX_CONNECTIONS, MAX_HEAD_BYTES, HttpServ
 from tests.waiting import eventually
 
 
+def broken() -> tuple[HTTPStatus, str, bytes]:
+    raise ValueError("a defect")
+
+
 @pytest.fixture
 def server() -> Iterator[HttpServer]:
-    opened = HttpServer("127.0.0.1", 0, {"/healthz": lambda: (HTTPStatus.OK, "text/plain", b"well")})
+    pages = {"/healthz": lambda: (HTTPStatus.OK, "text/plain", b"well"), "/broken": broken}
+    opened = HttpServer("127.0.0.1", 0, pages)
     yield opened
     opened.close()
 
@@ -62,3 +68,18 @@ def test_a_head_without_an_end_is_not_read_to_its_end(server: HttpServer, head: 
             pass
     assert len(received) < 1000
     assert get(server) == b"well"
+
+
+def test_a_defect_in_a_page_is_logged_and_a_connection_that_breaks_off_is_not(
+    server: HttpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        connection.sendall(b"GET /broken HTTP/1.1\r\n\r\n")
+        assert connection.recv(100) == b""
+    assert eventually(lambda: "page failed reason=a defect" in caplog.text)
+    caplog.clear()
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+    assert get(server) == b"well"
+    assert caplog.text == ""
