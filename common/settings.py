@@ -137,7 +137,7 @@ class ScalingSettings(Section):
     of all rows together. client: the client's own mean and spread, at least a tenth of the fleet's. none:
     values are not scaled. A nearly constant feature is not scaled up beyond the smallest step of its values.
     """
-    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 10.0
+    clip: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = 10.0
     """Scaled values are clipped to this many standard deviations, so that none dominates. None: no limit."""
 
     @model_validator(mode="before")

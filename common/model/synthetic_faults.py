@@ -130,8 +130,9 @@ class SyntheticFaults:
     ) -> str | None:
         """Return which faults of the largest size a new version does not find; None: no evidence of a loss.
 
-        Here scaled values are clipped, as they are in a stream: a version with a finer scale clips nearer to
-        the usual values, and cannot find what the version before clearly finds.
+        They are those of single features, and faults of all features at once, which most versions find. Here
+        scaled values are clipped, as they are in a stream: a version with a finer scale clips nearer to the
+        usual values, and cannot find what the version before finds.
 
         Args:
             manifest: The new version, its features in the order of the windows.
@@ -139,10 +140,20 @@ class SyntheticFaults:
             before: The version before, its features in the same order.
             before_threshold: The score above which that finds a fault.
         """
+        far = self.windows + (SIZES[-1] * self.spread * self._signs[:, np.newaxis, np.newaxis])
+        found = self._above(before, before_threshold, far.astype(np.float32), clip=True)
+        hidden = int((found & ~self._above(manifest, threshold, far.astype(np.float32), clip=True)).sum())
+        if _more_than_allowed(hidden, int(found.sum()), LEVEL):
+            return f"{hidden} of {found.sum()} synthetic faults of all features"
         sizes = np.full((len(self.features), len(KINDS), len(self.windows)), SIZES[-1])
         counted = self._detected(before, CLEAR_RATIO * before_threshold, sizes, clip=True)
         lost = counted & ~self._detected(manifest, threshold, sizes, clip=True)
         return lost_faults(counted, lost, [manifest.schema.features[i] for i in self.features])
+
+    @property
+    def _signs(self) -> NDArray[np.float64]:
+        """1 or -1 for each window: every second fault is downwards."""
+        return np.where(np.arange(len(self.windows)) % 2 == 0, 1.0, -1.0)
 
     def _detected(
         self, manifest: Manifest, threshold: float, sizes: NDArray[np.float64], clip: bool = False
@@ -196,7 +207,7 @@ class SyntheticFaults:
             Shape (features * kinds * windows, window, all features).
         """
         faulty = np.broadcast_to(self.windows, (*sizes.shape, *self.windows.shape[1:])).copy()
-        signs = np.where(np.arange(len(self.windows)) % 2 == 0, 1.0, -1.0)
+        signs = self._signs
         for windows, feature, size in zip(faulty, features, sizes, strict=True):
             centre, values = self.centre[feature], self.windows[:, :, feature]
             moves = (size * signs * self.spread[feature])[:, :, np.newaxis]

@@ -166,7 +166,7 @@ WRONG = [
     ("training.holdout: 1", ["'training.holdout' is 1", "less than 1"]),
     ("training.seed: -1", ["'training.seed' is -1", "greater than or equal to 0"]),
     ("scaling.clip: .inf", ["'scaling.clip' is inf", "finite"]),
-    ("scaling.clip: -1", ["'scaling.clip' is -1", "greater than 0"]),
+    ("scaling.clip: 0.5", ["'scaling.clip' is 0.5", "greater than or equal to 1"]),
     ("federation.fraction: 1.5", ["'federation.fraction' is 1.5", "less than or equal to 1"]),
     ("federation.fraction: 0", ["'federation.fraction' is 0", "greater than 0"]),
     ("federation.quorum: .nan", ["'federation.quorum' is nan"]),
@@ -399,7 +399,7 @@ SOME_SETTINGS = st.fixed_dictionaries(
             {"window": st.integers(1, 100), "hidden": st.lists(st.integers(1, 99), min_size=1, max_size=4)}
         ),
         "scaling": st.fixed_dictionaries(
-            {"by": st.sampled_from(["fleet", "client"]), "clip": st.none() | FINITE}
+            {"by": st.sampled_from(["fleet", "client"]), "clip": st.none() | st.floats(1, 1e9)}
         ),
         "federation": st.fixed_dictionaries({"deadline_s": FINITE, "quorum": st.floats(0.01, 1)}),
         "data": st.fixed_dictionaries({"ignore": st.lists(st.text(max_size=5), max_size=3)}),

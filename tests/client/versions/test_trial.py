@@ -155,7 +155,7 @@ def test_a_version_with_a_scale_so_fine_that_faults_are_clipped_is_refused() -> 
     rule, events, honest = ThresholdRule(None, 1e-3), normal_events(600), scaled(version(1), 1.0)
     fine = scaled(version(2), 0.1)
     reason = run_trial(fine, events, rule, honest, 10.0, try_faults=True).rejection
-    assert reason is not None and "synthetic faults that version 1 finds" in reason
+    assert reason is not None and "synthetic faults of all features that version 1 finds" in reason
 
 
 def tried(new: Manifest, fixed: float | None = None) -> str | None:

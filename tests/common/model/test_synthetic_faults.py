@@ -77,6 +77,21 @@ def test_a_scale_so_fine_that_faults_are_clipped_has_lost_them() -> None:
         assert lost(current, new, 10.0) is None, "their size is not what hides them"
 
 
+def test_a_version_near_its_limit_still_shows_what_the_next_one_hides() -> None:
+    """Versions whose scale is finer each time would pass if only clear faults of one feature counted."""
+    some, threshold = faults(), 10.0
+    near = next(
+        made
+        for factor in (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
+        if (made := scaled_finer(version(1), factor, 10.0))
+        and not some._detected(made, 2 * threshold, np.full((3, 4, 24), SIZES[-1]), clip=True).any()
+    )
+    assert "of all features" in str(
+        some.clipped_by(scaled_finer(version(2), 8.0, 10.0), threshold, near, threshold)
+    )
+    assert some.clipped_by(near, threshold, near, threshold) is None
+
+
 def test_a_feature_that_does_not_count_in_the_score_is_named() -> None:
     blind = version(2)
     errors = np.array([1.0, 1.0, 1e7])
