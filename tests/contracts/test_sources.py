@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+import psutil
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
@@ -18,7 +19,7 @@ from client.buffers.recent_events import MAX_BATCH_EVENTS
 from client.connectors.addresses import Address
 from client.connectors.mqtt import MqttBroker as BrokerAddress
 from client.connectors.sources import MAX_LINE_BYTES, EndOfStreamError, Source, open_source
-from client.connectors.sources.host import HostSource
+from client.connectors.sources.host import HostSource, network_counters
 from client.connectors.sources.stdin import StdinSource
 from client.connectors.sources.tcp import MAX_CONNECTIONS, TcpSource
 from tests.contracts.broker import Broker
@@ -420,6 +421,17 @@ def test_a_port_in_use_is_an_error_that_names_it() -> None:
             TcpSource("127.0.0.1", source.port)
     finally:
         source.close()
+
+
+def test_traffic_within_this_machine_is_not_its_network_traffic() -> None:
+    name = next(name for name, i in psutil.net_if_stats().items() if "loopback" in i.flags)
+    loopback, network = psutil.net_io_counters(pernic=True)[name], network_counters()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(64):
+            sender.sendto(bytes(60_000), ("127.0.0.1", 9))
+    sent = psutil.net_io_counters(pernic=True)[name].bytes_sent - loopback.bytes_sent
+    assert sent >= 64 * 60_000
+    assert network_counters()["network_sent_bytes"] - network["network_sent_bytes"] < sent / 2
 
 
 def test_this_machine_gives_finite_numbers_of_the_same_names_at_each_interval() -> None:

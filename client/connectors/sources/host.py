@@ -96,8 +96,7 @@ def gauges() -> Sample:
 
 def counters() -> Sample:
     """Return the counters since the start of the system; 0 for a device that the machine does not have."""
-    cpu, disk, network = psutil.cpu_times(), psutil.disk_io_counters(), psutil.net_io_counters()
-    stats = psutil.cpu_stats()
+    cpu, disk, stats = psutil.cpu_times(), psutil.disk_io_counters(), psutil.cpu_stats()
     return {
         "cpu_user": cpu.user,
         "cpu_system": cpu.system,
@@ -109,9 +108,21 @@ def counters() -> Sample:
         "disk_writes": float(disk.write_count if disk else 0),
         "disk_read_bytes": float(disk.read_bytes if disk else 0),
         "disk_write_bytes": float(disk.write_bytes if disk else 0),
-        "network_received_bytes": float(network.bytes_recv if network else 0),
-        "network_sent_bytes": float(network.bytes_sent if network else 0),
-        "network_received_packets": float(network.packets_recv if network else 0),
-        "network_sent_packets": float(network.packets_sent if network else 0),
-        "network_errors": float(network.errin + network.errout if network else 0),
+        **network_counters(),
+    }
+
+
+def network_counters() -> Sample:
+    """Return the counters of all network interfaces together, but for loopback.
+
+    Processes of this machine talk to each other through loopback, a server and its clients among them.
+    """
+    loopback = {name for name, interface in psutil.net_if_stats().items() if "loopback" in interface.flags}
+    interfaces = [c for name, c in psutil.net_io_counters(pernic=True).items() if name not in loopback]
+    return {
+        "network_received_bytes": float(sum(counts.bytes_recv for counts in interfaces)),
+        "network_sent_bytes": float(sum(counts.bytes_sent for counts in interfaces)),
+        "network_received_packets": float(sum(counts.packets_recv for counts in interfaces)),
+        "network_sent_packets": float(sum(counts.packets_sent for counts in interfaces)),
+        "network_errors": float(sum(counts.errin + counts.errout for counts in interfaces)),
     }
