@@ -8,11 +8,11 @@ MAX_RISE = 4.0
 """Multiple of the upper bound of the evidence up to which incidents may raise the threshold."""
 RISE = 0.2
 """Rise of the logarithm of the threshold with the start of an incident: 22 %."""
-MAX_FIRST_RISE = 0.8
-"""Largest such rise while there is little evidence: a factor of 2.2."""
+MAX_FIRST_RISE = 1.2
+"""Largest such rise while there is little evidence: a factor of 3.3."""
 CAUSE_RISE = 0.7
 """Further rise of the logarithm for incidents with the same leading feature: a factor of two."""
-CAUSE_FALL = 0.5
+CAUSE_FALL = 0.25
 """Fall of that further rise in the time of one allowed incident, as a share of `CAUSE_RISE`."""
 MAX_CAUSE_RISE = 3.0
 """Largest further rise: a factor of 20."""
@@ -21,7 +21,7 @@ CLEAR_POWER = 1.0
 CAUSE_CLEAR_POWER = 0.5
 """The same exponent for its further rise."""
 
-_ALLOWED = 2.0
+_ALLOWED = 4.5
 """Incidents that the budget allows in the time that enough own scores cover."""
 
 
@@ -44,7 +44,7 @@ class AdaptiveThreshold:
     the logarithm of the threshold in place of the quantile. The constants were chosen by the labels of ASD
     (`docs/decisions/0017-the-budget-binds-notices.md`).
 
-    One thread calls the methods; any thread may read `value` and set `bounds` and `rate`.
+    One thread calls the methods; any thread may read `value` and set `bounds`, `rate` and `rise`.
 
     Args:
         value: The threshold to begin with.
@@ -59,7 +59,7 @@ class AdaptiveThreshold:
     (1.22, 1.22, 2.46)
     >>> threshold.quiet(100)
     >>> round(threshold.value, 2), round(threshold.of_cause("heat"), 2)
-    (1.0, 1.42)
+    (1.0, 1.69)
     """
 
     def __init__(
@@ -75,7 +75,8 @@ class AdaptiveThreshold:
         self.rate = rate
         self.fixed = fixed
         self.rise = rise
-        self._risen = False
+        self.raised = False
+        """Whether an incident has raised it."""
         self._excess = 0.0
         """Number of recent incidents beyond those that the budget allows."""
         self._causes: dict[str, float] = {}
@@ -98,7 +99,7 @@ class AdaptiveThreshold:
         if self.fixed:
             return self.value
         ends_at = self.of_cause(feature) * math.exp(self.rise)
-        self._risen = True
+        self.raised = True
         self._excess += 1
         self.value = max(self.value, min(self.value * math.exp(self.rise), MAX_RISE * self.bounds[1]))
         self._causes[feature] = min(self._causes.get(feature, 0.0) + CAUSE_RISE, MAX_CAUSE_RISE)
@@ -130,15 +131,20 @@ class AdaptiveThreshold:
         allowed = self.rate * events
         self._excess = max(0.0, self._excess - allowed)
         fallen = self.value * math.exp(-self.rise * allowed)
-        if not self._risen:
+        if not self.raised:
             fallen = min(fallen, self.bounds[1])
         self.value = min(self.value, max(fallen, self.bounds[0]))
         for feature in tuple(self._causes):
             self._lower(feature, CAUSE_FALL * CAUSE_RISE * allowed)
 
-    def inherit(self, before: AdaptiveThreshold) -> AdaptiveThreshold:
-        """Take over the incidents of the threshold before, of another version; return this threshold."""
-        self._excess, self._causes = before._excess, dict(before._causes)
+    def inherit(self, before: AdaptiveThreshold, raised: bool) -> AdaptiveThreshold:
+        """Take over the incidents of the threshold before, of another version; return this threshold.
+
+        Args:
+            before: The threshold before.
+            raised: Whether this one, too, counts as raised by an incident.
+        """
+        self._excess, self._causes, self.raised = before._excess, dict(before._causes), raised
         return self
 
     def _lower(self, feature: str, by: float) -> None:
@@ -153,8 +159,8 @@ class AdaptiveThreshold:
 def first_rise(scores: int, rate: float) -> float:
     """Return the rise for each incident while a threshold follows from a number of own scores.
 
-    It falls with the square root of the evidence, to `RISE` when the own scores cover twice the time in
-    which the budget allows one incident. The first threshold is extrapolated from few scores, so that the
+    It falls with the square root of the evidence, to `RISE` when the own scores cover the time in which the
+    budget allows four to five incidents. The first threshold is extrapolated from few scores, so that the
     first incidents say most about it.
 
     Source: Angelopoulos, Barber and Bates 2024, "Online conformal prediction with decaying step sizes".
@@ -164,7 +170,7 @@ def first_rise(scores: int, rate: float) -> float:
         rate: Incidents per event that the budget allows.
 
     >>> [round(first_rise(scores, rate=1 / 288), 2) for scores in (0, 144, 288, 576, 10_000)]
-    [0.8, 0.4, 0.28, 0.2, 0.2]
+    [1.2, 0.6, 0.42, 0.3, 0.2]
     """
     allowed = scores * rate
     return (

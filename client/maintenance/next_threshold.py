@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from client.detection.adaptive_threshold import AdaptiveThreshold, first_rise
+from client.detection.adaptive_threshold import MAX_RISE, RISE, AdaptiveThreshold, first_rise
 from client.versions.trial import ThresholdRule
 from common.model.histogram import ScoreHistogram
 
@@ -21,6 +21,9 @@ def next_threshold(
 
     Without a last threshold, or without a scale, it is the first threshold of a version. A fixed one is kept.
 
+    The own scores are of rows that the version was trained on; scores of new rows are larger, the more so the
+    fewer rows there are. So with little evidence, a threshold that an incident has raised stays raised.
+
     Args:
         before: The threshold in use; None: there is no version yet.
         scale: Ratio of the version's scores to those of the version before on the same events; None: unknown.
@@ -37,8 +40,9 @@ def next_threshold(
     rise = first_rise(own.count, rule.rate)
     if before is None or scale is None:
         return AdaptiveThreshold(start, (lowest, highest), rule.rate, rise=rise)
-    value = min(max(before.value * scale, lowest), highest)
-    return AdaptiveThreshold(value, (lowest, highest), rule.rate, rise=rise).inherit(before)
+    raised = before.raised and rise > RISE
+    value = min(max(before.value * scale, lowest), MAX_RISE * highest if raised else highest)
+    return AdaptiveThreshold(value, (lowest, highest), rule.rate, rise=rise).inherit(before, raised)
 
 
 def extended_threshold(
@@ -62,7 +66,7 @@ def extended_threshold(
         return before
     start, lowest, highest = rule.start(fleet, own)
     value, rise = max(before.value, start), first_rise(own.count, rule.rate)
-    return AdaptiveThreshold(value, (lowest, highest), rule.rate, rise=rise).inherit(before)
+    return AdaptiveThreshold(value, (lowest, highest), rule.rate, rise=rise).inherit(before, before.raised)
 
 
 def regime_scale(before: ScoreHistogram, after: ScoreHistogram) -> float | None:

@@ -41,7 +41,7 @@ def test_with_little_evidence_the_first_incidents_raise_it_more() -> None:
     old = AdaptiveThreshold(2.0, BOUNDS, rate=0.01, rise=first_rise(5000, rate=0.01))
     for threshold in (young, old):
         threshold.incident_started("heat")
-    assert young.value == pytest.approx(2.0 * math.exp(2 * RISE))
+    assert young.value == pytest.approx(2.0 * math.exp(3 * RISE))
     assert old.value == pytest.approx(2.0 * math.exp(RISE))
     young.quiet(100)
     assert young.value == pytest.approx(2.0)  # the budget's rate keeps it where it is, too
@@ -97,8 +97,15 @@ def test_bounds_never_raise_it() -> None:
 def test_a_feature_that_leads_many_incidents_does_so_under_another_version() -> None:
     threshold = AdaptiveThreshold(2.0, BOUNDS, rate=0.01)
     threshold.incident_started("heat")
-    later = AdaptiveThreshold(threshold.value, BOUNDS, rate=0.01).inherit(threshold)
+    later = AdaptiveThreshold(threshold.value, BOUNDS, rate=0.01).inherit(threshold, raised=True)
     assert later.of_cause("heat") == pytest.approx(threshold.of_cause("heat"))
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_a_rise_under_another_version_is_kept_or_ends_at_the_bound(raised: bool) -> None:
+    later = AdaptiveThreshold(8.0, (0.5, 4.0), rate=0.001).inherit(AdaptiveThreshold(8.0), raised)
+    later.quiet(1)
+    assert later.value == (pytest.approx(8.0, rel=1e-3) if raised else 4.0)
 
 
 def test_a_fixed_threshold_never_changes() -> None:

@@ -35,6 +35,20 @@ def test_it_continues_under_another_version_within_the_bounds_of_its_scores(
     assert (after.bounds, after.rate) == ((LOWEST, HIGHEST), RULE.rate)
 
 
+def test_what_incidents_have_raised_is_not_lowered_by_a_few_scores_of_rows_that_the_version_knows() -> None:
+    """Twelve replayed machines had up to six false notices on their first day, when versions come often."""
+    few, enough = ScoreHistogram.of(SCORES[:100]), OWN
+    for own, is_kept in ((few, True), (enough, False)):
+        rule = ThresholdRule(None, 1 / 100)
+        _, lowest, highest = rule.start(FLEET, own)
+        before = AdaptiveThreshold(highest, (lowest, highest), rule.rate)
+        before.incident_started("heat")
+        after = next_threshold(before, 1.0, rule, FLEET, own)
+        assert after.value == (before.value if is_kept else highest)
+        assert after.raised == is_kept
+        assert next_threshold(before, 100.0, rule, FLEET, own).value == (4 if is_kept else 1) * highest
+
+
 def test_more_events_raise_it_to_where_it_would_begin_and_never_lower_it() -> None:
     assert extended_threshold(AdaptiveThreshold(0.1), RULE, FLEET, OWN).value == START
     higher = extended_threshold(AdaptiveThreshold(2 * START), RULE, FLEET, OWN)
