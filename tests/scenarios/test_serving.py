@@ -104,4 +104,4 @@ def test_learning_is_shown_everywhere_and_a_client_that_learns_detects_with_the_
     three.feed(60)
     eventually(lambda: (three.health()["version"] or 0) > 0)
     assert three.health()["learning"]["wanted"] == 100_000
-    assert client("three")["state"] == "learning"
+    eventually(lambda: client("three")["state"] == "learning")
