@@ -9,8 +9,10 @@ MAX_RISE = 4.0
 RISE = 0.2
 """Rise of the logarithm of the threshold with the start of an incident: 22 %."""
 MAX_FIRST_RISE = 0.6
-"""Largest such rise while there is little evidence: a factor of 1.8. With more, an incident of one feature hides
-faults of others on a machine that sends an event a second."""
+"""Largest such rise while there is little evidence: a factor of 1.8.
+
+With more, an incident of one feature hides faults of others on a machine that sends an event a second.
+"""
 CAUSE_RISE = 0.7
 """Further rise of the logarithm for incidents with the same leading feature: a factor of two."""
 CAUSE_FALL = 0.25
