@@ -52,7 +52,7 @@ class ValueRuns:
         self._run = np.zeros(features, np.int64)
         """Number of newest events with this value."""
         self._since = np.zeros((features, 2), np.float64)
-        """Of the first of these events, both times that `add` gets."""
+        """Both times of the first of these events, as `add` gets them."""
         self._longest = np.zeros(features, np.int64)
         self._lowest = np.full(features, np.inf, np.float32)
         self._highest = np.full(features, -np.inf, np.float32)

@@ -157,7 +157,7 @@ class FleetConnection:
             proto, tree = self._announced
             try:
                 message, inline = self._fetched(proto, tree)
-            except packing.UNREADABLE as error:  # it would be the same the next time
+            except packing.READ_ERRORS as error:  # it would be the same the next time
                 self._announced = None
                 log.error("message dropped: it cannot be read reason=%s: %s", type(error).__name__, error)
                 return None

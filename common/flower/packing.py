@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from common.flower.stamps import set_message_id
 
-UNREADABLE = (
+READ_ERRORS = (
     ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, DecodeError,
 )  # fmt: skip
 """Errors of Flower that mean that a message is damaged."""

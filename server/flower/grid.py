@@ -25,8 +25,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 )
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from common.flower import packing
-from common.flower.packing import fetch, has_content, inline
+from common.flower.packing import READ_ERRORS, fetch, has_content, inline
 from common.flower.stamps import set_message_id
 
 MAX_REQUEST_BYTES = 16 * 2**20
@@ -107,7 +106,7 @@ def _reply(
     try:
         reply = message_from_proto(proto)
         return reply if has_content(reply) else fetch(proto, tree, pull_object, confirm)
-    except packing.UNREADABLE as error:
+    except READ_ERRORS as error:
         code, reason = UNREADABLE, f"{type(error).__name__}: {error}"
     except Exception as error:  # its objects cannot be fetched; if SuperLink is down, the next call raises
         code, reason = ErrorCode.MESSAGE_UNAVAILABLE, f"{type(error).__name__}: {error}"
