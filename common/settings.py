@@ -239,6 +239,11 @@ class FederationSettings(Section):
 
     A new client, or one that reports drift, starts the next version at once.
     """
+    training_share: Fraction = 0.1
+    """Without `max_rounds`, after the first convergence: largest share of its time that a client trains.
+
+    The first training is as fast as the clients are; later training must not disturb their machines.
+    """
     patience: Annotated[int, Field(ge=0)] = 10
     """The federation has converged after this many rounds without improvement. 0: it never has.
 

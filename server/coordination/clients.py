@@ -236,9 +236,9 @@ def _restarted(state: State, features: Features, step: Step) -> State:
         state = stop_awaiting(state, node)
     state = replace(
         state, version=version, first_version=version, features=features, initialised=False,
-        best_error=None, rounds_without_improvement=0, updates_since_check=0, durations={},
-        buffer=(), failures={}, round=None, waiting_since=None, next_round_at=step.now + RETRY_S,
-        next_version_at=0.0,
+        best_error=None, rounds_without_improvement=0, updates_since_check=0, settled=False,
+        durations={}, buffer=(), failures={}, round=None, waiting_since=None,
+        next_round_at=step.now + RETRY_S, next_version_at=0.0,
     )  # fmt: skip
     for node, client in state.clients.items():
         if client.status in ("ready", "learning") and (difference := misfit(features, client)):

@@ -13,6 +13,7 @@ the next. Sources: McMahan et al. 2017 (FedAvg); Nguyen et al. 2022 (FedBuff); X
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import median
 
 from common.settings import FederationSettings
 from server.coordination import clients
@@ -37,6 +38,7 @@ from server.coordination.state import (
     TaskDuration,
     is_new,
     progress_of,
+    ready_names,
     ready_nodes,
     with_client,
 )
@@ -152,13 +154,24 @@ def _aggregated(state: State, event: Aggregated, step: Step) -> State:
     settings = step.settings
     state = replace(state, version=state.version + 1, aggregating=False, failures={}, waiting_since=None)
     state = _checked_for_improvement(state, event, settings)
-    converged = state.has_converged(settings.patience)
-    pause_s = max(settings.interval_s, settings.converged_interval_s if converged else 0.0)
-    state = replace(state, next_version_at=step.now + pause_s)
+    state = replace(state, settled=state.settled or state.has_converged(settings.patience))
+    state = replace(state, next_version_at=step.now + _pause_s(state, settings))
     step.actions.append(Publish(state.version, progress_of(state)))
     for node in [n for n, client in state.clients.items() if client.name in event.at_fault]:
         state = clients.count_fault(state, node, UNREADABLE, step)
     return state
+
+
+def _pause_s(state: State, settings: FederationSettings) -> float:
+    """Return the time between the version that was just made and work on the next one."""
+    pause_s = settings.interval_s
+    if state.has_converged(settings.patience):
+        pause_s = max(pause_s, settings.converged_interval_s)
+    if state.settled and settings.max_rounds is None:
+        names = ready_names(state)
+        usual_s = [duration.mean_s for name, duration in state.durations.items() if name in names]
+        pause_s = max(pause_s, median(usual_s or [0.0]) * (1 / settings.training_share - 1))
+    return pause_s
 
 
 def _checked_for_improvement(state: State, event: Aggregated, settings: FederationSettings) -> State:

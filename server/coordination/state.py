@@ -172,6 +172,8 @@ class State:
     rounds_without_improvement: int = 0
     updates_since_check: int = 0
     """Updates aggregated since the error was last compared with the best."""
+    settled: bool = False
+    """Whether the federation has converged since the first version of its features."""
     durations: Mapping[str, TaskDuration] = field(default_factory=dict)
     """By client name, so that they are known after a reconnection."""
     initialised: bool = False
@@ -249,6 +251,7 @@ def progress_of(state: State) -> dict[str, Any]:
         "best_error": state.best_error,
         "rounds_without_improvement": state.rounds_without_improvement,
         "updates_since_check": state.updates_since_check,
+        "settled": state.settled,
         "durations": {client: asdict(duration) for client, duration in state.durations.items()},
     }
 
@@ -279,6 +282,7 @@ def resumed(state: State, version: int, features: tuple[str, ...], progress: Map
         best_error=saved.best_error,
         rounds_without_improvement=saved.rounds_without_improvement,
         updates_since_check=saved.updates_since_check,
+        settled=saved.settled,
         durations=saved.durations,
     )
 
@@ -290,4 +294,5 @@ class _Progress:
     best_error: float | None = None
     rounds_without_improvement: int = 0
     updates_since_check: int = 0
+    settled: bool = False
     durations: dict[str, TaskDuration] = field(default_factory=dict)

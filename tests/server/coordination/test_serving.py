@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,6 +107,41 @@ def test_earlier_errors_do_not_compare_with_those_of_a_new_client() -> None:
     for _ in range(4):
         run.answer(1, 2, 3)
         assert not run.state.has_converged(2)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_after_the_first_convergence_a_client_trains_for_a_share_of_its_time_at_most(share: float) -> None:
+    task_s = 3.0
+    run = serving(training_share=share, patience=3)
+    run.errors = iter([8.0, 7.0, 6.0, *[6.0] * 3, *[5.0, 4.0, 3.0, 2.0, 1.0]])
+    run.join("a", "b")
+    for _ in range(6):
+        assert run.state.next_version_at <= run.now  # the first training waits for nothing
+        run.after(task_s)
+        run.answer(1, 2)
+    assert run.state.has_converged(3)
+    run.after(3600)
+    assert set(run.state.tasks) == {1, 2}
+    began, worked_s = run.now, 0.0
+    for _ in range(5):  # now the error falls again
+        run.after(task_s)
+        worked_s += task_s
+        run.answer(1, 2)
+        run.after(run.state.next_version_at - run.now)
+        assert set(run.state.tasks) == {1, 2}
+    assert worked_s / (run.now - began) == pytest.approx(share)
+
+
+def test_a_restarted_server_keeps_the_pace_of_a_federation_that_has_settled() -> None:
+    assert Run(saved(converged()), max_rounds=None).state.settled
+
+
+def test_a_finite_run_is_as_fast_as_its_clients() -> None:
+    run = serving(max_rounds=1000, patience=0, training_share=0.1)
+    run.join("a", "b")
+    run.state = replace(run.state, settled=True)
+    run.after(3)
+    assert Sent("train", (1, 2)) in run.answer(1, 2)
 
 
 def test_a_known_client_that_reconnects_does_not_wake_a_converged_federation() -> None:
