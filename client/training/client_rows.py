@@ -76,6 +76,12 @@ class ClientRows:
         """Count the rows, and measure the moments that scale the next versions."""
         self._measure(self._normal().rows)
 
+    def measure_again(self) -> None:
+        """Measure the rows if there are many more of them than when they were last measured."""
+        rows = self._normal().rows
+        if len(rows) >= MEASURE_AGAIN * self.count:
+            self._measure(rows)
+
     def _measure(self, rows: Rows) -> None:
         self.count = len(rows)
         if len(rows):

@@ -86,7 +86,9 @@ class ClientWorker:
         if self._folder is not None and window is not None:
             self._wanted = wanted_rows(self._min_rows, window, len(rows.partition.schema))
             write_wanted(self._folder, max(0, self._wanted - len(rows.partition.rows)))
-        if not self._can_train:
+        if self._can_train:
+            rows.measure_again()
+        else:
             rows.measure()
         return Description(
             self.name, self.instance, rows.partition.schema, rows.moments, self._inline, self._drifted,

@@ -216,6 +216,8 @@ def assign(state: State, kind: Kind, nodes: Sequence[NodeId], round_id: int, ste
         client = clients[node]
         repeats = client.repeats + 1 if client.trained_version == state.version else 0
         if kind == "train":
+            if client.rows_have_doubled:  # errors on the fewer rows do not compare with those to come
+                state = replace(state, best_error=None, rounds_without_improvement=0)
             rows = client.description.rows if client.description is not None else 0
             clients[node] = replace(
                 client, trained_version=state.version, trained_rows=rows, repeats=repeats, last_task=number

@@ -47,6 +47,18 @@ def test_a_worker_describes_its_rows_again_until_it_has_enough(tmp_path: Path) -
     assert edge.worker.describe(3).moments is described.moments  # versions are scaled by these from now on
 
 
+def test_a_worker_that_can_train_describes_its_rows_again_when_they_have_doubled(tmp_path: Path) -> None:
+    edge = Growing(tmp_path, min_rows=20)
+    edge.gather(20)
+    assert edge.worker.describe(3).rows == 20
+    edge.gather(19)
+    assert edge.worker.describe(3).rows == 20
+    edge.gather(1)
+    described = edge.worker.describe(3)
+    assert described.rows == 40
+    np.testing.assert_allclose(described.moments.mean, np.r_[ROWS[:20], ROWS[:20]].mean(axis=0), rtol=0.5)
+
+
 def test_how_many_rows_are_wanted_follows_from_the_window_of_the_fleet(tmp_path: Path) -> None:
     edge = Growing(tmp_path)
     assert edge.worker.describe(30).wanted == 300

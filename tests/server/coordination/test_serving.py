@@ -96,8 +96,18 @@ def test_twice_as_many_rows_begin_a_round_at_once() -> None:
         grown = description("a", "instance of a", FEATURES, rows=rows)
         result = decisions(run.do(Described(1, run.requests[1], grown)))
         assert result == ([Sent("train", (1, 2))] if woken else [])
-    run.answer(1, 2)
-    assert decisions(run.after(PACE_S - 1)) == []
+
+
+def test_errors_on_half_of_the_rows_do_not_compare_with_those_on_all() -> None:
+    run = converged()
+    run.errors = iter([9.0, 8.0, 7.0, 6.0, 6.0, 6.0])  # the later rows are harder
+    run.after(REFRESH_S)
+    trained = run.state.clients[1].trained_rows
+    run.do(Described(1, run.requests[1], description("a", "instance of a", FEATURES, rows=2 * trained)))
+    for _ in range(6):
+        assert not run.state.has_converged(2)
+        run.answer(1, 2)
+    assert run.state.has_converged(2)
 
 
 def test_earlier_errors_do_not_compare_with_those_of_a_new_client() -> None:
