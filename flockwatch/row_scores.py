@@ -118,11 +118,10 @@ def _causes(live: ReplayedDetector, scorer: Scorer, count: int) -> tuple[Cause, 
     """Return the causes of the newest event's score."""
     with np.errstate(over="ignore", invalid="ignore"):
         why = scorer.explain(live.detector.recent.last(scorer.window))
-    largest = np.argsort(why.share, kind="stable")[::-1][:count]
     names = live.detector.schema.features
     return tuple(
         Cause(names[i], float(why.share[i]), float(why.value[i]), float(why.expected[i]))
-        for i in largest
+        for i in why.ordered(names)[:count]
         if np.isfinite(why.value[i])  # a feature that is missing explains nothing
     )
 

@@ -85,7 +85,7 @@ class EventWindow:
         window = self._window(features)
         why = self.scorer.explain(window)
         present = (why.value == why.value) & (why.share > 0)  # a feature that is missing explains nothing
-        order = [int(i) for i in np.argsort(why.share, kind="stable")[::-1] if present[i]]
+        order = [i for i in why.ordered(self.features) if present[i]]
         causes = tuple(
             Cause(self.features[i], *map(float, (why.share[i], why.value[i], why.expected[i])))
             for i in order[: self.max_causes]

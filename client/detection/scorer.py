@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ _CAPACITY = 4096
 """Scaled rows appended before the last window is moved back to the start of the array."""
 _MAX_SCALED = np.float32(1e12)
 """Larger scaled values are cut off in an explanation: their squares would overflow."""
+_SEPARATORS = re.compile(r"[_./: ]")
+"""Separators of the words in a feature's name."""
 
 
 class Explanation(NamedTuple):
@@ -32,6 +35,28 @@ class Explanation(NamedTuple):
     """Value; NaN if no event of the window has the feature."""
     expected: Floats
     """Value as the model reconstructs it."""
+
+    def ordered(self, features: Sequence[str]) -> list[int]:
+        """Return the positions of the features, the leading one first, the others by their shares.
+
+        The leading feature is the largest one of the part of the machine with the largest share: a fault of
+        one part can show in several features, each with a smaller share than one feature of another part.
+
+        Args:
+            features: Their names. Those with the same first word, such as `memory`, are of one part; words
+                are separated by `_`, `.`, `/`, `:` or a space.
+
+        >>> why = Explanation(np.float32([0.4, 0.25, 0.35]), np.zeros(3), np.zeros(3))
+        >>> why.ordered(["cpu_system", "memory_percent", "memory_free"])
+        [2, 0, 1]
+        """
+        order = [int(i) for i in np.argsort(self.share, kind="stable")[::-1]]
+        parts = [_SEPARATORS.split(name, maxsplit=1)[0] for name in features]
+        totals: dict[str, float] = {}
+        for part, share in zip(parts, self.share, strict=True):
+            totals[part] = totals.get(part, 0.0) + float(share)
+        leading = max(order, key=lambda i: totals[parts[i]])
+        return [leading, *(i for i in order if i != leading)]
 
 
 class Scorer:
