@@ -138,7 +138,10 @@ class ScalingSettings(Section):
     values are not scaled. A nearly constant feature is not scaled up beyond the smallest step of its values.
     """
     clip: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = 10.0
-    """Scaled values are clipped to this many standard deviations, so that none dominates. None: no limit."""
+    """Beyond this many standard deviations scaled values grow with their logarithm, so that none dominates.
+
+    None: no limit.
+    """
 
     @model_validator(mode="before")
     @classmethod

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.model.manifest import Manifest
+from common.model.moments import softly_clipped
 from common.model.scoring import windows
 
 Floats = NDArray[np.float32]
@@ -76,7 +77,8 @@ class Scorer:
         self._scaler = manifest.scaler
         self._mean = self._scaler.mean
         self._inverse = (1 / self._scaler.std).astype(np.float32)
-        self._limits = (np.float32(-scaling.clip), np.float32(scaling.clip)) if scaling.clip else None
+        self._limit = scaling.clip
+        self._square = math.inf if scaling.clip is None else scaling.clip**2
         self._rows = np.zeros((self.window - 1 + _CAPACITY, architecture.features), np.float32)
         self._end = 0
         """Index after the newest row in `_rows`."""
@@ -93,7 +95,10 @@ class Scorer:
         if end == len(self._rows):
             end = self._move_to_start()
         scaled = self._rows[end]
-        self._scale(row, scaled)
+        np.subtract(row, self._mean, out=scaled)
+        np.multiply(scaled, self._inverse, out=scaled)
+        if not scaled.dot(scaled) <= self._square:  # faster than to look at each value
+            self._clip(scaled)
         self._end = end = end + 1
         if end < self.window:
             return math.nan
@@ -153,13 +158,13 @@ class Scorer:
     def explain(self, rows: Floats) -> Explanation:
         """Return which features make the window `rows`, shape (window, features), unusual.
 
-        The model gets its inputs clipped, as for the score. The errors are measured against the unclipped
-        values: otherwise a feature far beyond the limit could have a smaller share than the features whose
-        reconstruction it makes worse.
+        The model gets its inputs softly clipped, as for the score. The errors are measured against the
+        unclipped values: otherwise a feature far beyond the limit could have a smaller share than the
+        features whose reconstruction it makes worse.
         """
         missing = np.isnan(rows)
         scaled = np.clip((rows - self._mean) * self._inverse, -_MAX_SCALED, _MAX_SCALED).reshape(-1)
-        inputs = scaled if self._limits is None else np.clip(scaled, *self._limits)
+        inputs = self._clip(scaled.copy())
         output = self._network.reconstruct(np.nan_to_num(inputs)[None])
         by_feature = self._detector.contributions(inputs, scaled).reshape(rows.shape).sum(axis=0)
         total = by_feature.sum()
@@ -172,9 +177,11 @@ class Scorer:
         """Do the same as `Scaler.apply`, without allocating."""
         np.subtract(rows, self._mean, out=out)
         np.multiply(out, self._inverse, out=out)
-        if self._limits is not None:
-            np.maximum(out, self._limits[0], out=out)
-            np.minimum(out, self._limits[1], out=out)
+        self._clip(out)
+
+    def _clip(self, scaled: Floats) -> Floats:
+        """Clip values softly in place; return them."""
+        return scaled if self._limit is None else softly_clipped(scaled, self._limit)
 
     def _move_to_start(self) -> int:
         """Move the rows that the next window needs to the start of the array; return their number."""

@@ -44,6 +44,9 @@ RANGE_SHARE = 0.01
 CONSTANT_SHARE = 0.01
 """The spread that a constant feature is scaled by, as a share of its value, if that is more than 1."""
 
+_LARGEST = np.float32(1e12)
+"""Scaled values are cut off here before they are clipped softly, so that none is infinite."""
+
 _STEP_ROWS = 3
 """Rows that must differ from the usual value by about one step: a single one may be an outlier."""
 _STEP_TOLERANCE = 1.5
@@ -251,9 +254,30 @@ def _smaller_step(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.
     return np.where((a > 0) & (b > 0), np.minimum(a, b), np.maximum(a, b))
 
 
+def softly_clipped(scaled: NDArray[np.float32], limit: float) -> NDArray[np.float32]:
+    """Replace the values beyond a limit by smaller ones, in place; return the array.
+
+    Beyond the limit a value grows with the logarithm of its excess. So none dominates, but a larger one stays
+    larger: on a machine whose disk sometimes writes at a rate beyond the limit, a hundred times that is still
+    unusual.
+
+    Args:
+        scaled: Values of any shape; NaN stays NaN.
+        limit: The distance from 0 up to which a value stays as it is, positive.
+
+    >>> softly_clipped(np.array([9.0, -10.0, 12.0, 1000.0], np.float32), 10.0)
+    array([  9.      , -10.      ,  11.098612,  16.898714], dtype=float32)
+    """
+    far = np.abs(scaled) > limit
+    if far.any():
+        beyond = np.minimum(np.abs(scaled[far]), _LARGEST) - np.float32(limit)
+        scaled[far] = np.copysign(limit + np.log1p(beyond), scaled[far])
+    return scaled
+
+
 @dataclass(frozen=True, eq=False)
 class Scaler:
-    """Centres and scales rows: `(row - mean) / std`, clipped to `[-clip, clip]`.
+    """Centres and scales rows: `(row - mean) / std`, softly clipped beyond `clip`.
 
     A feature that no row of the moments has is NaN in every scaled row: nothing is known to compare it with.
 
@@ -297,4 +321,4 @@ class Scaler:
     def apply(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a scaled copy of rows, shape (n, features)."""
         scaled = (rows - self.mean) / self.std
-        return scaled if self.clip is None else np.clip(scaled, -self.clip, self.clip)
+        return scaled if self.clip is None else softly_clipped(scaled, self.clip)

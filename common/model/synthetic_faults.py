@@ -131,7 +131,7 @@ class SyntheticFaults:
         """Return which faults of the largest size a new version does not find; None: no evidence of a loss.
 
         They are those of single features, and faults of all features at once, which most versions find. Here
-        scaled values are clipped, as they are in a stream: a version with a finer scale clips nearer to the
+        scaled values are softly clipped, as in a stream: a version with a finer scale clips nearer to the
         usual values, and cannot find what the version before finds.
 
         Args:
@@ -164,7 +164,7 @@ class SyntheticFaults:
             manifest: The version.
             threshold: The score above which it finds a fault.
             sizes: Size of each fault, in usual spreads of its feature, shape (features, kinds, windows).
-            clip: Whether scaled values are clipped.
+            clip: Whether scaled values are softly clipped.
 
         Returns:
             The same shape as `sizes`.
@@ -182,7 +182,7 @@ class SyntheticFaults:
     ) -> NDArray[np.bool_]:
         """Return whether scores are above a threshold, of windows of shape (windows, window, features).
 
-        Scaled values are clipped only if asked for, because clipping makes larger sizes equal.
+        Scaled values are clipped only if asked for, because clipping makes larger sizes nearly equal.
         """
         number, window, features = windows.shape
         scaler = manifest.scaler if clip else replace(manifest.scaler, clip=None)

@@ -137,7 +137,7 @@ def test_a_feature_that_leads_others_astray_is_named_although_the_score_is_cut_o
     )
     rows = ROWS[:1].copy()
     rows[0, 0] += 1000
-    cut = np.clip(Scaler.of(plain.moments).apply(rows), -10, 10)
+    cut = Scaler.of(plain.moments, 10.0).apply(rows)
     scored = (np.square(reconstruct(plain.architecture, weights, cut) - cut) * version.precision)[0]
     assert scored.argmax() == 2  # of the score, the one that was led astray has the larger part
     assert Scorer(version).explain(rows).share[0] > 0.9
