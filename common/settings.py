@@ -330,6 +330,11 @@ class LiveSettings(Section):
     """Addresses that notices are sent to, such as `file:PATH` or `https://HOST/PATH`."""
     status: Annotated[str, Field(pattern=ADDRESS)] | None = None
     """`HOST:PORT` of the endpoints /metrics and /healthz. None: there are none."""
+    status_hosts: Names = ()
+    """Names by which scrapers, probes and browsers reach `status`, such as this machine's full name.
+
+    Its address, this machine's name and `localhost` are known without.
+    """
     start_after: PositiveInt | None = None
     """Number of events in a row above the threshold that start an incident.
 

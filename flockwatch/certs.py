@@ -19,10 +19,10 @@ from common.security.certificates import (
     ca_problems,
     certificate_hosts,
     expiry_warning,
-    parse_address,
     read_certificates,
     server_certificate_problems,
 )
+from common.security.hosts import parse_address
 from common.security.keys import (
     KeyFileError,
     encode_private_key,

@@ -7,11 +7,13 @@ import socket
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, BinaryIO
+
+from common.security.hosts import HostCheck
 
 MAX_CONNECTIONS = 32
 """For a further connection, the one that has been open for the longest time is closed."""
@@ -31,12 +33,15 @@ class HttpServer:
         host: Address to listen on.
         port: Port to listen on; 0 for any free one.
         pages: The pages by path.
+        hosts: Further names of this machine, of `live.status_hosts`; see `HostCheck`.
 
     Raises:
         OSError: the address is in use, or not an address of this machine.
     """
 
-    def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
+    def __init__(self, host: str, port: int, pages: Mapping[str, Page], hosts: Iterable[str] = ()) -> None:
+        check = HostCheck(host, hosts, "live.status_hosts")
+
         class Handler(BaseHTTPRequestHandler):
             timeout = 10
 
@@ -46,7 +51,9 @@ class HttpServer:
 
             def do_GET(self) -> None:
                 page = pages.get(self.path.partition("?")[0])
-                if page is None:
+                if refusal := check.refusal(self.headers.get("Host", "")):
+                    self._respond(HTTPStatus.MISDIRECTED_REQUEST, "text/plain", f"{refusal}\n".encode())
+                elif page is None:
                     body = f"not found; the paths are {', '.join(pages)}\n".encode()
                     self._respond(HTTPStatus.NOT_FOUND, "text/plain", body)
                 else:

@@ -112,7 +112,9 @@ class DetectorProcess:
             )  # fmt: skip
             if self._settings.live.status is not None:
                 host, _, port = self._settings.live.status.rpartition(":")
-                closing.callback(DetectorStatusServer(host.strip("[]"), int(port), self.status).close)
+                hosts = self._settings.live.status_hosts
+                served = DetectorStatusServer(host.strip("[]"), int(port), self.status, hosts)
+                closing.callback(served.close)
             if self._supervisor is not None:
                 closing.callback(self._supervisor.stop)
                 self._supervisor.start()

@@ -244,12 +244,13 @@ class DetectorStatusServer(HttpServer):
         host: Address to listen on.
         port: Port to listen on; 0 for any free one.
         status: Returns the current status; it is called in other threads.
+        hosts: Further names of this machine; see `HttpServer`.
 
     Raises:
         OSError: the address is in use, or not an address of this machine.
     """
 
-    def __init__(self, host: str, port: int, status: Callable[[], Status]) -> None:
+    def __init__(self, host: str, port: int, status: Callable[[], Status], hosts: Iterable[str] = ()) -> None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_StatusCollector(status))
 
@@ -260,7 +261,7 @@ class DetectorStatusServer(HttpServer):
         def metrics_text() -> tuple[HTTPStatus, str, bytes]:
             return HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry)
 
-        super().__init__(host, port, {"/metrics": metrics_text, "/healthz": healthz})
+        super().__init__(host, port, {"/metrics": metrics_text, "/healthz": healthz}, hosts)
 
 
 class _StatusCollector:

@@ -6,7 +6,8 @@ import logging
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from common.security.certificates import is_loopback, root_certificates
+from common.security.certificates import root_certificates
+from common.security.hosts import is_loopback
 from common.security.keys import fingerprint, read_private_key
 from common.settings import ClientSettings
 

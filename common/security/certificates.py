@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtensionOID
 
 from common.errors import UserError
+from common.security.hosts import parse_address
 from common.security.keys import KeyFileError, read_small_file, read_tls_private_key
 
 WARN_BEFORE_EXPIRY = timedelta(days=30)
@@ -125,20 +125,6 @@ def certificate_hosts(certificate: x509.Certificate) -> list[str]:
     assert isinstance(names, x509.SubjectAlternativeName)  # noqa: S101  the extension of that class
     addresses = names.get_values_for_type(x509.IPAddress)
     return [*names.get_values_for_type(x509.DNSName), *(str(address) for address in addresses)]
-
-
-def parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return a host as an IP address; None if it is a name."""
-    try:
-        return ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return None
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is a loopback address, which only this machine can connect to."""
-    address = parse_address(host)
-    return host == "localhost" if address is None else address.is_loopback
 
 
 def _root_problems(root: x509.Certificate, path: Path, now: datetime) -> Iterator[str]:

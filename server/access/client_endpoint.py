@@ -10,10 +10,9 @@ from common.config import ConfigError
 from common.security.certificates import (
     CertificateError,
     expiry_warning,
-    is_loopback,
-    parse_address,
     server_certificate_problems,
 )
+from common.security.hosts import is_loopback, parse_address
 from common.settings import ServerSettings
 from server.flower.superlink_process import free_port
 from server.http.connections import Connections

@@ -7,7 +7,6 @@ import hmac
 import json
 import math
 import secrets
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import monotonic as clock
@@ -26,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.errors import UserError
 from common.protocol.alerts import AlertError, Notice
-from common.security.certificates import parse_address
+from common.security.hosts import HostCheck
 from common.security.tokens import edge_token
 from server.http.connections import Connections, Limits
 from server.http.web import WebServer
@@ -71,7 +70,7 @@ class StatusServer:
         history: Contains the rounds and notices, and stores new notices.
         token: The secret that the clients' tokens follow from (`edge_token`); None refuses notices.
         admits: Returns whether a client of this name may post notices; an error means that it is not known.
-        hosts: Further names of this server; see `_KnownHosts`.
+        hosts: Further names of this server; see `HostCheck`.
         refused: Records a notice with a wrong token, or of a client that was revoked.
 
     Raises:
@@ -93,7 +92,7 @@ class StatusServer:
         self._web = WebServer(
             "status server",
             _application(
-                status, history, token, frozenset({host, socket.gethostname(), *hosts}), admits, refused
+                status, history, token, HostCheck(host, hosts, "server.status_hosts"), admits, refused
             ),
             host,
             int(port),
@@ -111,7 +110,7 @@ def _application(
     status: ServerStatus,
     history: History,
     token: str | None,
-    hosts: frozenset[str],
+    check: HostCheck,
     admits: Callable[[str], bool],
     refused: Refused,
 ) -> Starlette:
@@ -193,35 +192,30 @@ def _application(
     ]  # fmt: skip
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_SecurityHeaders), Middleware(_KnownHosts, names=hosts)],
+        middleware=[Middleware(_SecurityHeaders), Middleware(_KnownHosts, check=check)],
         exception_handlers={DatabaseError: unavailable, UserError: unavailable},
     )
 
 
 class _KnownHosts:
-    """Middleware that refuses requests to names that are not this server's.
+    """Middleware that refuses requests to names that are not this server's (`HostCheck`).
 
-    A web page of somebody else can have its own name point to this server, and then read what the operator's
-    browser may read (DNS rebinding). It cannot make the browser send an address as the name. `OPEN_PATHS`
-    need no such check: probes say nothing of the fleet, and notices have a token.
+    `OPEN_PATHS` need no such check: probes say nothing of the fleet, and notices have a token.
 
     Args:
         app: The next application.
-        names: The names, beside `localhost` and every address.
+        check: The check.
     """
 
-    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
-        self._app, self._names = app, {name.lower() for name in names} | {"localhost"}
+    def __init__(self, app: ASGIApp, check: HostCheck) -> None:
+        self._app, self._check = app, check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        host = Headers(scope=scope).get("host", "")
-        name = host.removesuffix("]") if host.endswith("]") else host.rpartition(":")[0] or host
-        name = name.strip("[]").rstrip(".").lower()
-        if scope["path"] in OPEN_PATHS or not name or name in self._names or parse_address(name) is not None:
+        refusal = self._check.refusal(Headers(scope=scope).get("host", ""))
+        if scope["path"] in OPEN_PATHS or refusal is None:
             await self._app(scope, receive, send)
-            return
-        text = f"this server does not know the name {name[:100]!a}: add it to server.status_hosts\n"
-        await PlainTextResponse(text, 421)(scope, receive, send)
+        else:
+            await PlainTextResponse(f"{refusal}\n", 421)(scope, receive, send)
 
 
 class _SecurityHeaders:

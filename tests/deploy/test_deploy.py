@@ -152,6 +152,14 @@ def test_the_settings_of_the_cluster_are_valid() -> None:
             assert loaded.threshold.budget == ("1 per hour" if name != "server" else "1 per day")
 
 
+def test_prometheus_scrapes_an_edge_by_its_host_name_which_its_status_address_answers() -> None:
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    jobs = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    targets = [target for job in jobs if job["job_name"] == "edges" for target in job["static_configs"]]
+    names = [address.partition(":")[0] for target in targets for address in target["targets"]]
+    assert names and [services[name].get("hostname") for name in names] == names
+
+
 def test_hadolint_accepts_the_dockerfile() -> None:
     run(tool("hadolint"), "--failure-threshold", "style", ROOT / "Dockerfile")
 

@@ -15,11 +15,11 @@ from common.security.certificates import (
     ca_problems,
     certificate_hosts,
     expiry_warning,
-    is_loopback,
     read_certificates,
     root_certificates,
     server_certificate_problems,
 )
+from common.security.hosts import is_loopback
 from common.security.keys import KeyFileError, encode_private_key, read_private_key
 from flockwatch.certs import Certificates
 from flockwatch.cli import main

@@ -52,6 +52,37 @@ def test_a_probe_is_answered_under_more_connections_than_are_allowed(
     assert eventually(lambda: threading.active_count() <= before)
 
 
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("127.0.0.1:9100", 200), ("[::1]:9100", 200), ("10.1.2.3", 200), ("localhost", 200),
+        ("LocalHost.:9100", 200), (socket.gethostname(), 200), ("edge-7.example:9100", 200),
+        ("EDGE-7.example", 200), ("", 200), (None, 200),
+        ("attacker.example:9100", 421), ("attacker.example", 421), ("127.0.0.1.attacker.example", 421),
+        ("localhost.attacker.example:9100", 421), ("edge-7.example.attacker.example", 421),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/unknown"])
+def test_only_names_of_this_machine_are_answered(path: str, host: str | None, code: int) -> None:
+    def page() -> tuple[HTTPStatus, str, bytes]:
+        return HTTPStatus.OK, "text/plain", b"well"
+
+    opened = HttpServer("127.0.0.1", 0, {"/healthz": page, "/metrics": page}, hosts=("edge-7.example",))
+    try:
+        with socket.create_connection(("127.0.0.1", opened.port), 10) as connection:
+            header = "" if host is None else f"Host: {host}\r\n"
+            connection.sendall(f"GET {path} HTTP/1.1\r\n{header}\r\n".encode())
+            with connection.makefile("rb") as answer:
+                status, text = int(answer.readline().split()[1]), answer.read().decode()
+    finally:
+        opened.close()
+    assert status == (404 if code == 200 and path == "/unknown" else code)
+    if code == 421:
+        assert (
+            host is not None and f"'{host.rpartition(':')[0] or host}': add it to live.status_hosts" in text
+        )
+
+
 HEADS = [b"GET /" + b"x" * 65_000, b"GET /healthz HTTP/1.1\r\n" + b"x: y\r\n" * 90_000]
 
 

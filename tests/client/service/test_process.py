@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from client.service.process import DetectorProcess
 from client.versions.version_store import VersionStore
 from common.config import ConfigError
 from common.settings import Settings
+from server.flower.superlink_process import free_port
 from tests.client.sample_versions import lines, rows, version
 from tests.waiting import eventually
 
@@ -104,6 +106,33 @@ def test_a_version_that_training_offers_names_the_features(tmp_path: Path) -> No
         eventually(lambda: under_test.status().version == 3)
         append(path, b"1,2,3\n")
         eventually(lambda: under_test.status().events == 1)
+
+
+def test_metrics_are_answered_only_under_names_of_the_machine(tmp_path: Path) -> None:
+    path = tmp_path / "events.txt"
+    path.touch()
+    port = free_port()
+    live = {
+        "source": f"file:{path}?follow=true",
+        "status": f"127.0.0.1:{port}",
+        "status_hosts": ("edge.example",),
+    }
+    settings = Settings().with_values(live=live)
+
+    def code(host: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        with closing(connection):
+            connection.request("GET", "/metrics", headers={"Host": host})
+            return connection.getresponse().status
+
+    def answers() -> bool:
+        with suppress(ConnectionError):
+            return code("localhost") == 200
+        return False
+
+    with running(DetectorProcess(settings, tmp_path / "state", "edge")):
+        assert eventually(answers)
+        assert [code("edge.example:9100"), code("attacker.example")] == [200, 421]
 
 
 def test_a_stop_before_the_features_are_known_ends_the_process(tmp_path: Path) -> None:
