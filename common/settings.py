@@ -185,6 +185,11 @@ class FederationSettings(Section):
     """synchronous: rounds wait for all sampled clients, or for a quorum. asynchronous: no client waits."""
     strategy: Strategy = "fedavg"
     """The strategy of Flower that aggregates updates; its parameters are in section `aggregation`."""
+    max_model_mb: PositiveInt = 64
+    """Largest size of the model's weights in MB. Clients whose features would make a larger one are refused.
+
+    64 are 13,003 features with the default `model`. `data.features` with more is an error at the start.
+    """
     max_rounds: PositiveInt | None = None
     """The run ends after this many versions, or before that when it has converged or no client connects.
 

@@ -16,7 +16,7 @@ from common.settings import LogSettings, Settings
 from server.access.audit import AuditLog
 from server.access.client_endpoint import ClientEndpoint
 from server.access.roster import Roster
-from server.federation.first_version import transfer_source
+from server.federation.first_version import max_features, transfer_source
 from server.flower.superlink_process import SuperLinkError, SuperLinkProcess
 from server.monitoring.status import ServerStatus
 from server.monitoring.status_server import StatusServer
@@ -57,13 +57,15 @@ def serve(settings: Settings, stop: threading.Event) -> str:
         Why the run ended.
 
     Raises:
-        ConfigError: the settings would allow other machines to connect without TLS. CertificateError: the
-        certificate cannot be used. DatabaseError: the URL of the database is invalid. SuperLinkError:
-        SuperLink cannot be started, the ServerApp dies again and again, or another server uses the folder.
+        ConfigError: the settings would allow other machines to connect without TLS, or the declared features
+        make too large a model. CertificateError: the certificate cannot be used. DatabaseError: the URL of
+        the database is invalid. SuperLinkError: SuperLink cannot be started, the ServerApp dies again and
+        again, or another server uses the folder.
         ListenError: the server cannot listen on its address.
         TransferError: the version to start from cannot be read.
         OSError: the state folder cannot be written.
     """
+    max_features(settings)
     if (source := settings.federation.start_from) is not None:
         settings = settings.with_values(federation={"start_from": source.resolve()})
         transfer_source(settings)

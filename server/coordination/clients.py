@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from server.coordination.actions import DropUpdate, RequestDescription, Step
 from server.coordination.events import Described, DescriptionFailed, NodesConnected
-from server.coordination.features import Features, majority_features, misfit, most_common
+from server.coordination.features import Features, excess, majority_features, misfit, most_common
 from server.coordination.state import (
     ConnectedClient,
     Failure,
@@ -90,6 +90,8 @@ def described(state: State, event: Described, step: Step) -> State:
                 return _refused(state, event.node, client, reason, step)
             state = _removed(state, node, "reconnected as another node")
             break
+    if (surplus := excess(state, client, step.settings.max_model_mb)) is not None:
+        return _refused(state, event.node, client, surplus, step)
     if state.features is not None and (difference := misfit(state.features, client)):
         refused = with_client(state, event.node, replace(client, status="refused", reason=difference))
         if (features := majority_features(refused)) is None:

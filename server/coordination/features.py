@@ -29,6 +29,23 @@ def misfit(features: Features, client: ConnectedClient) -> str | None:
     return None
 
 
+def excess(state: State, client: ConnectedClient, max_model_mb: int) -> str | None:
+    """Return how many features a client has too many; None if it has not, or has the federation's.
+
+    Args:
+        state: The coordinator's.
+        client: The client, which has described itself.
+        max_model_mb: `federation.max_model_mb`, from which `State.max_features` follows.
+    """
+    count, limit = len(features_of(client)), state.max_features
+    if count <= limit or state.declared:  # a client with others than the declared features is a misfit
+        return None
+    if state.features is not None and misfit(state.features, client) is None:
+        return None
+    text = f"'{client.name}' has {count:,} features, but federation.max_model_mb ({max_model_mb} MB)"
+    return f"{text} allows a model of {limit:,} at most"
+
+
 def most_common(clients: Iterable[ConnectedClient]) -> tuple[Features, int]:
     """Return the features that most of the clients share, in any order, and how many clients these are.
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from common.bounds import MAX_FEATURES
 from common.learning import Learning
 from common.protocol.messages import Description
 
@@ -166,6 +167,8 @@ class State:
     """The federation's features; None until they are declared or chosen by majority."""
     declared: bool = False
     """Whether the features are those of `data.features`, and do not follow the clients."""
+    max_features: int = MAX_FEATURES
+    """Most features that clients can give the federation (`federation.max_model_mb`)."""
     first_version: int = 0
     """The version that the present features begin with."""
     best_error: float | None = None

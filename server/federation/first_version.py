@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 
+from common.bounds import MAX_FEATURES
+from common.config import ConfigError
 from common.model.manifest import Manifest, ManifestError
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
-from common.model.weights import Architecture
+from common.model.weights import Architecture, size_of
 from common.protocol.messages import Description
 from common.settings import Settings
 from server.federation.renewal import fleet_moments
@@ -25,6 +28,28 @@ def transfer_source(settings: Settings) -> Manifest | None:
         return Manifest.unpack(file.read_bytes()) if file is not None else None
     except (OSError, ManifestError) as error:
         raise TransferError(f"'federation.start_from' {file}: {error}") from error
+
+
+def max_features(settings: Settings) -> int:
+    """Return the largest number of features whose model has `federation.max_model_mb` at most.
+
+    Raises:
+        ConfigError: there is none, or `data.features` declares more.
+    """
+    limit = settings.federation.max_model_mb
+
+    def size(features: int) -> int:
+        """Return the bytes of the model's weights, which are float32."""
+        return 4 * size_of(Architecture.from_settings(settings.model, features).shapes)
+
+    most = bisect_right(range(1, MAX_FEATURES + 1), limit << 20, key=size)
+    if (count := len(settings.data.features or ("one",))) > most:
+        what = f"the {count:,} of 'data.features'" if settings.data.features is not None else "one feature"
+        raise ConfigError(
+            f"the model of {what} has {size(count) / 2**20:,.1f} MB, more than 'federation.max_model_mb' "
+            f"({limit}): set it higher, or make 'model.window' or 'model.hidden' smaller"
+        )
+    return most
 
 
 def first_version(

@@ -42,6 +42,7 @@ from server.federation.admission import ReplyIntake
 from server.federation.client_records import ClientRecords
 from server.federation.compression import TaskBuilder
 from server.federation.exchange import MessageExchange
+from server.federation.first_version import max_features
 from server.federation.journal import Journal
 from server.federation.publisher import VersionPublisher
 from server.federation.replies import AdmittedReplies, OutgoingTask, SentMessage, error_text
@@ -67,6 +68,9 @@ class FlockStrategy(Strategy):
         clock: Returns seconds that never go back.
         status: The status file, from which clients' records of an earlier run are read; None: there is none.
         roster: The registered clients, whose keys decide their names; None: names are not checked.
+
+    Raises:
+        ConfigError: the model of the declared features is larger than `federation.max_model_mb`.
     """
 
     def __init__(
@@ -95,7 +99,9 @@ class FlockStrategy(Strategy):
         self._unseen: frozenset[str] = frozenset()
         """Registered clients that have never taken part."""
         declared = settings.data.features
-        self._state = State(features=declared, declared=declared is not None)
+        self._state = State(
+            features=declared, declared=declared is not None, max_features=max_features(settings)
+        )
         progress = self._publisher.resume()
         newest = self._publisher.newest
         if newest is not None and progress is not None:

@@ -673,6 +673,43 @@ def test_a_refused_client_gets_the_reason_once_and_is_admitted_when_it_fits() ->
     assert only(Sent, run.describe(1, "a", "instance of a", FEATURES)).nodes == (1,)
 
 
+MANY = tuple(f"f{i}" for i in range(9))
+
+
+def test_a_client_with_more_features_than_a_model_may_have_is_refused_and_the_others_go_on() -> None:
+    run = Run(State(max_features=8), min_clients=2, max_model_mb=7)
+    refusal = only(Asked, [a for a in run.join("a", features=MANY) if a.refused])
+    assert refusal.node == 1
+    assert refusal.refused == (
+        "'a' has 9 features, but federation.max_model_mb (7 MB) allows a model of 8 at most"
+    )
+    assert refusal.refused in run.waiting()
+    assert not of_kind(Sent, run.join("b", features=MANY[:8]))
+    assert only(Sent, run.join("c", features=MANY[:8])) == Sent("train", (2, 3))
+    assert run.state.features == MANY[:8]
+    run.answer(2, 3)
+    assert run.state.version == 1
+    assert run.describe(1, "a", "instance of a", MANY) == [], "the reason is sent once"
+    run.describe(1, "a", "instance of a", MANY[:8])
+    assert run.state.clients[1].status == "ready"
+
+
+def test_clients_with_too_many_features_cannot_restart_a_federation() -> None:
+    run = Run(State(max_features=8), min_clients=1)
+    run.join("a")
+    run.answer(1)
+    run.join("b", "c", "d", features=MANY)
+    assert run.state.features == FEATURES
+    assert {run.state.clients[node].status for node in (2, 3, 4)} == {"refused"}
+
+
+def test_a_federation_whose_features_are_known_goes_on_under_a_lower_limit() -> None:
+    run = Run(resumed(State(max_features=8), 5, MANY, {}), min_clients=1)
+    assert only(Sent, run.join("a", features=MANY)).nodes == (1,)
+    declared = Run(State(features=FEATURES, declared=True, max_features=8), min_clients=1)
+    assert "extra 'f0'" in only(Asked, [a for a in declared.join("a", features=MANY) if a.refused]).refused
+
+
 def test_a_tie_of_features_is_decided_regardless_of_order() -> None:
     adopted = set()
     for order in (("a", "b"), ("b", "a")):

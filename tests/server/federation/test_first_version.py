@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from common.config import ConfigError
 from common.model.moments import Moments
 from common.model.schema import Schema
 from common.protocol.messages import Description
 from common.settings import Settings
-from server.federation.first_version import first_version, transfer_source
+from server.federation.first_version import first_version, max_features, transfer_source
+from server.launch import serve
 from server.versions.transfer import TransferError
 
 ROWS = np.random.default_rng(0).standard_normal((20, 2))
@@ -42,6 +45,30 @@ def test_a_version_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"no version")
     with pytest.raises(TransferError, match=r"damaged.safetensors: "):
         transfer_source(settings(start_from=file))
+
+
+def test_the_largest_number_of_features_follows_from_the_size_of_the_model() -> None:
+    # A feature has 2 inputs, each with 3 weights to the hidden layer, 3 from it and a bias: 56 bytes.
+    # The hidden layer has 3 biases: 12 bytes.
+    assert max_features(settings(max_model_mb=1)) == (2**20 - 12) // 56
+    assert max_features(settings(max_model_mb=100)) == 65_536, "a description has no more"
+    assert max_features(Settings()) == 13_003
+    assert max_features(Settings().with_values(federation={"max_model_mb": 400})) == 65_536
+
+
+def test_declared_features_with_too_large_a_model_are_a_wrong_setting() -> None:
+    names = tuple(f"f{i}" for i in range(20_000))
+    declared = settings(max_model_mb=1).with_values(data={"features": names})
+    with pytest.raises(
+        ConfigError, match=r"20,000 of 'data.features' has 1\.1 MB.*federation.max_model_mb' \(1\)"
+    ):
+        max_features(declared)
+    with pytest.raises(ConfigError, match=r"20,000 of 'data.features' has 1\.1 MB"):
+        serve(declared, threading.Event())
+    assert max_features(declared.with_values(federation={"max_model_mb": 2})) >= 20_000
+    wide = settings(max_model_mb=1).with_values(model={"hidden": (600, 600)})
+    with pytest.raises(ConfigError, match=r"the model of one feature has 1\.4 MB.*'model.hidden' smaller"):
+        max_features(wide)
 
 
 def test_versions_say_under_which_settings_they_are_scored() -> None:
