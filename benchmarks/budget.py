@@ -26,7 +26,7 @@ from common.model.manifest import Manifest
 from common.processes.packages import python_module
 from common.settings import Settings
 from flockwatch.quality.metrics import AlertMetrics
-from flockwatch.quality.stream import replay_scores, score_stream
+from flockwatch.quality.stream import replay_rows
 
 DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[2] / "shared" / "data")) / "asd"
 ROUNDS = 30
@@ -94,7 +94,7 @@ def _trained(folder: Path) -> Manifest:
 
 def _replayed(partition: Partition, manifest: Manifest, settings: Settings) -> dict[str, float]:
     """Replay the training rows and then the test rows; return `FIGURES` of the test rows."""
-    replay = replay_scores(score_stream(manifest, partition), settings, INTERVAL_S)
+    replay = replay_rows(manifest, partition, settings, INTERVAL_S)
     labels = partition.test_labels == 1
     metrics = asdict(AlertMetrics.of(labels, replay.alerts, replay.incidents, INTERVAL_S))
     return {figure: round(metrics[figure], 2) for figure in FIGURES}
