@@ -78,7 +78,7 @@ class Scorer:
         self._mean = self._scaler.mean
         self._inverse = (1 / self._scaler.std).astype(np.float32)
         self._limit = scaling.clip
-        self._square = math.inf if scaling.clip is None else scaling.clip**2
+        self._square = math.inf if scaling.clip is None else scaling.clip * scaling.clip  # may be infinite
         self._rows = np.zeros((self.window - 1 + _CAPACITY, architecture.features), np.float32)
         self._end = 0
         """Index after the newest row in `_rows`."""
