@@ -95,10 +95,7 @@ class Scorer:
         if end == len(self._rows):
             end = self._move_to_start()
         scaled = self._rows[end]
-        np.subtract(row, self._mean, out=scaled)
-        np.multiply(scaled, self._inverse, out=scaled)
-        if not scaled.dot(scaled) <= self._square:  # faster than to look at each value
-            self._clip(scaled)
+        self._scale(row, scaled)
         self._end = end = end + 1
         if end < self.window:
             return math.nan
@@ -181,7 +178,10 @@ class Scorer:
 
     def _clip(self, scaled: Floats) -> Floats:
         """Clip values softly in place; return them."""
-        return scaled if self._limit is None else softly_clipped(scaled, self._limit)
+        # Most events have no value beyond the limit, which the sum of their squares shows fastest.
+        if self._limit is not None and not np.vdot(scaled, scaled) <= self._square:
+            softly_clipped(scaled, self._limit)
+        return scaled
 
     def _move_to_start(self) -> int:
         """Move the rows that the next window needs to the start of the array; return their number."""
