@@ -367,6 +367,11 @@ class LiveSettings(Section):
     """Normal events in the training buffer on disk, the newest ones. 50,000 of 40 features are 8 MB."""
     incident_margin: PositiveInt = 32
     """Events before and after an incident that are not trained on: a fault may begin before its alert."""
+    habit_days: Annotated[int, Field(ge=2)] | None = 3
+    """Days with unusual events of one cause at about the same time, after which they are trained on.
+
+    A nightly backup is told on the first nights, and learned. None: nothing unusual is ever learned.
+    """
     sensor_silent_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """Seconds without a value, or without a new one, and 30 events, after which a feature is reported that
     usually has one."""

@@ -7,9 +7,9 @@ steps, so that starting and training cost it no more than on a live machine with
    fleet's first version needs that, and loading TensorFlow takes longer here, with all trainers on two cores,
    than the minutes that are replayed.
 2. The first `slow_events` events at `slow_rate`, while the client gets its first verdict and its first day.
-3. The rest at `fast_rate`: 7 events per second are 35 minutes of recorded time in each second.
+3. The rest at `fast_rate`: 14 events per second are 70 minutes of recorded time in each second.
 
-Training runs at the pace of the clock in all three. So a version that takes 20 s to train comes half a day of
+Training runs at the pace of the clock in all three. So a version that takes 20 s to train comes a day of
 recorded time late in step 3, where a live machine waits 20 s: the replay is harder than a live machine.
 """
 
@@ -59,7 +59,7 @@ class Pace:
     """A day and a half of five-minute events."""
     slow_rate: float = 1.5
     """Events per second."""
-    fast_rate: float = 7.0
+    fast_rate: float = 14.0
 
     def due(self, elapsed_s: float) -> int:
         """Return the number of events that are due some seconds after the first one."""

@@ -41,6 +41,8 @@ class EventSlice:
     """The version that scored the event; 0 for none."""
     flags: NDArray[np.uint8]
     """NORMAL, ABNORMAL or UNREPORTED."""
+    causes: NDArray[np.int32]
+    """Of an event that is not NORMAL: position of the feature that leads its newest incident, -1 without one."""
 
 
 class RecentEvents:
@@ -67,6 +69,7 @@ class RecentEvents:
         self.times = np.zeros(size, np.float64)
         self.versions = np.zeros(size, np.int64)
         self.flags = np.zeros(size, np.uint8)
+        self.causes = np.zeros(size, np.int32)
         self.count = 0
         """Events written since the start of the stream."""
 
@@ -93,11 +96,18 @@ class RecentEvents:
         first = max(start, last - self.size, 0)
         slots = np.arange(first, max(first, last)) % self.size
         rows, scores = self.rows[slots], self.scores[slots]
-        times, versions, flags = self.times[slots], self.versions[slots], self.flags[slots]
+        times, versions = self.times[slots], self.versions[slots]
+        flags, causes = self.flags[slots], self.causes[slots]
         # The writer has reached `count`, and may have filled the rows of the batch after it already.
         lost = min(len(slots), max(0, self.count + MAX_BATCH_EVENTS - self.size - first))
         return EventSlice(
-            first + lost, rows[lost:], scores[lost:], times[lost:], versions[lost:], flags[lost:]
+            first + lost,
+            rows[lost:],
+            scores[lost:],
+            times[lost:],
+            versions[lost:],
+            flags[lost:],
+            causes[lost:],
         )
 
     @property

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from client.buffers.daily_habits import UNKNOWN
 from client.buffers.recent_events import ABNORMAL, MAX_BATCH_EVENTS, NORMAL, UNREPORTED, RecentEvents
 from client.data.streams.decoding import Decoder
 from client.data.streams.refusals import InvalidEventError, NoEventError
 from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.event_window import EventWindow
-from client.detection.incidents import Incidents
+from client.detection.incidents import Incident, Incidents
 from client.detection.scorer import Scorer
 from common.model.manifest import Manifest
 from common.model.schema import Schema
@@ -274,7 +275,16 @@ class Detector:
                 active.limit.incident_ended(incident.feature, peak)
             incidents.ended.clear()
         concerned = (*before, *incidents.open)
+        self.recent.causes[slot] = UNKNOWN
+        if concerned:
+            self._record_cause(slot, concerned[-1], started=concerned[-1] not in before)
         if not concerned and not incidents.above:  # below the higher threshold of its leading feature
             self._quiet += 1
             return NORMAL
         return UNREPORTED if concerned and not any(i.reported for i in concerned) else ABNORMAL
+
+    def _record_cause(self, slot: int, incident: Incident, started: bool) -> None:
+        """Record the leading feature of an event's incident, and of the events with which it has started."""
+        cause = self.schema.features.index(incident.feature)
+        for back in range(incident.events if started else 1):
+            self.recent.causes[(slot - back) % self.recent.size] = cause

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from client.buffers.daily_habits import BELOW, DailyHabits
 from client.buffers.held_back import ReleasedEvents
 from client.buffers.regime import Move, move_rows
 from client.buffers.training_buffer import BufferedRows, TrainingBuffer, write_schema
@@ -27,11 +28,14 @@ class LearnedRows:
         schema: The features of the stream.
         capacity: Number of events that the buffer holds.
         problems: Gets a problem when the buffer cannot be kept.
+        habits: The machine's daily habits, which learn from the unusual events.
     """
 
-    def __init__(self, folder: Path, schema: Schema, capacity: int, problems: Problems) -> None:
+    def __init__(
+        self, folder: Path, schema: Schema, capacity: int, problems: Problems, habits: DailyHabits
+    ) -> None:
         self._folder, self._schema, self._capacity = folder, schema, capacity
-        self._problems = problems
+        self._problems, self._habits = problems, habits
         self._buffer: TrainingBuffer | None = None
         self._gap = False
         """Whether an event was left out since the last one that was added."""
@@ -62,7 +66,7 @@ class LearnedRows:
         return self._buffer.contents() if self._buffer is not None else BufferedRows.empty(len(self._schema))
 
     def add(self, events: ReleasedEvents, scores: ScoreHistogram) -> None:
-        """Add the normal events that are not unusual for this machine.
+        """Add the normal events that are not unusual for this machine, and those of daily habits.
 
         Events that no version has scored are the first rows for a first version, and are added.
 
@@ -73,8 +77,11 @@ class LearnedRows:
         if self._buffer is None:
             return
         first_rows = events.versions == 0
-        learnable = events.normal & (first_rows | (events.scores <= robust_limit(scores)))
-        self.left_out += int((events.normal & ~learnable).sum())
+        usual = first_rows | events.habitual | (events.scores <= robust_limit(scores))
+        for i in np.flatnonzero(events.learnable & ~usual & np.isfinite(events.scores)):
+            usual[i] = self._habits.add(BELOW, float(events.times[i]))
+        learnable = events.learnable & usual
+        self.left_out += int((events.learnable & ~usual).sum())
         # An event after one that is left out does not follow the event before it in the buffer.
         follows = np.concatenate([[not self._gap], learnable[:-1]])
         self._gap = not learnable[-1]

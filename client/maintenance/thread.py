@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from client.buffers.daily_habits import DailyHabits
 from client.buffers.held_back import HeldBackEvents
 from client.detection.detector import Detector
 from client.maintenance.adaptation import Adaptation
@@ -67,13 +68,14 @@ class DetectorMaintenance:
         """Number of events that were scored before the last tick."""
         self._detector, self._folder, self._fixed = detector, folder, fixed
         self._checkpoint, self._store = checkpoint, store
-        self._held_back = HeldBackEvents(detector.recent, settings.live.incident_margin)
+        habits = DailyHabits(settings.live.habit_days)
+        self._held_back = HeldBackEvents(detector.recent, settings.live.incident_margin, habits)
         self._stop, self._wake, self._ticked = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
         self.progress = LearningProgress(folder, settings, len(detector.schema)) if fixed is None else None
         """The client's progress towards training; None for one that never trains."""
         self.problems = Problems()
-        self.learned = LearnedRows(folder, detector.schema, settings.live.keep_rows, self.problems)
+        self.learned = LearnedRows(folder, detector.schema, settings.live.keep_rows, self.problems, habits)
         self.tuning = ThresholdTuning(detector, settings, store, self.problems)
         self.warm_up = WarmUpSchedule(detector.recent, self._held_back, settings.live.warm_up)
         self.versions = VersionSwap(detector, self.tuning, self.warm_up, store, folder, self.problems, trial)

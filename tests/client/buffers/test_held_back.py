@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.buffers.daily_habits import DailyHabits
 from client.buffers.held_back import HeldBackEvents, ReleasedEvents, far_from_incidents
 from client.buffers.recent_events import ABNORMAL, NORMAL, UNREPORTED, RecentEvents
 
@@ -39,9 +40,9 @@ def test_far_from_incidents_is_far_on_both_sides() -> None:
 def test_the_number_of_release_calls_does_not_matter(flags: list[int], data: st.DataObject) -> None:
     whole = RecentEvents(1, 1024)
     write(whole, flags)
-    expected = joined([HeldBackEvents(whole, MARGIN).release()])
+    expected = joined([HeldBackEvents(whole, MARGIN, DailyHabits(None)).release()])
     recent = RecentEvents(1, 1024)
-    held_back, parts, at = HeldBackEvents(recent, MARGIN), [], 0
+    held_back, parts, at = HeldBackEvents(recent, MARGIN, DailyHabits(None)), [], 0
     while at < len(flags):
         size = data.draw(st.integers(1, 10))
         write(recent, flags[at : at + size])
@@ -54,7 +55,7 @@ def test_the_number_of_release_calls_does_not_matter(flags: list[int], data: st.
 def test_a_break_stands_wherever_a_normal_event_does_not_follow_the_one_before(flags: list[int]) -> None:
     recent = RecentEvents(1, 1024)
     write(recent, flags)
-    released = HeldBackEvents(recent, MARGIN).release()
+    released = HeldBackEvents(recent, MARGIN, DailyHabits(None)).release()
     assert released is not None and len(released.rows) == len(flags) - MARGIN
     for i in np.flatnonzero(released.normal):
         near = flags[max(0, i - MARGIN) : i + MARGIN + 1]
@@ -65,7 +66,7 @@ def test_a_break_stands_wherever_a_normal_event_does_not_follow_the_one_before(f
 
 def test_nothing_is_released_before_the_margin_has_passed() -> None:
     recent = RecentEvents(1, 1024)
-    held_back = HeldBackEvents(recent, MARGIN)
+    held_back = HeldBackEvents(recent, MARGIN, DailyHabits(None))
     assert held_back.release() is None
     write(recent, [NORMAL] * MARGIN)
     assert held_back.release() is None

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from client.buffers.daily_habits import DailyHabits
 from client.buffers.held_back import HeldBackEvents
 from client.buffers.recent_events import ABNORMAL, NORMAL, RecentEvents
 from client.buffers.training_buffer import BufferedRows
@@ -26,7 +27,7 @@ class Machine:
 
     def __init__(self, setting: int | None = None, restored: int = 0, size: int = 32768) -> None:
         self.recent = RecentEvents(3, size)
-        self.held_back = HeldBackEvents(self.recent, 10)
+        self.held_back = HeldBackEvents(self.recent, 10, DailyHabits(None))
         self.schedule = WarmUpSchedule(self.recent, self.held_back, setting)
         self.schedule.restored = restored
 

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from client.buffers.daily_habits import BELOW, UNKNOWN, DailyHabits
+
+DAY_S = 86400.0
+
+
+def added(habits: DailyHabits, times: list[float], cause: int = 1) -> list[bool]:
+    return [habits.add(cause, time) for time in times]
+
+
+def test_a_nightly_cause_is_a_habit_from_the_third_night_on() -> None:
+    nights = [DAY_S * night + 3 * 3600 + 900 * (night % 3) for night in range(6)]
+    assert added(DailyHabits(3), nights) == [False, False, True, True, True, True]
+
+
+def test_one_night_may_be_missing() -> None:
+    assert added(DailyHabits(3), [DAY_S * night for night in (0, 2, 3, 5, 6)]) == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+def test_after_two_missing_nights_it_begins_anew() -> None:
+    assert added(DailyHabits(3), [DAY_S * night for night in (0, 1, 2, 6, 7)]) == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_other_hours_other_causes_and_other_events_of_one_day_are_no_habit() -> None:
+    habits = DailyHabits(3)
+    assert added(habits, [DAY_S * day + 6 * 3600 * (day % 2) for day in range(3)]) == [False] * 3
+    assert [habits.add(10 + day, DAY_S * day) for day in range(3)] == [False] * 3
+    assert added(habits, [60.0 * minute for minute in range(60)], cause=20) == [False] * 60
+
+
+def test_a_lasting_change_is_no_habit() -> None:
+    assert not any(added(DailyHabits(3), [600.0 * i for i in range(10 * 144)])[2 * 144 :])
+
+
+def test_to_add_an_event_again_changes_nothing() -> None:
+    habits = DailyHabits(2)
+    assert added(habits, [0.0, 0.0, DAY_S, DAY_S, 0.0]) == [False, False, True, True, False]
+
+
+def test_without_days_and_without_a_time_nothing_is_a_habit() -> None:
+    assert added(DailyHabits(None), [DAY_S * day for day in range(9)]) == [False] * 9
+    assert added(DailyHabits(2), [math.nan, math.inf, math.nan]) == [False] * 3
+
+
+def test_memory_is_bounded_even_if_the_clock_jumps() -> None:
+    habits = DailyHabits(3)
+    for i in range(10_000):
+        habits.add(UNKNOWN, 1e9 * math.sin(i) + 1e9)
+        habits.add(BELOW, 1800.0 * i)
+    assert max(len(slots) for slots in habits._slots.values()) <= 2 * 4 * 48 + 1
+
+
+@pytest.mark.parametrize("offset", [-7200, 0, 7200])
+def test_about_the_same_time_is_within_two_hours(offset: float) -> None:
+    assert added(DailyHabits(2), [DAY_S, 2 * DAY_S + offset]) == [False, True]
