@@ -26,8 +26,10 @@ class ReleasedEvents:
     versions: NDArray[np.int64]
     normal: Mask
     """Whether the event is normal and no abnormal one is within the margin."""
+    causes: NDArray[np.int32]
+    """As those of `EventSlice`."""
     habitual: Mask
-    """Whether the event belongs to a daily habit."""
+    """Whether the event is abnormal, but belongs to a daily habit."""
     learnable: Mask
     """Whether the event is normal or habitual and nothing else that is abnormal is within the margin."""
     breaks: Mask
@@ -79,6 +81,7 @@ class HeldBackEvents:
             times=events.times[:ready],
             versions=events.versions[:ready],
             normal=normal,
+            causes=events.causes[:ready],
             habitual=habitual[:ready],
             learnable=learnable,
             breaks=~followed,

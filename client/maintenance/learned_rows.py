@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from common.model.manifest import Manifest
 from common.model.schema import Schema
 from common.model.scoring import window_starts
 from common.model.threshold import robust_limit
+
+log = logging.getLogger(__name__)
 
 
 class LearnedRows:
@@ -39,6 +43,7 @@ class LearnedRows:
         self._buffer: TrainingBuffer | None = None
         self._gap = False
         """Whether an event was left out since the last one that was added."""
+        self._habits_logged: set[int] = set()
         self.left_out = 0
         """Number of normal events that were not learned from because they are unusual."""
 
@@ -81,6 +86,7 @@ class LearnedRows:
         for i in np.flatnonzero(events.learnable & ~usual & np.isfinite(events.scores)):
             usual[i] = self._habits.add(BELOW, float(events.times[i]))
         learnable = events.learnable & usual
+        self._log_habits(set(events.causes[learnable & events.habitual].tolist()))
         self.left_out += int((events.learnable & ~usual).sum())
         # An event after one that is left out does not follow the event before it in the buffer.
         follows = np.concatenate([[not self._gap], learnable[:-1]])
@@ -115,3 +121,10 @@ class LearnedRows:
         events = self._buffer.contents()
         with self._problems.watch("buffer"):
             self._buffer.replace(BufferedRows(move_rows(events.rows, moves), events.breaks))
+
+    def _log_habits(self, causes: set[int]) -> None:
+        """Log each habit once, when its first events are learned from."""
+        for cause in sorted(causes - self._habits_logged):
+            feature = self._schema.features[cause] if cause >= 0 else "several"
+            log.info("daily habit learned feature=%s", json.dumps(feature))
+        self._habits_logged |= causes
