@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
+from pathlib import Path
+
+from common.formats.files import write_atomic
+from common.model.schema import Schema
+
+log = logging.getLogger(__name__)
+
+FILE = "habits.json"
 
 UNKNOWN, BELOW = -1, -2
 """Causes of unusual events that no feature leads: outside incidents, and at or below the threshold."""
@@ -36,6 +46,7 @@ class DailyHabits:
         self._days = days
         self._slots: dict[int, set[int]] = {}
         """The half-hour slots in which unusual events came, by cause."""
+        self._changed = False
 
     def add(self, cause: int, time: float) -> bool:
         """Add an unusual event; return whether it belongs to a habit. To add it again changes nothing.
@@ -50,6 +61,7 @@ class DailyHabits:
         slots = self._slots.setdefault(cause, set())
         if slot not in slots:
             slots.add(slot)
+            self._changed = True
             slots.intersection_update(range(slot - kept, slot + kept + 1))  # the clock may be set back
         if len(slots) > LARGEST_SHARE * kept:
             return False
@@ -58,3 +70,26 @@ class DailyHabits:
             for day in range(1, self._days + SPARE_DAYS)
         )
         return earlier >= self._days - 1
+
+    def load(self, folder: Path, schema: Schema) -> None:
+        """Go on from what an earlier process saved in a state folder, if it had the same features."""
+        try:
+            saved = json.loads((folder / FILE).read_bytes())
+            if saved["features"] == list(schema.features):
+                self._slots = {int(cause): set(map(int, slots)) for cause, slots in saved["slots"].items()}
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("habits not read file=%s reason=%s", folder / FILE, error)
+
+    def save(self, folder: Path, schema: Schema) -> None:
+        """Write what has changed since the last time to a state folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._changed:
+            slots = {str(cause): sorted(slots) for cause, slots in self._slots.items()}
+            content = {"features": schema.features, "slots": slots}
+            write_atomic(folder / FILE, json.dumps(content).encode())
+            self._changed = False

@@ -68,14 +68,16 @@ class DetectorMaintenance:
         """Number of events that were scored before the last tick."""
         self._detector, self._folder, self._fixed = detector, folder, fixed
         self._checkpoint, self._store = checkpoint, store
-        habits = DailyHabits(settings.live.habit_days)
-        self._held_back = HeldBackEvents(detector.recent, settings.live.incident_margin, habits)
+        self._habits = DailyHabits(settings.live.habit_days)
+        self._held_back = HeldBackEvents(detector.recent, settings.live.incident_margin, self._habits)
         self._stop, self._wake, self._ticked = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
         self.progress = LearningProgress(folder, settings, len(detector.schema)) if fixed is None else None
         """The client's progress towards training; None for one that never trains."""
         self.problems = Problems()
-        self.learned = LearnedRows(folder, detector.schema, settings.live.keep_rows, self.problems, habits)
+        self.learned = LearnedRows(
+            folder, detector.schema, settings.live.keep_rows, self.problems, self._habits
+        )
         self.tuning = ThresholdTuning(detector, settings, store, self.problems)
         self.warm_up = WarmUpSchedule(detector.recent, self._held_back, settings.live.warm_up)
         self.versions = VersionSwap(detector, self.tuning, self.warm_up, store, folder, self.problems, trial)
@@ -85,6 +87,7 @@ class DetectorMaintenance:
 
     def start(self) -> None:
         """Activate the version on disk, then start the thread."""
+        self._habits.load(self._folder, self._detector.schema)
         self.learned.open()
         self.warm_up.restored = len(self.learned)
         fixed = self._fixed
@@ -150,9 +153,11 @@ class DetectorMaintenance:
             self.progress.update(len(self.learned), self._detector.recent.count, time.monotonic())
         self._advance_versions()
         self.tuning.update()
-        if save and self._checkpoint is not None:
+        if save:
             with self.problems.watch("state"):
-                self._checkpoint.save()
+                self._habits.save(self._folder, self._detector.schema)
+                if self._checkpoint is not None:
+                    self._checkpoint.save()
 
     def _run(self) -> None:
         next_save = time.monotonic() + SAVE_EVERY_S

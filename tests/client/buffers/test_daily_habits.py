@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
-from client.buffers.daily_habits import BELOW, UNKNOWN, DailyHabits
+from client.buffers.daily_habits import BELOW, FILE, UNKNOWN, DailyHabits
+from common.model.schema import Schema
 
 DAY_S = 86400.0
 
@@ -70,3 +72,40 @@ def test_memory_is_bounded_even_if_the_clock_jumps() -> None:
 @pytest.mark.parametrize("offset", [-7200, 0, 7200])
 def test_about_the_same_time_is_within_two_hours(offset: float) -> None:
     assert added(DailyHabits(2), [DAY_S, 2 * DAY_S + offset]) == [False, True]
+
+
+def test_a_restart_remembers(tmp_path: Path) -> None:
+    schema, before = Schema(("disk", "memory")), DailyHabits(3)
+    assert added(before, [0.0, DAY_S]) == [False, False]
+    before.save(tmp_path, schema)
+    after = DailyHabits(3)
+    after.load(tmp_path, schema)
+    assert added(after, [2 * DAY_S]) == [True]
+    of_others = DailyHabits(3)
+    of_others.load(tmp_path, Schema(("memory", "disk")))
+    assert added(of_others, [2 * DAY_S]) == [False]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"features": ["disk"], "slots": {"x": 1}}', b"\xff"]
+)
+def test_a_damaged_file_is_named_and_ignored(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    habits = DailyHabits(3)
+    habits.load(tmp_path, Schema(("disk",)))
+    assert FILE in caplog.text
+    assert added(habits, [0.0, DAY_S, 2 * DAY_S]) == [False, False, True]
+
+
+def test_nothing_is_written_if_nothing_has_changed(tmp_path: Path) -> None:
+    habits, schema = DailyHabits(3), Schema(("disk",))
+    habits.save(tmp_path, schema)
+    assert not (tmp_path / FILE).exists()
+    habits.add(0, 0.0)
+    habits.save(tmp_path, schema)
+    (tmp_path / FILE).unlink()
+    habits.add(0, 60.0)
+    habits.save(tmp_path, schema)
+    assert not (tmp_path / FILE).exists()
