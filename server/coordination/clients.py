@@ -21,7 +21,6 @@ from server.coordination.state import (
     client_name,
     ready_nodes,
     with_client,
-    without_errors,
 )
 
 RETRY_S = 5.0
@@ -238,8 +237,8 @@ def _restarted(state: State, features: Features, step: Step) -> State:
     for node in state.tasks:
         state = stop_awaiting(state, node)
     state = replace(
-        without_errors(state), version=version, first_version=version, features=features, initialised=False,
-        updates_since_check=0, settled=False,
+        state, version=version, first_version=version, features=features, initialised=False,
+        best_error=None, rounds_without_improvement=0, updates_since_check=0, settled=False,
         durations={}, buffer=(), failures={}, round=None, waiting_since=None,
         next_round_at=step.now + RETRY_S, next_version_at=0.0,
     )  # fmt: skip

@@ -13,7 +13,6 @@ the next. Sources: McMahan et al. 2017 (FedAvg); Nguyen et al. 2022 (FedBuff); X
 from __future__ import annotations
 
 from dataclasses import replace
-from math import ceil
 from statistics import median
 
 from common.settings import FederationSettings
@@ -42,7 +41,6 @@ from server.coordination.state import (
     ready_names,
     ready_nodes,
     with_client,
-    without_errors,
 )
 
 UNREADABLE = "with what it sent, no version can be read"
@@ -111,7 +109,8 @@ def _reply_admitted(state: State, event: ReplyAdmitted, step: Step) -> State:
     if task.kind == "evaluate":
         return state
     if client is not None and is_new(state, client):
-        state = without_errors(state)  # the federation's error now includes that of other data
+        # The federation's error now includes that of other data, so earlier ones do not compare.
+        state = replace(state, best_error=None, rounds_without_improvement=0)
     duration = _with_sample(state.durations.get(task.client), step.now - task.sent_at)
     state = replace(state, durations={**state.durations, task.client: duration})
     staleness = state.version - task.version
@@ -176,29 +175,16 @@ def _pause_s(state: State, settings: FederationSettings) -> float:
 
 
 def _checked_for_improvement(state: State, event: Aggregated, settings: FederationSettings) -> State:
-    """Return the state with one more error.
-
-    A best error that is older than half of the patience gives way to the best since: on a machine's first
-    rows it can be lower than any on its later ones, which still fall.
-    """
     updates = state.updates_since_check + event.updates
     if settings.mode == "asynchronous" and updates < len(ready_nodes(state)) and not event.drifted:
         # As many updates as clients are needed: the error of a few clients is not the federation's.
         return replace(state, updates_since_check=updates)
-    if event.drifted:
-        state = without_errors(state)
-    best, half = state.best_error, max(1, ceil(settings.patience / 2))
-    improved = best is None or event.error < best * (1 - settings.min_improvement)
-    recent = (*state.recent_errors, event.error)[-half:]
-    if best is None or improved:
-        best = event.error
-    elif len(recent) == half:
-        best = max(best, min(recent))
+    best = state.best_error
+    improved = event.drifted or best is None or event.error < best * (1 - settings.min_improvement)
     return replace(
         state,
         updates_since_check=0,
-        best_error=best,
-        recent_errors=recent,
+        best_error=event.error if improved else best,
         rounds_without_improvement=0 if improved else state.rounds_without_improvement + 1,
     )
 

@@ -34,7 +34,6 @@ from server.coordination.state import (
     is_new,
     progress_of,
     ready_nodes,
-    without_errors,
 )
 from server.coordination.waiting import waiting_for
 
@@ -218,7 +217,7 @@ def assign(state: State, kind: Kind, nodes: Sequence[NodeId], round_id: int, ste
         repeats = client.repeats + 1 if client.trained_version == state.version else 0
         if kind == "train":
             if client.rows_have_doubled:  # errors on the fewer rows do not compare with those to come
-                state = without_errors(state)
+                state = replace(state, best_error=None, rounds_without_improvement=0)
             rows = client.description.rows if client.description is not None else 0
             clients[node] = replace(
                 client, trained_version=state.version, trained_rows=rows, repeats=repeats, last_task=number

@@ -172,9 +172,6 @@ class State:
     first_version: int = 0
     """The version that the present features begin with."""
     best_error: float | None = None
-    """What an error must be well below to be an improvement; gives way to higher ones when it is old."""
-    recent_errors: tuple[float, ...] = ()
-    """Errors of the newest rounds, at most half as many as the patience."""
     rounds_without_improvement: int = 0
     updates_since_check: int = 0
     """Updates aggregated since the error was last compared with the best."""
@@ -213,11 +210,6 @@ class State:
     def has_converged(self, patience: int) -> bool:
         """Return whether the error has not improved in this many rounds; never with 0 rounds."""
         return 0 < patience <= self.rounds_without_improvement
-
-
-def without_errors(state: State) -> State:
-    """Return the state in which the next error is the first: those so far do not compare with it."""
-    return replace(state, best_error=None, recent_errors=(), rounds_without_improvement=0)
 
 
 def ready_nodes(state: State) -> list[NodeId]:
@@ -260,7 +252,6 @@ def progress_of(state: State) -> dict[str, Any]:
     """Return the part of the state that survives a restart, as JSON values."""
     return {
         "best_error": state.best_error,
-        "recent_errors": state.recent_errors,
         "rounds_without_improvement": state.rounds_without_improvement,
         "updates_since_check": state.updates_since_check,
         "settled": state.settled,
@@ -292,7 +283,6 @@ def resumed(state: State, version: int, features: tuple[str, ...], progress: Map
         features=features,
         initialised=True,
         best_error=saved.best_error,
-        recent_errors=saved.recent_errors,
         rounds_without_improvement=saved.rounds_without_improvement,
         updates_since_check=saved.updates_since_check,
         settled=saved.settled,
@@ -305,7 +295,6 @@ class _Progress:
     """The progress that `progress_of` returns, as it is read from a file."""
 
     best_error: float | None = None
-    recent_errors: tuple[float, ...] = ()
     rounds_without_improvement: int = 0
     updates_since_check: int = 0
     settled: bool = False

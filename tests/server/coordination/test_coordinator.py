@@ -804,30 +804,6 @@ def test_patience_ends_the_run_when_nothing_improves() -> None:
     assert run.state.best_error == 0.5
 
 
-def test_a_first_error_that_is_too_low_does_not_end_training_that_improves() -> None:
-    run = Run(patience=10, max_rounds=30)
-    run.errors = iter([0.2, 0.25, 1.0, *[0.95**i for i in range(50)]])
-    run.join("a", "b")
-    assert only(Stop, finished(run)).reason == "30 rounds done"
-
-
-def test_errors_that_rise_end_the_run() -> None:
-    run = Run(patience=6, max_rounds=50)
-    run.errors = iter([1.01**i for i in range(60)])
-    run.join("a", "b")
-    assert len(of_kind(Aggregating, finished(run))) == 7
-
-
-def test_a_restart_remembers_the_newest_errors() -> None:
-    run = Run(patience=6, max_rounds=50)
-    run.errors = iter([0.2, 0.5, 0.4])
-    run.join("a", "b")
-    for number in (1, 2, 3):
-        run.answer(1, 2, number=number)
-    restarted = resumed(State(), 3, FEATURES, progress_of(run.state))
-    assert (restarted.best_error, restarted.recent_errors) == (0.2, (0.2, 0.5, 0.4))
-
-
 def test_small_improvements_add_up() -> None:
     run = Run(patience=3, max_rounds=12, min_improvement=0.01)
     run.errors = iter([0.995**i for i in range(50)])
