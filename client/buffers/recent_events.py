@@ -42,7 +42,7 @@ class EventSlice:
     flags: NDArray[np.uint8]
     """NORMAL, ABNORMAL or UNREPORTED."""
     causes: NDArray[np.int32]
-    """Of an event that is not NORMAL: position of the feature that leads its newest incident, or -1."""
+    """Position of the feature that leads an event's newest incident, or -1; nothing if it is NORMAL."""
 
 
 class RecentEvents:

@@ -15,29 +15,17 @@ def added(habits: DailyHabits, times: list[float], cause: int = 1) -> list[bool]
     return [habits.add(cause, time) for time in times]
 
 
-def test_a_nightly_cause_is_a_habit_from_the_third_night_on() -> None:
-    nights = [DAY_S * night + 3 * 3600 + 900 * (night % 3) for night in range(6)]
-    assert added(DailyHabits(3), nights) == [False, False, True, True, True, True]
-
-
-def test_one_night_may_be_missing() -> None:
-    assert added(DailyHabits(3), [DAY_S * night for night in (0, 2, 3, 5, 6)]) == [
-        False,
-        False,
-        True,
-        True,
-        True,
-    ]
-
-
-def test_after_two_missing_nights_it_begins_anew() -> None:
-    assert added(DailyHabits(3), [DAY_S * night for night in (0, 1, 2, 6, 7)]) == [
-        False,
-        False,
-        True,
-        False,
-        False,
-    ]
+@pytest.mark.parametrize(
+    ("nights", "habitual"),
+    [
+        ([0, 1, 2, 3, 4], [False, False, True, True, True]),
+        ([0, 2, 3, 5, 6], [False, False, True, True, True]),  # one night may be missing
+        ([0, 1, 2, 6, 7], [False, False, True, False, False]),  # after more of them it begins anew
+    ],
+)
+def test_a_nightly_cause_is_a_habit_from_the_third_night_on(nights: list[int], habitual: list[bool]) -> None:
+    times = [DAY_S * night + 3 * 3600 + 900 * (night % 3) for night in nights]
+    assert added(DailyHabits(3), times) == habitual
 
 
 def test_other_hours_other_causes_and_other_events_of_one_day_are_no_habit() -> None:
