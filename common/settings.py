@@ -69,17 +69,15 @@ class Section(BaseModel):
 class DetectorSettings(Section):
     """The detectors that score events. The server decides for all clients."""
 
-    family: DetectorFamily = "autoencoder"
+    family: DetectorFamily = "ensemble"
     """autoencoder: the fleet's model, personalised. pca: principal components of the fleet's covariances,
     blended with the machine's own; each client sends the covariances of its features once. gaussian:
     Mahalanobis distance by the same covariances. isolation_forest: random trees in whose leaves all clients
     count their windows, which each sends once. kmeans: distance from the nearest of some centres of the
     machine's own rows. one_class_svm: a one-class support vector machine of the machine's own rows.
-    ensemble: the mean vote of pca, isolation_forest and kmeans.
+    ensemble: the weighted vote of autoencoder, pca, isolation_forest and kmeans.
 
-    A machine that does not train scores by the autoencoder. An ensemble is a safeguard where machines
-    differ or faults are slow; where machines are alike, the autoencoder alone ranks about as well or better
-    (`docs/families.md`).
+    A machine that does not train scores by the autoencoder (`docs/families.md`).
     But for the autoencoder's, scores are surprisals: 0.7 is usual, and 1 more is 2.7 times as rare.
     """
 

@@ -17,7 +17,7 @@ from common.detectors.choice import (
     OWN_DETECTORS,
 )
 from common.detectors.contract import OwnDetector, WindowDetector
-from common.detectors.ensemble import EnsembleState
+from common.detectors.ensemble import EnsembleState, voting_weights
 from common.detectors.isolation_forest import IsolationForest
 from common.detectors.tail import CalibratedTail
 from common.model.histogram import ScoreHistogram
@@ -60,7 +60,7 @@ def with_own_detectors(manifest: Manifest, prepared: PreparedRows) -> Manifest:
         if np.isfinite(scores).sum() < MIN_HELD_OUT:
             return manifest
         tails[name] = CalibratedTail.of(scores)
-    ensemble = replace(manifest, ensemble=EnsembleState(tails, states))
+    ensemble = replace(manifest, ensemble=EnsembleState(tails, states, voting_weights(tails, states)))
     return replace(ensemble, scores=ScoreHistogram.of(version_scores(ensemble, prepared.rows, held_out)))
 
 

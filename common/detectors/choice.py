@@ -45,9 +45,13 @@ FAMILIES: dict[DetectorFamily, tuple[str, ...]] = {
     "isolation_forest": (FLEET_FOREST,),
     "kmeans": ("kmeans",),
     "one_class_svm": ("one_class_svm",),
-    "ensemble": (FLEET_PCA, FLEET_FOREST, "kmeans"),
+    "ensemble": (AUTOENCODER, FLEET_PCA, FLEET_FOREST, "kmeans"),
 }
 """The detectors that score with each `detector.family`."""
+
+PCA = (FLEET_PCA, "pca")
+RECONSTRUCTING = frozenset({AUTOENCODER, *PCA})
+"""The detectors whose score says how badly few numbers reproduce a window."""
 
 USING_COVARIANCES = frozenset(
     family for family, detectors in FAMILIES.items() if OF_COVARIANCES.keys() & set(detectors)

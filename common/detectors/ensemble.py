@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.detectors.choice import AUTOENCODER, MEMBERS
+from common.detectors.choice import AUTOENCODER, MEMBERS, PCA, RECONSTRUCTING
 from common.detectors.contract import DetectorState, DetectorStateError, Floats, OwnDetector, WindowDetector
 from common.detectors.tail import CalibratedTail
+
+MIN_SHARE = 0.02
+"""Smallest share of the votes that members of one kind have together."""
 
 
 @dataclass(frozen=True, eq=False)
 class EnsembleState:
-    """The members of an ensemble, and their tails. The autoencoder is one of them if it has a tail."""
+    """Members of an ensemble, their tails and weights. The autoencoder is one of them if it has a tail."""
 
     tails: Mapping[str, CalibratedTail]
     """The tail of each member's scores on this machine's held-out windows, by name."""
     states: Mapping[str, DetectorState]
     """The state of each member but `AUTOENCODER`, by its name in `MEMBERS`."""
+    weights: Mapping[str, float]
+    """The weight of each member's surprisal, by name: above 0, their sum 1."""
 
     def restored(self, inputs: int, features: int) -> dict[str, OwnDetector]:
         """Return the members but `AUTOENCODER`, by name.
@@ -32,6 +37,11 @@ class EnsembleState:
             raise DetectorStateError(f"there is no detector '{min(unknown)}' in this program")
         if not self.tails or self.tails.keys() - {AUTOENCODER} != self.states.keys():
             raise DetectorStateError("the members of the ensemble have not one tail each")
+        weights = self.weights.values()
+        if self.weights.keys() != self.tails.keys() or not (
+            min(weights) > 0 and abs(sum(weights) - 1) < 1e-3
+        ):
+            raise DetectorStateError("the members of the ensemble have not one weight each, with the sum 1")
         members = {}
         for name, state in self.states.items():
             try:
@@ -42,11 +52,13 @@ class EnsembleState:
 
     def take(self, inputs: NDArray[np.integer]) -> EnsembleState:
         """Return the ensemble for the inputs at these positions, in this order."""
-        return EnsembleState(self.tails, {name: state.take(inputs) for name, state in self.states.items()})
+        states = {name: state.take(inputs) for name, state in self.states.items()}
+        return EnsembleState(self.tails, states, self.weights)
 
     def arrays(self) -> dict[str, Floats]:
         """Return all arrays by name, for a version file."""
         arrays = {f"tail/{name}": tail.packed() for name, tail in self.tails.items()}
+        arrays |= {f"weight/{name}": np.array([weight], np.float32) for name, weight in self.weights.items()}
         for name, state in self.states.items():
             arrays |= {f"by_input/{name}/{key}": array for key, array in state.by_input.items()}
             arrays |= {f"other/{name}/{key}": array for key, array in state.other.items()}
@@ -54,18 +66,22 @@ class EnsembleState:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, Floats]) -> EnsembleState:
-        """Return the ensemble that `arrays` returned.
+        """Return the ensemble that `arrays` returned. Where no member has a weight, all have the same.
 
         Raises:
             ValueError: an array is not part of an ensemble.
         """
         tails: dict[str, CalibratedTail] = {}
+        weights: dict[str, float] = {}
         states: dict[str, DetectorState] = {}
         for path, array in sorted(arrays.items()):
             kind, _, rest = path.partition("/")
             name, _, key = rest.partition("/")
             if kind == "tail":
                 tails[name] = CalibratedTail.unpacked(array)
+                continue
+            if kind == "weight":
+                weights[name] = float(array.item())
                 continue
             state = states.get(name, DetectorState())
             match kind:
@@ -75,35 +91,64 @@ class EnsembleState:
                     states[name] = DetectorState(state.by_input, {**state.other, key: array})
                 case _:
                     raise ValueError(f"'{path}' is no array of an ensemble")
-        return cls(tails, states)
+        return cls(tails, states, weights or dict.fromkeys(tails, 1 / max(len(tails), 1)))
+
+
+def voting_weights(members: Collection[str], states: Mapping[str, DetectorState]) -> dict[str, float]:
+    """Return the weight of each member's vote.
+
+    Where few principal components hold most of the variance of a machine's windows, its features depend on
+    each other, and a window that few numbers do not reproduce is unusual. Where nearly as many components are
+    needed as there are dimensions, reproduction says little, and the values themselves have to be compared.
+    So the members that reconstruct share the square of the share of the dimensions that the components of
+    PCA leave out, and the others have the rest. The rule was chosen by labels
+    (`docs/decisions/0021-the-default-is-an-ensemble.md`).
+
+    Args:
+        members: Their names, at least one.
+        states: Their states; without PCA among them all votes count the same.
+    """
+    kinds = [[name for name in members if (name in RECONSTRUCTING) == kind] for kind in (True, False)]
+    components = next((states[name].by_input["components"] for name in PCA if name in states), None)
+    if components is None or not all(kinds):
+        return dict.fromkeys(members, 1 / len(members))
+    left_out = 1 - len(components) / components.shape[1]
+    share = min(max(left_out**2, MIN_SHARE), 1 - MIN_SHARE)
+    shares = zip(kinds, (share, 1 - share), strict=True)
+    return {name: of_kind / len(names) for names, of_kind in shares for name in names}
 
 
 class Ensemble:
-    """Scores windows by the mean of its members' surprisals (a `WindowDetector`).
+    """Scores windows by the weighted mean of its members' surprisals (a `WindowDetector`).
 
     Source: Schubert, Wojdanowski, Zimek and Kriegel 2012, on combining scores after they are calibrated.
 
     Args:
         members: The detectors by name.
         tails: The tail of each.
+        weights: The weight of each; their sum is 1.
     """
 
-    def __init__(self, members: Mapping[str, WindowDetector], tails: Mapping[str, CalibratedTail]) -> None:
-        self._members = [(members[name], tails[name]) for name in members]
-        self._share = 1 / len(self._members)
+    def __init__(
+        self,
+        members: Mapping[str, WindowDetector],
+        tails: Mapping[str, CalibratedTail],
+        weights: Mapping[str, float],
+    ) -> None:
+        self._members = [(members[name], tails[name], weights[name]) for name in members]
 
     def score_one(self, inputs: Floats) -> float:
         """Return the score of one window, shape (inputs,)."""
         total = 0.0
-        for member, tail in self._members:
-            total += tail.surprisal(member.score_one(inputs)) * self._share
+        for member, tail, weight in self._members:
+            total += tail.surprisal(member.score_one(inputs)) * weight
         return total
 
     def score_many(self, inputs: Floats) -> Floats:
         """Return the scores of windows of shape (n, inputs), shape (n,)."""
         total = np.zeros(len(inputs), np.float32)
-        for member, tail in self._members:
-            total += tail.surprisals(member.score_many(inputs)) * np.float32(self._share)
+        for member, tail, weight in self._members:
+            total += tail.surprisals(member.score_many(inputs)) * np.float32(weight)
         return total
 
     def contributions(self, inputs: Floats, unclipped: Floats) -> Floats:
@@ -112,10 +157,10 @@ class Ensemble:
         A member's surprisal is divided among the inputs as its own score is.
         """
         total = np.zeros(len(inputs), np.float32)
-        for member, tail in self._members:
+        for member, tail, weight in self._members:
             parts = member.contributions(inputs, unclipped)
             whole = float(parts.sum(dtype=np.float64))
-            surprisal = tail.surprisal(member.score_one(inputs)) * self._share
+            surprisal = tail.surprisal(member.score_one(inputs)) * weight
             if whole > 0 and surprisal > 0:
                 total += (parts / whole * surprisal).astype(np.float32)
         return total

@@ -127,7 +127,7 @@ class Manifest:
         members: dict[str, WindowDetector] = {**self._own_detectors()}
         if AUTOENCODER in self.ensemble.tails:
             members = {AUTOENCODER: self.autoencoder(), **members}
-        return Ensemble(members, self.ensemble.tails)
+        return Ensemble(members, self.ensemble.tails, self.ensemble.weights)
 
     def _own_detectors(self) -> dict[str, OwnDetector]:
         if self.ensemble is None:

@@ -52,9 +52,9 @@ if TYPE_CHECKING:
 FEDERATED = "federated"
 TRAINED = ("local_only", "local_fleet_scaler", "pooled")
 """Methods that train the same autoencoder without a federation, for as many epochs as the federation."""
-ENSEMBLE = "ensemble"
-"""The version of the federation as a member of an ensemble (`detector.family`), whatever the settings say."""
-OF_VERSION = (FEDERATED, ENSEMBLE, *IN_PLACE)
+ALONE = "federated_autoencoder"
+"""The autoencoder of the federation without other detectors, whatever the settings say."""
+OF_VERSION = (FEDERATED, ALONE, *IN_PLACE)
 """Methods that score by the version of a federation."""
 METHODS = (*baselines.BASELINES, *TRAINED, *OF_VERSION)
 """All methods. Each is a row of the tables."""
@@ -180,8 +180,8 @@ def _federate(parts: Sequence[Partition], settings: Settings) -> Manifest:
 def _versions(
     manifest: Manifest, clients: Sequence[LabelledClient], settings: Settings
 ) -> dict[str, list[ClientResult]]:
-    """Measure a version as the settings say, in an ensemble, and with each family of sums over the fleet."""
-    families: dict[str, DetectorFamily] = {FEDERATED: settings.detector.family, ENSEMBLE: "ensemble"}
+    """Measure a version as the settings say, without other detectors, and with each family of sums."""
+    families: dict[str, DetectorFamily] = {FEDERATED: settings.detector.family, ALONE: "autoencoder"}
     # There are no covariances of very large windows.
     families |= {name: family for name, family in IN_PLACE.items() if has_sums_of(name, manifest)}
     results = {}

@@ -10,7 +10,7 @@ import numpy as np
 from common.detectors.choice import IN_PLACE
 from common.settings import Settings
 from flockwatch.quality.jobs import (
-    ENSEMBLE,
+    ALONE,
     FEDERATED,
     METHODS,
     NEW_CLIENT_METHODS,
@@ -26,7 +26,7 @@ Runs = Mapping[int, Sequence[ClientResult]]
 """The results of one method: for each seed those of its clients."""
 SHORT_NAMES = {
     FEDERATED: "federated", "local_only": "local", "local_fleet_scaler": "local_fleet_scaler",
-    "pooled": "pooled", ENSEMBLE: "ensemble", **{name: name for name in IN_PLACE},
+    "pooled": "pooled", ALONE: "autoencoder", **{name: name for name in IN_PLACE},
 }  # fmt: skip
 """Names of the methods in `key_values`."""
 ALARM_FIGURES = (

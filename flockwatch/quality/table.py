@@ -24,7 +24,7 @@ METHOD_NAMES = {
     "local_fleet_scaler": "local-only, fleet scaler",
     "pooled": "pooled: all data in one place",
     "federated": "federated",
-    "ensemble": "federated, in an ensemble",
+    "federated_autoencoder": "federated, the autoencoder alone",
     "fleet_pca": "federated PCA",
     "fleet_gaussian": "federated Gaussian",
     "fleet_forest": "federated isolation forest",

@@ -15,14 +15,15 @@ from client.training.personalisation import personalise
 from client.training.worker import TrainerCache
 from client.versions.trial import buffer_scores
 from common.detectors.choice import AUTOENCODER, FAMILIES, FLEET_FOREST, FLEET_GAUSSIAN, FLEET_PCA, MEMBERS
-from common.detectors.ensemble import EnsembleState
+from common.detectors.contract import DetectorState
+from common.detectors.ensemble import MIN_SHARE, EnsembleState, voting_weights
 from common.model.lag_covariances import LagCovariances
 from common.model.leaf_counts import LeafCounts, trees_of
 from common.model.manifest import Manifest, ManifestError
 from common.model.residuals import Residuals
 from common.model.schema import Schema
 from common.model.version_settings import VersionSettings
-from common.settings import DetectorFamily
+from common.settings import DetectorFamily, Settings
 from tests.client.training.samples import client_rows, version
 
 if TYPE_CHECKING:
@@ -48,13 +49,13 @@ def personal(family: str = "ensemble", rows: np.ndarray = ROWS) -> Manifest:
 def test_a_client_adds_detectors_of_its_own_rows() -> None:
     own = personal()
     assert own.ensemble is not None
-    assert list(own.ensemble.tails) == ["pca", "isolation_forest", "kmeans"]
+    assert list(own.ensemble.tails) == [AUTOENCODER, "pca", "isolation_forest", "kmeans"]
     assert own.personalised and own.hash != personal("autoencoder").hash
 
 
-def test_the_autoencoder_alone_is_the_default() -> None:
+def test_an_ensemble_is_the_default() -> None:
+    assert Settings().detector.family == "ensemble"
     assert personal("autoencoder").ensemble is None
-    assert version().settings.detector.family == "autoencoder"
 
 
 def test_covariances_of_the_fleet_replace_the_own() -> None:
@@ -64,12 +65,12 @@ def test_covariances_of_the_fleet_replace_the_own() -> None:
         for rows in (ROWS, np.random.default_rng(0).standard_normal(ROWS.shape))
     )
     made = [
-        personalise(replace(fleet(), covariances=fleets), client_rows(ROWS), TrainerCache())
+        personalise(replace(fleet("pca"), covariances=fleets), client_rows(ROWS), TrainerCache())
         for fleets in (like, unlike)
     ]
     for own in made:
         assert own.ensemble is not None
-        assert list(own.ensemble.tails) == [FLEET_PCA, "isolation_forest", "kmeans"]
+        assert list(own.ensemble.tails) == [FLEET_PCA]
         assert own.covariances is None
         assert Manifest.unpack(own.pack()).hash == own.hash
     components = [m.ensemble.states[FLEET_PCA].by_input["components"] for m in made if m.ensemble]
@@ -94,8 +95,6 @@ LEAF_COUNTS = LeafCounts.of(trees_of(fleet().settings, fleet().architecture), RO
     ("gaussian", {"covariances": COVARIANCES}, [FLEET_GAUSSIAN]), ("gaussian", {}, ["gaussian"]),
     ("isolation_forest", {"leaf_counts": LEAF_COUNTS}, [FLEET_FOREST]),
     ("isolation_forest", {"covariances": COVARIANCES}, ["isolation_forest"]),
-    ("ensemble", {"covariances": COVARIANCES, "leaf_counts": LEAF_COUNTS},
-     [FLEET_PCA, FLEET_FOREST, "kmeans"]),
 ])  # fmt: skip
 def test_a_machine_scores_by_one_family_in_place_of_the_autoencoder(
     family: str, sums: dict[str, Any], members: list[str]
@@ -111,6 +110,38 @@ def test_a_machine_scores_by_one_family_in_place_of_the_autoencoder(
     window[-1, 1] += 1000
     assert scorer.score_window(window) > max(3 * usual, 5)
     assert scorer.explain(window).share.argmax() == 1
+
+
+@pytest.mark.parametrize(("components", "reconstruct"), [(1, 0.81), (5, 0.25), (10, MIN_SHARE)])
+def test_members_that_reconstruct_count_for_more_the_fewer_components_hold_the_variance(
+    components: int, reconstruct: float
+) -> None:
+    of_pca = DetectorState({"components": np.eye(10, dtype=np.float32)[:components]})
+    weights = voting_weights((AUTOENCODER, FLEET_PCA, FLEET_FOREST, "kmeans"), {FLEET_PCA: of_pca})
+    assert weights[AUTOENCODER] == weights[FLEET_PCA] == pytest.approx(reconstruct / 2)
+    assert weights[FLEET_FOREST] == weights["kmeans"] == pytest.approx((1 - reconstruct) / 2)
+
+
+def test_votes_count_the_same_without_principal_components_or_with_one_kind_of_members() -> None:
+    of_pca = DetectorState({"components": np.eye(10, dtype=np.float32)[:1]})
+    assert voting_weights((AUTOENCODER, "kmeans"), {}) == {AUTOENCODER: 0.5, "kmeans": 0.5}
+    assert voting_weights(("pca",), {"pca": of_pca}) == {"pca": 1.0}
+
+
+def test_a_file_holds_the_weights() -> None:
+    own = personal()
+    again = Manifest.unpack(own.pack()).ensemble
+    assert own.ensemble is not None and again is not None
+    assert again.weights == pytest.approx(own.ensemble.weights)
+    assert len(set(own.ensemble.weights.values())) == 2
+
+
+def test_a_version_without_weights_has_equal_ones() -> None:
+    """A version file of an earlier release."""
+    own = personal().ensemble
+    assert own is not None
+    arrays = {name: array for name, array in own.arrays().items() if not name.startswith("weight/")}
+    assert EnsembleState.of_arrays(arrays).weights == dict.fromkeys(own.tails, 0.25)
 
 
 def test_counts_of_an_unlike_fleet_make_another_forest() -> None:
@@ -182,12 +213,16 @@ def test_a_missing_feature_has_no_share() -> None:
 
 def test_a_version_with_detectors_that_do_not_fit_is_refused() -> None:
     own = personal()
-    assert own.ensemble is not None
-    other = {name: state.take(np.arange(4)) for name, state in own.ensemble.states.items()}
+    state = own.ensemble
+    assert state is not None
+    other = {name: one.take(np.arange(4)) for name, one in state.states.items()}
     with pytest.raises(ManifestError, match="for 4 inputs, expected 6"):
-        replace(own, ensemble=EnsembleState(own.ensemble.tails, other))
-    unknown = {**own.ensemble.states, "oracle": own.ensemble.states["pca"]}
+        replace(own, ensemble=replace(state, states=other))
+    unknown = {**state.states, "oracle": state.states["kmeans"]}
     with pytest.raises(ManifestError, match="no detector 'oracle'"):
-        replace(own, ensemble=EnsembleState(own.ensemble.tails, unknown))
+        replace(own, ensemble=replace(state, states=unknown))
     with pytest.raises(ManifestError, match="one tail each"):
-        replace(own, ensemble=EnsembleState({}, own.ensemble.states))
+        replace(own, ensemble=replace(state, tails={}))
+    for weights in ({}, dict.fromkeys(state.tails, 1.0), dict.fromkeys(state.tails, np.nan)):
+        with pytest.raises(ManifestError, match="one weight each"):
+            replace(own, ensemble=replace(state, weights=weights))

@@ -52,7 +52,8 @@ def fitted(name: str) -> WindowDetector:
         return Autoencoder(shape.layers(shape.initial_weights(1)), FEATURES, RECENCY)
     if name == "ensemble":
         members = {member: fitted(member) for member in (AUTOENCODER, *MEMBERS)}
-        return Ensemble(members, {n: CalibratedTail.of(m.score_many(NORMAL)) for n, m in members.items()})
+        tails = {n: CalibratedTail.of(m.score_many(NORMAL)) for n, m in members.items()}
+        return Ensemble(members, tails, dict.fromkeys(members, 1 / len(members)))
     return fit(name, NORMAL, FEATURES, RECENCY, 1000)
 
 

@@ -88,7 +88,7 @@ def test_new_clients_are_all_clients_once(figures: dict[str, Any]) -> None:
         "local_only",
         "local_fleet_scaler",
         "federated",
-        "ensemble",
+        "federated_autoencoder",
         "fleet_pca",
         "fleet_gaussian",
         "fleet_forest",

@@ -15,7 +15,7 @@ from common.protocol.wire import pack
 from common.settings import Settings
 from flockwatch.quality import autoencoders, jobs
 from flockwatch.quality.jobs import (
-    ENSEMBLE,
+    ALONE,
     FEDERATED,
     METHODS,
     NEW_CLIENT_METHODS,
@@ -112,7 +112,7 @@ WITHOUT_CHANCE = (
     "pca", "own_pca", "own_gaussian", "own_isolation_forest", "own_kmeans", "own_one_class_svm",
     *OF_COVARIANCES,
 )  # fmt: skip
-WITH_CHANCE = ("local_only", "local_fleet_scaler", FEDERATED, ENSEMBLE, FLEET_FOREST)
+WITH_CHANCE = ("local_only", "local_fleet_scaler", FEDERATED, ALONE, FLEET_FOREST)
 
 
 @pytest.mark.parametrize("method", [*WITHOUT_CHANCE, *WITH_CHANCE])
