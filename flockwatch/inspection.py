@@ -73,7 +73,8 @@ def description(file: Path) -> str:
 
 def _detectors(manifest: Manifest) -> str:
     if manifest.ensemble is not None:
-        return "the mean vote of " + ", ".join(manifest.ensemble.tails)
+        weights = manifest.ensemble.weights
+        return "the votes of " + ", ".join(f"{name} {weights[name]:.2f}" for name in manifest.ensemble.tails)
     family = manifest.settings.detector.family
     if family != AUTOENCODER:
         sums = {"covariances": manifest.covariances, "leaf counts": manifest.leaf_counts}

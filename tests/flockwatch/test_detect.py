@@ -184,14 +184,17 @@ def test_inspect_names_the_detectors_of_a_version(capsys: pytest.CaptureFixture[
     fleet = version(7, detector={"family": "ensemble"})
     Path("v7.safetensors").write_bytes(fleet.pack())
     assert main(["inspect", "v7.safetensors"]) == 0
-    assert "on a client that trains: fleet_pca, fleet_forest, kmeans" in capsys.readouterr().out
+    assert "on a client that trains: autoencoder, fleet_pca, fleet_forest, kmeans" in capsys.readouterr().out
     normal = rows(500)
     own = with_own_detectors(
         fleet, ClientRows(Partition("edge", SCHEMA, normal, normal[:0], None)).prepare(fleet)
     )
     Path("v7.safetensors").write_bytes(own.pack())
     assert main(["inspect", "v7.safetensors"]) == 0
-    assert "\ndetectors     the mean vote of isolation_forest, kmeans, pca\n" in capsys.readouterr().out
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("detectors"))
+    names = line.removeprefix("detectors     the votes of ").split(", ")
+    assert [name.split()[0] for name in names] == ["autoencoder", "isolation_forest", "kmeans", "pca"]
+    assert sum(float(name.split()[1]) for name in names) == pytest.approx(1, abs=0.03)
 
 
 def test_a_file_of_an_earlier_release_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
