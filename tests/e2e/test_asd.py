@@ -17,6 +17,7 @@ DATA = Path(os.environ.get("FLOCKWATCH_DATA", Path(__file__).parents[3] / "share
 PLAIN_KERAS = {"federated": (0.784, 0.316), "pooled": (0.795, 0.359), "local_only": (0.812, 0.390)}
 """AUROC and average precision, mean over the servers: window 10, 64-16-64, fleet scaler, 60 rounds."""
 PLAIN = (
+    "detector.family=autoencoder",
     "scaling.by=fleet",
     "scaling.clip=null",
     "scoring.normalise=false",
