@@ -179,6 +179,7 @@ def test_inspect_says_whose_a_version_is(
 
 
 def test_inspect_names_the_detectors_of_a_version(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("v7.safetensors").write_bytes(version(7, detector={"family": "autoencoder"}).pack())
     assert main(["inspect", "v7.safetensors"]) == 0
     assert "\ndetectors     the autoencoder\n" in capsys.readouterr().out
     fleet = version(7, detector={"family": "ensemble"})

@@ -38,6 +38,7 @@ def machine() -> Partition:
 def version(machine: Partition, by: str = "fleet") -> Manifest:
     """A version that is not trained, but scores; its fleet's moments are not the machine's."""
     settings = Settings().with_values(
+        detector={"family": "autoencoder"},
         model={"window": 5, "hidden": (8,)},
         scaling={"by": by, "clip": None},
         scoring={"normalise": False, "decay": 1.0, "personal_epochs": 0},

@@ -20,7 +20,10 @@ from flockwatch.simulation import telemetry
 from flockwatch.simulation.findings import Findings, summary
 
 SETTINGS = Settings().with_values(
-    model={"window": 5, "hidden": (8,)}, scoring={"personal_epochs": 0}, scaling={"clip": None}
+    detector={"family": "autoencoder"},
+    model={"window": 5, "hidden": (8,)},
+    scoring={"personal_epochs": 0},
+    scaling={"clip": None},
 )
 
 

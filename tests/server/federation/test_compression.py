@@ -38,6 +38,9 @@ def described(codecs: tuple[str, ...]) -> Description:
     return Description("a", "i", Schema(("f",)), moments, True, False, codecs)
 
 
+AUTOENCODER_ALONE = VersionSettings.of(Settings().with_values(detector={"family": "autoencoder"}))
+
+
 def manifest(version: int = 3) -> Manifest:
     architecture = Architecture(1, window=1, hidden=(2,))
     moments = Moments.of(np.array([[0.0], [1.0]]))
@@ -91,7 +94,8 @@ def test_covariances_are_asked_for_once_and_only_by_a_fleet_that_uses_them() -> 
     long = Architecture(1, window=MAX_INPUTS + 1, hidden=(1,))
     assert can_be_sent(MAX_INPUTS, 1) and not can_be_sent(1, MAX_INPUTS)
     large = replace(uses, architecture=long, weights=long.initial_weights(0))
-    asked = [builder.options(m, described(CODEC_NAMES)).covariances for m in (manifest(), uses, large)]
+    plain = replace(manifest(), settings=AUTOENCODER_ALONE)
+    asked = [builder.options(m, described(CODEC_NAMES)).covariances for m in (plain, uses, large)]
     assert asked == [False, True, False]
     sent = SentCovariances(5, np.ones(1), bytes(1))
     records.record_reply(update("a", rows=10, covariances=sent))
@@ -103,7 +107,8 @@ def test_leaf_counts_are_asked_for_once_and_only_by_a_fleet_that_uses_them() -> 
     builder = TaskBuilder(CompressionSettings(), records, AdmittedReplies(), AppliedUpdates())
     forest = VersionSettings.of(Settings().with_values(detector={"family": "isolation_forest"}))
     uses = replace(manifest(), settings=forest)
-    asked = [builder.options(m, described(CODEC_NAMES)) for m in (manifest(), uses)]
+    plain = replace(manifest(), settings=AUTOENCODER_ALONE)
+    asked = [builder.options(m, described(CODEC_NAMES)) for m in (plain, uses)]
     assert [(options.covariances, options.leaf_counts) for options in asked] == [
         (False, False),
         (False, True),

@@ -73,10 +73,13 @@ def visits() -> Iterator[Visits]:
 def test_a_training_task_visits_few_modules_there_and_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the task of version 1 to the publication of version 2: two clients, asynchronous, in memory."""
+    """From the task of version 2 to the publication of version 3: two clients, asynchronous, in memory.
+
+    With the first task clients also send sums over their rows, which they do once.
+    """
     settings = Settings().with_values(
         model={"window": 2, "hidden": (4,)},
-        federation={"mode": "asynchronous", "max_rounds": 3, "buffer": 2, "patience": 0},
+        federation={"mode": "asynchronous", "max_rounds": 4, "buffer": 2, "patience": 0},
     )
     workers = [ClientWorker(Partition(name, SCHEMA, ROWS, ROWS[:0], None), name) for name in ("a", "b")]
     apps = {i: build(lambda _, worker=worker: worker) for i, worker in enumerate(workers, 1)}
@@ -87,9 +90,9 @@ def test_a_training_task_visits_few_modules_there_and_back(
         def watched(self: VersionPublisher, action: Publish) -> None:
             publish(self, action)
             published.append(action.version)
-            if action.version == 1:
+            if action.version == 2:
                 seen.on()
-            elif action.version == 2:
+            elif action.version == 3:
                 seen.off()
 
         monkeypatch.setattr(VersionPublisher, "publish", watched)
@@ -97,7 +100,7 @@ def test_a_training_task_visits_few_modules_there_and_back(
         history, registry = History(tmp_path / "history.sqlite"), Registry(tmp_path / "versions", 10)
         strategy = FlockStrategy(inner, settings, registry, history, clock=lambda: 0.0)
         strategy.start(MemoryGrid(apps))
-    assert published == [1, 2, 3]
+    assert published == [1, 2, 3, 4]
     assert {"client/training/trainer.py", "server/federation/publisher.py"} <= set(seen.modules)
     assert len(seen.modules) <= 40, "\n".join(seen.modules)
 
