@@ -5,6 +5,7 @@ from __future__ import annotations
 from client.detection.adaptive_threshold import MAX_RISE, RISE, AdaptiveThreshold, first_rise
 from client.versions.trial import ThresholdRule
 from common.model.histogram import ScoreHistogram
+from common.model.manifest import Manifest
 
 LEVEL = 0.75
 """Quantile whose ratio, of the scores since a change to those before, scales the threshold."""
@@ -14,7 +15,7 @@ def next_threshold(
     before: AdaptiveThreshold | None,
     scale: float | None,
     rule: ThresholdRule,
-    fleet: ScoreHistogram,
+    version: Manifest,
     own: ScoreHistogram,
 ) -> AdaptiveThreshold:
     """Return the threshold of a version: the last one, times `scale`, within the bounds of the own scores.
@@ -28,7 +29,7 @@ def next_threshold(
         before: The threshold in use; None: there is no version yet.
         scale: Ratio of the version's scores to those of the version before on the same events; None: unknown.
         rule: The rule for the first threshold of a version.
-        fleet: The version's scores in the fleet.
+        version: It has the scores of the fleet.
         own: Its scores of this client's normal events.
 
     Raises:
@@ -36,7 +37,7 @@ def next_threshold(
     """
     if rule.value is not None:
         return AdaptiveThreshold(rule.value, fixed=True)
-    start, lowest, highest = rule.start(fleet, own)
+    start, lowest, highest = rule.start(version, own)
     rise = first_rise(own.count, rule.rate)
     if before is None or scale is None:
         return AdaptiveThreshold(start, (lowest, highest), rule.rate, rise=rise)
@@ -46,7 +47,7 @@ def next_threshold(
 
 
 def extended_threshold(
-    before: AdaptiveThreshold, rule: ThresholdRule, fleet: ScoreHistogram, own: ScoreHistogram
+    before: AdaptiveThreshold, rule: ThresholdRule, version: Manifest, own: ScoreHistogram
 ) -> AdaptiveThreshold:
     """Return the threshold of the same version after more events of its client.
 
@@ -56,7 +57,7 @@ def extended_threshold(
     Args:
         before: The threshold in use.
         rule: The rule for the first threshold of a version.
-        fleet: The version's scores in the fleet.
+        version: It has the scores of the fleet.
         own: All scores of this client's normal events so far.
 
     Raises:
@@ -64,7 +65,7 @@ def extended_threshold(
     """
     if rule.value is not None:
         return before
-    start, lowest, highest = rule.start(fleet, own)
+    start, lowest, highest = rule.start(version, own)
     value, rise = max(before.value, start), first_rise(own.count, rule.rate)
     return AdaptiveThreshold(value, (lowest, highest), rule.rate, rise=rise).inherit(before, before.raised)
 

@@ -73,7 +73,7 @@ class ThresholdTuning:
             HistogramError: neither the version nor the trial has a score.
         """
         before = active.limit if (active := self._detector.active) is not None else None
-        threshold = next_threshold(before, trial.scale, self.rule(), manifest.scores, trial.scores)
+        threshold = next_threshold(before, trial.scale, self.rule(), manifest, trial.scores)
         self._restart(trial.scores, Drift(self._drift_p, trial.scores))
         return threshold
 
@@ -96,7 +96,7 @@ class ThresholdTuning:
         if active is None:
             raise ValueError("there is no active version")
         self._restart(self.scores, Drift(self._drift_p))
-        return extended_threshold(active.limit, self.rule(), manifest.scores, self.scores)
+        return extended_threshold(active.limit, self.rule(), manifest, self.scores)
 
     def rebase(self, scores: NDArray[np.float32]) -> AdaptiveThreshold:
         """Restart for the active version, adapted to a changed machine; return its threshold.
@@ -119,7 +119,7 @@ class ThresholdTuning:
         after = ScoreHistogram.of(usual if len(usual) else scores)  # equal scores can all be above the limit
         scale = regime_scale(self.scores, after)
         self._restart(after, Drift(self._drift_p, after))
-        return next_threshold(active.limit, scale, self.rule(), active.manifest.scores, after)
+        return next_threshold(active.limit, scale, self.rule(), active.manifest, after)
 
     def learn(self, events: ReleasedEvents) -> None:
         """Add the scores of events that have been released, if the active version has scored them."""
@@ -139,7 +139,7 @@ class ThresholdTuning:
         active = self._detector.active
         if active is not None and self._fixed is None and self.scores.count:
             rule = self.rule()
-            _, *bounds = rule.start(active.manifest.scores, self.scores)
+            _, *bounds = rule.start(active.manifest, self.scores)
             active.limit.bounds, active.limit.rate = (bounds[0], bounds[1]), rule.rate
             active.limit.rise = first_rise(self.scores.count, rule.rate)
 

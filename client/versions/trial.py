@@ -41,11 +41,11 @@ class ThresholdRule:
     rate: float
     """Share of normal events that may be above the threshold."""
 
-    def start(self, fleet: ScoreHistogram, own: ScoreHistogram) -> tuple[float, float, float]:
+    def start(self, version: Manifest, own: ScoreHistogram) -> tuple[float, float, float]:
         """Return the first threshold for a version, its lower and its upper bound (`starting_threshold`).
 
         Args:
-            fleet: The version's scores in the fleet.
+            version: It has the scores of the fleet.
             own: Its scores on this client.
 
         Raises:
@@ -53,7 +53,7 @@ class ThresholdRule:
         """
         if self.value is not None:
             return self.value, self.value, self.value
-        return starting_threshold(fleet, own, self.rate)
+        return starting_threshold(version.scores, own, self.rate, surprisals=version.ensemble is not None)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def run_trial(
         scores = scores[scores <= robust_limit(ScoreHistogram.of(scores))]
     own = ScoreHistogram.of(scores)
     try:
-        threshold = rule.start(new.scores, own)[0]
+        threshold = rule.start(new, own)[0]
     except HistogramError as error:
         return TrialResult(str(error))
     if current is None:  # any version is better than none

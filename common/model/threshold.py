@@ -60,7 +60,9 @@ def tail_quantile(scores: ScoreHistogram, rate: float) -> float:
     )
 
 
-def starting_threshold(fleet: ScoreHistogram, own: ScoreHistogram, rate: float) -> tuple[float, float, float]:
+def starting_threshold(
+    fleet: ScoreHistogram, own: ScoreHistogram, rate: float, surprisals: bool = False
+) -> tuple[float, float, float]:
     """Return the first threshold, and the bounds of the threshold that follow from the client's own scores.
 
     It is the tail of the fleet's scores at `rate`, limited by the client's own scores: at least their
@@ -75,10 +77,16 @@ def starting_threshold(fleet: ScoreHistogram, own: ScoreHistogram, rate: float) 
     Coles 2001, "An Introduction to Statistical Modeling of Extreme Values", chapter 4, on extrapolation. The
     factors were chosen by hand: with 60 scores the tail may be at twice the largest one.
 
+    Surprisals say how rare they are: one event in a hundred exceeds -log(0.01). So the threshold is at least
+    the surprisal of `rate`, and its lower bound that of `LOWER_BOUND_RATE` times the rate once the own scores
+    cover the time of one event at `rate`. The own scores alone would be too small: most are of rows that the
+    detectors were fitted to.
+
     Args:
         fleet: The fleet's scores under the version; may be empty.
         own: The client's scores under the version; may be empty.
         rate: Share of normal events that may be above the threshold.
+        surprisals: Whether scores are surprisals, as those of an ensemble.
 
     Returns:
         The threshold, its lower bound and its upper bound.
@@ -96,6 +104,10 @@ def starting_threshold(fleet: ScoreHistogram, own: ScoreHistogram, rate: float) 
             highest = max(highest, highest**share * _fleet_limit(fleet, FLEET_RANK) ** (1 - share))
     else:
         lowest, highest = SMALLEST, _fleet_limit(fleet, 1.0)
+    if surprisals:
+        rare = -math.log(rate)
+        tail, highest = max(tail, rare), max(highest, rare)
+        lowest = max(lowest, rare - math.log(LOWER_BOUND_RATE) if own.count * rate >= 1 else rare)
     return min(max(tail, lowest), highest), lowest, highest
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.maintenance.next_threshold import LEVEL, extended_threshold, next_threshold, regime_scale
 from client.versions.trial import ThresholdRule
 from common.model.histogram import HistogramError, ScoreHistogram
+from tests.client.sample_versions import version
 
 RULE = ThresholdRule(None, 1e-3)
 SCORES = np.random.default_rng(0).lognormal(0, 0.5, 5000)
-FLEET, OWN = ScoreHistogram.of(SCORES), ScoreHistogram.of(SCORES[:500])
+FLEET, OWN = replace(version(), scores=ScoreHistogram.of(SCORES)), ScoreHistogram.of(SCORES[:500])
+EMPTY = replace(version(), scores=ScoreHistogram.empty())
 START, LOWEST, HIGHEST = RULE.start(FLEET, OWN)
 
 
@@ -59,7 +62,7 @@ def test_a_fixed_threshold_stays() -> None:
     rule, before = ThresholdRule(2.5, 1e-3), AdaptiveThreshold(2.5, fixed=True)
     for after in (
         next_threshold(before, 10.0, rule, FLEET, OWN),
-        next_threshold(None, None, rule, ScoreHistogram.empty(), ScoreHistogram.empty()),
+        next_threshold(None, None, rule, EMPTY, ScoreHistogram.empty()),
         extended_threshold(before, rule, FLEET, OWN),
     ):
         assert (after.value, after.fixed) == (2.5, True)
@@ -67,7 +70,7 @@ def test_a_fixed_threshold_stays() -> None:
 
 def test_without_any_score_there_is_no_threshold() -> None:
     with pytest.raises(HistogramError):
-        next_threshold(None, None, RULE, ScoreHistogram.empty(), ScoreHistogram.empty())
+        next_threshold(None, None, RULE, EMPTY, ScoreHistogram.empty())
 
 
 def test_the_scale_of_a_changed_regime_is_the_ratio_of_the_scores() -> None:
