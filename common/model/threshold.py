@@ -77,10 +77,9 @@ def starting_threshold(
     Coles 2001, "An Introduction to Statistical Modeling of Extreme Values", chapter 4, on extrapolation. The
     factors were chosen by hand: with 60 scores the tail may be at twice the largest one.
 
-    Surprisals say how rare they are: one event in a hundred exceeds -log(0.01). So the threshold is at least
-    the surprisal of `rate`, and its lower bound that of `LOWER_BOUND_RATE` times the rate once the own scores
-    cover the time of one event at `rate`. The own scores alone would be too small: most are of rows that the
-    detectors were fitted to.
+    Surprisals say how rare they are: one event in a hundred exceeds -log(0.01). Until the own scores cover the
+    time of one event at `rate`, the threshold is at least the surprisal of `rate`: own scores are too small, as
+    most are of rows that the detectors were fitted to, the more so the fewer rows there are.
 
     Args:
         fleet: The fleet's scores under the version; may be empty.
@@ -104,10 +103,9 @@ def starting_threshold(
             highest = max(highest, highest**share * _fleet_limit(fleet, FLEET_RANK) ** (1 - share))
     else:
         lowest, highest = SMALLEST, _fleet_limit(fleet, 1.0)
-    if surprisals:
-        rare = -math.log(rate)
-        tail, highest = max(tail, rare), max(highest, rare)
-        lowest = max(lowest, rare - math.log(LOWER_BOUND_RATE) if own.count * rate >= 1 else rare)
+    if surprisals and own.count * rate < 1:
+        lowest = max(lowest, -math.log(rate))
+        highest = max(highest, lowest)
     return min(max(tail, lowest), highest), lowest, highest
 
 
