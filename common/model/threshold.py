@@ -77,9 +77,9 @@ def starting_threshold(
     Coles 2001, "An Introduction to Statistical Modeling of Extreme Values", chapter 4, on extrapolation. The
     factors were chosen by hand: with 60 scores the tail may be at twice the largest one.
 
-    Surprisals say how rare they are: one event in a hundred exceeds -log(0.01). Until the own scores cover the
-    time of one event at `rate`, the threshold is at least the surprisal of `rate`: own scores are too small, as
-    most are of rows that the detectors were fitted to, the more so the fewer rows there are.
+    Surprisals say how rare they are: one event in a hundred exceeds -log(0.01). Until the own scores cover
+    the time of one event at `rate`, the threshold is at least the surprisal of `rate`: own scores are too
+    small, as most are of rows that the detectors were fitted to, the more so the fewer rows there are.
 
     Args:
         fleet: The fleet's scores under the version; may be empty.
