@@ -96,13 +96,12 @@ class AdaptiveThreshold:
             feature: The leading feature.
 
         Returns:
-            The threshold of this incident until it ends: the one that it exceeded, raised by `RISE` even if
-            `rise` is larger, as little evidence must not end a fault. Neither its further rise nor later
-            incidents change it.
+            The threshold of this incident until it ends: the one that it exceeded, raised by `rise`. Neither
+            its further rise nor later incidents change it.
         """
         if self.fixed:
             return self.value
-        ends_at = self.of_cause(feature) * math.exp(RISE)
+        ends_at = self.of_cause(feature) * math.exp(self.rise)
         self.raised = True
         self._excess += 1
         self.value = max(self.value, min(self.value * math.exp(self.rise), MAX_RISE * self.bounds[1]))

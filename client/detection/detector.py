@@ -165,9 +165,8 @@ class Detector:
 
     def _swap(self, version: ActiveVersion) -> list[Notice]:
         version.scorer.follow(self.recent.last(version.scorer.window - 1))
-        if self._active is not None:
-            self.incidents.version_changed(version.threshold / max(self._active.threshold, SMALLEST))
         self._active, self._quiet = version, 0
+        self.incidents.version_changed()
         return self._adapted(version)
 
     def _adapted(self, version: ActiveVersion) -> list[Notice]:

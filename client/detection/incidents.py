@@ -112,16 +112,11 @@ class Incidents:
         """Record an event at or below the threshold while no incident is open."""
         self.above = 0
 
-    def version_changed(self, scale: float) -> None:
-        """Forget the scores of the version before, and scale the thresholds of open incidents.
-
-        Args:
-            scale: Threshold of the new version, as a multiple of that of the version before.
-        """
+    def version_changed(self) -> None:
+        """Forget the scores of the version before."""
         self._usual = (frozenset(), 0.0)
         for incident in self.open:
-            if incident.limit is not None:
-                incident.limit = incident.limit * scale if 0 < scale < math.inf else None
+            incident.limit = None
 
     def adapt(self, ids: Collection[str], text: str) -> list[Notice]:
         """End incidents because the detector has adapted to their values; return their notices.

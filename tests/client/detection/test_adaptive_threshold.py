@@ -36,12 +36,6 @@ def test_incidents_raise_it_and_quiet_lowers_it_within_the_bounds() -> None:
     assert threshold.value == BOUNDS[0]
 
 
-@pytest.mark.parametrize("scores", [0, 50, 10_000])
-def test_an_incident_ends_at_the_same_level_however_little_evidence_there_is(scores: int) -> None:
-    threshold = AdaptiveThreshold(2.0, BOUNDS, rate=0.01, rise=first_rise(scores, rate=0.01))
-    assert threshold.incident_started("heat") == pytest.approx(2.0 * math.exp(RISE))
-
-
 def test_with_little_evidence_the_first_incidents_raise_it_more() -> None:
     young = AdaptiveThreshold(2.0, BOUNDS, rate=0.01, rise=first_rise(50, rate=0.01))
     old = AdaptiveThreshold(2.0, BOUNDS, rate=0.01, rise=first_rise(5000, rate=0.01))

@@ -208,17 +208,6 @@ def test_an_open_incident_ends_at_the_threshold_of_its_start_and_its_own_rise() 
     ]
 
 
-def test_the_threshold_of_an_open_incident_changes_with_the_version_as_the_threshold_does() -> None:
-    under_test = detector()
-    under_test.activate(version(), AdaptiveThreshold(20.0, (10.0, 100.0), rate=0.01))
-    feed(under_test, faults()[:13], 1)
-    under_test.activate(version(2), AdaptiveThreshold(60.0 * math.exp(RISE), (10.0, 100.0), rate=0.01))
-    feed(under_test, faults()[13:15], 1)
-    assert [incident.limit for incident in under_test.incidents.open] == [
-        pytest.approx(60.0 * math.exp(RISE))
-    ]
-
-
 def test_an_event_that_is_usual_for_its_leading_feature_is_normal_and_quiet() -> None:
     under_test = detector()
     limit = AdaptiveThreshold(20.0, (10.0, 1e9), rate=0.01)
