@@ -11,6 +11,7 @@ from tests.scenarios.fleet import Federation
 from tests.waiting import eventually
 
 COMPRESSED = {
+    "detector.family": "autoencoder",  # no sums over rows beside the weights
     "model.hidden": "[64, 16, 64]",
     "compression.up": "topk",
     "compression.up_share": "0.05",
