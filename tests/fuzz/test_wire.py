@@ -19,7 +19,7 @@ from tests.common.protocol.sample_messages import MESSAGES
 from tests.fuzz import federation
 from tests.fuzz.mutations import mutated
 
-MUTATIONS = int(os.environ.get("FLOCKWATCH_FUZZ", "40"))
+MUTATIONS = int(os.environ.get("FLOCKWATCH_FUZZ", "60"))
 CORPUS = [pack(MESSAGES[name]) for name in ("Description", "Evaluation", "Update", "VersionMissing")]
 
 
