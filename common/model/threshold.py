@@ -98,9 +98,11 @@ def starting_threshold(
         tail = max(tail, own.quantile(1 - rate))
         lowest = max(own.quantile(max(1 - LOWER_BOUND_RATE * rate, 0.0)), SMALLEST)
         highest = max(1.5, 1 + 60 / own.count) * max(own.quantile(1.0), SMALLEST)
-        if fleet.count and own.count < ENOUGH_SCORES:
+        if own.count < ENOUGH_SCORES:
             share = own.count / ENOUGH_SCORES
-            highest = max(highest, highest**share * _fleet_limit(fleet, FLEET_RANK) ** (1 - share))
+            if fleet.count:
+                highest = max(highest, highest**share * _fleet_limit(fleet, FLEET_RANK) ** (1 - share))
+            tail = max(tail, highest)
     else:
         lowest, highest = SMALLEST, _fleet_limit(fleet, 1.0)
     if surprisals and own.count * rate < 1:
