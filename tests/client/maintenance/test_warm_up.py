@@ -171,16 +171,20 @@ def test_a_newer_version_of_the_fleet_is_tried_as_it_would_be_adapted(tmp_path: 
     assert abs(machine.mean[0] - 40) < 0.5
 
 
-def test_the_threshold_does_not_fall_at_an_estimate(tmp_path: Path) -> None:
+def test_the_threshold_begins_at_its_upper_bound_and_falls_with_it_and_with_quiet(tmp_path: Path) -> None:
     machine = Machine(tmp_path, fleet_version())
-    thresholds = []
+    limits = []
     for row in own_rows(500):
         machine.feed(row[None])
         if machine.detector.active is not None:
-            thresholds.append(machine.detector.active.threshold)
+            limit = machine.detector.active.limit
+            limits.append((limit.value, limit.bounds[1]))
     incidents = sum(n.kind == "incident_started" for n in machine.notices)
     quiet = np.exp(-MAX_FIRST_RISE * 500 / 1440)
-    assert min(thresholds) >= thresholds[0] * quiet * 0.999
+    (first, bound), lowest_bound = limits[0], min(bound for _, bound in limits)
+    assert first == bound > lowest_bound
+    assert min(value for value, _ in limits) >= lowest_bound * quiet * 0.999
+    assert limits[-1][0] < first
     assert incidents <= 1
 
 
