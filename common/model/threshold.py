@@ -69,8 +69,8 @@ def starting_threshold(
     quantile at `rate`, and at most the largest one times 1.5, or times `1 + 60 / n` with fewer than 120
     scores. Without own scores it is at most `MAX_FLEET_RATIO` times the largest score of the fleet. With
     fewer than `ENOUGH_SCORES` it begins at its upper bound, which lies between the own one and a multiple of
-    the fleet's scores: the first hours of a machine do not show what its first day brings. Later the threshold may fall to the
-    quantile of the own scores at `LOWER_BOUND_RATE` times the rate.
+    the fleet's scores: the first hours of a machine do not show what its first day brings. Later the
+    threshold may fall to the quantile of the own scores at `LOWER_BOUND_RATE` times the rate.
 
     Far outside its data an extrapolated tail is unreliable: the largest of `n` scores estimates the score
     that one event in `n` exceeds, and nothing in the scores shows how the distribution continues. Source:
