@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from common.detectors.contract import Floats
 
-TREES, DEPTH, MIXED = 200, 8, 3
+TREES, DEPTH, MIXED = 100, 8, 3
 LEAVES = 2**DEPTH
 SPLITS = TREES * DEPTH
 RANGE = 4.0

@@ -7,7 +7,7 @@ import pytest
 
 from common.detectors.contract import DetectorState, DetectorStateError
 from common.detectors.isolation_forest import SAMPLE, IsolationForest, leaf_shares, path_lengths
-from common.detectors.oblivious_trees import DEPTH, LEAVES, TREES, Trees
+from common.detectors.oblivious_trees import DEPTH, LEAVES, SPLITS, TREES, Trees
 from tests.common.detectors.test_contract import FEATURES, INPUTS, NORMAL, RECENCY, far
 
 FOREST = IsolationForest.fit(NORMAL, FEATURES, RECENCY, 1000)
@@ -79,8 +79,8 @@ def test_an_explanation_is_what_the_score_loses_without_a_value() -> None:
 
 
 @pytest.mark.parametrize(("name", "value", "why"), [
-    ("inputs", np.full((3, 1600), INPUTS, np.float32), "number"),
-    ("inputs", np.full((3, 1600), 0.5, np.float32), "number"),
+    ("inputs", np.full((3, SPLITS), INPUTS, np.float32), "number"),
+    ("inputs", np.full((3, SPLITS), 0.5, np.float32), "number"),
     ("lengths", np.full((TREES, LEAVES), -1, np.float32), "path"),
     ("usual", np.array([1e9], np.float32), "path"), ("thresholds", np.zeros(3, np.float32), "shapes"),
 ])  # fmt: skip
