@@ -23,6 +23,9 @@ WINDOWS_PER_CENTROID = 10
 MAX_WINDOWS = 4096
 """Windows, evenly chosen, that centroids are fitted to."""
 ITERATIONS = 20
+"""Steps of the fit, at most."""
+ROUNDING = np.float32(1e-6)
+"""Squared distances of points below this share of their square are rounding."""
 
 
 class KMeans:
@@ -120,24 +123,41 @@ class KMeans:
 
 def _distances(points: Floats, centroids: Floats) -> Floats:
     """Return the squared distance of each point from each centroid, less the square of the point."""
-    distances: Floats = np.square(centroids).sum(axis=1) - 2 * points @ centroids.T
+    distances: Floats = np.square(centroids).sum(axis=1) - points @ (2 * centroids.T)
     return distances
 
 
 def _lloyd(points: Floats, number: int) -> Floats:
     """Return centroids of points, shape (number, dimensions); the same for the same points."""
     rng = np.random.default_rng(0)
+    squares = np.einsum("ij,ij->i", points, points)
     centroids = points[[rng.integers(len(points))]]
-    nearest = np.square(points - centroids[0]).sum(axis=1, dtype=np.float64)
+    nearest = _squared_distances(points, squares, centroids)
     while len(centroids) < number and nearest.sum() > 0:
-        chosen = points[rng.choice(len(points), p=nearest / nearest.sum())]
+        chosen = points[[rng.choice(len(points), p=nearest / nearest.sum())]]
         centroids = np.vstack([centroids, chosen])
-        nearest = np.minimum(nearest, np.square(points - chosen).sum(axis=1))
+        nearest = np.minimum(nearest, _squared_distances(points, squares, chosen))
+    cluster = np.full(len(points), -1)
     for _ in range(ITERATIONS):
-        cluster = _distances(points, centroids).argmin(axis=1)
-        sizes = np.bincount(cluster, minlength=len(centroids))
-        order = np.argsort(cluster, kind="stable")
-        ends = np.cumsum(sizes)
-        for i in np.flatnonzero(sizes):
-            centroids[i] = points[order[ends[i] - sizes[i] : ends[i]]].mean(axis=0)
+        before, cluster = cluster, _distances(points, centroids).argmin(axis=1)
+        if (cluster == before).all():
+            break
+        members = (cluster == np.arange(len(centroids))[:, None]).astype(np.float32)
+        sizes = members.sum(axis=1, keepdims=True)
+        centroids = np.where(sizes > 0, members @ points / np.maximum(sizes, 1), centroids)
     return centroids
+
+
+def _squared_distances(points: Floats, squares: Floats, centroid: Floats) -> Floats:
+    """Return the squared distance of each point, whose square is given, from a centroid.
+
+    Args:
+        points: Shape (n, dimensions).
+        squares: Their own, shape (n,).
+        centroid: Shape (1, dimensions).
+
+    Returns:
+        Shape (n,).
+    """
+    distances = squares + _distances(points, centroid)[:, 0]
+    return np.where(distances > ROUNDING * squares, distances, np.float32(0))
