@@ -18,7 +18,7 @@ from common.detectors.choice import (
 )
 from common.detectors.contract import OwnDetector, WindowDetector
 from common.detectors.ensemble import EnsembleState, voting_weights
-from common.detectors.isolation_forest import IsolationForest
+from common.detectors.isolation_forest import IsolationForest, leaf_shares
 from common.detectors.tail import CalibratedTail
 from common.model.histogram import ScoreHistogram
 from common.model.lag_covariances import LagCovariances
@@ -90,17 +90,19 @@ def fitted(name: str, manifest: Manifest, prepared: PreparedRows) -> OwnDetector
     """
     shape, scoring = manifest.architecture, manifest.settings.scoring
     recency, starts = shape.recency_weights(scoring.decay), _chosen(prepared.training_starts)
+    if name == FLEET_FOREST and manifest.leaf_counts is not None:
+        trees = trees_of(manifest.settings, shape)
+        counts = LeafCounts.of(trees, prepared.rows, prepared.training_starts, shape.window)
+        shares = counts.blended_shares(manifest.leaf_counts, scoring.prior)
+        return IsolationForest.of_shares(
+            trees, shares, leaf_shares(counts.values), len(recency), shape.features
+        )
     windows = np.nan_to_num(windows_at(prepared.rows, starts, shape.window))
     if name in OF_COVARIANCES and manifest.covariances is not None:
         own = LagCovariances.of(prepared.rows, starts, shape.window)
         own = replace(own, count=len(prepared.training_starts))  # their weight follows from all windows
         covariance = own.blended_with(manifest.covariances, scoring.prior).of_windows()
         return OF_COVARIANCES[name].of_covariance(covariance, windows, shape.features, recency, scoring.prior)
-    if name == FLEET_FOREST and manifest.leaf_counts is not None:
-        trees = trees_of(manifest.settings, shape)
-        counts = LeafCounts.of(trees, prepared.rows, prepared.training_starts, shape.window)
-        shares = counts.blended_shares(manifest.leaf_counts, scoring.prior)
-        return IsolationForest.of_shares(trees, shares, windows, shape.features)
     return OWN_DETECTORS[name].fit(windows, shape.features, recency, scoring.prior)
 
 

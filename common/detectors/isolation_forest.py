@@ -58,21 +58,23 @@ class IsolationForest:
     def fit(cls, windows: Floats, features: int, recency: Floats, prior: int) -> Self:
         """Fit the forest of seed 0 to normal windows (`OwnDetector.fit`)."""
         trees = Trees.drawn(0, recency, features)
-        return cls.of_shares(trees, leaf_shares(trees.counts(windows)), windows, features)
+        shares = leaf_shares(trees.counts(windows))
+        return cls.of_shares(trees, shares, shares, windows.shape[1], features)
 
     @classmethod
-    def of_shares(cls, trees: Trees, shares: Doubles, windows: Floats, features: int) -> Self:
+    def of_shares(cls, trees: Trees, shares: Doubles, own: Doubles, inputs: int, features: int) -> Self:
         """Return the forest with these shares of normal windows in its leaves.
 
         Args:
             trees: The splits.
             shares: Shape (TREES, LEAVES), the sum for each tree 1.
-            windows: Normal windows of this machine, which say what is usual, shape (n, inputs).
+            own: The shares of this machine's windows alone, which say what is usual, in the same shape.
+            inputs: Number of values of a window.
             features: Number of values of an event.
         """
         lengths = path_lengths(shares)
-        paths = lengths.ravel()[trees.leaves(windows) + OFFSETS].mean(axis=1, dtype=np.float64)
-        return cls(trees, lengths, float(paths.mean()), windows.shape[1], features)
+        usual = float((own * lengths).sum()) / TREES
+        return cls(trees, lengths, usual, inputs, features)
 
     def score_one(self, inputs: Floats) -> float:
         """Return the score of one window, shape (inputs,)."""
