@@ -260,20 +260,19 @@ class Detector:
         incidents, threshold = self.incidents, active.limit.value
         if score > threshold:
             self.alerts += 1
-        before, reported = incidents.open, incidents.started
+        before = incidents.open
         event = EventWindow(
             self.schema.features, self.recent, active.scorer, slot, self.recent.count, time, score,
             active.limit, self._max_causes,
         )  # fmt: skip
         outcome.notices += incidents.add(event)
-        for _ in range(incidents.started - reported):
-            started = incidents.open[-1]
-            started.limit = active.limit.incident_started(started.feature)
-        if incidents.ended:
-            for incident in incidents.ended:
-                peak = incident.peak_score / max(incident.threshold, SMALLEST)
-                active.limit.incident_ended(incident.feature, peak)
-            incidents.ended.clear()
+        for incident in incidents.begun:
+            incident.limit = active.limit.incident_started(incident.feature)
+        for incident in incidents.ended:
+            peak = incident.peak_score / max(incident.threshold, SMALLEST)
+            active.limit.incident_ended(incident.feature, peak)
+        incidents.begun.clear()
+        incidents.ended.clear()
         concerned = (*before, *incidents.open)
         self.recent.causes[slot] = UNKNOWN
         if concerned:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 DAY_S = 86400.0
+WORSE = 3.0
+"""Multiple of the alerts, or of the score, of the incidents so far that is much worse than these."""
+MIN_WORSE_EVENTS = 10
+"""Smallest number of alerts that are many: the incidents so far may have had one each."""
 
 FlapState = Literal["steady", "starts", "flaps"]
 """The state of a feature after an incident: it does not flap, begins to flap, or flaps already."""
@@ -13,9 +17,10 @@ FlapState = Literal["steady", "starts", "flaps"]
 class Flapping:
     """Remembers when incidents started, by their leading feature.
 
-    After `after` incidents within a day, the feature flaps, until a day has passed without one. Times are in
-    seconds since 1970, in the stream's time. An incident that lies a day or more in the future does not
-    count: the stream's clock was wrong, and was set back.
+    After `after` incidents within a day, the feature flaps, until a day has passed without one. How bad these
+    were is remembered too: one that is much worse is no flapping. Times are in seconds since 1970, in the
+    stream's time. An incident that lies a day or more in the future does not count: the stream's clock was
+    wrong, and was set back.
 
     Args:
         after: Incidents of one feature within a day that are reported.
@@ -27,6 +32,8 @@ class Flapping:
         """Starts within the last day of features that do not flap."""
         self._flapping: dict[str, float] = {}
         """Time of the last incident of each feature that flaps."""
+        self._worst: dict[str, tuple[int, float]] = {}
+        """The most alerts and the highest score of a feature's incidents that have ended, for a day."""
 
     def add(self, feature: str, time: float) -> FlapState:
         """Add an incident; return whether its feature flaps, and whether that starts with it."""
@@ -34,6 +41,8 @@ class Flapping:
             self._flapping[feature] = time
             return "flaps"
         starts = [start for start in self._starts.get(feature, []) if abs(time - start) < DAY_S]
+        if not starts:
+            self._worst.pop(feature, None)
         if len(starts) >= self.after:
             self._flapping[feature] = time
             self._starts.pop(feature)
@@ -41,10 +50,26 @@ class Flapping:
         self._starts[feature] = [*starts, time]
         return "steady"
 
-    def extend(self, feature: str, time: float) -> None:
-        """Record that the last incident of a flapping feature has lasted until `time`."""
+    def ended(self, feature: str, time: float, events: int, score: float) -> None:
+        """Record that an incident has ended; its feature, if it flaps, does so from then on for a day.
+
+        Args:
+            feature: Its leading feature.
+            time: When it ended.
+            events: Number of its alerts.
+            score: The highest of their scores.
+        """
+        most, highest = self._worst.get(feature, (0, 0.0))
+        self._worst[feature] = max(most, events), max(highest, score)
         if feature in self._flapping:
             self._flapping[feature] = time
+
+    def is_worse(self, feature: str, events: int, score: float) -> bool:
+        """Return whether an incident is much worse than the others that its leading feature has had."""
+        if feature not in self._worst:
+            return False
+        most, highest = self._worst[feature]
+        return events >= max(WORSE * most, MIN_WORSE_EVENTS) or score >= WORSE * highest
 
     def features(self, time: float) -> list[str]:
         """Return the features that flap at a time, in alphabetical order. Any thread may call it."""

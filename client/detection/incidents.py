@@ -48,7 +48,7 @@ class Incident:
     peak_score: float
     """The part of the peak's score that other incidents do not explain."""
     reported: bool
-    """Whether its start was reported, which it is not while its leading feature flaps."""
+    """Whether its start was reported: while its leading feature flaps, only if it becomes much worse."""
     events: int
     """Number of events above the threshold."""
     threshold: float
@@ -84,6 +84,8 @@ class Incidents:
         """Open incidents, oldest first; replaced, never changed, so that any thread may iterate over it."""
         self.started = 0
         """Number of incidents whose start was reported."""
+        self.begun: list[Incident] = []
+        """Incidents whose start was reported; whoever reads them clears the list."""
         self.ended: list[Incident] = []
         """Reported incidents that have ended; whoever reads them clears the list."""
         self.flapping = Flapping(settings.flap_after)
@@ -106,7 +108,7 @@ class Incidents:
             if incident.below >= self._settings.end_after:
                 notices += self._close(incident, "incident_ended", None)
         notices += self._start(event)
-        return notices + self._changed_regimes()
+        return notices + self._worse_than_flapping() + self._changed_regimes()
 
     def skip(self) -> None:
         """Record an event at or below the threshold while no incident is open."""
@@ -223,28 +225,43 @@ class Incidents:
         incident = Incident(
             id=_incident_id(self._client, alert), feature=leading, features=features, first=event.number,
             start=event.time, last=event.time, peak=alert, peak_score=alert.score or 0.0,
-            reported=state == "steady", events=self.above, threshold=event.threshold,
+            reported=False, events=self.above, threshold=event.threshold,
         )  # fmt: skip
         self.above = 0
         self.open = (*self.open, incident)
         if state == "steady":
-            self.started += 1
-            return [self._notice("incident_started", incident)]
+            return [self._report(incident)]
         if state == "starts":
             count = self.flapping.after + 1
             text = (
                 f"{leading} flaps: incident {count} within a day; the next ones that it leads are "
-                "not reported until a day has passed without one"
+                "not reported until a day has passed without one, unless one is much worse"
             )
             return [self._notice("flapping", incident, text)]
         return []
+
+    def _report(self, incident: Incident, text: str | None = None) -> Notice:
+        """Return the notice of an incident's start."""
+        incident.reported = True
+        self.started += 1
+        self.begun.append(incident)
+        return self._notice("incident_started", incident, text)
+
+    def _worse_than_flapping(self) -> list[Notice]:
+        """Return a notice for each unreported incident that is much worse than those that flapped."""
+        notices = []
+        for incident in self.open:
+            leading, events, score = incident.feature, incident.events, incident.peak_score
+            if not incident.reported and self.flapping.is_worse(leading, events, score):
+                text = f"{leading} flaps, but this incident is much worse than those before: {events} alerts"
+                notices.append(self._report(incident, text))
+        return notices
 
     def _close(self, incident: Incident, kind: NoticeKind, text: str | None) -> list[Notice]:
         self.open = tuple(other for other in self.open if other is not incident)
         if incident.reported and kind == "incident_ended":
             self.ended.append(incident)
-        if not incident.reported:
-            self.flapping.extend(incident.feature, incident.last)
+        self.flapping.ended(incident.feature, incident.last, incident.events, incident.peak_score)
         if not incident.reported and not incident.regime_reported and kind == "incident_ended":
             return []
         return [self._notice(kind, incident, text, ended=incident.last)]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.detection.flapping import MIN_WORSE_EVENTS
 from client.detection.incidents import Incidents
 from client.detection.scored_event import Explained
 from common.protocol.alerts import Alert, Cause, Notice
@@ -241,6 +242,27 @@ def test_a_feature_that_flaps_is_reported_once_and_then_not_until_a_quiet_day() 
     assert kinds(run(GLITCH, under_test, 240.0, a_day_later)) == ["incident_started", "incident_ended"]
 
 
+@pytest.mark.parametrize("outage", [[2.0] * 90, [6.0]])
+def test_an_outage_is_reported_although_its_feature_flaps(outage: list[float]) -> None:
+    under_test = incidents(flap_after=3)
+    run(GLITCH * 10, under_test, step_s=240.0)
+    notices = run([*outage, 0.0, 0.0, 0.0], under_test, step_s=240.0, first=40)
+    assert kinds(notices) == ["incident_started", "incident_ended"]
+    assert notices[0].text is not None and "cpu flaps, but this incident is much worse" in notices[0].text
+    assert notices[0].events == min(len(outage), MIN_WORSE_EVENTS)
+    assert (notices[1].id, notices[1].events) == (notices[0].id, len(outage))
+    assert under_test.started == 4
+
+
+def test_while_a_feature_flaps_an_outage_like_the_last_one_is_not_reported_again() -> None:
+    under_test = incidents(flap_after=3)
+    outage = [*[2.0] * 30, 0.0, 0.0, 0.0]
+    notices = run([*GLITCH * 10, *outage * 5], under_test, step_s=60.0)
+    assert kinds(notices) == ["incident_started", "incident_ended"] * 3 + ["flapping"] + [
+        "incident_started", "incident_ended",
+    ]  # fmt: skip
+
+
 def test_another_feature_is_reported_while_one_flaps() -> None:
     under_test = incidents(flap_after=1)
     run(GLITCH * 5, under_test)
@@ -298,8 +320,8 @@ def test_adapting_ends_the_chosen_incidents() -> None:
     assert under_test.open == (second,)
 
 
-def test_an_unreported_incident_that_lasts_is_reported_as_a_changed_regime() -> None:
+def test_an_unreported_incident_that_lasts_is_reported_and_then_a_changed_regime() -> None:
     under_test = incidents(flap_after=1)
     run(GLITCH * 2, under_test, step_s=300.0)
     notices = run([2.0] * 100, under_test, step_s=300.0, first=8)
-    assert kinds(notices) == ["regime_changed"]
+    assert kinds(notices) == ["incident_started", "regime_changed"]
