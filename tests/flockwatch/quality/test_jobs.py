@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from flockwatch.quality.jobs import (
     FEDERATED,
     METHODS,
     NEW_CLIENT_METHODS,
+    OF_VERSION,
+    ClientResult,
     Job,
     JobResult,
     LabelledClient,
@@ -71,16 +75,32 @@ def with_other_test_rows(fleet: list[LabelledClient]) -> list[LabelledClient]:
     return outcome
 
 
+Results = Callable[..., list[ClientResult]]
+"""Returns the results of a method for the fleet: `results(method, seed=0, other_rows=False, again=False)`."""
+
+
+@pytest.fixture(scope="module")
+def results(fleet: list[LabelledClient]) -> Results:
+    """Each job is run once, and serves all methods that it measures; with `again`, it is run once more."""
+
+    @cache
+    def of_job(method: str, seed: int, other_rows: bool, again: bool) -> JobResult:
+        clients = with_other_test_rows(fleet) if other_rows else fleet
+        return run_job(Job(method, seed, ROUNDS), clients, SETTINGS)
+
+    def of_method(
+        method: str, seed: int = 0, other_rows: bool = False, again: bool = False
+    ) -> list[ClientResult]:
+        job = of_job(FEDERATED if method in OF_VERSION else method, seed, other_rows, again)
+        return list(job.clients[method])
+
+    return of_method
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_test_rows_and_labels_change_no_scaler_model_or_threshold(
-    method: str, fleet: list[LabelledClient]
-) -> None:
+def test_test_rows_and_labels_change_no_scaler_model_or_threshold(method: str, results: Results) -> None:
     """Scores and thresholds up to event 100 depend neither on later events nor on labels."""
-    before, after = (
-        run_one(method, fleet).clients[method],
-        run_one(method, with_other_test_rows(fleet)).clients[method],
-    )
-    for a, b in zip(before, after, strict=True):
+    for a, b in zip(results(method), results(method, other_rows=True), strict=True):
         np.testing.assert_array_equal(a.scores[:100], b.scores[:100])
         np.testing.assert_array_equal(a.thresholds[:100], b.thresholds[:100])
         if method not in ("random", "always"):
@@ -116,27 +136,25 @@ WITH_CHANCE = ("local_only", "local_fleet_scaler", FEDERATED, ALONE, FLEET_FORES
 
 
 @pytest.mark.parametrize("method", [*WITHOUT_CHANCE, *WITH_CHANCE])
-def test_detectors_find_faults_and_seeds_matter_where_they_should(
-    method: str, fleet: list[LabelledClient]
-) -> None:
-    first = run_one(method, fleet)
-    assert np.mean([j.metrics["auroc"] for j in first.clients[method]]) > 0.9
-    again, other = run_one(method, fleet), run_job(Job(method, 1, ROUNDS), fleet, SETTINGS)
-    for a, b, c in zip(first.clients[method], again.clients[method], other.clients[method], strict=True):
+def test_detectors_find_faults_and_seeds_matter_where_they_should(method: str, results: Results) -> None:
+    first, again, other = results(method), results(method, again=True), results(method, seed=1)
+    assert np.mean([client.metrics["auroc"] for client in first]) > 0.9
+    for a, b, c in zip(first, again, other, strict=True):
         np.testing.assert_array_equal(a.scores, b.scores)
         assert method in WITHOUT_CHANCE or (a.scores != c.scores).any()
 
 
-def test_the_local_methods_and_pooled_training_give_different_scores(fleet: list[LabelledClient]) -> None:
+def test_the_local_methods_and_pooled_training_give_different_scores(results: Results) -> None:
     methods = ("local_only", "local_fleet_scaler", "pooled")
-    own, shared, together = (run_one(method, fleet).clients[method][0].scores for method in methods)
+    own, shared, together = (results(method)[0].scores for method in methods)
     assert (own != shared).any()
     assert (shared != together).any()
 
 
-def test_random_scores_and_alerts_for_every_event_rank_nothing(fleet: list[LabelledClient]) -> None:
-    always = run_one("always", fleet).clients["always"]
-    for client, result in zip(fleet, always, strict=True):
+def test_random_scores_and_alerts_for_every_event_rank_nothing(
+    fleet: list[LabelledClient], results: Results
+) -> None:
+    for client, result in zip(fleet, results("always"), strict=True):
         share = client.anomalies.mean()
         assert result.metrics["auroc"] == 0.5
         assert result.metrics["average_precision"] == pytest.approx(share)
@@ -146,7 +164,7 @@ def test_random_scores_and_alerts_for_every_event_rank_nothing(fleet: list[Label
         assert result.metrics["faults_found"] == first / len(faults)
         assert result.metrics["faults_in_open_incident"] == 1 - first / len(faults)
         assert result.metrics["alarm_hours_per_day"] == pytest.approx(24)
-    random = [j.metrics["auroc"] for j in run_one("random", fleet).clients["random"]]
+    random = [client.metrics["auroc"] for client in results("random")]
     assert np.mean(random) == pytest.approx(0.5, abs=0.1)
 
 
