@@ -199,7 +199,10 @@ def _read_feedback(path: Path | None) -> FeedbackState:
 
 
 def _write_feedback(path: Path | None, state: FeedbackState) -> None:
-    """Write the state. A full disk is logged: then a restart loses the feedback, but not the update."""
+    """Write the state, without flushing it to disk: it is large, and written with each update.
+
+    A full disk is logged: then a restart loses the feedback, but not the update.
+    """
     if path is None:
         return
     header = {
@@ -209,7 +212,7 @@ def _write_feedback(path: Path | None, state: FeedbackState) -> None:
     groups = {_ERROR: state.feedback.error, **{str(n): s for n, s in state.feedback.pending.items()}}
     arrays = {f"{group}/{name}": array for group, part in groups.items() for name, array in part.items()}
     try:
-        write_atomic(path, pack(header, arrays))
+        write_atomic(path, pack(header, arrays), flush="nothing")
     except OSError as error:
         log.error("error feedback not written file=%s reason=%s", path, error)
 

@@ -41,8 +41,11 @@ class VersionStore:
             subfolder.mkdir(parents=True, exist_ok=True)
 
     def offer(self, content: bytes) -> None:
-        """Offer a packed version for trial; it replaces one that was offered before."""
-        write_atomic(self._candidate, content)
+        """Offer a packed version for trial; it replaces one that was offered before.
+
+        It is not flushed to disk: if the power fails, the trainer makes another one.
+        """
+        write_atomic(self._candidate, content, flush="nothing")
 
     @property
     def trial_file(self) -> Path:

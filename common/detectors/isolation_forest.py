@@ -14,7 +14,6 @@ from common.detectors.contract import (
     DetectorStateError,
     Floats,
     newest_missing,
-    occluded,
 )
 from common.detectors.oblivious_trees import DEPTH, LEAVES, MIXED, OFFSETS, SPLITS, TREES, Trees
 
@@ -102,7 +101,12 @@ class IsolationForest:
 
         Paths have an end, so values beyond the limit have no larger part than those at it.
         """
-        return occluded(self.score_many, inputs)
+        of = self._trees.leaves_without(np.nan_to_num(inputs, posinf=MAX_SCORE, neginf=-MAX_SCORE))
+        paths = self._lengths[np.arange(TREES), of.leaves]
+        longer = self._lengths[of.tree, of.without] - paths[of.tree]
+        gained = np.bincount(of.input, weights=longer, minlength=self._inputs) / TREES
+        score = math.exp((self._usual - float(paths.mean(dtype=np.float64))) / SPLITS_PER_E)
+        return np.maximum(score * -np.expm1(-gained / SPLITS_PER_E), 0).astype(np.float32)
 
     @property
     def state(self) -> DetectorState:

@@ -84,7 +84,7 @@ class KMeans:
 
     def contributions(self, inputs: Floats, unclipped: Floats) -> Floats:
         """Return the weighted squared difference of each input from the nearest centroid, shape (inputs,)."""
-        nearest = int(np.argmin([window_errors(s[None], self._precision)[0] for s in self._squares(inputs)]))
+        nearest = int(np.argmin(window_errors(self._squares(inputs), self._precision)))
         parts = np.square(unclipped - self._centroids[nearest]) * self._weight
         return np.where(np.isnan(inputs), np.float32(0), np.nan_to_num(parts, posinf=MAX_SCORE))
 

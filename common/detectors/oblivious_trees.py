@@ -11,8 +11,8 @@ drawn before the data are seen, and mass at their nodes).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Self
+from functools import cached_property, lru_cache
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,34 @@ RANGE = 4.0
 """Largest distance of a threshold from the usual value of a split, in usual distances of its inputs."""
 BLOCK = 256
 """Windows whose leaves are found at a time, so that the answers stay in the cache of a processor."""
+
+
+class InputsOfSplits(NamedTuple):
+    """Which inputs the splits add, each once for a split, and the same for each tree."""
+
+    pair: NDArray[np.intp]
+    """For each of `Trees.inputs`, the number of the pair of its split and itself, in the same shape."""
+    split: NDArray[np.intp]
+    """The split of each pair, shape (pairs,)."""
+    group: NDArray[np.intp]
+    """For each pair, the number of the group of its tree and its input, shape (pairs,)."""
+    tree: NDArray[np.intp]
+    """The tree of each group, shape (groups,)."""
+    input: NDArray[np.intp]
+    """The input of each group, shape (groups,)."""
+
+
+class WithoutInputs(NamedTuple):
+    """The leaves of a window as a whole, and without one input in a tree that uses it."""
+
+    leaves: NDArray[np.uint8]
+    """Those of the whole window, shape (TREES,)."""
+    tree: NDArray[np.intp]
+    """A tree, shape (n,)."""
+    input: NDArray[np.intp]
+    """An input that the tree uses, shape (n,)."""
+    without: NDArray[np.uint8]
+    """The leaf in this tree without this input, shape (n,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +106,31 @@ class Trees:
             above = (sums > self.thresholds[:, None]).reshape(TREES, DEPTH, -1)
             found[first : first + BLOCK] = np.packbits(above, axis=1)[:, 0].T
         return found
+
+    def leaves_without(self, window: Floats) -> WithoutInputs:
+        """Return in which leaves a window is without one of its inputs, which is 0 then.
+
+        Args:
+            window: Shape (inputs,), as for `leaves`.
+        """
+        of = self._inputs_of_splits
+        terms = window[self.inputs] * self.factors
+        sums = terms.sum(axis=0)
+        above = sums > self.thresholds
+        others = sums[of.split] - np.bincount(of.pair.ravel(), weights=terms.ravel())
+        changed = (others > self.thresholds[of.split]) != above[of.split]
+        bits = np.where(changed, 1 << (DEPTH - 1 - of.split % DEPTH), 0)
+        leaves = np.packbits(above)
+        without = leaves[of.tree] ^ np.bincount(of.group, weights=bits).astype(np.uint8)
+        return WithoutInputs(leaves, of.tree, of.input, without)
+
+    @cached_property
+    def _inputs_of_splits(self) -> InputsOfSplits:
+        split, most = np.broadcast_to(np.arange(SPLITS), self.inputs.shape), int(self.inputs.max()) + 1
+        pairs, pair = np.unique(split * most + self.inputs, return_inverse=True)
+        of, inputs = np.divmod(pairs, most)
+        groups, group = np.unique(of // DEPTH * most + inputs, return_inverse=True)
+        return InputsOfSplits(pair, of, group, *np.divmod(groups, most))
 
     def counts(self, windows: Floats) -> NDArray[np.int64]:
         """Return how many of these windows are in each leaf, shape (TREES, LEAVES)."""

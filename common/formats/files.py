@@ -8,10 +8,14 @@ import stat
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 LOG_BYTES, LOG_DAYS = 10 << 20, 90
 """Usual size at which a log is set aside, and usual days for which the part is kept."""
 _DAY_S = 86400.0
+
+Flush = Literal["all", "content", "nothing"]
+"""What of a file is flushed to disk: content and name, the content alone, or neither."""
 
 
 def private_folder(path: Path) -> None:
@@ -50,15 +54,16 @@ def turn_over(log: Path, max_bytes: int = LOG_BYTES, max_days: float = LOG_DAYS,
             log.replace(part)
 
 
-def write_atomic(path: Path, content: bytes, mode: int = 0o600, flush_name: bool = True) -> None:
+def write_atomic(path: Path, content: bytes, mode: int = 0o600, flush: Flush = "all") -> None:
     """Replace the file by `content` atomically, and flush it to disk.
 
     Args:
         path: The file.
         content: The new content.
         mode: Permissions of the new file, less the umask; by default only its owner may read it.
-        flush_name: Whether the file's name is flushed, too. It need not be if another file is written to the
-            same folder next, as that flushes the names of both.
+        flush: What is flushed to disk. The name need not be if another file is written to the same folder
+            next, as that flushes the names of both. With "nothing" the file survives the end of a process; if
+            the power fails, it can be empty, or the one before it.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; the old file is unchanged.
@@ -68,12 +73,13 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600, flush_name: bool
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if flush != "nothing":
+                os.fsync(file.fileno())
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
-    if not flush_name:
+    if flush != "all":
         return
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -96,9 +96,9 @@ class Registry:
         # A damaged version of the same number may have left its step.
         path.with_suffix(".step").unlink(missing_ok=True)
         if version.step is not None:
-            write_atomic(path.with_suffix(".step"), version.step, flush_name=False)
+            write_atomic(path.with_suffix(".step"), version.step, flush="content")
         progress = json.dumps(dict(version.progress), indent=1).encode()
-        write_atomic(path.with_suffix(".json"), progress, flush_name=False)
+        write_atomic(path.with_suffix(".json"), progress, flush="content")
         write_atomic(path, manifest.pack())
         if Manifest.unpack(path.read_bytes()).hash != manifest.hash:
             raise ManifestError(f"{path} is not what was written to it")

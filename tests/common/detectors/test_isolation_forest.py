@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.detectors.contract import DetectorState, DetectorStateError
+from common.detectors.contract import DetectorState, DetectorStateError, occluded
 from common.detectors.isolation_forest import SAMPLE, IsolationForest, leaf_shares, path_lengths
 from common.detectors.oblivious_trees import DEPTH, LEAVES, SPLITS, TREES, Trees
 from tests.common.detectors.test_contract import FEATURES, INPUTS, NORMAL, RECENCY, far
@@ -76,6 +76,15 @@ def test_an_explanation_is_what_the_score_loses_without_a_value() -> None:
     usual[INPUTS - 2] = 0
     expected = FOREST.score_one(window) - FOREST.score_one(usual)
     assert parts[INPUTS - 2] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_an_explanation_is_that_of_scoring_the_window_without_each_of_its_values(number: int) -> None:
+    window = NORMAL[number] * np.float32(2 + number / 4)
+    window[number % INPUTS] = np.nan
+    expected = occluded(FOREST.score_many, window)
+    assert expected.any()
+    np.testing.assert_allclose(FOREST.contributions(window, window), expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "value", "why"), [

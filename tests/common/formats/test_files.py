@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.formats.files import LOG_BYTES, private_folder, turn_over, write_atomic
+from common.formats.files import LOG_BYTES, Flush, private_folder, turn_over, write_atomic
 from tests.disk import disk_full_after
 from tests.waiting import eventually
 
@@ -31,15 +31,17 @@ def test_an_old_file_is_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("flush_name", "flushed"), [(True, ["file", "folder"]), (False, ["file"])])
-def test_the_name_is_flushed_after_the_content_if_it_must_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_name: bool, flushed: list[str]
+@pytest.mark.parametrize(("flush", "flushed"), [
+    ("all", ["file", "folder"]), ("content", ["file"]), ("nothing", []),
+])  # fmt: skip
+def test_what_must_be_is_flushed_the_name_after_the_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush: Flush, flushed: list[str]
 ) -> None:
     kinds: list[str] = []
     monkeypatch.setattr(
         os, "fsync", lambda fd: kinds.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
     )
-    write_atomic(tmp_path / "file", b"new", flush_name=flush_name)
+    write_atomic(tmp_path / "file", b"new", flush=flush)
     assert kinds == flushed
 
 
