@@ -15,6 +15,11 @@ TAIL_SHARE, MIN_TAIL, MAX_TAIL = 0.1, 5, 100
 """The largest scores that a tail is fitted to: a share of all, and limits to their number."""
 MIN_SCALE = 0.05
 """Least mean excess in the tail: a usual score is about 1, and scores that hardly differ must not count."""
+USUAL_SCALE, PRIOR = 1.0, 10
+"""Mean excess that any detector is expected to have, and the number of scores that weigh as much as this.
+
+Few windows that follow each other have scores that are too much alike. A member of an ensemble with a small mean
+excess would have nearly all of the votes. The number was chosen by labels: with more, fewer faults are found."""
 
 
 class CalibratedTail:
@@ -32,7 +37,7 @@ class CalibratedTail:
 
     >>> tail = CalibratedTail.of(np.arange(1, 101, dtype=np.float32))
     >>> round(tail.surprisal(50.5), 1), round(tail.surprisal(200.0), 1)
-    (0.7, 22.3)
+    (0.7, 23.9)
     """
 
     def __init__(self, scores: Floats, surprisals: Floats, scale: float) -> None:
@@ -56,7 +61,8 @@ class CalibratedTail:
         knots, surprisals = ordered[at], -np.log((count - at - 0.5) / count)
         surprisals[-1] = np.log(count / largest)
         knots, first = np.unique(knots, return_index=True)
-        scale = max(float(ordered[start + 1 :].mean() - ordered[start]), MIN_SCALE)
+        excess = max(float(ordered[start + 1 :].mean() - ordered[start]), MIN_SCALE)
+        scale = (count * excess + PRIOR * USUAL_SCALE) / (count + PRIOR)
         return cls(knots.astype(np.float32), surprisals[first].astype(np.float32), scale)
 
     def surprisal(self, score: float) -> float:
