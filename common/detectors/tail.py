@@ -18,8 +18,9 @@ MIN_SCALE = 0.05
 USUAL_SCALE, PRIOR = 1.0, 10
 """Mean excess that any detector is expected to have, and the number of scores that weigh as much as this.
 
-Few windows that follow each other have scores that are too much alike. A member of an ensemble with a small mean
-excess would have nearly all of the votes. The number was chosen by labels: with more, fewer faults are found."""
+Few windows that follow each other have scores that are too much alike. A member of an ensemble with a small
+mean excess would have nearly all of the votes. The number was chosen by labels: with more, fewer faults are
+found."""
 
 
 class CalibratedTail:

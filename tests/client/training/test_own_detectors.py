@@ -198,7 +198,7 @@ def test_the_stream_has_the_scores_of_the_file() -> None:
 
 def test_an_explanation_names_the_feature_that_is_unusual() -> None:
     scorer, window = Scorer(personal()), ROWS[400:403].copy()
-    window[-1, 1] += 30
+    window[-1, 1] += 60
     why = scorer.explain(window)
     assert why.share.argmax() == 1 and why.share.sum() == pytest.approx(1, abs=1e-4)
     assert scorer.score_window(window) > 3 * scorer.score_window(ROWS[400:403])
