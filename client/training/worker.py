@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 MAX_OFFER_SHARE = 0.1
 """Largest share of the time that goes into personalising versions for the detector."""
+OFFER_PAUSE_S = 10.0
+"""Least seconds between two versions for the detector: each costs a trial and a file, and differs little."""
 
 
 class ClientWorker:
@@ -172,7 +174,7 @@ class ClientWorker:
         """Personalise the newest version and offer it to the detector, if there is one.
 
         It is called whenever no message waits, and does nothing while this would take more than
-        `MAX_OFFER_SHARE` of the time.
+        `MAX_OFFER_SHARE` of the time, or for `OFFER_PAUSE_S` after the last one.
         """
         manifest, started = self._pending, time.monotonic()
         if self._store is None or manifest is None or started < self._busy_until:
@@ -188,7 +190,7 @@ class ClientWorker:
                 "version not usable version=%d reason=%s: %s", manifest.version, type(error).__name__, error
             )
         ended = time.monotonic()
-        self._busy_until = ended + (1 / MAX_OFFER_SHARE - 1) * (ended - started)
+        self._busy_until = ended + max(OFFER_PAUSE_S, (1 / MAX_OFFER_SHARE - 1) * (ended - started))
 
     def _remember(self, manifest: Manifest) -> None:
         """Keep the newest trained version for `offer_version`."""

@@ -207,6 +207,7 @@ def run(folder: Path, messages: int, seed: int) -> Counter[str]:
         for name, value in TASK.items():
             patch.setattr(TaskIdentity, name, value, raising=False)
         patch.setattr(worker_module, "MAX_OFFER_SHARE", 1.0)  # each message's version is offered
+        patch.setattr(worker_module, "OFFER_PAUSE_S", 0.0)
         client, server = Client(folder, draw), Server()
         if draw.random() < 0.5:
             honest(client, server)
