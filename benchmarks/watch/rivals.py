@@ -26,10 +26,11 @@ class IncidentRule:
 
     Args:
         settings: Has `start_after`, `end_after` and `release`.
+        certain: Number of the event from which there is enough evidence for the threshold.
     """
 
-    def __init__(self, settings: LiveSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: LiveSettings, certain: int = 0) -> None:
+        self._settings, self._certain = settings, certain
         self._end_after, self._release = settings.end_after, settings.release
         self._above = self._below = 0
         self._first = self._last = 0
@@ -47,7 +48,8 @@ class IncidentRule:
             if not self._above:
                 self._first = index
             self._above, self._below, self._last = self._above + 1, 0, index
-            self._open = self._open or self._above >= events_to_start(self._settings, score, threshold)
+            wanted = events_to_start(self._settings, score, threshold, uncertain=index < self._certain)
+            self._open = self._open or self._above >= wanted
         elif not self._open:
             self._above = 0
         else:
@@ -76,7 +78,7 @@ def replay_rival(
     """
     day = round(DAY_S / interval_s)
     rate = Budget.parse(settings.threshold.budget).rate(interval_s)
-    rule = IncidentRule(settings.live)
+    rule = IncidentRule(settings.live, certain=round(1 / rate))
     rows = recording.rows
     at = max(first, 2 * settings.model.window)
     while at < len(rows):

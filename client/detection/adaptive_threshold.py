@@ -85,6 +85,11 @@ class AdaptiveThreshold:
         self._causes: dict[str, float] = {}
         """Further rise of the logarithm, by leading feature."""
 
+    @property
+    def uncertain(self) -> bool:
+        """Whether the own scores do not yet cover the time in which the budget allows one incident."""
+        return self.rise > RISE * math.sqrt(_ALLOWED)
+
     def of_cause(self, feature: str) -> float:
         """Return the threshold for incidents that a feature leads."""
         return self.value * math.exp(self._causes.get(feature, 0.0))

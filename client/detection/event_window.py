@@ -50,6 +50,11 @@ class EventWindow:
         """The threshold for it."""
         return self.limit.value
 
+    @property
+    def uncertain(self) -> bool:
+        """Whether there is little evidence for the threshold."""
+        return self.limit.uncertain
+
     def threshold_of(self, feature: str) -> float:
         """Return the threshold for it in an incident that a feature leads."""
         return self.limit.of_cause(feature)

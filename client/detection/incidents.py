@@ -14,8 +14,10 @@ from common.settings import LiveSettings
 
 CLEAR_START = 2.0
 """Multiple of the threshold above which one event starts an incident."""
-UNCLEAR_EVENTS = 2
-"""Events in a row that start an incident if none of them is clear, without `live.start_after`."""
+UNCLEAR_EVENTS, UNCERTAIN_EVENTS = 2, 4
+"""Events in a row that start an incident if none of them is clear, without `live.start_after`.
+
+The second number is for as long as there is little evidence for the threshold."""
 SECOND_MARGIN = 1.5
 """Multiple of the threshold, and of normal windows' scores masked alike, that starts a second incident."""
 MAX_OPEN = 3
@@ -67,7 +69,8 @@ class Incidents:
     """Tracks the open incidents of a stream.
 
     An incident starts with `settings.start_after` events in a row above the threshold; if that is not set,
-    with one event above `CLEAR_START` times the threshold, or `UNCLEAR_EVENTS` in a row. It ends after
+    with one event above `CLEAR_START` times the threshold or `UNCLEAR_EVENTS` in a row, which are
+    `UNCERTAIN_EVENTS` as long as there is little evidence for the threshold. It ends after
     `settings.end_after` events in a row at or below `settings.release` times the threshold. While one is
     open, the windows are also scored with the features that explain it masked: if this score is above the
     threshold too, another incident with another cause starts. Features that become abnormal within a window's
@@ -184,7 +187,7 @@ class Incidents:
             newest.features = (*newest.features, *(i for i in leading if i not in newest.features))
             return []
         self.above += 1
-        wanted = events_to_start(self._settings, score, limit)
+        wanted = events_to_start(self._settings, score, limit, event.uncertain)
         if self.above < wanted or len(self.open) >= MAX_OPEN:
             return []
         alert, features = event.explain_without(known)
@@ -289,17 +292,20 @@ class Incidents:
         )  # fmt: skip
 
 
-def events_to_start(settings: LiveSettings, score: float, threshold: float) -> int:
+def events_to_start(settings: LiveSettings, score: float, threshold: float, uncertain: bool) -> int:
     """Return the number of events in a row above the threshold that start an incident.
 
     Args:
         settings: Has `start_after`.
         score: Score of the newest of them.
         threshold: The threshold for it.
+        uncertain: Whether there is little evidence for the threshold.
     """
     if settings.start_after is not None:
         return settings.start_after
-    return 1 if score > CLEAR_START * threshold else UNCLEAR_EVENTS
+    if score > CLEAR_START * threshold:
+        return 1
+    return UNCERTAIN_EVENTS if uncertain else UNCLEAR_EVENTS
 
 
 def _features(incidents: Iterable[Incident]) -> frozenset[int]:

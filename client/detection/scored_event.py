@@ -38,6 +38,11 @@ class ScoredEvent(Protocol):
         """The threshold for it."""
         ...
 
+    @property
+    def uncertain(self) -> bool:
+        """Whether there is little evidence for the threshold."""
+        ...
+
     def threshold_of(self, feature: str) -> float:
         """Return the threshold for it in an incident that a feature leads."""
         ...

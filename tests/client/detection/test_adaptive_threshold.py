@@ -137,3 +137,12 @@ def test_the_budget_holds_in_the_long_run_when_normal_scores_change_permanently(
     assert 0.5 < incidents[5:30].mean() < 1.5
     assert 0.5 < incidents[35:].mean() < 1.5
     assert incidents[30:35].sum() <= 10
+
+
+def test_a_threshold_is_uncertain_until_the_scores_cover_one_allowed_incident() -> None:
+    of = [
+        AdaptiveThreshold(2.0, BOUNDS, rate=0.01, rise=first_rise(n, rate=0.01)).uncertain
+        for n in (0, 99, 101)
+    ]
+    assert of == [True, True, False]
+    assert not AdaptiveThreshold(2.0, fixed=True).uncertain
