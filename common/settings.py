@@ -341,7 +341,7 @@ class LiveSettings(Section):
     start_after: PositiveInt | None = None
     """Number of events in a row above the threshold that start an incident.
 
-    None: one event above twice the threshold, or two in a row; four while the threshold is uncertain.
+    None: one event above twice the threshold, or two in a row; more while there is little evidence for it.
     """
     release: Annotated[float, Field(gt=0, le=1)] = 1.0
     """An incident ends when scores stay at or below this share of the threshold."""

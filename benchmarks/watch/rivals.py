@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from benchmarks.watch.changes import Recording
 from benchmarks.watch.judging import DAY_S, Incident
+from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.incidents import events_to_start
 from common.budget import Budget
 from common.model.scoring import windows
@@ -26,11 +27,12 @@ class IncidentRule:
 
     Args:
         settings: Has `start_after`, `end_after` and `release`.
-        certain: Number of the event from which there is enough evidence for the threshold.
+        window: Number of events in a window.
+        rate: Share of the events that may lie above the threshold.
     """
 
-    def __init__(self, settings: LiveSettings, certain: int = 0) -> None:
-        self._settings, self._certain = settings, certain
+    def __init__(self, settings: LiveSettings, window: int, rate: float) -> None:
+        self._settings, self._window, self._rate = settings, window, rate
         self._end_after, self._release = settings.end_after, settings.release
         self._above = self._below = 0
         self._first = self._last = 0
@@ -48,7 +50,8 @@ class IncidentRule:
             if not self._above:
                 self._first = index
             self._above, self._below, self._last = self._above + 1, 0, index
-            wanted = events_to_start(self._settings, score, threshold, uncertain=index < self._certain)
+            doubt = AdaptiveThreshold(threshold, covered=index * self._rate).doubt
+            wanted = events_to_start(self._settings, score, threshold, self._window, doubt)
             self._open = self._open or self._above >= wanted
         elif not self._open:
             self._above = 0
@@ -78,7 +81,7 @@ def replay_rival(
     """
     day = round(DAY_S / interval_s)
     rate = Budget.parse(settings.threshold.budget).rate(interval_s)
-    rule = IncidentRule(settings.live, certain=round(1 / rate))
+    rule = IncidentRule(settings.live, settings.model.window, rate)
     rows = recording.rows
     at = max(first, 2 * settings.model.window)
     while at < len(rows):

@@ -26,6 +26,8 @@ CAUSE_CLEAR_POWER = 0.5
 
 _ALLOWED = 4.5
 """Incidents that the budget allows in the time that enough own scores cover."""
+_NO_EVIDENCE = 0.01
+"""Allowed incidents in the time of so few own scores that they say hardly anything about the threshold."""
 
 
 class AdaptiveThreshold:
@@ -37,7 +39,7 @@ class AdaptiveThreshold:
     with the same leading feature it rises further, and falls more slowly, so that a feature that is often
     unusual does not prevent the detection of faults of others.
 
-    While the evidence is short, `rise` is larger than `RISE`, as `first_rise` returns it.
+    While the evidence is short, `rise` is larger than `RISE` (`first_rise`).
 
     An incident whose peak was far above the threshold is evidence of a fault, and not of a threshold that is
     too low. When it ends, a part of its rise is taken back: `1 - peak ** -CLEAR_POWER`, the peak in multiples
@@ -47,14 +49,14 @@ class AdaptiveThreshold:
     the logarithm of the threshold in place of the quantile. The constants were chosen by the labels of ASD
     (`docs/decisions/0017-the-budget-binds-notices.md`).
 
-    One thread calls the methods; any thread may read `value` and set `bounds`, `rate` and `rise`.
+    One thread calls the methods; any thread may read `value` and set `bounds`, `rate` and `covered`.
 
     Args:
         value: The threshold to begin with.
         bounds: Lower and upper bound that follow from the evidence, as `starting_threshold` returns them.
         rate: Incidents per event that the budget allows.
         fixed: Whether the threshold never changes.
-        rise: Rise of its logarithm with each incident.
+        covered: Incidents that the budget allows in the time that the machine's own scores cover.
 
     >>> threshold = AdaptiveThreshold(1.0, rate=0.01)
     >>> ends_at = threshold.incident_started("heat")
@@ -71,13 +73,13 @@ class AdaptiveThreshold:
         bounds: tuple[float, float] = (0.0, math.inf),
         rate: float = 0.0,
         fixed: bool = False,
-        rise: float = RISE,
+        covered: float = math.inf,
     ) -> None:
         self.value = value
         self.bounds = bounds
         self.rate = rate
         self.fixed = fixed
-        self.rise = rise
+        self.covered = covered
         self.raised = False
         """Whether an incident has raised it."""
         self._excess = 0.0
@@ -86,9 +88,14 @@ class AdaptiveThreshold:
         """Further rise of the logarithm, by leading feature."""
 
     @property
-    def uncertain(self) -> bool:
-        """Whether the own scores do not yet cover the time in which the budget allows one incident."""
-        return self.rise > RISE * math.sqrt(_ALLOWED)
+    def rise(self) -> float:
+        """Rise of its logarithm with the start of an incident."""
+        return first_rise(self.covered)
+
+    @property
+    def doubt(self) -> float:
+        """How little evidence there is for it: 0 if the own scores cover one allowed incident, 1 if none."""
+        return min(max(math.log(max(self.covered, _NO_EVIDENCE)) / math.log(_NO_EVIDENCE), 0.0), 1.0)
 
     def of_cause(self, feature: str) -> float:
         """Return the threshold for incidents that a feature leads."""
@@ -164,8 +171,8 @@ class AdaptiveThreshold:
             self._causes.pop(feature, None)
 
 
-def first_rise(scores: int, rate: float) -> float:
-    """Return the rise for each incident while a threshold follows from a number of own scores.
+def first_rise(covered: float) -> float:
+    """Return the rise for each incident while a threshold follows from few own scores.
 
     It falls with the square root of the evidence, to `RISE` when the own scores cover the time in which the
     budget allows four to five incidents. The first threshold is extrapolated from few scores, so that the
@@ -174,13 +181,11 @@ def first_rise(scores: int, rate: float) -> float:
     Source: Angelopoulos, Barber and Bates 2024, "Online conformal prediction with decaying step sizes".
 
     Args:
-        scores: Number of own scores.
-        rate: Incidents per event that the budget allows.
+        covered: Incidents that the budget allows in the time that the own scores cover.
 
-    >>> [round(first_rise(scores, rate=1 / 288), 2) for scores in (0, 144, 288, 576, 10_000)]
+    >>> [round(first_rise(covered), 2) for covered in (0, 0.5, 1, 2, 35)]
     [0.6, 0.6, 0.42, 0.3, 0.2]
     """
-    allowed = scores * rate
-    return (
-        RISE if allowed >= _ALLOWED else min(RISE * math.sqrt(_ALLOWED / max(allowed, 1e-9)), MAX_FIRST_RISE)
-    )
+    if covered >= _ALLOWED:
+        return RISE
+    return min(RISE * math.sqrt(_ALLOWED / max(covered, 1e-9)), MAX_FIRST_RISE)

@@ -51,9 +51,9 @@ class EventWindow:
         return self.limit.value
 
     @property
-    def uncertain(self) -> bool:
-        """Whether there is little evidence for the threshold."""
-        return self.limit.uncertain
+    def doubt(self) -> float:
+        """How little evidence there is for the threshold, 0 to 1."""
+        return self.limit.doubt
 
     def threshold_of(self, feature: str) -> float:
         """Return the threshold for it in an incident that a feature leads."""

@@ -12,12 +12,13 @@ from client.detection.scored_event import ScoredEvent
 from common.protocol.alerts import Alert, Notice, NoticeKind
 from common.settings import LiveSettings
 
-CLEAR_START = 2.0
-"""Multiple of the threshold above which one event starts an incident."""
-UNCLEAR_EVENTS, UNCERTAIN_EVENTS = 2, 4
+CLEAR_START, DOUBTFUL_CLEAR_START = 2.0, 10.0
+"""Multiples of the threshold above which one event starts an incident, with evidence for it and with none."""
+UNCLEAR_EVENTS, DOUBTFUL_SHARE = 2, 0.8
 """Events in a row that start an incident if none of them is clear, without `live.start_after`.
 
-The second number is for as long as there is little evidence for the threshold."""
+With no evidence for the threshold they are so many that they fill this share of a window: one unusual event
+is part of several windows."""
 SECOND_MARGIN = 1.5
 """Multiple of the threshold, and of normal windows' scores masked alike, that starts a second incident."""
 MAX_OPEN = 3
@@ -69,8 +70,7 @@ class Incidents:
     """Tracks the open incidents of a stream.
 
     An incident starts with `settings.start_after` events in a row above the threshold; if that is not set,
-    with one event above `CLEAR_START` times the threshold or `UNCLEAR_EVENTS` in a row, which are
-    `UNCERTAIN_EVENTS` as long as there is little evidence for the threshold. It ends after
+    with one event clearly above the threshold, or several in a row (`events_to_start`). It ends after
     `settings.end_after` events in a row at or below `settings.release` times the threshold. While one is
     open, the windows are also scored with the features that explain it masked: if this score is above the
     threshold too, another incident with another cause starts. Features that become abnormal within a window's
@@ -187,7 +187,7 @@ class Incidents:
             newest.features = (*newest.features, *(i for i in leading if i not in newest.features))
             return []
         self.above += 1
-        wanted = events_to_start(self._settings, score, limit, event.uncertain)
+        wanted = events_to_start(self._settings, score, limit, event.window, event.doubt)
         if self.above < wanted or len(self.open) >= MAX_OPEN:
             return []
         alert, features = event.explain_without(known)
@@ -292,20 +292,28 @@ class Incidents:
         )  # fmt: skip
 
 
-def events_to_start(settings: LiveSettings, score: float, threshold: float, uncertain: bool) -> int:
+def events_to_start(settings: LiveSettings, score: float, threshold: float, window: int, doubt: float) -> int:
     """Return the number of events in a row above the threshold that start an incident.
 
     Args:
         settings: Has `start_after`.
         score: Score of the newest of them.
         threshold: The threshold for it.
-        uncertain: Whether there is little evidence for the threshold.
+        window: Number of events in a window.
+        doubt: How little evidence there is for the threshold, from 0, enough, to 1, hardly any. The first
+            quarter of an hour of a machine that sends an event a second has two records among its events.
+
+    >>> by_default = LiveSettings()
+    >>> [events_to_start(by_default, 1.5, 1.0, 10, doubt) for doubt in (0.0, 0.5, 1.0)]
+    [2, 5, 8]
+    >>> [events_to_start(by_default, 5.0, 1.0, 10, doubt) for doubt in (0.0, 0.5, 1.0)]
+    [1, 1, 8]
     """
     if settings.start_after is not None:
         return settings.start_after
-    if score > CLEAR_START * threshold:
+    if score > CLEAR_START * (DOUBTFUL_CLEAR_START / CLEAR_START) ** doubt * threshold:
         return 1
-    return UNCERTAIN_EVENTS if uncertain else UNCLEAR_EVENTS
+    return max(UNCLEAR_EVENTS, round(UNCLEAR_EVENTS + doubt * (DOUBTFUL_SHARE * window - UNCLEAR_EVENTS)))
 
 
 def _features(incidents: Iterable[Incident]) -> frozenset[int]:

@@ -39,8 +39,8 @@ class ScoredEvent(Protocol):
         ...
 
     @property
-    def uncertain(self) -> bool:
-        """Whether there is little evidence for the threshold."""
+    def doubt(self) -> float:
+        """How little evidence there is for the threshold, 0 to 1."""
         ...
 
     def threshold_of(self, feature: str) -> float:

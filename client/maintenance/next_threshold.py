@@ -38,12 +38,12 @@ def next_threshold(
     if rule.value is not None:
         return AdaptiveThreshold(rule.value, fixed=True)
     start, lowest, highest = rule.start(version, own)
-    rise = first_rise(own.count, rule.rate)
+    covered = own.count * rule.rate
     if before is None or scale is None:
-        return AdaptiveThreshold(start, (lowest, highest), rule.rate, rise=rise)
-    raised = before.raised and rise > RISE
+        return AdaptiveThreshold(start, (lowest, highest), rule.rate, covered=covered)
+    raised = before.raised and first_rise(covered) > RISE
     value = min(max(before.value * scale, lowest), MAX_RISE * highest if raised else highest)
-    return AdaptiveThreshold(value, (lowest, highest), rule.rate, rise=rise).inherit(before, raised)
+    return AdaptiveThreshold(value, (lowest, highest), rule.rate, covered=covered).inherit(before, raised)
 
 
 def extended_threshold(
@@ -66,8 +66,10 @@ def extended_threshold(
     if rule.value is not None:
         return before
     start, lowest, highest = rule.start(version, own)
-    value, rise = max(before.value, start), first_rise(own.count, rule.rate)
-    return AdaptiveThreshold(value, (lowest, highest), rule.rate, rise=rise).inherit(before, before.raised)
+    value, covered = max(before.value, start), own.count * rule.rate
+    return AdaptiveThreshold(value, (lowest, highest), rule.rate, covered=covered).inherit(
+        before, before.raised
+    )
 
 
 def regime_scale(before: ScoreHistogram, after: ScoreHistogram) -> float | None:

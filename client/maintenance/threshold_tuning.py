@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.buffers.held_back import ReleasedEvents
-from client.detection.adaptive_threshold import AdaptiveThreshold, first_rise
+from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.detector import Detector
 from client.maintenance.evidence import Evidence
 from client.maintenance.next_threshold import extended_threshold, next_threshold, regime_scale
@@ -135,13 +135,13 @@ class ThresholdTuning:
             self._record_drift()
 
     def update(self) -> None:
-        """Set the bounds, the rate and the rise of the active version's threshold from the scores so far."""
+        """Set the bounds, the rate and the evidence of the threshold from the scores so far."""
         active = self._detector.active
         if active is not None and self._fixed is None and self.scores.count:
             rule = self.rule()
             _, *bounds = rule.start(active.manifest, self.scores)
             active.limit.bounds, active.limit.rate = (bounds[0], bounds[1]), rule.rate
-            active.limit.rise = first_rise(self.scores.count, rule.rate)
+            active.limit.covered = self.scores.count * rule.rate
 
     def rule(self) -> ThresholdRule:
         """Return the rule that thresholds are set by."""

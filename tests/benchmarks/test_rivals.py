@@ -15,14 +15,14 @@ DAY_S = 86400.0
 
 def test_scores_are_grouped_by_the_settings_of_the_live_detector() -> None:
     live = {"start_after": 1, "release": 0.5, "end_after": 2}
-    rule = IncidentRule(Settings().with_values(live=live).live)
+    rule = IncidentRule(Settings().with_values(live=live).live, window=1, rate=1.0)
     for index, score in enumerate([0.1, 2.0, 0.7, 0.7, 0.1, 3.0, 0.1, 0.1, 0.1, 4.0]):
         rule.add(index, score, 1.0)
     assert rule.spans == [slice(1, 6), slice(9, 10)]
 
 
 def test_by_default_a_rivals_incidents_start_as_those_of_the_live_detector() -> None:
-    rule = IncidentRule(Settings().live)
+    rule = IncidentRule(Settings().live, window=1, rate=1.0)
     for index, score in enumerate([1.5, 0.1, 0.1, 0.1, 1.5, 1.5, 0.1, 0.1, 0.1, 2.5]):
         rule.add(index, score, 1.0)
     assert rule.spans == [slice(4, 6), slice(9, 10)]

@@ -11,7 +11,6 @@ from client.detection.adaptive_threshold import (
     MAX_RISE,
     RISE,
     AdaptiveThreshold,
-    first_rise,
 )
 
 BOUNDS = (0.5, 20.0)
@@ -37,8 +36,8 @@ def test_incidents_raise_it_and_quiet_lowers_it_within_the_bounds() -> None:
 
 
 def test_with_little_evidence_the_first_incidents_raise_it_more() -> None:
-    young = AdaptiveThreshold(2.0, BOUNDS, rate=0.01, rise=first_rise(50, rate=0.01))
-    old = AdaptiveThreshold(2.0, BOUNDS, rate=0.01, rise=first_rise(5000, rate=0.01))
+    young = AdaptiveThreshold(2.0, BOUNDS, rate=0.01, covered=0.5)
+    old = AdaptiveThreshold(2.0, BOUNDS, rate=0.01, covered=50)
     for threshold in (young, old):
         threshold.incident_started("heat")
     assert young.value == pytest.approx(2.0 * math.exp(3 * RISE))
@@ -139,10 +138,7 @@ def test_the_budget_holds_in_the_long_run_when_normal_scores_change_permanently(
     assert incidents[30:35].sum() <= 10
 
 
-def test_a_threshold_is_uncertain_until_the_scores_cover_one_allowed_incident() -> None:
-    of = [
-        AdaptiveThreshold(2.0, BOUNDS, rate=0.01, rise=first_rise(n, rate=0.01)).uncertain
-        for n in (0, 99, 101)
-    ]
-    assert of == [True, True, False]
-    assert not AdaptiveThreshold(2.0, fixed=True).uncertain
+def test_there_is_no_doubt_once_the_scores_cover_one_allowed_incident() -> None:
+    doubts = [AdaptiveThreshold(2.0, covered=covered).doubt for covered in (0, 0.01, 0.1, 1, 100)]
+    assert doubts == pytest.approx([1, 1, 0.5, 0, 0])
+    assert AdaptiveThreshold(2.0, fixed=True).doubt == 0

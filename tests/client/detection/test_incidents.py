@@ -26,7 +26,7 @@ class Event:
     errors: tuple[float, ...]
     time: float
     threshold: float = 1.0
-    uncertain: bool = False
+    doubt: float = 0.0
     window: int = 1
     usual: float = 0.0
     """The highest score of normal windows with features masked."""
@@ -121,15 +121,16 @@ def test_by_default_two_events_in_a_row_or_a_clear_one_start_an_incident() -> No
     assert kinds(run([2.1], Incidents("edge", by_default))) == ["incident_started"]
 
 
-def test_while_the_threshold_is_uncertain_faint_events_have_to_be_four_in_a_row() -> None:
+def test_without_evidence_an_incident_needs_most_of_a_window_or_a_far_higher_score() -> None:
     def started(errors: list[float]) -> list[int]:
         under_test = Incidents("edge", LiveSettings())
-        events = [Event(i, (error,), float(i), uncertain=True) for i, error in enumerate(errors)]
+        events = [Event(i, (error,), float(i), doubt=1.0, window=10) for i, error in enumerate(errors)]
         return [event.number for event in events if under_test.add(event)]
 
-    assert started([1.9, 1.9, 1.9, 0.1, 1.9, 1.9, 1.9]) == []
-    assert started([1.9, 1.9, 1.9, 1.9]) == [3]
-    assert started([2.1]) == [0]
+    assert started([*[4.0] * 7, 0.1, *[4.0] * 7]) == []
+    assert started([4.0] * 8) == [7]
+    assert started([9.9]) == []
+    assert started([10.1]) == [0]
 
 
 def test_an_event_without_a_verdict_neither_starts_nor_ends_an_incident() -> None:
