@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import secrets
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,10 +31,6 @@ from common.protocol.messages import (
 
 log = logging.getLogger(__name__)
 
-WRITE_PAUSE_S = 10.0
-"""Least seconds between two writes of the error feedback, which is as large as the model or twice that.
-
-While a new fleet trains without a pause, it was most of what a machine wrote to its disk."""
 MAX_PENDING = 8
 """Updates whose outcome is awaited. A task reports the same number (`server.federation.compression`)."""
 
@@ -86,8 +81,6 @@ class CompressionState:
         self._feedback_path = folder / "error.safetensors" if folder is not None else None
         self._held = _read_held(self._held_path)
         self._feedback = _read_feedback(self._feedback_path)
-        self._write_after = 0.0
-        """Time of the monotonic clock from which the feedback is written again."""
         self._encode_s = self._decode_s = 0.0
 
     @property
@@ -145,29 +138,15 @@ class CompressionState:
             decoded = block.decoded(task.manifest.architecture.shapes)
             feedback = feedback.after_encoding(serial, update.difference, decoded, MAX_PENDING)
             self._feedback = dataclasses.replace(state, serial=serial, feedback=feedback)
-            self._save_feedback()
+            # Before it is sent: otherwise a crash in between would add the same error to another update.
+            if self._feedback_path is not None:
+                _write_feedback(self._feedback_path, self._feedback)
         self._encode_s += time.perf_counter() - started
         return replace(update, serial=serial, block=block, difference={})
 
     def traffic(self, socket_traffic: Traffic) -> Traffic:
         """Return the traffic of the sockets with the seconds that encoding and decoding took."""
         return replace(socket_traffic, encode_s=round(self._encode_s, 6), decode_s=round(self._decode_s, 6))
-
-    def _save_feedback(self) -> None:
-        """Write the error feedback, before the update is sent, but not more often than every `WRITE_PAUSE_S`.
-
-        In between there is no file. A crash then loses what the last updates omitted; an older file would add
-        it to another update once more.
-        """
-        path, now = self._feedback_path, time.monotonic()
-        if path is None:
-            return
-        if now < self._write_after:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-            return
-        self._write_after = now + WRITE_PAUSE_S
-        _write_feedback(path, self._feedback)
 
     def _apply(self, change: VersionChange, client: str) -> Task | VersionMissing:
         try:

@@ -205,7 +205,7 @@ def blindness(
         return None
     seed = new.version
     chosen = np.sort(np.random.default_rng(seed).choice(starts, FAULT_WINDOWS, replace=False))
-    faults = SyntheticFaults.of(events.rows[chosen[:, None] + np.arange(window)], seed)
+    faults = SyntheticFaults.of(events.rows[chosen[:, None] + np.arange(window)], seed, events.rows)
     limits = faults.detection_limits(current, current_threshold)
     lost = faults.lost_by(new, new_threshold, limits)
     lost = lost or faults.clipped_by(new, new_threshold, current, current_threshold)

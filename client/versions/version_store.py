@@ -43,10 +43,8 @@ class VersionStore:
     def offer(self, content: bytes) -> None:
         """Offer a packed version for trial; it replaces one that was offered before.
 
-        It is not flushed to disk: if the power fails, the trainer makes another one. Nor is the one before,
-        which is deleted first: to replace a file flushes it on some file systems.
+        It is not flushed to disk: if the power fails, the trainer makes another one.
         """
-        self._candidate.unlink(missing_ok=True)
         write_atomic(self._candidate, content, flush="nothing")
 
     @property

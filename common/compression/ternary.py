@@ -30,8 +30,9 @@ class Ternary(TopK):
         kept, rest = read_positions(content, shapes, self.max_bytes(shapes))
         check_length(rest, 4 + (len(kept) + 7) // 8, "the signs")
         bits = np.unpackbits(np.frombuffer(rest, np.uint8, offset=4), count=len(kept))
-        signs = 1 - 2 * bits.astype(np.float32)
-        return scatter(kept, signs * np.frombuffer(rest, "<f4", 1), shapes)
+        magnitude = np.frombuffer(rest, "<f4", 1)
+        # A product would warn of a signalling NaN, which any client can send.
+        return scatter(kept, np.where(bits, -magnitude, magnitude), shapes)
 
     def max_error(self, values: Weights) -> float:
         """Return the largest magnitude: the difference of any value from the mean magnitude is smaller."""

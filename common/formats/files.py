@@ -62,8 +62,9 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600, flush: Flush = "
         content: The new content.
         mode: Permissions of the new file, less the umask; by default only its owner may read it.
         flush: What is flushed to disk. The name need not be if another file is written to the same folder
-            next, as that flushes the names of both. With "nothing" the file survives the end of a process; if
-            the power fails, it can be empty, or the one before it.
+            next, as that flushes the names of both. With "nothing" the file survives the end of the process,
+            but not a loss of power. The old file is deleted first, because some file systems flush a file
+            that replaces another: in between there is none.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; the old file is unchanged.
@@ -73,7 +74,9 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600, flush: Flush = "
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
-            if flush != "nothing":
+            if flush == "nothing":
+                path.unlink(missing_ok=True)
+            else:
                 os.fsync(file.fileno())
         partial.replace(path)
     except OSError:

@@ -60,12 +60,19 @@ class SyntheticFaults:
     """The usual value of each feature, shape (features of the windows,)."""
     spread: NDArray[np.float64]
     """The usual spread of each feature, likewise."""
+    reach: NDArray[np.float64]
+    """The largest distance of a normal value from the usual one, in usual spreads, likewise."""
 
     @classmethod
-    def of(cls, windows: Floats, seed: int) -> SyntheticFaults:
+    def of(cls, windows: Floats, seed: int, normal: Floats | None = None) -> SyntheticFaults:
         """Measure usual values and spreads on the windows, at least one, by median and median deviation.
 
         A feature that does not vary, or that no window has, gets no faults: their size is not known.
+
+        Args:
+            windows: Normal windows, shape (windows, window, features).
+            seed: Draws the features, if there are many.
+            normal: More normal events, shape (events, features), for the reach of each feature.
         """
         rows = windows.reshape(-1, windows.shape[2]).astype(np.float64)
         there = np.isfinite(rows)
@@ -78,7 +85,11 @@ class SyntheticFaults:
         varying = np.flatnonzero(known & (spread > 0) & np.isfinite(spread))
         if len(varying) > MAX_FEATURES:
             varying = np.sort(np.random.default_rng(seed).choice(varying, MAX_FEATURES, replace=False))
-        return cls(windows, tuple(varying.tolist()), centre, spread)
+        known_rows = rows if normal is None else np.concatenate([rows, normal])
+        far = np.abs(known_rows - centre)
+        far[~np.isfinite(far)] = 0.0
+        reach = np.divide(far.max(axis=0), spread, out=np.zeros_like(spread), where=spread > 0)
+        return cls(windows, tuple(varying.tolist()), centre, spread, reach)
 
     def detection_limits(self, manifest: Manifest, threshold: float) -> NDArray[np.float64]:
         """Return the smallest of `SIZES` at which a version finds each fault, by bisection.
@@ -107,10 +118,11 @@ class SyntheticFaults:
     def lost_by(self, manifest: Manifest, threshold: float, limits: NDArray[np.float64]) -> str | None:
         """Return which faults a new version has become blind to; None if there is no evidence that it has.
 
-        A fault counts if the version before finds it, does not find the window without it, and finds it at a
-        size whose multiple by `MAX_LIMIT_RATIO` is still among `SIZES`. It is lost if the new version finds
-        neither the window without it nor the fault at that multiple. That takes one score of each fault, and
-        no bisection.
+        The new version has to find a fault at `MAX_LIMIT_RATIO` times the limit of the version before, but
+        not among normal values: a feature that was constant at first has tiny limits until it varies. A fault
+        counts if the version before finds it, does not find the window without it, and that size is among
+        `SIZES`. It is lost if the new version finds neither the window without it nor the fault in that size.
+        That takes one score of each fault, and no bisection.
 
         Args:
             manifest: The new version, its features in the order of the windows.
@@ -118,7 +130,8 @@ class SyntheticFaults:
             limits: Detection limits of the version before, as `detection_limits` returns them.
         """
         with np.errstate(invalid="ignore"):
-            larger = limits * MAX_LIMIT_RATIO
+            beyond = np.append(SIZES, np.inf)[np.searchsorted(SIZES, self.reach[list(self.features)])]
+            larger = np.maximum(limits * MAX_LIMIT_RATIO, beyond[:, np.newaxis, np.newaxis])
             counted: NDArray[np.bool_] = (limits > 0) & (larger <= SIZES[-1])
         detected = self._detected(manifest, threshold, np.where(counted, larger, SIZES[-1]))
         detected |= self._above(manifest, threshold, self.windows)

@@ -86,18 +86,6 @@ def test_error_feedback_survives_a_restart(tmp_path: Path) -> None:
     assert norm(subtract(left, total)) < 1e-4
 
 
-def test_feedback_is_written_now_and_then_and_no_older_one_is_left(tmp_path: Path) -> None:
-    state = CompressionState(tmp_path)
-    state.encode(update(1), task(codec="ternary:0.5"))
-    assert (tmp_path / "error.safetensors").exists()
-    state.encode(update(2), task(codec="ternary:0.5"))
-    assert not CompressionState(tmp_path)._feedback.feedback.error
-    state._write_after = 0.0  # the pause is over
-    state.encode(update(3), task(codec="ternary:0.5"))
-    kept = CompressionState(tmp_path)._feedback.feedback.error
-    assert kept and norm(subtract(kept, state._feedback.feedback.error)) == 0
-
-
 def test_the_feedback_of_a_lost_update_is_removed_and_that_of_a_waiting_one_kept(tmp_path: Path) -> None:
     state = CompressionState(tmp_path)
     first = state.encode(update(1), task(codec="ternary:0.5"))

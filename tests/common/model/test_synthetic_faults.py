@@ -135,8 +135,10 @@ def test_one_score_of_each_fault_tells_what_a_bisection_tells(
     some, current, new = faults(window=4), version(1, 4), version(2, 4, seed=3)
     limits = some.detection_limits(current, usual_threshold(current))
     threshold = factor * usual_threshold(new)
-    counted = (limits > 0) & (limits * MAX_LIMIT_RATIO <= SIZES[-1])
-    lost = counted & (some.detection_limits(new, threshold) > limits * MAX_LIMIT_RATIO * 1.01)
+    beyond = np.array([SIZES[reach <= SIZES][0] for reach in some.reach])[:, np.newaxis, np.newaxis]
+    wanted = np.maximum(limits * MAX_LIMIT_RATIO, beyond)
+    counted = (limits > 0) & (wanted <= SIZES[-1])
+    lost = counted & (some.detection_limits(new, threshold) > wanted * 1.01)
     assert counted.sum() > 0
     compared: list[NDArray[np.bool_]] = []
     monkeypatch.setattr(
@@ -145,6 +147,17 @@ def test_one_score_of_each_fault_tells_what_a_bisection_tells(
     some.lost_by(new, threshold, limits)
     np.testing.assert_array_equal(compared[0], counted)
     np.testing.assert_array_equal(compared[1], lost)
+
+
+def test_values_that_were_normal_lately_are_no_faults() -> None:
+    """A feature that was constant at first varies now: the new version need not find what it has seen."""
+    windows, current, new = faults().windows, version(1), version(2)
+    threshold = 30 * usual_threshold(new)
+    far = windows[0] + 100 * faults().spread.astype(np.float32)
+    for normal, finds in ((windows[0], False), (far, True)):
+        some = SyntheticFaults.of(windows, seed=1, normal=normal)
+        limits = some.detection_limits(current, usual_threshold(current))
+        assert (some.lost_by(new, threshold, limits) is None) == finds
 
 
 def test_faults_of_many_features_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
