@@ -40,6 +40,7 @@ class Flapping:
         if self._flaps(feature, time):
             self._flapping[feature] = time
             return "flaps"
+        self._flapping.pop(feature, None)
         starts = [start for start in self._starts.get(feature, []) if abs(time - start) < DAY_S]
         if not starts:
             self._worst.pop(feature, None)

@@ -15,7 +15,7 @@ LOG_BYTES, LOG_DAYS = 10 << 20, 90
 _DAY_S = 86400.0
 
 Flush = Literal["all", "content", "nothing"]
-"""What of a file is flushed to disk: content and name, the content alone, or neither."""
+"""Parts of a file that are flushed to disk: content and name, the content alone, or neither."""
 
 
 def private_folder(path: Path) -> None:

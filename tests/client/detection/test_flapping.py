@@ -56,3 +56,13 @@ def test_incidents_older_than_a_day_are_no_measure() -> None:
     under_test.ended("cpu", 2 * DAY_S, events=2, score=9.0)
     assert not under_test.is_worse("cpu", events=9, score=9.0)
     assert under_test.is_worse("cpu", events=10, score=9.0)
+
+
+def test_after_a_quiet_day_an_incident_that_ends_does_not_make_its_feature_flap_again() -> None:
+    under_test = Flapping(after=1)
+    for time in (0.0, 1.0):
+        under_test.add("cpu", time)
+        under_test.ended("cpu", time, events=1, score=1.0)
+    assert under_test.add("cpu", 2 * DAY_S) == "steady"
+    under_test.ended("cpu", 2 * DAY_S, events=1, score=1.0)
+    assert under_test.features(2 * DAY_S) == []
