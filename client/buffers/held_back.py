@@ -106,7 +106,8 @@ class HeldBackEvents:
 def far_from_incidents(flags: Flags, margin: int) -> Mask:
     """Return for each event whether it is normal, with no abnormal event within `margin` events; shape (n,).
 
-    An unreported event is left out alone: a cause that flaps would otherwise stop all learning.
+    An unreported event is left out alone: a cause that flaps, or a first threshold that is too low, would
+    otherwise stop all learning.
 
     >>> far_from_incidents(np.array([0, 0, ABNORMAL, 0, 0, 0], np.uint8), 1).tolist()
     [True, False, False, False, True, True]

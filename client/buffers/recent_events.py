@@ -21,7 +21,8 @@ MIN_INTERVALS, MAX_INTERVALS = 8, 1023
 NORMAL, ABNORMAL, UNREPORTED = 0, 1, 2
 """Values of an event's flag: ABNORMAL above the threshold or during an incident, else NORMAL.
 
-UNREPORTED: the same as ABNORMAL, during an incident that is not reported because its cause flaps.
+UNREPORTED: the same as ABNORMAL, but during an incident that is not reported because its cause flaps, or in
+no incident and above a threshold for which there is little evidence.
 """
 
 

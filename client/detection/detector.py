@@ -280,7 +280,8 @@ class Detector:
         if not concerned and not incidents.above:  # below the higher threshold of its leading feature
             self._quiet += 1
             return NORMAL
-        return UNREPORTED if concerned and not any(i.reported for i in concerned) else ABNORMAL
+        doubtful = not concerned and event.doubt > 0  # else a threshold that is too low would stay so
+        return UNREPORTED if doubtful or (concerned and not any(i.reported for i in concerned)) else ABNORMAL
 
     def _record_cause(self, slot: int, incident: Incident, started: bool) -> None:
         """Record the leading feature of an event's incident, and of the events with which it has started."""

@@ -60,9 +60,9 @@ class EventWindow:
         return self.limit.of_cause(feature)
 
     @property
-    def window(self) -> int:
-        """Number of events in a window."""
-        return self.scorer.window
+    def overlap(self) -> int:
+        """Number of scores that an event is part of."""
+        return self.scorer.overlap
 
     def score_without(self, features: Collection[int]) -> float:
         """Return the score of the window with these features masked; NaN if all its values are masked."""

@@ -176,18 +176,18 @@ class Incidents:
         known = _features(self.open)
         limit = self._limit(event, known)
         newest = self.open[-1] if self.open else None
-        if newest is not None and event.number - newest.first == event.window:
+        if newest is not None and event.number - newest.first == event.overlap:
             self._narrow(newest, event, limit)
         score = event.score_without(known) if known and event.score > limit else event.score
         if not score > limit:
             self.above = 0
             return []
-        if newest is not None and event.number - newest.first < event.window:
+        if newest is not None and event.number - newest.first < event.overlap:
             leading = event.explain_without(known).features
             newest.features = (*newest.features, *(i for i in leading if i not in newest.features))
             return []
         self.above += 1
-        wanted = events_to_start(self._settings, score, limit, event.window, event.doubt)
+        wanted = events_to_start(self._settings, score, limit, event.overlap, event.doubt)
         if self.above < wanted or len(self.open) >= MAX_OPEN:
             return []
         alert, features = event.explain_without(known)
@@ -292,14 +292,16 @@ class Incidents:
         )  # fmt: skip
 
 
-def events_to_start(settings: LiveSettings, score: float, threshold: float, window: int, doubt: float) -> int:
+def events_to_start(
+    settings: LiveSettings, score: float, threshold: float, overlap: int, doubt: float
+) -> int:
     """Return the number of events in a row above the threshold that start an incident.
 
     Args:
         settings: Has `start_after`.
         score: Score of the newest of them.
         threshold: The threshold for it.
-        window: Number of events in a window.
+        overlap: Number of scores that an event is part of.
         doubt: How little evidence there is for the threshold, from 0, enough, to 1, hardly any. The first
             quarter of an hour of a machine that sends an event a second has two records among its events.
 
@@ -313,7 +315,7 @@ def events_to_start(settings: LiveSettings, score: float, threshold: float, wind
         return settings.start_after
     if score > CLEAR_START * (DOUBTFUL_CLEAR_START / CLEAR_START) ** doubt * threshold:
         return 1
-    return max(UNCLEAR_EVENTS, round(UNCLEAR_EVENTS + doubt * (DOUBTFUL_SHARE * window - UNCLEAR_EVENTS)))
+    return max(UNCLEAR_EVENTS, round(UNCLEAR_EVENTS + doubt * (DOUBTFUL_SHARE * overlap - UNCLEAR_EVENTS)))
 
 
 def _features(incidents: Iterable[Incident]) -> frozenset[int]:

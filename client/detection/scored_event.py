@@ -48,8 +48,8 @@ class ScoredEvent(Protocol):
         ...
 
     @property
-    def window(self) -> int:
-        """Number of events in a window, and so the number of scores that an event is part of."""
+    def overlap(self) -> int:
+        """Number of scores that an event is part of, as windows overlap."""
         ...
 
     def score_without(self, features: Collection[int]) -> float:

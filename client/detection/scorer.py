@@ -71,6 +71,8 @@ class Scorer:
     def __init__(self, manifest: Manifest) -> None:
         self.version = manifest.version
         self.window = manifest.architecture.window
+        self.overlap = manifest.settings.model.window
+        """Number of scores that an event is part of: the window, unless the rows are scores of windows."""
         architecture = manifest.architecture
         self._network, self._detector = manifest.autoencoder(), manifest.detector()
         scaling = manifest.settings.scaling

@@ -234,6 +234,17 @@ def test_events_of_an_incident_that_is_not_reported_are_marked_so() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("covered", "flag"), [(0.1, UNREPORTED), (1.0, ABNORMAL)])
+def test_a_faint_event_above_a_doubtful_threshold_is_left_out_alone(covered: float, flag: int) -> None:
+    under_test, made, events = detector(), version(), rows(30)
+    scores = version_scores(made, Scaler.of(made.moments).apply(events))
+    *_, second, highest = np.sort(scores)
+    under_test.activate(made, AdaptiveThreshold(float(second + highest) / 2, rate=0.01, covered=covered))
+    feed(under_test, lines(events), 1)
+    flags = np.where(scores == highest, flag, NORMAL)
+    assert under_test.recent.since(0).flags.tolist() == flags.tolist()
+
+
 def test_a_version_that_was_adapted_ends_its_incidents_with_the_next_event() -> None:
     under_test = detector()
     under_test.activate(version(), 20.0)

@@ -27,7 +27,7 @@ class Event:
     time: float
     threshold: float = 1.0
     doubt: float = 0.0
-    window: int = 1
+    overlap: int = 1
     usual: float = 0.0
     """The highest score of normal windows with features masked."""
     heat_factor: float = 1.0
@@ -67,7 +67,7 @@ def run(
     under_test: Incidents | None = None,
     step_s: float = 1.0,
     first: int = 0,
-    window: int = 1,
+    overlap: int = 1,
     usual: float = 0.0,
 ) -> list[Notice]:
     """Notices of events `step_s` apart, given by the errors of their features, or by that of the first."""
@@ -75,7 +75,7 @@ def run(
     notices = []
     for number, of in enumerate(errors, first):
         event = Event(
-            number, of if isinstance(of, tuple) else (of,), number * step_s, window=window, usual=usual
+            number, of if isinstance(of, tuple) else (of,), number * step_s, overlap=overlap, usual=usual
         )
         if event.score > 1 or under_test.open:
             notices += under_test.add(event)
@@ -124,7 +124,7 @@ def test_by_default_two_events_in_a_row_or_a_clear_one_start_an_incident() -> No
 def test_without_evidence_an_incident_needs_most_of_a_window_or_a_far_higher_score() -> None:
     def started(errors: list[float]) -> list[int]:
         under_test = Incidents("edge", LiveSettings())
-        events = [Event(i, (error,), float(i), doubt=1.0, window=10) for i, error in enumerate(errors)]
+        events = [Event(i, (error,), float(i), doubt=1.0, overlap=10) for i, error in enumerate(errors)]
         return [event.number for event in events if under_test.add(event)]
 
     assert started([*[4.0] * 7, 0.1, *[4.0] * 7]) == []
@@ -229,7 +229,7 @@ def test_the_first_cause_ends_while_the_second_lasts() -> None:
 def test_a_fault_that_spreads_within_a_window_is_one_incident() -> None:
     under_test = incidents()
     spreading = [(9.0, 0.0, 0.0), (9.0, 5.0, 0.0), (9.0, 5.0, 5.0)] + [(9.0, 5.0, 5.0)] * 20
-    assert leading(run(spreading, under_test, window=4)) == [("incident_started", "cpu")]
+    assert leading(run(spreading, under_test, overlap=4)) == [("incident_started", "cpu")]
     assert set(under_test.open[0].features) == {0, 1, 2}
 
 

@@ -68,7 +68,9 @@ def test_a_stream_is_scored_under_the_clients_scaling_from_its_first_window_on(
 def test_a_replay_of_scores_gives_the_same_alerts_as_the_detector_on_the_rows(
     machine: Partition, tmp_path: Path
 ) -> None:
-    settings = Settings().with_values(threshold={"interval_s": MINUTE_S, "budget": "4 per day"})
+    settings = Settings().with_values(
+        model={"window": 5}, threshold={"interval_s": MINUTE_S, "budget": "4 per day"}
+    )
     manifest = replace(version(machine), personalised=True)
     detector = Detector("live", machine.schema, settings.data, settings.live)
     store = VersionStore(tmp_path)
