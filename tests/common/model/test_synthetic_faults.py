@@ -160,6 +160,18 @@ def test_values_that_were_normal_lately_are_no_faults() -> None:
         assert (some.lost_by(new, threshold, limits) is None) == finds
 
 
+def test_changes_by_few_steps_are_no_faults() -> None:
+    """A share of time that is nearly always 0 is 0.01 now and then: the version before had met no step yet."""
+    windows, current, new = faults().windows, version(1), version(2)
+    threshold = 30 * usual_threshold(new)
+    stepped = np.tile(np.nanmedian(windows.reshape(-1, windows.shape[2]), axis=0), (200, 1))
+    stepped[::40] += 12 * faults().spread
+    for normal, finds in ((windows[0], False), (stepped, True)):
+        some = SyntheticFaults.of(windows, seed=1, normal=normal.astype(np.float32))
+        limits = some.detection_limits(current, usual_threshold(current))
+        assert (some.lost_by(new, threshold, limits) is None) == finds
+
+
 def test_faults_of_many_features_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     some, current = faults(window=4), version(1, 4)
     limits = some.detection_limits(current, usual_threshold(current))
