@@ -48,7 +48,6 @@ class PrincipalComponents:
     ) -> None:
         held, inputs = components.shape
         self._mean, self._components, self._variances = mean, np.ascontiguousarray(components), variances
-        self._back = np.ascontiguousarray(components.T)
         self._precision, self._features = precision, features
         self._left_out = np.float32((inputs - held) / inputs)
         """Share of the dimensions that the components leave out."""
@@ -124,7 +123,7 @@ class PrincipalComponents:
         """Return the score of one window, shape (inputs,)."""
         np.subtract(inputs, self._mean, out=self._centred)
         np.dot(self._components, self._centred, out=self._held)
-        np.dot(self._back, self._held, out=self._rebuilt)
+        np.dot(self._held, self._components, out=self._rebuilt)
         np.subtract(self._rebuilt, self._centred, out=self._rebuilt)
         np.multiply(self._rebuilt, self._root, out=self._rebuilt)
         np.multiply(self._held, self._inverse, out=self._held)
@@ -134,7 +133,7 @@ class PrincipalComponents:
     def score_many(self, inputs: Floats) -> Floats:
         """Return the scores of windows of shape (n, inputs), shape (n,)."""
         centred = inputs - self._mean
-        held = centred @ self._back
+        held = centred @ self._components.T
         errors = (held @ self._components - centred) * self._root
         held *= self._inverse
         scores: Floats = np.einsum("ij,ij->i", errors, errors) + np.einsum("ij,ij->i", held, held)
@@ -151,8 +150,8 @@ class PrincipalComponents:
         """
         centred = np.nan_to_num(inputs - self._mean)
         held = self._components @ centred
-        errors = self._back @ held - np.nan_to_num(unclipped - self._mean)
-        outward = centred * (self._back @ (held * np.square(self._inverse)))
+        errors = held @ self._components - np.nan_to_num(unclipped - self._mean)
+        outward = centred * ((held * np.square(self._inverse)) @ self._components)
         parts = np.square(errors * self._root) + np.maximum(outward, 0)
         return np.where(np.isnan(inputs), np.float32(0), np.nan_to_num(parts, posinf=MAX_SCORE))
 
@@ -163,7 +162,7 @@ class PrincipalComponents:
         """
         missing = np.isnan(inputs)
         centred = np.where(missing, np.float32(0), inputs - self._mean)
-        held = centred @ self._back
+        held = centred @ self._components.T
         squares = np.square(held @ self._components - centred)
         squares[np.isnan(squares)] = np.inf
         squares[missing] = np.nan

@@ -44,10 +44,9 @@ class CalibratedTail:
     def __init__(self, scores: Floats, surprisals: Floats, scale: float) -> None:
         self._scores, self._surprisals = np.asarray(scores), np.asarray(surprisals)
         self.scale = float(np.float32(scale))  # as a file holds it
-        self._steps: list[tuple[float, float]] = list(
-            zip(self._scores.tolist(), self._surprisals.tolist(), strict=True)
-        )
-        self._last, self._most = self._steps[-1]
+        self._knots: list[float] = [0.0, *self._scores.tolist()]  # a list is searched faster than an array
+        self._heights: list[float] = [0.0, *self._surprisals.tolist()]
+        self._last, self._most = self._knots[-1], self._heights[-1]
 
     @classmethod
     def of(cls, scores: Floats) -> Self:
@@ -72,15 +71,13 @@ class CalibratedTail:
             return min(self._most + (score - self._last) / self.scale, MAX_SCORE)
         if score != score:
             return score
-        above = bisect_right(self._steps, (score, np.inf))
-        low, less = self._steps[above - 1] if above else (0.0, 0.0)
-        high, more = self._steps[above]
-        return less + (more - less) * (score - low) / (high - low) if high > low else less
+        above = bisect_right(self._knots, score)
+        low, less = self._knots[above - 1], self._heights[above - 1]
+        return less + (self._heights[above] - less) * (score - low) / (self._knots[above] - low)
 
     def surprisals(self, scores: Floats) -> Floats:
         """Return the surprisals of scores, shape (n,)."""
-        knots = np.concatenate([[np.float32(0)], self._scores])
-        inner = np.interp(scores, knots, np.concatenate([[np.float32(0)], self._surprisals]))
+        inner = np.interp(scores, self._knots, self._heights)
         outer = self._most + (scores.astype(np.float64) - self._last) / self.scale
         outer = np.minimum(outer, MAX_SCORE)
         surprisals: Floats = np.where(scores >= self._last, outer, inner).astype(np.float32)
