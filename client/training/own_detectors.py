@@ -60,7 +60,9 @@ def with_own_detectors(manifest: Manifest, prepared: PreparedRows) -> Manifest:
         if np.isfinite(scores).sum() < MIN_HELD_OUT:
             return manifest
         tails[name] = CalibratedTail.of(scores)
-    ensemble = replace(manifest, ensemble=EnsembleState(tails, states, voting_weights(tails, states)))
+    count = len(prepared.training_starts)
+    weights = voting_weights(tails, states, count / (count + manifest.settings.scoring.prior))
+    ensemble = replace(manifest, ensemble=EnsembleState(tails, states, weights))
     return replace(ensemble, scores=ScoreHistogram.of(version_scores(ensemble, prepared.rows, held_out)))
 
 

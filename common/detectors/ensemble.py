@@ -14,6 +14,8 @@ from common.detectors.tail import CalibratedTail
 
 MIN_SHARE = 0.02
 """Smallest share of the votes that members of one kind have together."""
+AUTOENCODER_SHARE = 0.7
+"""The autoencoder's share of the votes of the members that reconstruct, with many own windows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,28 +96,38 @@ class EnsembleState:
         return cls(tails, states, weights or dict.fromkeys(tails, 1 / max(len(tails), 1)))
 
 
-def voting_weights(members: Collection[str], states: Mapping[str, DetectorState]) -> dict[str, float]:
+def voting_weights(
+    members: Collection[str], states: Mapping[str, DetectorState], own: float
+) -> dict[str, float]:
     """Return the weight of each member's vote.
 
     Where few principal components hold most of the variance of a machine's windows, its features depend on
     each other, and a window that few numbers do not reproduce is unusual. Where nearly as many components are
     needed as there are dimensions, reproduction says little, and the values themselves have to be compared.
-    So the members that reconstruct share the square of the share of the dimensions that the components of
-    PCA leave out, and the others have the rest. The rule was chosen by labels
+    So the members that reconstruct share the cube of the share of the dimensions that the components of PCA
+    leave out, and the others have the rest. Of the first, the autoencoder has less than PCA while its machine
+    has few windows, as it takes more of them to adapt a network. Both rules were chosen by labels
     (`docs/decisions/0021-the-default-is-an-ensemble.md`).
 
     Args:
         members: Their names, at least one.
         states: Their states; without PCA among them all votes count the same.
+        own: The weight of the machine's own windows beside the fleet's, 0 to 1.
     """
     kinds = [[name for name in members if (name in RECONSTRUCTING) == kind] for kind in (True, False)]
     components = next((states[name].by_input["components"] for name in PCA if name in states), None)
     if components is None or not all(kinds):
         return dict.fromkeys(members, 1 / len(members))
     left_out = 1 - len(components) / components.shape[1]
-    share = min(max(left_out**2, MIN_SHARE), 1 - MIN_SHARE)
-    shares = zip(kinds, (share, 1 - share), strict=True)
-    return {name: of_kind / len(names) for names, of_kind in shares for name in names}
+    share = min(max(left_out**3, MIN_SHARE), 1 - MIN_SHARE)
+    reconstructing, others = kinds
+    weights = dict.fromkeys(others, (1 - share) / len(others))
+    if AUTOENCODER in reconstructing:
+        weights[AUTOENCODER] = share * min(max(AUTOENCODER_SHARE * own, MIN_SHARE), 1 - MIN_SHARE)
+        share -= weights[AUTOENCODER]
+        reconstructing.remove(AUTOENCODER)
+    weights |= dict.fromkeys(reconstructing, share / len(reconstructing))
+    return {name: weights[name] for name in members}
 
 
 class Ensemble:

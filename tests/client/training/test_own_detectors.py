@@ -112,20 +112,34 @@ def test_a_machine_scores_by_one_family_in_place_of_the_autoencoder(
     assert scorer.explain(window).share.argmax() == 1
 
 
-@pytest.mark.parametrize(("components", "reconstruct"), [(1, 0.81), (5, 0.25), (10, MIN_SHARE)])
+def votes(components: int, own: float = 1.0) -> dict[str, float]:
+    """The weights of the default's members with so many principal components of windows of ten values."""
+    of_pca = DetectorState({"components": np.eye(10, dtype=np.float32)[:components]})
+    return voting_weights((AUTOENCODER, FLEET_PCA, FLEET_FOREST, "kmeans"), {FLEET_PCA: of_pca}, own)
+
+
+@pytest.mark.parametrize(("components", "reconstruct"), [(1, 0.729), (5, 0.125), (10, MIN_SHARE)])
 def test_members_that_reconstruct_count_for_more_the_fewer_components_hold_the_variance(
     components: int, reconstruct: float
 ) -> None:
-    of_pca = DetectorState({"components": np.eye(10, dtype=np.float32)[:components]})
-    weights = voting_weights((AUTOENCODER, FLEET_PCA, FLEET_FOREST, "kmeans"), {FLEET_PCA: of_pca})
-    assert weights[AUTOENCODER] == weights[FLEET_PCA] == pytest.approx(reconstruct / 2)
+    weights = votes(components)
+    assert weights[AUTOENCODER] + weights[FLEET_PCA] == pytest.approx(reconstruct)
     assert weights[FLEET_FOREST] == weights["kmeans"] == pytest.approx((1 - reconstruct) / 2)
+
+
+@pytest.mark.parametrize(("own", "share"), [(0.0, MIN_SHARE), (0.5, 0.35), (1.0, 0.7)])
+def test_the_autoencoder_counts_for_more_with_more_own_windows(own: float, share: float) -> None:
+    weights = votes(1, own)
+    assert weights[AUTOENCODER] == pytest.approx(share * (weights[AUTOENCODER] + weights[FLEET_PCA]))
+    assert sum(weights.values()) == pytest.approx(1.0)
 
 
 def test_votes_count_the_same_without_principal_components_or_with_one_kind_of_members() -> None:
     of_pca = DetectorState({"components": np.eye(10, dtype=np.float32)[:1]})
-    assert voting_weights((AUTOENCODER, "kmeans"), {}) == {AUTOENCODER: 0.5, "kmeans": 0.5}
-    assert voting_weights(("pca",), {"pca": of_pca}) == {"pca": 1.0}
+    assert voting_weights((AUTOENCODER, "kmeans"), {}, 1.0) == {AUTOENCODER: 0.5, "kmeans": 0.5}
+    assert voting_weights(("pca",), {"pca": of_pca}, 1.0) == {"pca": 1.0}
+    both = voting_weights(("pca", "kmeans"), {"pca": of_pca}, 1.0)
+    assert both == {"pca": pytest.approx(0.729), "kmeans": pytest.approx(0.271)}
 
 
 def test_a_file_holds_the_weights() -> None:
@@ -133,7 +147,7 @@ def test_a_file_holds_the_weights() -> None:
     again = Manifest.unpack(own.pack()).ensemble
     assert own.ensemble is not None and again is not None
     assert again.weights == pytest.approx(own.ensemble.weights)
-    assert len(set(own.ensemble.weights.values())) == 2
+    assert len(set(own.ensemble.weights.values())) == 3
 
 
 def test_a_version_without_weights_has_equal_ones() -> None:

@@ -161,7 +161,7 @@ def test_values_that_were_normal_lately_are_no_faults() -> None:
 
 
 def test_changes_by_few_steps_are_no_faults() -> None:
-    """A share of time that is nearly always 0 is 0.01 now and then: the version before had met no step yet."""
+    """A share of time is nearly always 0, and 0.01 now and then: the version before had met no step yet."""
     windows, current, new = faults().windows, version(1), version(2)
     threshold = 30 * usual_threshold(new)
     stepped = np.tile(np.nanmedian(windows.reshape(-1, windows.shape[2]), axis=0), (200, 1))
