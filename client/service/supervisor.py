@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 CHECK_EVERY_S = 0.5
 STEADY_S = 60.0
 """A trainer that has run for this long counts as healthy: it is restarted without delay when it ends."""
+SAME_SIGNAL_S = 0.5
+"""Time in which the client is stopped too, if the signal that ended the trainer went to both."""
 TERMINATE_S = 15.0
 """Time between the signal to terminate and the one to kill."""
 
@@ -80,7 +82,7 @@ class TrainerSupervisor:
                 reason = f"cannot be started: {error}"
             else:
                 reason = self._wait(child)
-            if self._stop.is_set():
+            if self._stop.wait(SAME_SIGNAL_S):
                 return
             self._failures = 0 if time.monotonic() - started > STEADY_S else self._failures + 1
             wait_s = retry_interval_s(self._failures)

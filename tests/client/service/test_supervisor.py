@@ -70,6 +70,16 @@ def test_a_killed_trainer_is_started_again(tmp_path: Path) -> None:
         assert "ended with code -9; started again" in str(one.problem)
 
 
+def test_a_signal_to_the_client_and_its_trainer_is_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor_module, "SAME_SIGNAL_S", 60.0)
+    with supervised(WORKS, tmp_path) as one:
+        os.kill(up(one, tmp_path), signal.SIGTERM)
+        eventually(lambda: one.pid is None)
+    assert (one.restarts, one.problem, caplog.messages) == (0, None, [])
+
+
 def test_a_trainer_that_grows_is_started_again(tmp_path: Path) -> None:
     grows = "import sys; print('up', flush=True); kept = bytearray(150 << 20); sys.stdin.read()"
     with supervised(grows, tmp_path, memory_mb=100) as one:
