@@ -55,6 +55,10 @@ class EventWindow:
         """How little evidence there is for the threshold, 0 to 1."""
         return self.limit.doubt
 
+    def value_of(self, feature: int) -> float:
+        """Return its value of the feature at this position, in the feature's own unit."""
+        return float(self.recent.rows[self.slot, feature])
+
     def threshold_of(self, feature: str) -> float:
         """Return the threshold for it in an incident that a feature leads."""
         return self.limit.of_cause(feature)

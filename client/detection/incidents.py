@@ -38,6 +38,8 @@ class Incident:
     id: str
     feature: str
     """The leading feature: the one with the largest share of the error when it started."""
+    position: int
+    """The position of the leading feature."""
     features: tuple[int, ...]
     """The features that explain it, by position. They are masked to look for other causes."""
     first: int
@@ -56,6 +58,8 @@ class Incident:
     """Number of events above the threshold."""
     threshold: float
     """The threshold at its start."""
+    value: float
+    """The value of its leading feature, if all its events have the same; else NaN."""
     limit: float | None = None
     """The threshold that it is compared with; None: the one of its leading feature."""
     lasted_s: float = 0.0
@@ -168,6 +172,8 @@ class Incidents:
         incident.lasted_s += min(max(event.time - incident.last, 0.0), after_s / MIN_LASTING_EVENTS)
         incident.below, incident.last = 0, event.time
         incident.events += 1
+        if event.value_of(incident.position) != incident.value:
+            incident.value = math.nan
         if score > incident.peak_score:
             incident.peak, incident.peak_score = event.explain_without(older | newer).alert, score
 
@@ -226,9 +232,9 @@ class Incidents:
         leading = alert.causes[0].feature
         state = self.flapping.add(leading, event.time)
         incident = Incident(
-            id=_incident_id(self._client, alert), feature=leading, features=features, first=event.number,
-            start=event.time, last=event.time, peak=alert, peak_score=alert.score or 0.0,
-            reported=False, events=self.above, threshold=event.threshold,
+            id=_incident_id(self._client, alert), feature=leading, position=features[0], features=features,
+            first=event.number, start=event.time, last=event.time, peak=alert, peak_score=alert.score or 0.0,
+            reported=False, events=self.above, threshold=event.threshold, value=event.value_of(features[0]),
         )  # fmt: skip
         self.above = 0
         self.open = (*self.open, incident)
@@ -277,9 +283,12 @@ class Incidents:
                 continue
             incident.regime_reported = True
             hours, limit = incident.lasted_s / 3600, (self._settings.adapt_after_s or 0) / 3600
+            state = "this looks like a new normal state"
+            if incident.value == incident.value:
+                state = f"it stands at {incident.value:.6g}, as a stuck sensor does, or a new normal state"
             text = (
-                f"{incident.feature} has been unusual for {hours:.3g} h: this looks like a new normal state. "
-                f"After {limit:.3g} h it counts as one, or at once with 'flockwatch client accept'"
+                f"{incident.feature} has been unusual for {hours:.3g} h: {state}. "
+                f"After {limit:.3g} h it counts as normal, or at once with 'flockwatch client accept'"
             )
             notices.append(self._notice("regime_changed", incident, text))
         return notices

@@ -43,6 +43,10 @@ class ScoredEvent(Protocol):
         """How little evidence there is for the threshold, 0 to 1."""
         ...
 
+    def value_of(self, feature: int) -> float:
+        """Return its value of the feature at this position, in the feature's own unit."""
+        ...
+
     def threshold_of(self, feature: str) -> float:
         """Return the threshold for it in an incident that a feature leads."""
         ...

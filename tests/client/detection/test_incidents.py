@@ -40,6 +40,9 @@ class Event:
     def score_without(self, features: Collection[int]) -> float:
         return sum(error for i, error in enumerate(self.errors) if i not in features)
 
+    def value_of(self, feature: int) -> float:
+        return self.errors[feature]
+
     def threshold_of(self, feature: str) -> float:
         return self.threshold * (self.heat_factor if feature == "heat" else 1)
 
@@ -298,6 +301,15 @@ def test_an_incident_that_lasts_is_reported_as_a_changed_regime_once() -> None:
     assert under_test.lasting() == ()
     run([2.0] * 100, under_test, step_s=300.0, first=200)
     assert under_test.lasting() == under_test.open
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [([2.0, 2.5], "this looks like a new normal state"), ([2.5], "it stands at 2.5, as a stuck sensor does")],
+)
+def test_a_changed_regime_says_whether_the_value_varies(errors: list[float], words: str) -> None:
+    text = run(errors * (200 // len(errors)), incidents(), step_s=300.0)[1].text
+    assert text is not None and words in text
 
 
 def test_two_alerts_around_a_gap_are_not_a_lasting_incident() -> None:
