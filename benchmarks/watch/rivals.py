@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.watch.changes import Recording
 from benchmarks.watch.judging import DAY_S, Incident
 from client.detection.adaptive_threshold import AdaptiveThreshold
-from client.detection.incidents import events_to_start
+from client.detection.event_window import LEVEL_EVENTS, MIN_LEVEL_EVENTS
+from client.detection.incidents import events_to_start, is_drift
 from common.budget import Budget
 from common.model.scoring import windows
 from common.settings import LiveSettings, Settings
@@ -38,6 +41,8 @@ class IncidentRule:
         self._first = self._last = 0
         self._open = False
         self._ended: list[slice] = []
+        self._level: deque[float] = deque(maxlen=LEVEL_EVENTS)
+        """Scores before the events in a row above the threshold."""
 
     @property
     def spans(self) -> list[slice]:
@@ -52,14 +57,20 @@ class IncidentRule:
             self._above, self._below, self._last = self._above + 1, 0, index
             doubt = AdaptiveThreshold(threshold, covered=index * self._rate).doubt
             wanted = events_to_start(self._settings, score, threshold, self._window, doubt)
-            self._open = self._open or self._above >= wanted
+            if not self._open and self._above >= wanted:
+                self._open = not is_drift(self._settings, score, self._usual(), doubt)
+                self._above = self._above if self._open else 0
         elif not self._open:
             self._above = 0
+            self._level.append(score)
         else:
             self._below = self._below + 1 if score < threshold * self._release else 0
             if self._below >= self._end_after:
                 self._ended.append(slice(self._first, self._last + 1))
                 self._open, self._above, self._below = False, 0, 0
+
+    def _usual(self) -> float:
+        return float(np.median(self._level)) if len(self._level) >= MIN_LEVEL_EVENTS else 0.0
 
 
 def replay_rival(

@@ -116,9 +116,15 @@ class AdaptiveThreshold:
         ends_at = self.of_cause(feature) * math.exp(self.rise)
         self.raised = True
         self._excess += 1
-        self.value = max(self.value, min(self.value * math.exp(self.rise), MAX_RISE * self.bounds[1]))
+        self.value = max(self.value, self._risen())
         self._causes[feature] = min(self._causes.get(feature, 0.0) + CAUSE_RISE, MAX_CAUSE_RISE)
         return ends_at
+
+    def drifted(self) -> None:
+        """Rise as with an incident, because normal events have slowly become more unusual."""
+        if not self.fixed:
+            self.raised = True
+            self.value = max(self.value, self._risen())
 
     def incident_ended(self, feature: str, peak: float) -> None:
         """Take back a part of the incident's rise, but do not fall below the lower bound.
@@ -161,6 +167,10 @@ class AdaptiveThreshold:
         """
         self._excess, self._causes, self.raised = before._excess, dict(before._causes), raised
         return self
+
+    def _risen(self) -> float:
+        """Return the threshold after one rise, at most `MAX_RISE` times the upper bound."""
+        return min(self.value * math.exp(self.rise), MAX_RISE * self.bounds[1])
 
     def _lower(self, feature: str, by: float) -> None:
         """Lower the further rise of a feature, and forget it when nothing is left."""

@@ -273,6 +273,9 @@ class Detector:
             active.limit.incident_ended(incident.feature, peak)
         incidents.begun.clear()
         incidents.ended.clear()
+        if incidents.drifted:
+            active.limit.drifted()
+            incidents.drifted = False
         concerned = (*before, *incidents.open)
         self.recent.causes[slot] = UNKNOWN
         if concerned:

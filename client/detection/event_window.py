@@ -19,6 +19,8 @@ EXPLAINING_SHARE = 0.8
 MAX_EXPLAINING, MAX_EXPLAINING_PART = 5, 1 / 3
 """Largest number of features that explain an alert, and largest share of all features."""
 
+LEVEL_EVENTS, MIN_LEVEL_EVENTS = 64, 16
+"""Number of events whose median score is the level before a run of events, and the fewest that show it."""
 USUAL_WINDOWS = 128
 """Number of the latest events whose scores with masked features are compared with those of an incident."""
 
@@ -67,6 +69,16 @@ class EventWindow:
     def overlap(self) -> int:
         """Number of scores that an event is part of."""
         return self.scorer.overlap
+
+    def level_before(self, events: int) -> float:
+        """Return the median score of the `LEVEL_EVENTS` before the last `events`, itself included.
+
+        It is 0 if too few of them have a score of this version.
+        """
+        before = self.recent.since(self.number - events + 1 - LEVEL_EVENTS)
+        scores = before.scores[:LEVEL_EVENTS][before.versions[:LEVEL_EVENTS] == self.scorer.version]
+        known = scores[np.isfinite(scores)]
+        return float(np.median(known)) if len(known) >= MIN_LEVEL_EVENTS else 0.0
 
     def score_without(self, features: Collection[int]) -> float:
         """Return the score of the window with these features masked; NaN if all its values are masked."""

@@ -25,6 +25,9 @@ MAX_OPEN = 3
 """Number of incidents that may be open at once; further causes belong to these."""
 REGIME_SHARE = 0.25
 """Share of `live.adapt_after_s` after which a lasting incident counts as a changed regime."""
+DRIFT = 3.0
+"""With no evidence for the threshold, events whose score is below this multiple of the level before them are
+drift: the first minutes do not show in which range the values of a machine move. Chosen by hand."""
 MIN_LASTING_EVENTS = 10
 """Smallest number of alerts of a lasting incident: two alerts around a gap in the stream are not one.
 
@@ -98,6 +101,8 @@ class Incidents:
         self.flapping = Flapping(settings.flap_after)
         self.above = 0
         """Events in a row above the threshold that belong to no incident."""
+        self.drifted = False
+        """Whether a run of events has been taken for drift; whoever reads it resets it."""
         self._usual: tuple[frozenset[int], float] = (frozenset(), 0.0)
         """The masked features, and the highest score of normal windows with these masked."""
 
@@ -195,6 +200,9 @@ class Incidents:
         self.above += 1
         wanted = events_to_start(self._settings, score, limit, event.overlap, event.doubt)
         if self.above < wanted or len(self.open) >= MAX_OPEN:
+            return []
+        if is_drift(self._settings, score, event.level_before(self.above), event.doubt):
+            self.above, self.drifted = 0, True
             return []
         alert, features = event.explain_without(known)
         if not features or not (alert.score or 0.0) > event.threshold_of(alert.causes[0].feature):
@@ -325,6 +333,25 @@ def events_to_start(
     if score > CLEAR_START * (DOUBTFUL_CLEAR_START / CLEAR_START) ** doubt * threshold:
         return 1
     return max(UNCLEAR_EVENTS, round(UNCLEAR_EVENTS + doubt * (DOUBTFUL_SHARE * overlap - UNCLEAR_EVENTS)))
+
+
+def is_drift(settings: LiveSettings, score: float, level: float, doubt: float) -> bool:
+    """Return whether a score above the threshold comes from a slow change of the stream, not from a fault.
+
+    A fault that shows suddenly is far above the level before it. With evidence for the threshold, or with
+    `start_after`, the threshold decides alone.
+
+    Args:
+        settings: Has `start_after`.
+        score: Score of the newest event of those above the threshold.
+        level: Usual score of the events before them; 0 if it is not known.
+        doubt: How little evidence there is for the threshold, from 0, enough, to 1, hardly any.
+
+    >>> by_default = LiveSettings()
+    >>> [is_drift(by_default, 20.0, level, doubt) for level, doubt in ((12.0, 1.0), (2.0, 1.0), (12.0, 0.2))]
+    [True, False, False]
+    """
+    return settings.start_after is None and doubt > 0 and score < DRIFT**doubt * level
 
 
 def _features(incidents: Iterable[Incident]) -> frozenset[int]:

@@ -56,6 +56,10 @@ class ScoredEvent(Protocol):
         """Number of scores that an event is part of, as windows overlap."""
         ...
 
+    def level_before(self, events: int) -> float:
+        """Return the usual score of those before the last `events` events, itself included; 0 if unknown."""
+        ...
+
     def score_without(self, features: Collection[int]) -> float:
         """Return the score of the window with these features masked; NaN if nothing is left."""
         ...

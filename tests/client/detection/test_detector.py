@@ -245,6 +245,19 @@ def test_a_faint_event_above_a_doubtful_threshold_is_left_out_alone(covered: flo
     assert under_test.recent.since(0).flags.tolist() == flags.tolist()
 
 
+def test_a_slow_change_without_evidence_raises_the_threshold_and_is_no_incident() -> None:
+    growing = rows(900, seed=3) + np.outer(np.arange(900), [0.03, 0.3, 0.003]).astype(np.float32)
+    limit = AdaptiveThreshold(20.0, (1.0, 1e9), rate=1e-5, covered=1e-4)
+    under_test = detector()
+    under_test.activate(version(window=10), limit)
+    feed(under_test, lines(growing), 1)
+    assert not under_test.incidents.started
+    assert limit.value > np.nanmedian(under_test.recent.since(800).scores) > 20.0
+    growing[-40:, 1] += 10_000
+    feed(under_test, lines(growing[-60:]), 1)
+    assert under_test.incidents.started == 1
+
+
 def test_a_version_that_was_adapted_ends_its_incidents_with_the_next_event() -> None:
     under_test = detector()
     under_test.activate(version(), 20.0)

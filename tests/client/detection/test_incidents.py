@@ -28,6 +28,8 @@ class Event:
     threshold: float = 1.0
     doubt: float = 0.0
     overlap: int = 1
+    level: float = 0.0
+    """The usual score of the events before those above the threshold."""
     usual: float = 0.0
     """The highest score of normal windows with features masked."""
     heat_factor: float = 1.0
@@ -39,6 +41,9 @@ class Event:
 
     def score_without(self, features: Collection[int]) -> float:
         return sum(error for i, error in enumerate(self.errors) if i not in features)
+
+    def level_before(self, events: int) -> float:
+        return self.level
 
     def value_of(self, feature: int) -> float:
         return self.errors[feature]
@@ -227,6 +232,14 @@ def test_the_first_cause_ends_while_the_second_lasts() -> None:
     notices = run([(9.0, 0.0, 0.0)] * 2 + [(9.0, 5.0, 0.0)] * 3 + [(0.0, 5.0, 0.0)] * 4, under_test)
     assert leading(notices)[-1] == ("incident_ended", "cpu")
     assert [incident.feature for incident in under_test.open] == ["disk"]
+
+
+@pytest.mark.parametrize(("level", "doubt", "starts"), [(2.0, 1.0, 0), (0.6, 1.0, 1), (2.0, 0.0, 1)])
+def test_without_evidence_what_rises_slowly_is_no_incident(level: float, doubt: float, starts: int) -> None:
+    under_test = Incidents("edge", LiveSettings())
+    events = [Event(i, (4.0,), float(i), doubt=doubt, level=level) for i in range(3)]
+    assert len([notice for event in events for notice in under_test.add(event)]) == starts
+    assert under_test.drifted is not bool(starts)
 
 
 def test_a_fault_that_spreads_within_a_window_is_one_incident() -> None:
