@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from benchmarks.watch.changes import Recording
 from benchmarks.watch.judging import DAY_S, Incident
-from client.detection.adaptive_threshold import AdaptiveThreshold
-from client.detection.event_window import LEVEL_EVENTS, MIN_LEVEL_EVENTS
-from client.detection.incidents import events_to_start, is_drift
+from client.detection.adaptive_threshold import doubt_of
+from client.detection.start_rule import LEVEL_EVENTS, events_to_start, is_drift, level
 from common.budget import Budget
 from common.model.scoring import windows
 from common.settings import LiveSettings, Settings
@@ -41,7 +40,7 @@ class IncidentRule:
         self._first = self._last = 0
         self._open = False
         self._ended: list[slice] = []
-        self._level: deque[float] = deque(maxlen=LEVEL_EVENTS)
+        self._before: deque[float] = deque(maxlen=LEVEL_EVENTS)
         """Scores before the events in a row above the threshold."""
 
     @property
@@ -55,22 +54,19 @@ class IncidentRule:
             if not self._above:
                 self._first = index
             self._above, self._below, self._last = self._above + 1, 0, index
-            doubt = AdaptiveThreshold(threshold, covered=index * self._rate).doubt
+            doubt = doubt_of(index * self._rate)
             wanted = events_to_start(self._settings, score, threshold, self._window, doubt)
             if not self._open and self._above >= wanted:
-                self._open = not is_drift(self._settings, score, self._usual(), doubt)
+                self._open = not is_drift(self._settings, score, level(np.array(self._before)), doubt)
                 self._above = self._above if self._open else 0
         elif not self._open:
             self._above = 0
-            self._level.append(score)
+            self._before.append(score)
         else:
             self._below = self._below + 1 if score < threshold * self._release else 0
             if self._below >= self._end_after:
                 self._ended.append(slice(self._first, self._last + 1))
                 self._open, self._above, self._below = False, 0, 0
-
-    def _usual(self) -> float:
-        return float(np.median(self._level)) if len(self._level) >= MIN_LEVEL_EVENTS else 0.0
 
 
 def replay_rival(

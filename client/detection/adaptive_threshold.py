@@ -94,8 +94,8 @@ class AdaptiveThreshold:
 
     @property
     def doubt(self) -> float:
-        """How little evidence there is for it: 0 if the own scores cover one allowed incident, 1 if none."""
-        return min(max(math.log(max(self.covered, _NO_EVIDENCE)) / math.log(_NO_EVIDENCE), 0.0), 1.0)
+        """How little evidence there is for it, from 0, enough, to 1, hardly any."""
+        return doubt_of(self.covered)
 
     def of_cause(self, feature: str) -> float:
         """Return the threshold for incidents that a feature leads."""
@@ -114,17 +114,15 @@ class AdaptiveThreshold:
         if self.fixed:
             return self.value
         ends_at = self.of_cause(feature) * math.exp(self.rise)
-        self.raised = True
         self._excess += 1
-        self.value = max(self.value, self._risen())
+        self._rise()
         self._causes[feature] = min(self._causes.get(feature, 0.0) + CAUSE_RISE, MAX_CAUSE_RISE)
         return ends_at
 
     def drifted(self) -> None:
         """Rise as with an incident, because normal events have slowly become more unusual."""
         if not self.fixed:
-            self.raised = True
-            self.value = max(self.value, self._risen())
+            self._rise()
 
     def incident_ended(self, feature: str, peak: float) -> None:
         """Take back a part of the incident's rise, but do not fall below the lower bound.
@@ -168,9 +166,10 @@ class AdaptiveThreshold:
         self._excess, self._causes, self.raised = before._excess, dict(before._causes), raised
         return self
 
-    def _risen(self) -> float:
-        """Return the threshold after one rise, at most `MAX_RISE` times the upper bound."""
-        return min(self.value * math.exp(self.rise), MAX_RISE * self.bounds[1])
+    def _rise(self) -> None:
+        """Rise once, but not above `MAX_RISE` times the upper bound."""
+        self.raised = True
+        self.value = max(self.value, min(self.value * math.exp(self.rise), MAX_RISE * self.bounds[1]))
 
     def _lower(self, feature: str, by: float) -> None:
         """Lower the further rise of a feature, and forget it when nothing is left."""
@@ -199,3 +198,17 @@ def first_rise(covered: float) -> float:
     if covered >= _ALLOWED:
         return RISE
     return min(RISE * math.sqrt(_ALLOWED / max(covered, 1e-9)), MAX_FIRST_RISE)
+
+
+def doubt_of(covered: float) -> float:
+    """Return how little evidence there is for a threshold: 0 if the own scores cover one allowed incident.
+
+    It grows with the logarithm of what is missing, to 1 for a hundredth of that.
+
+    Args:
+        covered: Incidents that the budget allows in the time that the own scores cover.
+
+    >>> [round(doubt_of(covered), 2) for covered in (0, 0.01, 0.1, 1, 35)]
+    [1.0, 1.0, 0.5, 0.0, 0.0]
+    """
+    return max(0.0, math.log(max(covered, _NO_EVIDENCE)) / math.log(_NO_EVIDENCE))

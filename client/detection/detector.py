@@ -283,8 +283,9 @@ class Detector:
         if not concerned and not incidents.above:  # below the higher threshold of its leading feature
             self._quiet += 1
             return NORMAL
-        doubtful = not concerned and event.doubt > 0  # else a threshold that is too low would stay so
-        return UNREPORTED if doubtful or (concerned and not any(i.reported for i in concerned)) else ABNORMAL
+        if concerned:
+            return ABNORMAL if any(incident.reported for incident in concerned) else UNREPORTED
+        return UNREPORTED if event.doubt > 0 else ABNORMAL  # else a threshold that is too low would stay so
 
     def _record_cause(self, slot: int, incident: Incident, started: bool) -> None:
         """Record the leading feature of an event's incident, and of the events with which it has started."""

@@ -12,6 +12,7 @@ from client.buffers.recent_events import NORMAL, RecentEvents
 from client.detection.adaptive_threshold import AdaptiveThreshold
 from client.detection.scored_event import Explained
 from client.detection.scorer import Scorer
+from client.detection.start_rule import LEVEL_EVENTS, level
 from common.protocol.alerts import Alert, Cause
 
 EXPLAINING_SHARE = 0.8
@@ -19,8 +20,6 @@ EXPLAINING_SHARE = 0.8
 MAX_EXPLAINING, MAX_EXPLAINING_PART = 5, 1 / 3
 """Largest number of features that explain an alert, and largest share of all features."""
 
-LEVEL_EVENTS, MIN_LEVEL_EVENTS = 64, 16
-"""Number of events whose median score is the level before a run of events, and the fewest that show it."""
 USUAL_WINDOWS = 128
 """Number of the latest events whose scores with masked features are compared with those of an incident."""
 
@@ -71,14 +70,10 @@ class EventWindow:
         return self.scorer.overlap
 
     def level_before(self, events: int) -> float:
-        """Return the median score of the `LEVEL_EVENTS` before the last `events`, itself included.
-
-        It is 0 if too few of them have a score of this version.
-        """
+        """Return the level of this version's scores before the last `events` events, itself included."""
         before = self.recent.since(self.number - events + 1 - LEVEL_EVENTS)
-        scores = before.scores[:LEVEL_EVENTS][before.versions[:LEVEL_EVENTS] == self.scorer.version]
-        known = scores[np.isfinite(scores)]
-        return float(np.median(known)) if len(known) >= MIN_LEVEL_EVENTS else 0.0
+        scores, versions = before.scores[:LEVEL_EVENTS], before.versions[:LEVEL_EVENTS]
+        return level(scores[versions == self.scorer.version])
 
     def score_without(self, features: Collection[int]) -> float:
         """Return the score of the window with these features masked; NaN if all its values are masked."""

@@ -13,7 +13,7 @@ from common.detectors.contract import DetectorState, DetectorStateError, Floats,
 from common.detectors.tail import CalibratedTail
 
 MIN_SHARE = 0.02
-"""Smallest share of the votes that members of one kind have together."""
+"""Smallest share that one part of the members has of the votes of both."""
 AUTOENCODER_SHARE = 0.7
 """The autoencoder's share of the votes of the members that reconstruct, with many own windows."""
 

@@ -79,7 +79,8 @@ class SyntheticFaults:
         Args:
             windows: Normal windows, shape (windows, window, features).
             seed: Draws the features, if there are many.
-            normal: More normal events, shape (events, features), for the reach of each feature.
+            normal: All normal events, for the reach of each feature, shape (events, features); None: the
+                windows' own.
         """
         rows = windows.reshape(-1, windows.shape[2]).astype(np.float64)
         there = np.isfinite(rows)
@@ -92,12 +93,10 @@ class SyntheticFaults:
         varying = np.flatnonzero(known & (spread > 0) & np.isfinite(spread))
         if len(varying) > MAX_FEATURES:
             varying = np.sort(np.random.default_rng(seed).choice(varying, MAX_FEATURES, replace=False))
-        known_rows = rows if normal is None else np.concatenate([rows, normal])
-        far = np.abs(known_rows - centre)
+        events: NDArray[np.floating] = rows if normal is None else normal
+        far = np.abs(events - centre)
         far[~np.isfinite(far)] = 0.0
-        nearest = np.maximum(
-            far.max(axis=0), FEW_STEPS * Moments.of(rows if normal is None else normal).steps
-        )
+        nearest = np.maximum(far.max(axis=0), FEW_STEPS * Moments.of(events).steps)
         reach = np.divide(nearest, spread, out=np.zeros_like(spread), where=spread > 0)
         return cls(windows, tuple(varying.tolist()), centre, spread, reach)
 
@@ -129,7 +128,7 @@ class SyntheticFaults:
         """Return which faults a new version has become blind to; None if there is no evidence that it has.
 
         The new version has to find a fault at `MAX_LIMIT_RATIO` times the limit of the version before, but
-        not among normal values: a feature that was constant at first has tiny limits until it varies. A fault
+        not within the reach of normal values: a feature that was constant at first has tiny limits. A fault
         counts if the version before finds it, does not find the window without it, and that size is among
         `SIZES`. It is lost if the new version finds neither the window without it nor the fault in that size.
         That takes one score of each fault, and no bisection.
